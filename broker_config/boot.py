@@ -1,0 +1,127 @@
+"""The processes of a private node: start them, know when they are ready, ask them to stop."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from broker_config import node_files, processes
+from broker_config.errors import BrokerConfigError
+from broker_config.management import Management
+from broker_config.ports import LOOPBACK
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from broker_config.node import Node
+
+_AMQP_HELLO: Final = b"AMQP\x00\x00\x09\x01"
+_STOP_CALL_S: Final = 20.0
+
+
+def start_epmd(node: Node, epmd: str) -> Node:
+    """Start the name server by which Erlang programs of this node find it, on its own port.
+
+    Left to Erlang it would become a daemon that nobody knows the pid of, and that a second node
+    of this machine would come to depend on.
+    """
+    command = [epmd, "-address", LOOPBACK, "-port", str(node.ports.epmd)]
+    started = processes.spawn(command, _environment(node), node.folder, _output(node))
+    node = replace(node, epmd_pid=started)
+    if not processes.wait_for(lambda: _answers(node.ports.epmd, b""), 10.0):
+        raise BrokerConfigError(f"epmd does not start on port {node.ports.epmd}: {_decisive(node)}")
+    return node
+
+
+def start_server(node: Node) -> Node:
+    """Start RabbitMQ."""
+    _output(node).write_text("")
+    started = processes.spawn([node.server], _environment(node), node.folder, _output(node))
+    return replace(node, pid=started)
+
+
+def wait_until_ready(node: Node, deadline_s: float) -> None:
+    """Return when AMQP and management answer.
+
+    Raises:
+        BrokerConfigError: the node died (with the line of its log that says why), or is late.
+    """
+    ready = processes.wait_for(lambda: not node.running or _is_ready(node), deadline_s)
+    if not node.running:
+        raise BrokerConfigError(f"RabbitMQ did not start: {_decisive(node)} (log: {node.log})")
+    if not ready:
+        raise BrokerConfigError(
+            f"RabbitMQ does not answer after {deadline_s:.0f} s, see {node.log}: {_decisive(node)}"
+        )
+
+
+def ask_to_stop(node: Node) -> None:
+    """Have RabbitMQ stop in its own order.
+
+    On SIGTERM, as with rabbitmqctl, the management plugin's event listener waits 5 s for an answer
+    of the supervisor that is just ending it (RabbitMQ 3.10); here it leaves before.
+    """
+    erl = shutil.which("erl")
+    if erl is None:
+        return
+    stop = (
+        f"N='{node.name}',"
+        "rpc:call(N,gen_event,delete_handler,[rabbit_event,rabbit_mgmt_db_handler,[]],2000),"
+        f"rpc:call(N,rabbit,stop_and_halt,[],{_STOP_CALL_S * 1000:.0f}),halt()."
+    )
+    caller = f"stop-{node.pid}@localhost"
+    flags = ["-noinput", "-hidden", "-start_epmd", "false", "-sname", caller]
+    environment = {**_environment(node), "ERL_AFLAGS": ""}
+    try:
+        subprocess.run(
+            [erl, *flags, "-kernel", "inet_dist_use_interface", "{127,0,0,1}", "-eval", stop],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_STOP_CALL_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return  # SIGTERM comes next.
+    processes.wait_for(lambda: not node.running, _STOP_CALL_S)
+
+
+def _is_ready(node: Node) -> bool:
+    if not _answers(node.ports.amqp, _AMQP_HELLO) or not _answers(node.ports.management, b""):
+        return False
+    try:
+        with Management(node.management_url()) as management:
+            return management.get("overview") is not None
+    except BrokerConfigError:
+        return False
+
+
+def _answers(port: int, hello: bytes) -> bool:
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=2.0) as connection:
+            connection.sendall(hello)
+            return not hello or bool(connection.recv(1))
+    except OSError:
+        return False
+
+
+def _environment(node: Node) -> dict[str, str]:
+    return node_files.environment(node.folder, node.name, node.ports)
+
+
+def _output(node: Node) -> Path:
+    return node_files.output_file(node.folder)
+
+
+def _decisive(node: Node) -> str:
+    """The line that tells what went wrong: the first error of this start, else the last line."""
+    lines: list[str] = []
+    for path in (_output(node), node.log):
+        if path.exists():
+            lines += path.read_text(errors="replace")[-20_000:].splitlines()
+    told = [line.strip() for line in lines if line.strip(" =-*\t")]
+    errors = [line for line in told if "rror" in line and "BOOT FAILED" not in line]
+    return (errors or told[-1:] or ["it printed nothing"])[0][:300]

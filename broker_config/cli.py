@@ -1,0 +1,157 @@
+"""The command ``broker-config``: get a broker for a federation, and keep it as declared."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from broker_config import options as read
+from broker_config.errors import BrokerConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_ABOUT = """\
+Get a RabbitMQ broker for a federation, and keep it as declared.
+
+  broker-config up                       a private broker in .warren, fleet `client` of 20
+  broker-config enrol hospital-a         one more site; hand it .warren/bundles/hospital-a.env
+  broker-config check                    what differs from the declared state, if anything
+  broker-config down                     stop it; data, passwords and ports are kept
+
+For a broker of your own, name its management API and an administrator:
+
+  export WARREN_MANAGEMENT_URL=https://admin:secret@broker.example:15671
+  broker-config apply --client hospital-a --amqp-address amqps://broker.example:5671
+
+The clients, fleets and the model's size are remembered in the home folder, so that a later
+command needs no options. Passwords are made up, kept in HOME/credentials.json (mode 0600) and
+handed out as environment files: HOME/bundles/USER.env, for `--env-file`.
+"""
+
+_ENVIRONMENT = """\
+environment:
+  WARREN_HOME                  like --home
+  WARREN_MANAGEMENT_URL        management API of a broker of your own, login included
+  WARREN_MANAGEMENT_PASSWORD   password, if the URL names only the user
+  WARREN_AMQP_ADDRESS          like --amqp-address
+  RABBITMQ_SERVER              like --server
+
+exit codes: 0 fine; 1 not possible, and one line says what to do (also: `check` found a
+difference, `status` found no running node); 2 the command line is wrong
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``broker-config`` and return its exit code."""
+    options = _parser().parse_args(argv)
+    # Not before the options are read: --help need not wait for an HTTP client.
+    from broker_config import commands
+
+    try:
+        code: int = getattr(commands, options.command)(options)
+        sys.stdout.flush()
+    except (BrokerConfigError, PermissionError) as error:
+        print(f"broker-config: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `broker-config definitions | head`; Python would complain again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="broker-config",
+        description=_ABOUT,
+        epilog=_ENVIRONMENT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    home, federation, broker = _home(), _federation(), _broker()
+
+    def command(
+        name: str, about: str, *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=about, description=about, parents=[home, *parents])
+
+    up = command("up", "Start a private RabbitMQ node, or find it running.", federation)
+    up.add_argument(
+        "--port", type=read.port, help="AMQP port (default: as before, else a free one)"
+    )
+    up.add_argument("--management-port", type=read.port, help="port of the management UI and API")
+    up.add_argument("--server", metavar="SCRIPT", help="another rabbitmq-server to start")
+    command("down", "Stop the private node; nothing of it is deleted.")
+    command("status", "Show the private node's state, ports and management URL.")
+    apply = command("apply", "Bring a broker to the declared state.", federation, broker)
+    apply.add_argument(
+        "--reset-passwords",
+        action="store_true",
+        help="give users that have another password the one in HOME/credentials.json",
+    )
+    command("check", "Print what differs from the declared state.", federation, broker)
+    enrol = command("enrol", "Add clients and write their bundles.", federation, broker)
+    enrol.add_argument("name", nargs="+", metavar="NAME", help="name of the client, also its user")
+    definitions = command("definitions", "Print the RabbitMQ definitions file.", federation)
+    definitions.add_argument(
+        "--password-hashes",
+        action="store_true",
+        help="include salted hashes of the passwords in HOME/credentials.json",
+    )
+    return parser
+
+
+def _home() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--home", metavar="DIR", help="where everything is kept (default: $WARREN_HOME or .warren)"
+    )
+    return parser
+
+
+def _federation() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("the federation (remembered in HOME/federation.json)")
+    group.add_argument("--federation", metavar="NAME", help="its name and vhost (default: warren)")
+    group.add_argument(
+        "--client", metavar="NAME", action="append", help="a site with its own user; repeatable"
+    )
+    group.add_argument(
+        "--fleet",
+        metavar="NAME:SIZE",
+        type=read.fleet,
+        action="append",
+        help="SIZE replicas that share a user; repeatable (default, if nothing else: client:20)",
+    )
+    group.add_argument(
+        "--model-bytes",
+        metavar="SIZE",
+        type=read.size,
+        help="size of the model's weights, like 64MiB (the default); sets the mailboxes' length",
+    )
+    return parser
+
+
+def _broker() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("a broker of your own (default: the private node in HOME)")
+    group.add_argument(
+        "--management-url",
+        metavar="URL",
+        help="http[s]://user@host:port; its password belongs in WARREN_MANAGEMENT_PASSWORD",
+    )
+    group.add_argument(
+        "--amqp-address",
+        metavar="URL",
+        help="how workers reach it (default: amqp://, the same host, port 5672)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""What each subcommand of ``broker-config`` does; returns the exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from broker_config import node as private
+from broker_config import options as read
+from broker_config.apply import apply as bring_to_state
+from broker_config.check import check as find_differences
+from broker_config.credentials import (
+    Address,
+    bundle_path,
+    ensure_passwords,
+    write_bundles,
+)
+from broker_config.definitions import definitions as as_definitions
+from broker_config.errors import BrokerConfigError
+from broker_config.federation import save
+from broker_config.management import Management
+from broker_config.ports import Ports
+from broker_config.topology import topology
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+    from broker_config.federation import Federation
+
+
+def up(options: argparse.Namespace) -> int:
+    """Start the private node, or find it running."""
+    federation = read.federation(options)
+    ports = Ports(amqp=options.port or 0, management=options.management_port or 0)
+    node = private.up(read.home(options), federation, ports, server=options.server)
+    _table(
+        ("broker", f"{node.address.amqp}/{federation.name}"),
+        *_management_rows(node),
+        ("bundles", _bundles(node.home, federation)),
+    )
+    return 0
+
+
+def down(options: argparse.Namespace) -> int:
+    """Stop the private node."""
+    home = read.home(options)
+    stopped = private.down(home)
+    _say("stopped" if stopped else f"no private node is running in {home}")
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Show how the private node is; 1 if it is not running."""
+    home = read.home(options)
+    found = private.status(home)
+    node = found.node
+    if node is None:
+        _table(("running", "no"), ("home", str(home)), ("to start", "broker-config up"))
+        return 1
+    running = "yes" if found.version else "yes, but it does not answer"
+    _table(
+        ("running", running if found.running else "no"),
+        ("version", found.version or "-"),
+        ("node", f"{node.name} (pid {node.pid or '-'})"),
+        ("broker", node.address.amqp),
+        *_management_rows(node),
+        ("other ports", f"distribution {node.ports.distribution}, epmd {node.ports.epmd}"),
+        ("log", str(node.log)),
+    )
+    return 0 if found.running else 1
+
+
+def apply(options: argparse.Namespace) -> int:
+    """Bring the broker to the declared state."""
+    return _apply(options, read.federation(options))
+
+
+def enrol(options: argparse.Namespace) -> int:
+    """Add clients."""
+    federation = read.federation(options).enrolling(options.name)
+    code = _apply(options, federation)
+    for name in options.name:
+        _say(f"hand to {name}: {bundle_path(read.home(options), name)}")
+    return code
+
+
+def check(options: argparse.Namespace) -> int:
+    """Print one line per difference; 1 if there are any."""
+    federation = read.federation(options)
+    url, _ = _broker(options)
+    with Management(url) as management:
+        found = find_differences(topology(federation), management)
+    for difference in found:
+        _say(str(difference))
+    return 1 if found else 0
+
+
+def definitions(options: argparse.Namespace) -> int:
+    """Print RabbitMQ's definitions."""
+    declared = topology(read.federation(options))
+    passwords = None
+    if options.password_hashes:
+        passwords = ensure_passwords(read.home(options), [user.name for user in declared.users])
+    _say(json.dumps(as_definitions(declared, passwords), indent=2))
+    return 0
+
+
+def _apply(options: argparse.Namespace, federation: Federation) -> int:
+    home = read.home(options)
+    url, node = _broker(options)
+    declared = topology(federation)
+    passwords = ensure_passwords(home, [user.name for user in declared.users])
+    with Management(url) as management:
+        host = f"[{management.host}]" if ":" in management.host else management.host
+        address = (
+            node.address if node else Address(read.amqp_address(options, host), management.address)
+        )
+        reset = getattr(options, "reset_passwords", False)
+        changed = bring_to_state(declared, management, passwords, reset_passwords=reset)
+    save(home / "federation.json", federation)
+    write_bundles(home, federation, address, passwords)
+    for difference in changed:
+        _say(f"mended: {difference}")
+    _table(("broker", f"{address.amqp}/{federation.name}"), ("bundles", _bundles(home, federation)))
+    return 0
+
+
+def _broker(options: argparse.Namespace) -> tuple[str, private.Node | None]:
+    """The management URL to use, and the private node if it is that one's."""
+    node = private.status(read.home(options)).node
+    url = read.management_url(options)
+    if url is not None:
+        with Management(url) as management:
+            same = node is not None and management.address == node.address.management
+        return url, node if same else None
+    if node is None or not node.running:
+        raise BrokerConfigError(
+            "no broker: `broker-config up` starts a private one; for a broker of your own set "
+            "WARREN_MANAGEMENT_URL=http://user:password@host:15672"
+        )
+    return node.management_url(), node
+
+
+def _management_rows(node: private.Node) -> list[tuple[str, str]]:
+    where = f"user admin, password in {node.home / 'credentials.json'}"
+    return [("management UI", node.address.management), ("log in", where)]
+
+
+def _bundles(home: Path, federation: Federation) -> str:
+    users = ",".join(("coordinator", "watcher", *federation.users))
+    return str(bundle_path(home, f"{{{users}}}"))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+def _table(*rows: tuple[str, str]) -> None:
+    for name, value in rows:
+        _say(f"{name:<14} {value}")

@@ -1,0 +1,96 @@
+"""Passwords of a federation's users, and the bundles that are handed to those who log in."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from broker_config import names
+from broker_config.errors import BrokerConfigError
+from broker_config.files import write_private
+from broker_config.topology import ADMIN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from broker_config.federation import Federation
+
+
+def load_passwords(home: Path) -> dict[str, str]:
+    """The passwords kept in ``home``; empty if there are none yet.
+
+    Raises:
+        BrokerConfigError: the file is damaged.
+    """
+    path = home / "credentials.json"
+    try:
+        found = json.loads(path.read_text())
+        return {str(user): str(password) for user, password in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError) as error:
+        raise BrokerConfigError(f"{path} is damaged: restore it, or delete it and apply") from error
+
+
+def ensure_passwords(home: Path, users: Iterable[str]) -> dict[str, str]:
+    """Passwords for ``users``, of which those that are new are made up and kept in ``home``."""
+    passwords = load_passwords(home)
+    missing = [user for user in users if user not in passwords]
+    if missing:
+        passwords |= {user: secrets.token_urlsafe(24) for user in missing}
+        write_private(home / "credentials.json", json.dumps(passwords, indent=2) + "\n")
+    return passwords
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a broker answers: AMQP as ``amqp://host:port``, management as ``http://host:port``."""
+
+    amqp: str
+    management: str
+
+    def broker_url(self, user: str, password: str, vhost: str) -> str:
+        """The URL a worker logs in with."""
+        scheme, _, place = self.amqp.partition("://")
+        return f"{scheme}://{_login(user, password)}@{place}/{quote(vhost, safe='')}"
+
+    def management_url(self, user: str, password: str) -> str:
+        """The URL of the management UI and API, with the login in it."""
+        scheme, _, place = self.management.partition("://")
+        return f"{scheme}://{_login(user, password)}@{place}"
+
+
+def bundle_path(home: Path, user: str) -> Path:
+    """The file to hand to whoever runs ``user``."""
+    return home / "bundles" / f"{user}.env"
+
+
+def write_bundles(
+    home: Path, federation: Federation, address: Address, passwords: Mapping[str, str]
+) -> list[Path]:
+    """Write one environment file per user whose password is known; return their paths."""
+    extra: dict[str, str] = {}
+    extra |= {client: f"WARREN_CLIENT={client}\n" for client in federation.clients}
+    extra |= {fleet.name: f"WARREN_FLEET={fleet.name}\n" for fleet in federation.fleets}
+    written = []
+    for user in (names.COORDINATOR_USER, names.WATCHER_USER, ADMIN.name, *federation.users):
+        if user not in passwords:
+            continue
+        password = passwords[user]
+        text = f"WARREN_BROKER_URL={address.broker_url(user, password, federation.name)}\n"
+        text += extra.get(user, "")
+        if user in (names.WATCHER_USER, ADMIN.name):
+            text += f"WARREN_MANAGEMENT_URL={address.management_url(user, password)}\n"
+        path = bundle_path(home, user)
+        if not path.exists() or path.read_text() != text:
+            write_private(path, text)
+        written.append(path)
+    return written
+
+
+def _login(user: str, password: str) -> str:
+    return f"{quote(user, safe='')}:{quote(password, safe='')}"

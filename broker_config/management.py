@@ -1,0 +1,116 @@
+"""RabbitMQ's management HTTP API, as much of it as bringing a broker into shape takes."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, unquote, urlsplit
+
+import httpx
+
+from broker_config.errors import BrokerConfigError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+TIMEOUT_S: Final = 30.0
+
+
+class Management:
+    """A connection to the management API of one broker; use it as a context manager.
+
+    ``url`` is ``http[s]://user:password@host:port``; a password that is missing there is taken
+    from $WARREN_MANAGEMENT_PASSWORD. Every method raises `BrokerConfigError` when the broker
+    cannot be reached or refuses.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 15672)
+        except ValueError:
+            port = 0
+        if parts.scheme not in ("http", "https") or not parts.hostname or not port:
+            raise BrokerConfigError("the management URL is not like http://user@host:15672")
+        self.host = parts.hostname
+        self.user = unquote(parts.username or "guest")
+        password = unquote(parts.password or os.environ.get("WARREN_MANAGEMENT_PASSWORD", ""))
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        self.address = f"{parts.scheme}://{host}:{port}"
+        self._http = httpx.Client(
+            base_url=f"{self.address}{parts.path.rstrip('/')}/api/",
+            auth=httpx.BasicAuth(self.user, password),
+            timeout=TIMEOUT_S,
+            # A certificate store takes longer to read than a private node takes to answer.
+            verify=parts.scheme == "https",
+            # A proxy of the environment cannot reach this machine's loopback.
+            trust_env=self.host not in ("127.0.0.1", "localhost", "::1"),
+        )
+
+    def __enter__(self) -> Management:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def get(self, *path: str) -> Any:
+        """The JSON at ``path``, whose parts need no quoting; None if there is no such thing."""
+        answer = self._ask("GET", path, None)
+        return None if answer.status_code == httpx.codes.NOT_FOUND else answer.json()
+
+    def put(self, *path: str, body: dict[str, Any]) -> None:
+        """Create or replace the thing at ``path``."""
+        self._found(self._ask("PUT", path, body), path)
+
+    def post(self, *path: str, body: dict[str, Any]) -> None:
+        """Add ``body`` to the collection at ``path``."""
+        self._found(self._ask("POST", path, body), path)
+
+    def delete(self, *path: str) -> None:
+        """Delete the thing at ``path``."""
+        self._found(self._ask("DELETE", path, None), path)
+
+    def version(self) -> str:
+        """RabbitMQ's version."""
+        overview = self.get("overview") or {}
+        return str(overview.get("rabbitmq_version", "unknown"))
+
+    def _ask(
+        self, method: str, path: tuple[str, ...], body: dict[str, Any] | None
+    ) -> httpx.Response:
+        url = "/".join(quote(part, safe="") for part in path)
+        try:
+            answer = self._http.request(method, url, json=body)
+        except httpx.HTTPError as error:
+            raise BrokerConfigError(
+                f"no management API at {self.address} ({error}): is the broker running, "
+                "and its rabbitmq_management plugin enabled?"
+            ) from error
+        if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise BrokerConfigError(
+                f"the broker at {self.address} refuses user {self.user!r} ({_reason(answer)}): "
+                "give an administrator's login in WARREN_MANAGEMENT_URL"
+            )
+        if answer.is_error and answer.status_code != httpx.codes.NOT_FOUND:
+            raise BrokerConfigError(
+                f"the broker at {self.address} answered {method} {'/'.join(path)} with "
+                f"{answer.status_code}: {_reason(answer)}"
+            )
+        return answer
+
+    def _found(self, answer: httpx.Response, path: tuple[str, ...]) -> None:
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            raise BrokerConfigError(f"the broker at {self.address} has no {'/'.join(path)}")
+
+
+def _reason(answer: httpx.Response) -> str:
+    try:
+        told = answer.json()
+        return str(told.get("reason", told))
+    except (ValueError, AttributeError):
+        return answer.text.strip()[:200] or answer.reason_phrase

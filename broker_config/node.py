@@ -1,0 +1,239 @@
+"""A private RabbitMQ node in a folder: its own name, data, ports, cookie, log and processes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import secrets
+import shutil
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from broker_config import boot, node_files, processes
+from broker_config.apply import apply
+from broker_config.credentials import Address, ensure_passwords, load_passwords, write_bundles
+from broker_config.definitions import definitions
+from broker_config.errors import BrokerConfigError
+from broker_config.federation import load as load_federation
+from broker_config.federation import save as save_federation
+from broker_config.files import private_folder, write_private
+from broker_config.install import ensure_server
+from broker_config.management import Management
+from broker_config.ports import LOOPBACK, Ports, settle
+from broker_config.topology import ADMIN, topology
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from broker_config.federation import Federation
+
+DEADLINE_S: Final = 90.0
+_STOP_S: Final = 30.0
+
+
+@dataclass(frozen=True)
+class Node:
+    """A private node as ``<home>/node.json`` remembers it; ``pid`` and ``epmd_pid`` 0 when down."""
+
+    home: Path
+    name: str
+    ports: Ports
+    server: str = ""
+    pid: int = 0
+    epmd_pid: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where the node lives; also the mark its processes carry."""
+        return self.home / "node"
+
+    @property
+    def log(self) -> Path:
+        """RabbitMQ's log."""
+        return node_files.log_file(self.folder)
+
+    @property
+    def address(self) -> Address:
+        """Where the node answers."""
+        amqp, management = self.ports.amqp, self.ports.management
+        return Address(f"amqp://{LOOPBACK}:{amqp}", f"http://{LOOPBACK}:{management}")
+
+    @property
+    def running(self) -> bool:
+        """Whether the remembered process is alive and ours."""
+        return self.pid > 0 and processes.is_ours(self.pid, str(self.folder))
+
+    def broker_url(self, user: str) -> str:
+        """The AMQP URL ``user`` logs in with."""
+        federation = load_federation(self.home / "federation.json")
+        vhost = federation.name if federation else "/"
+        return self.address.broker_url(user, self._password(user), vhost)
+
+    def management_url(self, user: str = ADMIN.name) -> str:
+        """The management URL with the login of ``user`` (admin or watcher) in it."""
+        return self.address.management_url(user, self._password(user))
+
+    def _password(self, user: str) -> str:
+        passwords = load_passwords(self.home)
+        if user not in passwords:
+            raise BrokerConfigError(
+                f"{self.home / 'credentials.json'} has no user {user!r}: enrol it, or if that file "
+                "was lost, `broker-config down` and `up` make new passwords"
+            )
+        return passwords[user]
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `status` found: the node, if there ever was one, and its version, if it answers."""
+
+    node: Node | None
+    running: bool
+    version: str | None
+
+
+def up(
+    home: Path,
+    federation: Federation,
+    ports: Ports | None = None,
+    *,
+    server: str | Path | None = None,
+    deadline_s: float = DEADLINE_S,
+) -> Node:
+    """Start the private node in ``home``, or find it running; bring it to ``federation``'s state.
+
+    Returns when AMQP and management answer. Ports that are not given are those of last time, else
+    free ones.
+
+    Raises:
+        BrokerConfigError: a port is in use, no RabbitMQ is to be had, or the node does not start.
+    """
+    home = private_folder(home.resolve())
+    with _alone(home):
+        before = _load(home)
+        if before is not None and before.running:
+            node = _running(before, ports or Ports(), deadline_s)
+        else:
+            node = _start(home, before, federation, ports or Ports(), server, deadline_s)
+        bring_to_state(node, federation)
+        return node
+
+
+def bring_to_state(node: Node, federation: Federation) -> None:
+    """Apply ``federation`` to the running ``node``, remember it and write its bundles."""
+    declared = topology(federation)
+    passwords = ensure_passwords(node.home, [user.name for user in (*declared.users, ADMIN)])
+    with Management(node.management_url()) as management:
+        apply(declared, management, passwords)
+    save_federation(node.home / "federation.json", federation)
+    write_bundles(node.home, federation, node.address, passwords)
+
+
+def down(home: Path) -> bool:
+    """Stop the node in ``home`` and its epmd; whether there was anything to stop."""
+    home = home.resolve()
+    if _load(home) is None:
+        return False
+    with _alone(home):
+        node = _load(home)
+        return node is not None and _stop(node)
+
+
+def status(home: Path) -> Status:
+    """How the node in ``home`` is."""
+    node = _load(home.resolve())
+    if node is None or not node.running:
+        return Status(node, running=False, version=None)
+    try:
+        with Management(node.management_url()) as management:
+            return Status(node, running=True, version=management.version())
+    except BrokerConfigError:
+        return Status(node, running=True, version=None)
+
+
+def pid(home: Path) -> int | None:
+    """Process id of the running node in ``home``, checked to be ours; None if it is down."""
+    node = _load(home.resolve())
+    return node.pid if node is not None and node.running else None
+
+
+def _running(node: Node, requested: Ports, deadline_s: float) -> Node:
+    for use, port in asdict(requested).items():
+        has = getattr(node.ports, use)
+        if port not in (0, has):
+            raise BrokerConfigError(
+                f"the node in {node.home} is running with {use} port {has}: "
+                f"`broker-config down` first to move it to {port}"
+            )
+    node.management_url()  # Says at once if credentials.json was lost.
+    boot.wait_until_ready(node, deadline_s)
+    return node
+
+
+def _start(
+    home: Path,
+    before: Node | None,
+    federation: Federation,
+    requested: Ports,
+    server: str | Path | None,
+    deadline_s: float,
+) -> Node:
+    if before is not None:
+        _stop(before)  # An epmd that outlived its node holds a port we are about to ask for.
+    ports = settle(requested, before.ports if before else Ports())
+    # Remembered, since the node's data belong to its name.
+    name = before.name if before else f"warren-{secrets.token_hex(4)}@localhost"
+    chosen = server or (before.server if before and Path(before.server).exists() else None)
+    script = ensure_server(home / "node" / "log" / "install.log", chosen)
+    epmd = shutil.which("epmd")
+    if epmd is None:
+        raise BrokerConfigError("no epmd on the PATH: it comes with Erlang, install that")
+    declared = topology(federation)
+    passwords = ensure_passwords(home, [user.name for user in (*declared.users, ADMIN)])
+    node = Node(home, name, ports, str(script))
+    node_files.write_files(node.folder, ports, definitions(declared, passwords, admin=True))
+    try:
+        node = _save(boot.start_epmd(node, epmd))
+        node = _save(boot.start_server(node))
+        boot.wait_until_ready(node, deadline_s)
+    except BaseException:
+        _stop(node)
+        raise
+    return node
+
+
+def _stop(node: Node) -> bool:
+    was_running = node.running
+    if was_running:
+        boot.ask_to_stop(node)
+        processes.end(node.pid, str(node.folder), _STOP_S)
+    if node.epmd_pid:
+        processes.end(node.epmd_pid, str(node.folder), 5.0)
+    _save(replace(node, pid=0, epmd_pid=0))
+    return was_running
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Let one command at a time change ``home``: two would each start a node in it."""
+    with (home / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _load(home: Path) -> Node | None:
+    try:
+        found = json.loads((home / "node.json").read_text())
+        return Node(home=home, **{**found, "ports": Ports(**found["ports"])})
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        raise BrokerConfigError(f"{home / 'node.json'} is damaged: {error!r}") from error
+
+
+def _save(node: Node) -> Node:
+    record = {key: value for key, value in asdict(node).items() if key != "home"}
+    write_private(node.home / "node.json", json.dumps(record, indent=2) + "\n")
+    return node

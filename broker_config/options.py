@@ -1,0 +1,99 @@
+"""What the command line says about the federation and the broker."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from broker_config.errors import BrokerConfigError
+from broker_config.federation import Federation, Fleet, load
+
+_UNITS: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
+_BINARY: Final = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+
+
+def size(text: str) -> int:
+    """Bytes of ``64MiB``, ``250 MB``, ``1.5g`` or ``1000000``."""
+    matched = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmg]i?)?b?", text.strip().lower())
+    if matched is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size like 64MiB")
+    return int(float(matched[1]) * (_UNITS | _BINARY)[matched[2] or ""])
+
+
+def fleet(text: str) -> Fleet:
+    """The fleet of ``NAME:SIZE``."""
+    name, separator, number = text.partition(":")
+    if not separator or not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no fleet like phone:20")
+    return Fleet(name, int(number))
+
+
+def port(text: str) -> int:
+    """A port number."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: 1 to 65535")
+    return int(text)
+
+
+def home(options: argparse.Namespace) -> Path:
+    """The folder that everything is kept in."""
+    return Path(options.home or os.environ.get("WARREN_HOME") or ".warren").expanduser().resolve()
+
+
+def federation(options: argparse.Namespace) -> Federation:
+    """The federation that ``home`` remembers, with what the options add or change.
+
+    Raises:
+        BrokerConfigError: an impossible name or size, or a home that holds another federation.
+    """
+    remembered = load(home(options) / "federation.json")
+    name = options.federation
+    if remembered is None:
+        named = options.client or options.fleet
+        remembered = Federation(name or "warren")
+        remembered = replace(remembered, fleets=()) if named else remembered
+    if name not in (None, remembered.name):
+        raise BrokerConfigError(
+            f"{home(options)} holds the federation {remembered.name!r}: "
+            f"give {name!r} a home of its own with --home"
+        )
+    model_bytes = options.model_bytes or remembered.model_bytes
+    grown = remembered.enrolling(options.client or (), options.fleet or ())
+    return replace(grown, model_bytes=model_bytes)
+
+
+def management_url(options: argparse.Namespace) -> str | None:
+    """The management URL of the operator's own broker; None if none is named.
+
+    Raises:
+        BrokerConfigError: a password stands on the command line, for everybody to see.
+    """
+    given: str | None = options.management_url
+    if given is None:
+        return os.environ.get("WARREN_MANAGEMENT_URL") or None
+    if urlsplit(given).password is not None:
+        raise BrokerConfigError(
+            "a password on the command line shows in the process list: "
+            "put it in WARREN_MANAGEMENT_PASSWORD, or the whole URL in WARREN_MANAGEMENT_URL"
+        )
+    return given
+
+
+def amqp_address(options: argparse.Namespace, management_host: str) -> str:
+    """Where workers reach the operator's own broker, without a login.
+
+    Raises:
+        BrokerConfigError: not an address like ``amqps://broker.example:5671``.
+    """
+    given = options.amqp_address or os.environ.get("WARREN_AMQP_ADDRESS")
+    if not given:
+        return f"amqp://{management_host}:5672"
+    parts = urlsplit(given)
+    if parts.scheme not in ("amqp", "amqps") or not parts.hostname or "@" in parts.netloc:
+        raise BrokerConfigError(f"{given!r} is no address like amqps://broker.example:5671")
+    return f"{parts.scheme}://{parts.netloc}"

@@ -1,0 +1,65 @@
+"""Start, recognise and end the processes of a private node, and no others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+MARK: Final = "WARREN_NODE"
+_POLL_S: Final = 0.03
+
+
+def spawn(command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> int:
+    """Start ``command`` in ``folder`` so that it outlives us, output to ``log``; return its pid.
+
+    A shell starts it in a session of its own and ends at once. As a child of ours it would be
+    ended by our terminal, and stay a zombie when it dies before we do.
+    """
+    script = 'log=$1; shift; "$@" >>"$log" 2>&1 & echo $!'
+    started = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", str(log), *command],
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=True,
+        start_new_session=True,
+    )
+    return int(started.stdout)
+
+
+def is_ours(pid: int, mark: str) -> bool:
+    """Whether ``pid`` runs and carries our ``mark``: a pid may long belong to somebody else."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+    return f"{MARK}={mark}".encode() in environment.split(b"\0")
+
+
+def end(pid: int, mark: str, deadline_s: float) -> bool:
+    """Ask ``pid`` to stop, kill it at the deadline; whether it went by itself."""
+    for number, patience_s in ((signal.SIGTERM, deadline_s), (signal.SIGKILL, 10.0)):
+        if not is_ours(pid, mark):
+            return True
+        os.kill(pid, number)
+        if wait_for(lambda: not is_ours(pid, mark), patience_s):
+            return number is signal.SIGTERM
+    return False
+
+
+def wait_for(happened: Callable[[], bool], deadline_s: float) -> bool:
+    """Whether ``happened`` turned true within ``deadline_s`` seconds."""
+    until = time.monotonic() + deadline_s
+    while not happened():
+        if time.monotonic() > until:
+            return False
+        time.sleep(_POLL_S)
+    return True

@@ -1,0 +1,203 @@
+"""The one declaration of what a federation has on the broker; everything else derives from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from broker_config import names
+from broker_config.federation import MAILBOX_LIMIT, Federation, Fleet
+
+__all__ = ["ADMIN", "Federation", "Fleet", "Topology", "User", "topology"]
+
+Arguments: TypeAlias = Mapping[str, str | int | bool]
+
+GIB: Final = 1 << 30
+WEEK_MS: Final = 7 * 24 * 3600 * 1000
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A durable exchange of ``kind`` fanout, direct or topic."""
+
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A durable queue; ``arguments`` cannot be changed while it exists."""
+
+    name: str
+    arguments: Arguments
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Messages of exchange ``source`` with ``routing_key`` go to ``queue``."""
+
+    source: str
+    queue: str
+    routing_key: str = ""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Limits of all queues whose name matches ``pattern``; may be changed while they are in use."""
+
+    name: str
+    pattern: str
+    definition: Arguments
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class Permission:
+    """Regular expressions of what a user may configure, write and read in the vhost."""
+
+    configure: str
+    write: str
+    read: str
+
+
+@dataclass(frozen=True)
+class User:
+    """A broker user; ``tags`` say what it may do in the management UI."""
+
+    name: str
+    permission: Permission | None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Everything a federation has on the broker, in the vhost ``vhost``."""
+
+    vhost: str
+    exchanges: tuple[Exchange, ...]
+    queues: tuple[Queue, ...]
+    bindings: tuple[Binding, ...]
+    policies: tuple[Policy, ...]
+    users: tuple[User, ...]
+
+
+# Not part of a topology: on a broker of your own you already have an administrator, and
+# broker-config must not touch its password.
+ADMIN: Final = User("admin", Permission(".*", ".*", ".*"), ("administrator",))
+
+_NOTHING: Final = "^$"
+
+
+def topology(federation: Federation) -> Topology:
+    """What the broker must look like for ``federation``."""
+    mailboxes = tuple(names.mailbox(member) for member in federation.members)
+    return Topology(
+        vhost=federation.name,
+        exchanges=(
+            Exchange(names.MODEL_EXCHANGE, "fanout"),
+            Exchange(names.UPDATE_EXCHANGE, "direct"),
+            Exchange(names.REJECTED_EXCHANGE, "fanout"),
+            Exchange(names.EVENT_EXCHANGE, "topic"),
+        ),
+        queues=(_updates(), _rejected(), *map(_mailbox, mailboxes)),
+        bindings=(
+            Binding(names.UPDATE_EXCHANGE, names.UPDATE_QUEUE, names.UPDATE_QUEUE),
+            Binding(names.REJECTED_EXCHANGE, names.REJECTED_QUEUE),
+            *(Binding(names.MODEL_EXCHANGE, mailbox) for mailbox in mailboxes),
+        ),
+        policies=_policies(federation),
+        users=(
+            _coordinator(),
+            _watcher(),
+            *(_client(client) for client in federation.clients),
+            *(_fleet(fleet) for fleet in federation.fleets),
+        ),
+    )
+
+
+def _updates() -> Queue:
+    return Queue(
+        names.UPDATE_QUEUE,
+        {
+            "x-queue-type": "quorum",
+            # A second coordinator waits as a standby; two that fold half a round each would never
+            # reach a quorum.
+            "x-single-active-consumer": True,
+            # The next two could be policies, but a wiped policy must not turn "the publisher is
+            # told" into "the oldest update is dropped", nor "kept for a look" into "gone".
+            "x-overflow": "reject-publish",
+            "x-dead-letter-exchange": names.REJECTED_EXCHANGE,
+        },
+    )
+
+
+def _rejected() -> Queue:
+    return Queue(names.REJECTED_QUEUE, {"x-queue-type": "classic"})
+
+
+def _mailbox(name: str) -> Queue:
+    # Classic, since a fanout stores a body once for all of them; a quorum queue would store it
+    # once for each (FACTS: 10 MB to 50 mailboxes, 478 MB on disk).
+    return Queue(name, {"x-queue-type": "classic", "x-max-length": MAILBOX_LIMIT})
+
+
+def _policies(federation: Federation) -> tuple[Policy, ...]:
+    two_updates_each = 2 * len(federation.members) * federation.model_bytes
+    return (
+        Policy(
+            "mailbox",
+            r"^model\.",
+            {"max-length": federation.mailbox_length, "overflow": "drop-head"},
+        ),
+        Policy(
+            "update",
+            f"^{re.escape(names.UPDATE_QUEUE)}$",
+            {
+                # RabbitMQ 4 gives up a message after 20 returns: a coordinator that restarts often
+                # would lose updates. 3.10 knows no limit, and -1 only means "none" from 4 on.
+                "delivery-limit": 1_000_000_000,
+                "max-length-bytes": max(GIB, two_updates_each),
+            },
+        ),
+        Policy(
+            "rejected",
+            f"^{re.escape(names.REJECTED_QUEUE)}$",
+            {
+                "max-length-bytes": max(GIB // 4, 2 * federation.model_bytes),
+                "message-ttl": WEEK_MS,
+                "overflow": "drop-head",
+            },
+        ),
+    )
+
+
+def _one_of(*literal: str) -> str:
+    return f"^({'|'.join(map(re.escape, literal))})$"
+
+
+def _coordinator() -> User:
+    # "amq.default" is what a permission calls the exchange "": the way into one mailbox alone.
+    write = (names.MODEL_EXCHANGE, names.EVENT_EXCHANGE, names.REJECTED_EXCHANGE, "amq.default")
+    read = _one_of(names.UPDATE_QUEUE, names.REJECTED_QUEUE)
+    return User(names.COORDINATOR_USER, Permission(_NOTHING, _one_of(*write), read))
+
+
+def _watcher() -> User:
+    own = r"^(amq\.gen.*|watch\..*)$"
+    read = rf"^({re.escape(names.EVENT_EXCHANGE)}|amq\.gen.*|watch\..*)$"
+    return User(names.WATCHER_USER, Permission(own, own, read), ("monitoring",))
+
+
+def _client(client: str) -> User:
+    return User(client, _contributor(f"^{re.escape(names.mailbox(client))}$"))
+
+
+def _fleet(fleet: Fleet) -> User:
+    return User(fleet.name, _contributor(rf"^{re.escape(names.mailbox(fleet.name))}\.[0-9]+$"))
+
+
+def _contributor(mailboxes: str) -> Permission:
+    # No read on the exchange `model`: it would let a client bind `model` into `update`.
+    return Permission(_NOTHING, _one_of(names.UPDATE_EXCHANGE), mailboxes)

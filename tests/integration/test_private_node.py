@@ -1,0 +1,285 @@
+"""A private node, its declared state, and the command that keeps it: a real RabbitMQ."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from broker_config import node as private
+from broker_config.cli import main
+from broker_config.credentials import load_passwords
+from broker_config.management import Management
+from broker_config.node import Node
+from broker_config.ports import is_free
+from broker_config.processes import wait_for
+from broker_config.topology import Federation, Fleet
+
+FEDERATION = Federation(fleets=(Fleet("client", 3),), model_bytes=1 << 20)
+
+
+@pytest.fixture(autouse=True)
+def no_broker_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("WARREN_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    home = tmp_path_factory.mktemp("a home with spaces")
+    try:
+        yield private.up(home, FEDERATION)
+    finally:
+        private.down(home)
+
+
+@pytest.fixture
+def management(node: Node) -> Iterator[Management]:
+    with Management(node.management_url()) as connection:
+        yield connection
+
+
+@pytest.fixture
+def run(node: Node, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    def command(*words: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = main([words[0], "--home", str(node.home), *words[1:]])
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return command
+
+
+def test_up_twice_is_the_same_node(node: Node) -> None:
+    assert private.up(node.home, FEDERATION) == node
+    assert private.pid(node.home) == node.pid
+
+
+def test_status_is_a_table_of_where_the_node_answers(
+    node: Node, run: Callable[..., tuple[int, str]]
+) -> None:
+    code, table = run("status")
+    assert code == 0
+    assert f"127.0.0.1:{node.ports.amqp}" in table
+    assert f"127.0.0.1:{node.ports.management}" in table
+    assert "credentials.json" in table
+
+
+def test_a_node_that_has_just_booted_is_as_declared(run: Callable[..., tuple[int, str]]) -> None:
+    assert run("check") == (0, "")
+
+
+def test_only_the_loopback_address_is_listened_on(node: Node) -> None:
+    ports = {node.ports.amqp, node.ports.management, node.ports.distribution}
+    hosts = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            host, _, port = local.rpartition(":")
+            if state == "0A" and int(port, 16) in ports:
+                hosts.add(host)
+    assert hosts == {"0100007F"}
+
+
+def test_a_deleted_binding_is_named_and_mended(
+    management: Management, run: Callable[..., tuple[int, str]]
+) -> None:
+    management.delete("bindings", "warren", "e", "model", "q", "model.client.1", "~")
+    assert run("check") == (1, "binding model -> model.client.1: missing\n")
+    assert run("apply")[0] == 0
+    assert run("check") == (0, "")
+
+
+def test_a_changed_policy_is_named_and_mended(
+    management: Management, run: Callable[..., tuple[int, str]]
+) -> None:
+    body = {"pattern": "^model\\.", "definition": {"max-length": 1}, "apply-to": "queues"}
+    management.put("policies", "warren", "mailbox", body=body)
+    code, told = run("check")
+    assert code == 1
+    assert "policy mailbox: max-length is 1, declared 9" in told
+    assert run("apply")[0] == 0
+    assert run("check") == (0, "")
+
+
+def test_lost_permissions_and_users_are_named_and_mended(
+    management: Management, run: Callable[..., tuple[int, str]]
+) -> None:
+    management.delete("permissions", "warren", "watcher")
+    management.delete("users", "client")
+    assert run("check") == (1, "permission watcher: missing\nuser client: missing\n")
+    assert run("apply")[0] == 0
+    assert run("check") == (0, "")
+
+
+def test_a_queue_with_other_arguments_stops_apply_before_it_changes_anything(
+    management: Management, run: Callable[..., tuple[int, str]]
+) -> None:
+    management.delete("queues", "warren", "update.rejected")
+    management.put("queues", "warren", "update.rejected", body={"arguments": {"x-max-length": 5}})
+    management.delete("policies", "warren", "rejected")
+    code, told = run("apply")
+    assert code == 1
+    assert "queue update.rejected: x-max-length is 5, declared None" in told
+    assert "delete that queue" in told
+    assert management.get("policies", "warren", "rejected") is None
+    management.delete("queues", "warren", "update.rejected")
+    assert run("apply")[0] == 0
+    assert run("check") == (0, "")
+
+
+def test_another_password_on_the_broker_is_only_replaced_when_told(
+    management: Management, run: Callable[..., tuple[int, str]]
+) -> None:
+    management.put("users", "client", body={"password": "another", "tags": ""})
+    code, told = run("apply")
+    assert code == 1
+    assert "another password for client" in told
+    assert run("apply", "--reset-passwords")[0] == 0
+    assert run("apply")[0] == 0
+
+
+def test_enrolling_adds_a_client_that_is_remembered(
+    node: Node, management: Management, run: Callable[..., tuple[int, str]]
+) -> None:
+    code, told = run("enrol", "hospital-a")
+    bundle = node.home / "bundles" / "hospital-a.env"
+    assert code == 0
+    assert str(bundle) in told
+    assert bundle.read_text().splitlines() == [
+        f"WARREN_BROKER_URL={node.broker_url('hospital-a')}",
+        "WARREN_CLIENT=hospital-a",
+    ]
+    assert management.get("queues", "warren", "model.hospital-a") is not None
+    assert run("up")[0] == 0
+    assert management.get("users", "hospital-a") is not None
+    assert run("check") == (0, "")
+
+
+def test_only_the_owner_can_read_bundles_and_credentials(node: Node) -> None:
+    secret = [node.home / "credentials.json", *(node.home / "bundles").iterdir()]
+    assert len(secret) >= 5
+    assert {stat.S_IMODE(path.stat().st_mode) for path in secret} == {0o600}
+
+
+def test_no_password_is_in_a_log_or_the_process_list(node: Node) -> None:
+    logs = [path for path in (node.folder / "log").iterdir() if path.is_file()]
+    text = "".join(path.read_text(errors="replace") for path in logs)
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text += process.read_bytes().decode(errors="replace")
+        except OSError:
+            continue  # It ended meanwhile.
+    cookie = (node.folder / ".erlang.cookie").read_text()
+    secrets = [*load_passwords(node.home).values(), cookie]
+    assert len(secrets) >= 5
+    assert not [secret for secret in secrets if secret in text]
+
+
+def test_a_running_node_does_not_move_to_another_port(
+    node: Node, run: Callable[..., tuple[int, str]]
+) -> None:
+    code, told = run("up", "--port", str(node.ports.management))
+    assert code == 1
+    assert "broker-config down" in told
+
+
+def test_a_password_on_the_command_line_is_refused(run: Callable[..., tuple[int, str]]) -> None:
+    code, told = run("check", "--management-url", "http://admin:secret@127.0.0.1:15672")
+    assert code == 1
+    assert "WARREN_MANAGEMENT_PASSWORD" in told
+    assert "secret@" not in told
+
+
+def test_a_wrong_login_is_one_clear_line(
+    node: Node, monkeypatch: pytest.MonkeyPatch, run: Callable[..., tuple[int, str]]
+) -> None:
+    url = f"http://admin:wrong@127.0.0.1:{node.ports.management}"
+    monkeypatch.setenv("WARREN_MANAGEMENT_URL", url)
+    code, told = run("check")
+    assert code == 1
+    assert told.count("\n") == 1
+    assert "refuses user 'admin'" in told
+    assert "wrong" not in told
+
+
+def test_an_operators_own_broker_is_brought_to_the_declared_state(
+    node: Node,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    home = str(tmp_path / "home")
+    monkeypatch.setenv("WARREN_MANAGEMENT_URL", node.management_url())
+    words = ["--home", home, "--federation", "other", "--client", "clinic"]
+    # Its coordinator is a user of the same broker, of which this home does not know the password.
+    assert main(["apply", *words]) == 1
+    assert "another password for coordinator" in capsys.readouterr().err
+    credentials = {"coordinator": load_passwords(node.home)["coordinator"]}
+    credentials["watcher"] = load_passwords(node.home)["watcher"]
+    (tmp_path / "home" / "credentials.json").write_text(json.dumps(credentials))
+    assert main(["apply", *words, "--amqp-address", "amqps://broker.example:5671"]) == 0
+    assert main(["check", "--home", home]) == 0
+    bundle = (tmp_path / "home" / "bundles" / "clinic.env").read_text()
+    assert "@broker.example:5671/other\n" in bundle
+    assert not (tmp_path / "home" / "bundles" / "admin.env").exists()
+
+
+def test_a_requested_port_in_use_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code = main(["up", "--home", str(tmp_path), "--port", str(port)])
+    told = capsys.readouterr().err
+    assert code == 1
+    assert told.count("\n") == 1
+    assert f"amqp port {port} is in use" in told
+    assert private.pid(tmp_path) is None
+    assert not (tmp_path / "node").exists()
+
+
+def test_a_node_that_cannot_start_says_why_and_leaves_nothing_running(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "rabbitmq-server"
+    script.write_text("#!/bin/sh\necho 'Error: no such luck'\nexit 1\n")
+    script.chmod(0o755)
+    home = tmp_path / "home"
+    code = main(["up", "--home", str(home), "--server", str(script)])
+    private.down(home)
+    assert code == 1
+    assert "Error: no such luck" in capsys.readouterr().err
+    remembered = json.loads((home / "node.json").read_text())
+    assert remembered["pid"] == remembered["epmd_pid"] == 0
+    assert is_free(remembered["ports"]["epmd"])
+
+
+def test_commands_without_a_node_say_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("apply", "check"):
+        assert main([command, "--home", str(tmp_path)]) == 1
+        assert "broker-config up" in capsys.readouterr().err
+    assert main(["status", "--home", str(tmp_path)]) == 1
+    assert main(["down", "--home", str(tmp_path)]) == 0
+
+
+def test_a_killed_node_comes_back_where_it_was_and_down_ends_all_of_it(node: Node) -> None:
+    os.kill(node.pid, signal.SIGKILL)
+    assert wait_for(lambda: private.pid(node.home) is None, 10.0)
+    again = private.up(node.home, FEDERATION.enrolling(["hospital-a"]))
+    assert (again.name, again.ports) == (node.name, node.ports)
+    assert private.down(node.home)
+    assert not private.down(node.home)
+    assert not private.status(node.home).running
+    assert is_free(node.ports.amqp)
+    assert is_free(node.ports.epmd)
+    listed = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True, check=True)
+    alive = [line for line in listed.stdout.splitlines() if not line.startswith("Z")]
+    assert not [line for line in alive if node.name in line or str(node.home) in line]

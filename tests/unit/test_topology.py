@@ -1,0 +1,141 @@
+"""The declaration: what a federation has on the broker."""
+
+import re
+
+import pytest
+
+from broker_config.check import Difference, differences
+from broker_config.errors import BrokerConfigError
+from broker_config.federation import MAILBOX_LIMIT, load, save
+from broker_config.topology import Federation, Fleet, Permission, Topology, topology
+
+FEDERATION = Federation(
+    clients=("hospital-a", "hospital_b"), fleets=(Fleet("phone", 3),), model_bytes=10 << 20
+)
+
+
+def permission(declared: Topology, user: str) -> Permission:
+    (found,) = [each.permission for each in declared.users if each.name == user]
+    assert found is not None
+    return found
+
+
+def test_every_client_and_every_replica_has_a_mailbox_bound_to_model() -> None:
+    declared = topology(FEDERATION)
+    mailboxes = {binding.queue for binding in declared.bindings if binding.source == "model"}
+    assert mailboxes == {
+        "model.hospital-a",
+        "model.hospital_b",
+        "model.phone.0",
+        "model.phone.1",
+        "model.phone.2",
+    }
+    assert mailboxes <= {queue.name for queue in declared.queues}
+
+
+def test_updates_wait_in_a_quorum_queue_that_tells_the_publisher_when_it_is_full() -> None:
+    (updates,) = [queue for queue in topology(FEDERATION).queues if queue.name == "update"]
+    assert updates.arguments["x-queue-type"] == "quorum"
+    assert updates.arguments["x-overflow"] == "reject-publish"
+    assert updates.arguments["x-dead-letter-exchange"] == "update.rejected"
+
+
+@pytest.mark.parametrize(
+    ("model_bytes", "messages"),
+    [(1, 1), (1 << 20, 1), ((1 << 20) + 1, 2), (64 << 20, 64)],
+)
+def test_a_mailbox_holds_one_model_and_eight_notices(model_bytes: int, messages: int) -> None:
+    declared = topology(Federation(model_bytes=model_bytes))
+    (policy,) = [policy for policy in declared.policies if policy.name == "mailbox"]
+    assert policy.definition == {"max-length": messages + 8, "overflow": "drop-head"}
+
+
+def test_no_two_policies_match_one_queue() -> None:
+    declared = topology(FEDERATION)
+    for queue in declared.queues:
+        matching = [each.name for each in declared.policies if re.search(each.pattern, queue.name)]
+        assert len(matching) == 1, queue.name
+
+
+def test_a_client_reads_its_own_mailbox_and_nothing_that_looks_like_it() -> None:
+    rights = permission(topology(FEDERATION), "hospital-a")
+    assert re.search(rights.read, "model.hospital-a")
+    others = ("model", "modelXhospital-a", "model.hospital-a.0", "model.hospital-ab", "update")
+    assert not [name for name in others if re.search(rights.read, name)]
+    assert re.search(rights.write, "update")
+    assert not [
+        name
+        for name in ("model", "update.rejected", "event", "amq.default")
+        if re.search(rights.write, name)
+    ]
+    assert not re.search(rights.configure, "model.hospital-a")
+
+
+def test_a_fleet_reads_its_row_of_mailboxes_and_no_other() -> None:
+    rights = permission(topology(FEDERATION), "phone")
+    assert re.search(rights.read, "model.phone.0")
+    others = ("model.phone", "model.phone.", "model.phone.x", "model.tablet.0", "model.phone.0.0")
+    assert not [name for name in others if re.search(rights.read, name)]
+
+
+def test_the_coordinator_publishes_models_events_and_to_one_mailbox_but_no_updates() -> None:
+    rights = permission(topology(FEDERATION), "coordinator")
+    for name in ("model", "event", "update.rejected", "amq.default"):
+        assert re.search(rights.write, name)
+    assert not re.search(rights.write, "update")
+    assert not re.search(rights.configure, "update")
+
+
+@pytest.mark.parametrize(
+    ("clients", "fleets"),
+    [
+        (("Hospital",), ()),
+        (("a.b",), ()),
+        (("admin",), ()),
+        (("a", "a"), ()),
+        (("a",), (Fleet("a", 2),)),
+        ((), (Fleet("a", 0),)),
+    ],
+)
+def test_impossible_names_and_sizes_are_one_clear_line(
+    clients: tuple[str, ...], fleets: tuple[Fleet, ...]
+) -> None:
+    with pytest.raises(BrokerConfigError) as raised:
+        Federation(clients=clients, fleets=fleets)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_no_mailbox_could_hold_is_refused() -> None:
+    with pytest.raises(BrokerConfigError, match="bytes"):
+        Federation(model_bytes=MAILBOX_LIMIT << 20)
+
+
+def test_a_federation_is_remembered_as_it_was(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("home") / "federation.json"
+    assert load(path) is None
+    save(path, FEDERATION)
+    assert load(path) == FEDERATION
+
+
+def test_enrolling_adds_clients_and_resizes_fleets() -> None:
+    grown = FEDERATION.enrolling(("hospital-a", "hospital-c"), (Fleet("phone", 5),))
+    assert grown.clients == ("hospital-a", "hospital_b", "hospital-c")
+    assert grown.fleets == (Fleet("phone", 5),)
+
+
+def test_a_broker_as_declared_has_no_differences_and_an_empty_one_has_one_per_thing() -> None:
+    declared = topology(FEDERATION)
+    assert differences(declared, declared) == []
+    assert differences(declared, None) == [Difference("vhost", "warren", "missing")]
+    empty = Topology("warren", (), (), (), (), ())
+    things = (*declared.exchanges, *declared.queues, *declared.bindings, *declared.policies)
+    assert len(differences(declared, empty)) == len(things) + len(declared.users)
+
+
+def test_a_model_of_another_size_is_a_policy_that_differs() -> None:
+    bigger = Federation(FEDERATION.name, FEDERATION.clients, FEDERATION.fleets, 20 << 20)
+    found = differences(topology(bigger), topology(FEDERATION))
+    assert [str(each) for each in found] == [
+        "policy mailbox: max-length is 18, declared 28",
+    ]
+    assert not found[0].conflict
