@@ -1,0 +1,1 @@
+"""What both sides speak: layout, messages, chunks, the AMQP session. Knows no side."""

@@ -1,0 +1,417 @@
+"""The AMQP session: one connection, one thread that owns it. The only file that knows pika.
+
+A session connects, consumes at most one queue, publishes with confirms, and once it was up
+connects again for ever. Its thread belongs to the connection alone, so heartbeats go out while
+TensorFlow trains for an hour. Callbacks run on that thread, must be short, and never publish().
+"""
+
+import contextlib
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import pika
+from pika import exceptions
+from pika.adapters.utils import io_services_utils
+
+from shared.errors import BrokerRefused, BrokerUnavailable, ConfigError, Stopped, WarrenError
+from shared.log import Log
+from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
+
+# Stock pika reads 4 KiB per recv() and concatenates; 128 KiB doubles what a consumer takes in, and
+# a frame_max other than the default 128 KiB makes it slower again (docs/decisions.md).
+io_services_utils._AsyncTransportBase._MAX_RECV_BYTES = 131072
+io_services_utils._AsyncTransportBase._MAX_CONSUME_BYTES = 131072
+logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+log = Log(__name__)
+
+HEARTBEAT_S: Final = 60
+CONNECT_TIMEOUT_S: Final = 10
+BACKOFF_S: Final = (0.2, 30.0)  # first and longest wait between attempts to connect
+DRAIN_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message as the broker vouches for it; ``epoch`` counts the connections it came over."""
+
+    body: bytes
+    tag: int
+    epoch: int
+    user: str | None
+    redelivered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What to consume: the first of ``queues`` that lets us, alone if ``exclusive``.
+
+    An exclusive consumer is a lease on its queue: no two clients can hold one identity, and the
+    broker frees it when the holder's connection ends. ``manual_ack`` keeps deliveries in the
+    broker until they are acknowledged. ``follows`` is an (exchange, topic) to follow through a
+    queue of our own that lives as long as the connection, instead of ``queues``. ``tag`` names
+    the consumer in the management UI; the queue does if there is none.
+    """
+
+    queues: tuple[str, ...]
+    on_delivery: Callable[[Delivery], None]
+    exclusive: bool = False
+    manual_ack: bool = True
+    follows: tuple[str, str] | None = None
+    tag: str | None = None
+
+
+class Session:
+    """A connection to the broker that outlives the broker's absences.
+
+    ``url`` is an AMQP URL with user and vhost, ``name`` what the management UI calls the
+    connection. ``on_ready(queue)`` is called each time consuming (or publishing) can begin,
+    ``on_lost()`` each time it ends and will be tried again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        subscription: Subscription | None = None,
+        *,
+        on_ready: Callable[[str | None], None] = lambda _queue: None,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._parameters = _parameters(url, name)
+        self.user: str = self._parameters.credentials.username
+        self.epoch = 0
+        self._subscription = subscription
+        self._on_ready, self._on_lost = on_ready, on_lost
+        self._thread = threading.Thread(target=self._run, name=f"amqp {name}", daemon=True)
+        self._pipeline = Pipeline(self._send)
+        self._ready = False
+        self._lock = threading.Lock()  # guards _loop, the one thing that callers' threads touch
+        self._loop: Any = None
+        self._closing = threading.Event()
+        self._first = threading.Event()
+        self._failure: WarrenError | None = None
+        self._hopeless = False
+
+    # --- called from any thread -----------------------------------------------------------------
+
+    def start(self, patience_s: float) -> None:
+        """Connect; return when consuming.
+
+        Raises BrokerRefused as soon as the broker says no for good, BrokerUnavailable when nobody
+        answered, or the queue was taken by another, for ``patience_s`` seconds.
+        """
+        self._thread.start()
+        if self._first.wait(patience_s) and self._ready:
+            return
+        failure = self._failure or BrokerUnavailable(f"{self._where} did not answer in time")
+        self.close()
+        raise failure
+
+    def publish(self, messages: Iterable[Publication]) -> None:
+        """Publish all of ``messages`` and return when the broker has confirmed every one.
+
+        Waits for a broker that is away and starts over from the first message when the link is
+        lost in between, so ``messages`` must be iterable more than once. Raises BrokerRefused if
+        the broker returns one for want of a queue, Stopped if the session is closed meanwhile.
+        """
+        attempt = 0
+        while True:
+            job = Job(messages)
+            self._submit(job)
+            job.done.wait()
+            if job.error is None:
+                return
+            if not isinstance(job.error, Unconfirmed):
+                raise job.error
+            attempt += 1
+            log.info("publish_retried", "publishing again: %s", job.error)
+            if self._closing.wait(_backoff_s(attempt)):
+                raise Stopped("closed before the broker confirmed")
+
+    def post(self, message: Publication) -> None:
+        """Publish ``message`` some time soon, or drop it if the link is down: for events."""
+        if self._ready:
+            self._submit(Job([message]))
+
+    def acknowledge(self, tags: Iterable[int], epoch: int) -> None:
+        """Acknowledge deliveries of ``epoch``; those of a lost connection come again instead."""
+        self._call(partial(self._acknowledge, sorted(tags), epoch))
+
+    def close(self) -> None:
+        """Send what was posted, close, and wait for the thread to end."""
+        if self._ready and not self._closing.is_set():
+            last = Job([])
+            self._submit(last)
+            last.done.wait(DRAIN_S)
+        self._closing.set()
+        self._call(self._disconnect)
+        if self._thread.is_alive():
+            self._thread.join(DRAIN_S)
+
+    def _submit(self, job: Job) -> None:
+        if self._closing.is_set():
+            job.finish(Stopped("the session is closed"))
+            return
+        self._pipeline.append(job)
+        self._call(self._pump)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        with self._lock:
+            if self._loop is not None:
+                self._loop.add_callback_threadsafe(function)
+
+    # --- the connection's thread ----------------------------------------------------------------
+
+    def _run(self) -> None:
+        attempt = 0
+        while not self._closing.is_set():
+            was_up = self._connect_once()
+            attempt = 1 if was_up else attempt + 1
+            if was_up and not self._closing.is_set():
+                self._on_lost()
+            if self._hopeless and not self._first.is_set():
+                self._first.set()
+                break
+            self._closing.wait(_backoff_s(attempt))
+        self._closing.set()
+        self._pipeline.abandon(Stopped("the session is closed"))
+
+    def _connect_once(self) -> bool:
+        """One connection from attempt to end; True if it was ready in between."""
+        self.epoch += 1
+        self._candidates = iter(self._subscription.queues if self._subscription else ())
+        self._tried = 0
+        self._was_up = False
+        connection = pika.SelectConnection(
+            self._parameters,
+            on_open_callback=lambda _connection: self._open_channel(),
+            on_open_error_callback=lambda _connection, error: self._ended(error),
+            on_close_callback=lambda _connection, error: self._ended(error),
+        )
+        connection.add_on_connection_blocked_callback(lambda *_: self._blocked(True))
+        connection.add_on_connection_unblocked_callback(lambda *_: self._blocked(False))
+        self._connection = connection
+        with self._lock:
+            self._loop = connection.ioloop
+        connection.ioloop.start()
+        with self._lock:
+            self._loop = None
+        connection.ioloop.close()
+        return self._was_up
+
+    def _open_channel(self) -> None:
+        self._connection.channel(on_open_callback=self._channel_open)
+
+    def _channel_open(self, channel: Any) -> None:
+        self._channel = channel
+        channel.add_on_close_callback(self._channel_closed)
+        channel.add_on_cancel_callback(self._cancelled)
+        channel.add_on_return_callback(self._returned)
+        channel.confirm_delivery(self._confirmed, callback=lambda _frame: self._consume())
+
+    def _consume(self) -> None:
+        wanted = self._subscription
+        if wanted is None:
+            self._become_ready(None)
+            return
+        if wanted.follows is not None:
+            self._declare_own(wanted, *wanted.follows)
+            return
+        queue = next(self._candidates, None)
+        if queue is None:
+            self._all_taken()
+            return
+        self._tried += 1
+        self._consume_from(queue, wanted)
+
+    def _declare_own(self, wanted: Subscription, exchange: str, topic: str) -> None:
+        def declared(frame: Any) -> None:
+            queue = frame.method.queue
+            self._channel.queue_bind(
+                queue, exchange, topic, callback=lambda _frame: self._consume_from(queue, wanted)
+            )
+
+        self._channel.queue_declare("", exclusive=True, auto_delete=True, callback=declared)
+
+    def _consume_from(self, queue: str, wanted: Subscription) -> None:
+        self._channel.basic_consume(
+            queue,
+            partial(self._delivered, wanted),
+            auto_ack=not wanted.manual_ack,
+            exclusive=wanted.exclusive,
+            consumer_tag=wanted.tag or queue,
+            callback=lambda _frame: self._become_ready(queue),
+        )
+
+    def _all_taken(self) -> None:
+        queues = self._subscription.queues if self._subscription else ()
+        if len(queues) == 1:
+            taken = f"{queues[0]} is taken: another process consumes it under this identity"
+        else:
+            taken = (
+                f"all {self._tried} places from {queues[0]} on are taken: enlarge the fleet with"
+            )
+            taken += " `broker-config apply --fleet NAME:SIZE`"
+        self._fail(BrokerUnavailable(taken))
+        self._disconnect()
+
+    def _become_ready(self, queue: str | None) -> None:
+        self._ready = self._was_up = True
+        self._failure = None
+        log.info("connected", "connected to %s", self._where)
+        self._on_ready(queue)
+        self._first.set()
+        self._pump()
+
+    def _delivered(
+        self, wanted: Subscription, _channel: Any, method: Any, properties: Any, body: bytes
+    ) -> None:
+        wanted.on_delivery(
+            Delivery(body, method.delivery_tag, self.epoch, properties.user_id, method.redelivered)
+        )
+
+    def _acknowledge(self, tags: list[int], epoch: int) -> None:
+        if self._ready and epoch == self.epoch:
+            for tag in tags:
+                self._channel.basic_ack(tag)
+
+    def _pump(self) -> None:
+        if self._ready:
+            self._pipeline.pump()
+
+    def _send(self, number: int, message: Publication) -> None:
+        properties = pika.BasicProperties(
+            content_type=message.content_type,
+            delivery_mode=2 if message.persistent else 1,
+            type=message.kind,
+            app_id="warren",
+            user_id=self.user,
+            headers=message.headers,
+            message_id=str(number),
+        )
+        self._channel.basic_publish(
+            message.exchange, message.routing_key, message.body, properties, message.mandatory
+        )
+
+    def _confirmed(self, frame: Any) -> None:
+        method = frame.method
+        accepted = isinstance(method, pika.spec.Basic.Ack)
+        self._pipeline.confirmed(method.delivery_tag, method.multiple, accepted)
+        self._pump()
+
+    def _returned(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
+        target = method.exchange or method.routing_key
+        error = BrokerRefused(
+            f"no queue takes what is published to {target!r}: run `broker-config apply`"
+        )
+        self._pipeline.returned(int(properties.message_id), error)
+
+    # --- what ends a connection -----------------------------------------------------------------
+
+    def _blocked(self, blocked: bool) -> None:
+        state = "blocked: the broker is short of memory or disk" if blocked else "unblocked"
+        log.warning("connection_blocked", "publishing is %s", state)
+
+    def _cancelled(self, _frame: Any) -> None:
+        log.warning("consumer_cancelled", "the broker cancelled our consumer")
+        self._disconnect()
+
+    def _channel_closed(self, _channel: Any, error: Exception) -> None:
+        if isinstance(error, exceptions.ChannelClosedByBroker):
+            if error.reply_code == 403 and "exclusive" in error.reply_text:
+                self._open_channel()  # taken by another client: try the next of the row
+                return
+            if error.reply_code == 404 and self._tried > 1:
+                self._tried -= 1
+                self._all_taken()  # the row ends here
+                return
+            self._fail(_refusal(error, self._where), hopeless=error.reply_code in (403, 404))
+        self._lose_link()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        connection = self._connection
+        if connection.is_open:
+            with contextlib.suppress(exceptions.ConnectionWrongStateError):
+                connection.close()
+        elif not connection.is_closing:
+            connection.ioloop.stop()
+
+    def _ended(self, error: Exception) -> None:
+        if not isinstance(error, exceptions.ConnectionClosedByClient):
+            failure, hopeless = _diagnose(error, self._where)
+            self._fail(failure, hopeless=hopeless)
+        self._lose_link()
+        self._connection.ioloop.stop()
+
+    def _lose_link(self) -> None:
+        self._ready = False
+        self._pipeline.lost()
+
+    def _fail(self, failure: WarrenError, *, hopeless: bool = False) -> None:
+        self._failure, self._hopeless = failure, hopeless
+        if not self._closing.is_set() and self._first.is_set():
+            log.warning("connection_lost", "%s; trying again", failure)
+
+    @property
+    def _where(self) -> str:
+        at = self._parameters
+        return f"the broker at {at.host}:{at.port}, vhost {at.virtual_host!r}, as {self.user!r}"
+
+
+def _parameters(url: str, name: str) -> Any:
+    try:
+        if not url.startswith(("amqp://", "amqps://")):
+            raise ValueError(url)
+        parameters = pika.URLParameters(url)
+    except Exception:  # noqa: BLE001  pika raises whatever its parts raise, password included
+        raise ConfigError(
+            "the broker URL is not of the form amqp://user:password@host:port/vhost"
+        ) from None
+    parameters.client_properties = {"connection_name": name, "product": "Warren"}
+    parameters.heartbeat = HEARTBEAT_S
+    parameters.socket_timeout = parameters.stack_timeout = CONNECT_TIMEOUT_S
+    parameters.connection_attempts = 1
+    return parameters
+
+
+def _backoff_s(attempt: int) -> float:
+    """Capped exponential backoff with jitter: a thousand clients must not return in one instant."""
+    first, longest = BACKOFF_S
+    jitter = random.uniform(0.5, 1.0)  # noqa: S311
+    return jitter * min(longest, first * 2.0 ** min(attempt - 1, 20))
+
+
+def _refusal(error: Any, where: str) -> WarrenError:
+    return BrokerRefused(f"{where} refused: {error.reply_text}")
+
+
+def _diagnose(error: Exception, where: str) -> tuple[WarrenError, bool]:
+    """What a failed connection means for the user, and whether waiting cannot mend it."""
+    if isinstance(error, exceptions.ProbableAuthenticationError):
+        mend = "use the bundle that `broker-config enrol` wrote"
+        return BrokerRefused(f"{where} refused the password: {mend}"), True
+    if isinstance(error, exceptions.ProbableAccessDeniedError):
+        return BrokerRefused(f"{where} refused: no such vhost, or no permission in it"), True
+    if isinstance(error, exceptions.ConnectionClosedByBroker):
+        return _refusal(error, where), error.reply_code in (403, 530)
+    mend = "start one with `broker-config up`, or check WARREN_BROKER_URL"
+    return BrokerUnavailable(f"cannot reach {where} ({_root(error)}): {mend}"), False
+
+
+def _root(error: BaseException) -> str:
+    """The last cause in words: pika wraps the socket's error several times."""
+    while True:
+        inner = getattr(error, "exceptions", None) or getattr(error, "exception", None)
+        inner = inner or (error.args[0] if error.args else None)
+        if isinstance(inner, list | tuple) and inner:
+            inner = inner[-1]
+        if not isinstance(inner, BaseException):
+            return str(error) or type(error).__name__
+        error = inner

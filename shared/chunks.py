@@ -1,0 +1,80 @@
+"""A buffer as a series of message bodies, and back."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from zlib import crc32
+
+from broker_config.names import CHUNK_BYTES
+from shared.errors import Rejected
+from shared.layout import Buffer, bytes_of
+from shared.messages import Chunk, Transfer
+from shared.wire import encode
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A transfer ready to go; iterating yields its message bodies, as often as it takes.
+
+    Bodies are made one at a time while they are sent, so a transfer never costs more memory than
+    its buffer and the messages under way.
+    """
+
+    manifest: Transfer
+    buffer: Buffer
+
+    def __iter__(self) -> Iterator[bytes]:
+        view = bytes_of(self.buffer)
+        yield encode(self.manifest, view[:CHUNK_BYTES])
+        for index in range(1, len(self)):
+            start = index * CHUNK_BYTES
+            header = Chunk(transfer=self.manifest.transfer, index=index)
+            yield encode(header, view[start : start + CHUNK_BYTES])
+
+    def __len__(self) -> int:
+        return message_count(self.manifest.size_bytes)
+
+
+def message_count(size_bytes: int) -> int:
+    """How many messages a buffer of ``size_bytes`` takes."""
+    return max(1, -(-size_bytes // CHUNK_BYTES))
+
+
+def transfer_fields(buffer: Buffer) -> dict[str, str | int]:
+    """The fields of a manifest that announce ``buffer``, under a fresh transfer id."""
+    return {
+        "transfer": secrets.token_hex(8),
+        "size_bytes": buffer.nbytes,
+        "crc32": crc32(bytes_of(buffer)),
+    }
+
+
+class Incoming:
+    """The receiving end of one transfer: hands each chunk to ``store(start, data)`` in order.
+
+    Chunks of one sender arrive in order (one channel, one queue, and a queue that gives back what
+    was not acknowledged in its order), so anything else is a fault and rejects the transfer.
+    """
+
+    def __init__(self, manifest: Transfer, store: Callable[[int, memoryview], None]) -> None:
+        self.manifest = manifest
+        self._store = store
+        self._next = 0
+        self._crc32 = 0
+
+    def add(self, index: int, data: memoryview) -> bool:
+        """Take one chunk; True when it was the last. Raises Rejected(``chunk``, ``digest``)."""
+        start = index * CHUNK_BYTES
+        expected = min(CHUNK_BYTES, self.manifest.size_bytes - start)
+        if index != self._next:
+            raise Rejected("chunk", f"chunk {index} came where {self._next} was due")
+        if len(data) != expected:
+            raise Rejected("chunk", f"chunk {index} holds {len(data)} bytes, not {expected}")
+        self._crc32 = crc32(data, self._crc32)
+        self._store(start, data)
+        self._next += 1
+        if start + expected < self.manifest.size_bytes:
+            return False
+        if self._crc32 != self.manifest.crc32:
+            raise Rejected("digest", "the bytes do not have the digest that was announced")
+        return True

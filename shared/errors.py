@@ -1,0 +1,51 @@
+"""Every error that Warren raises on purpose, and what becomes of the work at hand.
+
+WarrenError                  its message is one line that a user can act on
+├── ConfigError              crash: bad input; say so, exit 2, lose nothing
+├── BrokerRefused            crash: the broker knows us and says no; exit 1
+├── BrokerUnavailable        crash at start, retry ever after: nobody answers; exit 1
+├── Rejected                 reject: a message that must not count; dead-letter it and say why
+└── Stopped                  we were asked to stop while waiting
+
+Anything else that escapes is a bug: it ends the process with its traceback, and the supervisor
+starts it again; what was not acknowledged is still in the broker.
+"""
+
+from typing import ClassVar
+
+
+class WarrenError(Exception):
+    """An expected failure; ``str(error)`` is the line shown to the user."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(WarrenError):
+    """The input is wrong; nothing was done with it."""
+
+    exit_code = 2
+
+
+class BrokerRefused(WarrenError):
+    """The broker refused this user, vhost, queue or exchange."""
+
+
+class BrokerUnavailable(WarrenError):
+    """No broker answered within the time we were willing to wait."""
+
+
+class Stopped(WarrenError):
+    """The session was closed while a caller still waited for it."""
+
+
+class Rejected(WarrenError):
+    """A message that must not count.
+
+    ``reason`` is a short word for headers, counters and notices (``stale``, ``malformed`` …),
+    ``detail`` the sentence behind it.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail

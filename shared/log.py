@@ -1,0 +1,67 @@
+"""Logs that people and programs read: each line has an ``action`` that dashboards key on."""
+
+import json
+import logging
+import sys
+from typing import Any, Literal, TextIO
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time (Unix seconds), level, action, message, and the rest."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as JSON."""
+        line = {"time": record.created, "level": record.levelname, "message": record.getMessage()}
+        line |= _fields(record)
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class Readable(logging.Formatter):
+    """``12:00:00 message`` for people; the level is shown from WARNING on."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as a line of text."""
+        level = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
+        line = f"{self.formatTime(record, '%H:%M:%S')} {level}{record.getMessage()}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def configure(
+    style: Literal["text", "json"], level: str = "INFO", stream: TextIO | None = None
+) -> None:
+    """Log to ``stream`` (standard error unless told) in the given style."""
+    target = logging.StreamHandler(stream or sys.stderr)
+    target.setFormatter(JsonLines() if style == "json" else Readable())
+    logging.basicConfig(level=level, handlers=[target], force=True)
+    for chatty in ("asyncio", "h5py", "httpx", "absl", "tensorflow"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class Log:
+    """A logger whose every line names its action: ``log.info("model_published", "…", version=3)``.
+
+    ``action`` is what tests and dashboards key on, the message is for people and may be reworded.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def info(self, action: str, message: str, *args: object, **fields: object) -> None:
+        """Say what happened."""
+        self._logger.info(message, *args, extra={"action": action, **fields})
+
+    def warning(self, action: str, message: str, *args: object, **fields: object) -> None:
+        """Say what went wrong and is being dealt with."""
+        self._logger.warning(message, *args, extra={"action": action, **fields})
+
+    def error(self, action: str, message: str, *args: object, **fields: object) -> None:
+        """Say what somebody has to mend."""
+        self._logger.error(message, *args, extra={"action": action, **fields})

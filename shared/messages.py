@@ -1,0 +1,127 @@
+"""Every message of the protocol, as strict pydantic headers: a sender's claims, typed and bounded.
+
+A *transfer* (a model, an update, initial weights) is its manifest followed by chunks; the manifest
+message carries the first chunk, so that what fits one chunk is one message. `join` and `notice`
+carry no data.
+"""
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from broker_config.names import USER_PATTERN
+
+PROTOCOL: Final = 1  # raised whenever an older reader would misread a message
+MAX_SIZE_BYTES: Final = 1 << 40
+MAX_EXAMPLES: Final = 1 << 40
+
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+ClientId = Annotated[str, Field(pattern=rf"^{USER_PATTERN}(\.[0-9]{{1,6}})?$")]
+Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
+Version = Annotated[int, Field(ge=0, le=1 << 53)]
+Setting = bool | int | float | Annotated[str, Field(max_length=1024)]
+Figures = Annotated[dict[Name, float], Field(max_length=64)]
+
+
+class Strict(BaseModel):
+    """Exact types, no unknown fields, immutable."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Message(Strict):
+    """What all headers share: the protocol they speak."""
+
+    protocol: Literal[1] = PROTOCOL
+
+
+class Transfer(Message):
+    """A manifest: announces ``size_bytes`` bytes whose CRC-32 is ``crc32``, under an id."""
+
+    transfer: Hex
+    size_bytes: Annotated[int, Field(gt=0, le=MAX_SIZE_BYTES)]
+    crc32: Annotated[int, Field(ge=0, lt=1 << 32)]
+
+
+class TensorEntry(Strict):
+    """One row of the tensor table."""
+
+    name: Name
+    shape: Annotated[list[Annotated[int, Field(ge=0, le=1 << 40)]], Field(max_length=32)]
+    dtype: Literal["float32", "float64"]
+
+
+class ModelManifest(Transfer):
+    """The global model, version ``version`` of training run ``run``.
+
+    ``config`` reaches every client's task; ``max_staleness`` is how many versions late an update
+    may be; ``final`` says that no further version will come in this run.
+    """
+
+    kind: Literal["model"] = "model"
+    federation: Name
+    run: Hex
+    version: Version
+    tensors: Annotated[list[TensorEntry], Field(min_length=1, max_length=100_000)]
+    config: Annotated[dict[Name, Setting], Field(max_length=64)] = {}
+    max_staleness: Annotated[int, Field(ge=0)] = 0
+    final: bool = False
+
+
+class UpdateManifest(Transfer):
+    """A weight delta of ``client``, trained from ``base_version`` on ``num_examples`` examples."""
+
+    kind: Literal["update"] = "update"
+    federation: Name
+    run: Hex
+    client: ClientId
+    base_version: Version
+    num_examples: Annotated[int, Field(gt=0, le=MAX_EXAMPLES)]
+    layout: Hex
+    metrics: Figures = {}
+
+
+class InitialManifest(Transfer):
+    """Initial weights, sent by a client that the coordinator asked for them."""
+
+    kind: Literal["initial"] = "initial"
+    federation: Name
+    client: ClientId
+    tensors: Annotated[list[TensorEntry], Field(min_length=1, max_length=100_000)]
+
+
+class Chunk(Message):
+    """Bytes ``index * CHUNK_BYTES`` onwards of a transfer; index 0 rides on the manifest."""
+
+    kind: Literal["chunk"] = "chunk"
+    transfer: Hex
+    index: Annotated[int, Field(gt=0)]
+
+
+class Join(Message):
+    """A client is there and wants the newest model in its mailbox."""
+
+    kind: Literal["join"] = "join"
+    federation: Name
+    client: ClientId
+
+
+class Notice(Message):
+    """What the coordinator asks or says besides models.
+
+    ``join``: to everybody, from a coordinator that has no model yet and knows nobody;
+    ``send-initial``: to one that joined; ``rejected``: to the sender of an update, with the reason.
+    """
+
+    kind: Literal["notice"] = "notice"
+    notice: Literal["join", "send-initial", "rejected"]
+    reason: str = ""
+    detail: str = ""
+    base_version: Version | None = None
+
+
+AnyMessage = Annotated[
+    ModelManifest | UpdateManifest | InitialManifest | Chunk | Join | Notice,
+    Field(discriminator="kind"),
+]
+ANY_MESSAGE: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)

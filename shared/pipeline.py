@@ -1,0 +1,129 @@
+"""Publishing with confirms: a window of unconfirmed messages over a queue of jobs.
+
+Knows no broker: it is given a function that puts one message on the channel and is told what the
+broker confirmed. Confirms arrive while further messages go out, so a transfer costs its bytes and
+one round trip, not one round trip a message; the window bounds memory and keeps pace with a slow
+broker. Lives on the connection's thread; only a job's event is seen by others.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+WINDOW_BYTES: Final = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A message to publish. ``kind`` becomes the AMQP type that the management UI shows."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    kind: str
+    persistent: bool = False
+    mandatory: bool = False
+    headers: dict[str, Any] | None = None
+    content_type: str = "application/msgpack"
+
+
+class Unconfirmed(Exception):
+    """The link was lost, or the queue was full, before everything was confirmed."""
+
+
+@dataclass(eq=False)
+class Job:
+    """Messages that succeed or fail together; ``done`` is set either way, ``error`` says which."""
+
+    messages: Iterable[Publication]
+    done: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None
+    unconfirmed: int = 0
+    exhausted: bool = False
+
+    def finish(self, error: Exception | None = None) -> None:
+        """End the job; the first end counts."""
+        if not self.done.is_set():
+            self.error = error
+            self.done.set()
+
+
+class Pipeline:
+    """Jobs in order; ``send(number, message)`` puts a message out under its delivery number."""
+
+    def __init__(self, send: Callable[[int, Publication], None]) -> None:
+        self._send = send
+        self._jobs: deque[Job] = deque()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._messages: Iterator[Publication] | None = None  # of the first job
+        self._outstanding: dict[int, tuple[Job, int]] = {}  # by number, oldest first
+        self._window_bytes = 0
+        self._number = 0  # RabbitMQ numbers a channel's publishes from 1
+
+    def append(self, job: Job) -> None:
+        """Queue a job; safe from any thread (a deque's append is atomic)."""
+        self._jobs.append(job)
+
+    def pump(self) -> None:
+        """Send as much as the window allows."""
+        while self._jobs and self._window_bytes < WINDOW_BYTES:
+            job = self._jobs[0]
+            if self._messages is None:
+                self._messages = iter(job.messages)
+            message = None if job.done.is_set() else next(self._messages, None)
+            if message is None:
+                self._jobs.popleft()
+                self._messages = None
+                job.exhausted = True
+                self._settle(job)
+                continue
+            self._number += 1
+            job.unconfirmed += 1
+            self._outstanding[self._number] = (job, len(message.body))
+            self._window_bytes += len(message.body)
+            self._send(self._number, message)
+
+    def confirmed(self, number: int, multiple: bool, accepted: bool) -> None:
+        """The broker took (or refused) ``number``, and with ``multiple`` all before it."""
+        numbers = [number]
+        if multiple:
+            numbers = []
+            for outstanding in self._outstanding:
+                if outstanding > number:
+                    break
+                numbers.append(outstanding)
+        for each in numbers:
+            job, size_bytes = self._outstanding.pop(each)
+            self._window_bytes -= size_bytes
+            job.unconfirmed -= 1
+            if not accepted:
+                job.finish(Unconfirmed("the broker's queue is full"))
+            self._settle(job)
+
+    def returned(self, number: int, error: Exception) -> None:
+        """No queue took ``number``; its confirm still follows."""
+        self._outstanding[number][0].finish(error)
+
+    def lost(self) -> None:
+        """The channel is gone: fail every job that had begun; the others wait for the next."""
+        begun = {job for job, _size in self._outstanding.values()}
+        if self._messages is not None:
+            begun.add(self._jobs.popleft())
+        self._reset()
+        for job in begun:
+            job.finish(Unconfirmed("the link was lost before the broker confirmed"))
+
+    def abandon(self, error: Exception) -> None:
+        """Fail everything, begun or not."""
+        self.lost()
+        while self._jobs:
+            self._jobs.popleft().finish(error)
+
+    @staticmethod
+    def _settle(job: Job) -> None:
+        if job.exhausted and not job.unconfirmed:
+            job.finish()

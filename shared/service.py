@@ -1,0 +1,59 @@
+"""What a worker needs to be a service: an ending for expected errors, signals, a ready file."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from shared.errors import WarrenError
+
+
+def run(program: str, main: Callable[[], None]) -> int:
+    """Run ``main``; an expected error becomes one line on standard error and its exit code."""
+    try:
+        main()
+    except WarrenError as error:
+        print(f"{program}: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def on_stop_signal(stop: Callable[[], None]) -> None:
+    """Call ``stop`` at the first SIGINT or SIGTERM; leave the process at the second.
+
+    ``stop`` runs between two bytecodes of the main thread, so it may only do what is safe while
+    that thread holds any lock: ``SimpleQueue.put`` is.
+    """
+    asked = False
+
+    def received(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            os._exit(128 + number)
+        asked = True
+        stop()
+
+    signal.signal(signal.SIGINT, received)
+    signal.signal(signal.SIGTERM, received)
+
+
+class ReadyFile:
+    """A file that exists while the worker is connected; for ``healthcheck: test -f FILE``."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def show(self) -> None:
+        """Say that the worker is connected."""
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.touch()
+
+    def hide(self) -> None:
+        """Say that it is not."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

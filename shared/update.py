@@ -1,0 +1,20 @@
+"""What a client hands in for one round."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from shared.layout import Array
+
+
+@dataclass(frozen=True)
+class Update:
+    """A client's contribution: how far its training moved the weights, and how much it weighs.
+
+    ``delta``: trained weights minus the global model's, one array per tensor, shapes and dtypes
+    of the model. ``num_examples``: how many training examples stand behind it (its weight in
+    FedAvg). ``metrics``: named figures about this client, never its data.
+    """
+
+    delta: Sequence[Array]
+    num_examples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,111 @@
+"""Where bytes become messages, and the only place where they do: trust stops here.
+
+A body is a sequence of msgpack objects: a header map, then for a transfer's messages as many nils
+as align what follows to 16 bytes, then one bin. Header and bin are apart so that the bin can be
+used where it lies: unpacking a map that holds a 1 MiB bin would copy it into fresh pages, which
+costs more than folding it.
+"""
+
+from typing import Final
+
+import msgpack
+from pydantic import ValidationError
+
+from broker_config.names import CHUNK_BYTES
+from shared.errors import Rejected
+from shared.layout import Layout, Tensor
+from shared.messages import (
+    ANY_MESSAGE,
+    PROTOCOL,
+    AnyMessage,
+    Message,
+    TensorEntry,
+)
+
+NIL: Final = b"\xc0"
+BIN32: Final = b"\xc6"
+ALIGNMENT: Final = 16
+MAX_HEADER_BYTES: Final = 16 << 20
+FIRST_LOOK_BYTES: Final = 512  # a chunk's header is about 70 bytes; a manifest may need more looks
+BIN_HEADERS: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4}  # bytes of length that follow the type byte
+
+
+def encode(message: Message, data: memoryview | bytes = b"") -> bytes:
+    """One message body: the header, and ``data`` (at most CHUNK_BYTES) if there is any."""
+    header: bytes = msgpack.packb(message.model_dump())
+    if not data:
+        return header
+    start = BIN32 + len(data).to_bytes(4, "big")
+    pad = -(len(header) + len(start)) % ALIGNMENT
+    return b"".join((header, NIL * pad, start, data))
+
+
+def decode(body: bytes) -> tuple[AnyMessage, memoryview]:
+    """Header and data (a view into ``body``) of one message.
+
+    Raises Rejected(``malformed`` or ``protocol``); takes no memory beyond the header's own.
+    """
+    header, end = _unpack_header(body)
+    protocol = header.get("protocol")
+    if protocol != PROTOCOL:
+        raise Rejected("protocol", f"speaks protocol {protocol!r:.20}, this side {PROTOCOL}")
+    try:
+        message = ANY_MESSAGE.validate_python(header)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise Rejected("malformed", f"header field {place}: {first['msg']}"[:300]) from None
+    return message, _data(body, end)
+
+
+def _unpack_header(body: bytes) -> tuple[dict[str, object], int]:
+    look = FIRST_LOOK_BYTES
+    while True:
+        unpacker = msgpack.Unpacker(
+            max_buffer_size=MAX_HEADER_BYTES, max_bin_len=0, max_ext_len=0, strict_map_key=True
+        )
+        unpacker.feed(memoryview(body)[:look])
+        try:
+            header = unpacker.unpack()
+        except msgpack.OutOfData:
+            if look >= min(len(body), MAX_HEADER_BYTES):
+                raise Rejected("malformed", "the header is cut short or too long") from None
+            look *= 8
+            continue
+        except (ValueError, msgpack.UnpackException) as error:
+            raise Rejected("malformed", f"not msgpack: {error}"[:300]) from None
+        if not isinstance(header, dict):
+            raise Rejected("malformed", "the header is not a map")
+        return header, unpacker.tell()
+
+
+def _data(body: bytes, start: int) -> memoryview:
+    view = memoryview(body)
+    while start < len(body) and body[start] == NIL[0]:
+        start += 1
+    if start == len(body):
+        return view[:0]
+    width = BIN_HEADERS.get(body[start])
+    if width is None:
+        raise Rejected("malformed", "what follows the header is not a bin")
+    length = int.from_bytes(body[start + 1 : start + 1 + width], "big")
+    data = view[start + 1 + width :]
+    if length != len(data) or length > CHUNK_BYTES:
+        raise Rejected("malformed", f"a bin of {length} bytes is announced, {len(data)} came")
+    return data
+
+
+def tensor_entries(layout: Layout) -> list[TensorEntry]:
+    """The tensor table as it travels in a manifest."""
+    return [
+        TensorEntry(name=tensor.name, shape=list(tensor.shape), dtype=tensor.dtype)  # type: ignore[arg-type]
+        for tensor in layout.tensors
+    ]
+
+
+def layout_of(entries: list[TensorEntry], size_bytes: int) -> Layout:
+    """The layout that a manifest announces; Rejected(``layout``) unless it makes ``size_bytes``."""
+    layout = Layout(tuple(Tensor(entry.name, tuple(entry.shape), entry.dtype) for entry in entries))
+    if layout.size_bytes != size_bytes:
+        raise Rejected("layout", f"the tensors make {layout.size_bytes} bytes, not {size_bytes}")
+    return layout
