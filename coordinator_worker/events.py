@@ -1,0 +1,25 @@
+"""What happened, as JSON on the topic exchange ``event``, for dashboards and people."""
+
+import json
+import time
+from typing import Any
+
+from broker_config.names import EVENT_EXCHANGE
+from shared.amqp import Session
+from shared.pipeline import Publication
+
+
+class Events:
+    """Posts events; they are a courtesy and may be lost, unlike updates."""
+
+    def __init__(self, session: Session, **common: Any) -> None:
+        self._session = session
+        self._common = common
+
+    def post(self, topic: str, **fields: Any) -> None:
+        """Post one event under routing key ``topic``, such as ``round.closed``."""
+        event = {"event": topic, "time": time.time(), **self._common, **fields}
+        body = json.dumps(event).encode()
+        self._session.post(
+            Publication(EVENT_EXCHANGE, topic, body, topic, content_type="application/json")
+        )

@@ -1,0 +1,77 @@
+"""Every client's mailbox as one model: what ``FederatedCoordinator.send`` sends to."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from broker_config.names import MODEL_EXCHANGE, mailbox
+from shared.amqp import Session
+from shared.chunks import Outgoing, transfer_fields
+from shared.layout import Array, Weights
+from shared.messages import ModelManifest, Notice
+from shared.pipeline import Publication
+from shared.wire import encode, tensor_entries
+
+
+@dataclass(frozen=True)
+class _Letters:
+    """The messages of one transfer, addressed; made anew each time they are iterated."""
+
+    bodies: Outgoing
+    exchange: str
+    routing_key: str
+
+    def __iter__(self) -> Iterator[Publication]:
+        for number, body in enumerate(self.bodies):
+            kind = self.bodies.manifest.kind if number == 0 else "chunk"  # type: ignore[attr-defined]
+            yield Publication(self.exchange, self.routing_key, body, kind)
+
+
+class Fanout:
+    """Publishes global models through ``session``: to all clients, or again to one that joined.
+
+    A version is announced and digested once, however many clients take it. Model messages are
+    transient: the coordinator can always publish its model again.
+    """
+
+    def __init__(self, session: Session, weights: Weights, **manifest: Any) -> None:
+        self._session = session
+        self._manifest = manifest
+        self._outgoing = self._announce(weights)
+        self._weights = weights
+
+    def describe(self, **manifest: Any) -> None:
+        """Change what the next model's manifest says: version, final, …"""
+        self._manifest |= manifest
+
+    def get_weights(self) -> Weights:
+        """Return the newest global model."""
+        return self._weights
+
+    def set_weights(self, weights: Sequence[Array]) -> None:
+        """Publish ``weights`` to every mailbox; return when the broker has them all."""
+        self._weights = Weights.of(weights)
+        self._outgoing = self._announce(self._weights)
+        self._session.publish(_Letters(self._outgoing, MODEL_EXCHANGE, ""))
+
+    def send_to(self, client: str) -> None:
+        """Publish the newest model into the mailbox of ``client`` alone."""
+        self._session.publish(_Letters(self._outgoing, "", mailbox(client)))
+
+    def _announce(self, weights: Weights) -> Outgoing:
+        manifest = ModelManifest(
+            tensors=tensor_entries(weights.layout),
+            **transfer_fields(weights.buffer),  # type: ignore[arg-type]
+            **self._manifest,
+        )
+        return Outgoing(manifest, weights.buffer)
+
+
+def notify(session: Session, client: str, notice: Notice) -> None:
+    """Put a notice into the mailbox of ``client``, if it has one."""
+    session.post(Publication("", mailbox(client), encode(notice), "notice"))
+
+
+def call_together(session: Session) -> None:
+    """Ask every client to join: those that stayed on after another run don't know of this one."""
+    session.publish([Publication(MODEL_EXCHANGE, "", encode(Notice(notice="join")), "notice")])

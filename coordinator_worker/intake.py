@@ -1,0 +1,206 @@
+"""From deliveries to whole, valid updates; decides what each delivery's fate is.
+
+Knows the wire and the rules of a round, but neither the broker nor the sum: the worker does what
+an Outcome says. Nothing is believed but the broker's word for who sent it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+
+from broker_config.names import speaks_for
+from coordinator_worker.fold import sum_of_squares
+from coordinator_worker.quorum import Policy
+from coordinator_worker.state import State
+from shared.amqp import Delivery
+from shared.chunks import Incoming
+from shared.errors import Rejected
+from shared.layout import Layout
+from shared.messages import Chunk, InitialManifest, Join, UpdateManifest
+from shared.wire import decode, layout_of
+
+
+@dataclass(eq=False)
+class Arrival:
+    """A transfer that is arriving or has arrived: its pieces, and the deliveries it came in.
+
+    The pieces are views of the message bodies as they came off the wire, so staging copies
+    nothing. The deliveries stay unacknowledged until the round that the update is in has closed.
+    """
+
+    manifest: UpdateManifest | InitialManifest
+    layout: Layout
+    weight: float = 0.0
+    sum_of_squares: float = 0.0
+    tags: list[int] = field(default_factory=list)
+    pieces: list[tuple[int, memoryview]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.incoming = Incoming(self.manifest, self._store)
+
+    def _store(self, start: int, data: memoryview) -> None:
+        self.sum_of_squares += sum_of_squares(self.layout, start, data)
+        self.pieces.append((start, data))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a delivery.
+
+    ``whole`` is a transfer that is complete and valid; ``settled`` are deliveries that need not
+    come again; ``rejected`` says why something must not count, ``client`` who sent it.
+    """
+
+    whole: Arrival | None = None
+    join: Join | None = None
+    settled: tuple[int, ...] = ()
+    rejected: Rejected | None = None
+    client: str | None = None
+    base_version: int | None = None
+    orphan: bool = False
+
+
+class Intake:
+    """The transfers under way towards the coordinator."""
+
+    def __init__(self, federation: str, policy: Policy) -> None:
+        self._federation = federation
+        self._policy = policy
+        self._arriving: dict[str, Arrival] = {}  # by transfer id; one for each client at most
+        self._senders: dict[str, str] = {}  # transfer id -> the user who announced it
+        self._here: set[tuple[str, int]] = set()  # contributions whole and not yet in a model
+
+    def reset(self) -> None:
+        """Forget everything: the link was lost, and the broker delivers it all again."""
+        self._arriving.clear()
+        self._senders.clear()
+        self._here.clear()
+
+    def round_closed(self, state: State) -> list[int]:
+        """Begin the next round; return the deliveries of unfinished transfers it cannot use."""
+        self._here.clear()
+        late: list[int] = []
+        for transfer, arrival in list(self._arriving.items()):
+            manifest = arrival.manifest
+            if isinstance(manifest, InitialManifest) or (
+                state.version - manifest.base_version > self._policy.max_staleness
+            ):
+                late += self._drop(transfer)
+        return late
+
+    def receive(self, delivery: Delivery, state: State | None) -> Outcome:
+        """Judge one delivery against the current state (None before there is a model)."""
+        try:
+            message, data = decode(delivery.body)
+        except Rejected as rejected:
+            return Outcome(settled=(delivery.tag,), rejected=rejected, client=delivery.user)
+        try:
+            match message:
+                case Chunk():
+                    return self._chunk(message, data, delivery)
+                case UpdateManifest() | InitialManifest():
+                    return self._manifest(message, data, delivery, state)
+                case Join():
+                    self._vouch(message.client, message.federation, delivery.user)
+                    return Outcome(join=message, settled=(delivery.tag,), client=message.client)
+                case _:
+                    raise Rejected("malformed", f"a client may not send a {message.kind}")
+        except Rejected as rejected:
+            base_version = message.base_version if isinstance(message, UpdateManifest) else None
+            client = getattr(message, "client", delivery.user)
+            return Outcome(
+                settled=(delivery.tag,),
+                rejected=rejected,
+                client=client if speaks_for(delivery.user or "", client or "") else delivery.user,
+                base_version=base_version,
+            )
+
+    def _vouch(self, client: str, federation: str, user: str | None) -> None:
+        if user is None:
+            raise Rejected("identity", "it carries no user_id, so nobody vouches for its sender")
+        if not speaks_for(user, client):
+            raise Rejected("identity", f"user {user!r} may not speak for client {client!r}")
+        if federation != self._federation:
+            raise Rejected("federation", f"it is for {federation!r}, this is {self._federation!r}")
+
+    def _manifest(
+        self,
+        manifest: UpdateManifest | InitialManifest,
+        data: memoryview,
+        delivery: Delivery,
+        state: State | None,
+    ) -> Outcome:
+        self._vouch(manifest.client, manifest.federation, delivery.user)
+        if isinstance(manifest, InitialManifest):
+            arrival = Arrival(manifest, layout_of(manifest.tensors, manifest.size_bytes))
+        elif state is None:
+            raise Rejected("run", "there is no model yet that it could be an update to")
+        elif self._is_known(manifest, state):
+            return Outcome(settled=(delivery.tag,), client=manifest.client, orphan=True)
+        else:
+            arrival = self._admit(manifest, state)
+        superseded = self._supersede(manifest.client)
+        self._arriving[manifest.transfer] = arrival
+        self._senders[manifest.transfer] = delivery.user or ""
+        outcome = self._add(arrival, 0, data, delivery)
+        if not superseded:
+            return outcome
+        settled = (*superseded, *outcome.settled)
+        return Outcome(outcome.whole, None, settled, outcome.rejected, outcome.client)
+
+    def _is_known(self, manifest: UpdateManifest, state: State) -> bool:
+        """Whether this contribution is in the model, or waiting to be: then it came twice."""
+        contribution = (manifest.client, manifest.base_version)
+        return manifest.run == state.run and (
+            contribution in self._here or state.has_applied(*contribution)
+        )
+
+    def _admit(self, manifest: UpdateManifest, state: State) -> Arrival:
+        """Check all that a manifest claims before a byte of its data is kept."""
+        layout = state.weights.layout
+        if manifest.run != state.run:
+            raise Rejected("run", f"it belongs to training run {manifest.run}, not {state.run}")
+        factor = self._policy.staleness_weight(state.version, manifest.base_version)
+        if manifest.layout != layout.digest or manifest.size_bytes != layout.size_bytes:
+            raise Rejected(
+                "layout",
+                f"its tensors ({manifest.size_bytes} bytes) are not the model's"
+                f" ({layout.size_bytes} bytes): start the client with the federation's task",
+            )
+        return Arrival(manifest, layout, weight=factor * manifest.num_examples)
+
+    def _chunk(self, chunk: Chunk, data: memoryview, delivery: Delivery) -> Outcome:
+        arrival = self._arriving.get(chunk.transfer)
+        if arrival is None or self._senders[chunk.transfer] != delivery.user:
+            # The rest of a transfer that was rejected, superseded, or known already.
+            return Outcome(settled=(delivery.tag,), client=delivery.user, orphan=True)
+        return self._add(arrival, chunk.index, data, delivery)
+
+    def _add(self, arrival: Arrival, index: int, data: memoryview, delivery: Delivery) -> Outcome:
+        manifest = arrival.manifest
+        base_version = manifest.base_version if isinstance(manifest, UpdateManifest) else None
+        arrival.tags.append(delivery.tag)
+        try:
+            whole = arrival.incoming.add(index, data)
+        except Rejected as rejected:
+            settled = tuple(self._drop(manifest.transfer))
+            return Outcome(None, None, settled, rejected, manifest.client, base_version)
+        if not whole:
+            return Outcome(client=manifest.client)
+        self._drop(manifest.transfer)
+        if base_version is not None:
+            self._here.add((manifest.client, base_version))
+        return Outcome(whole=arrival, client=manifest.client, base_version=base_version)
+
+    def _supersede(self, client: str) -> list[int]:
+        """Drop what ``client`` left unfinished: it began again, so it sends everything again."""
+        unfinished = [
+            transfer
+            for transfer, arrival in self._arriving.items()
+            if arrival.manifest.client == client
+        ]
+        return list(chain.from_iterable(map(self._drop, unfinished)))
+
+    def _drop(self, transfer: str) -> Iterator[int]:
+        del self._senders[transfer]
+        return iter(self._arriving.pop(transfer).tags)

@@ -1,0 +1,42 @@
+"""When an update counts, how much, and when a round closes: policy without arithmetic or I/O."""
+
+from dataclasses import dataclass
+
+from shared.errors import Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """``quorum`` whole updates close a round.
+
+    An update trained from version v - s counts with weight (1 + s) ** -staleness_exponent (the
+    polynomial weight of Xie et al. 2019, "Asynchronous Federated Optimization", section 5.2) up
+    to s = ``max_staleness``; 0 is synchronous federated averaging.
+    """
+
+    quorum: int
+    max_staleness: int = 0
+    staleness_exponent: float = 0.5
+
+    def staleness_weight(self, version: int, base_version: int) -> float:
+        """Weight of an update from ``base_version`` while ``version`` is current.
+
+        Raises Rejected(``stale``) if it is too old, Rejected(``future``) if there is no such
+        version yet.
+        """
+        staleness = version - base_version
+        if staleness < 0:
+            raise Rejected(
+                "future", f"trained from version {base_version}, but {version} is newest"
+            )
+        if staleness > self.max_staleness:
+            raise Rejected(
+                "stale",
+                f"trained from version {base_version}, {staleness} behind {version};"
+                f" at most {self.max_staleness} is allowed",
+            )
+        return float((1.0 + staleness) ** -self.staleness_exponent)
+
+    def closes(self, updates: int) -> bool:
+        """Whether ``updates`` whole updates make a round."""
+        return updates >= self.quorum

@@ -1,0 +1,56 @@
+"""All of the coordinator that survives a crash, as one record. Nothing outside it matters."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shared.layout import Weights
+
+Ledger = Mapping[str, frozenset[int]]  # client -> base versions whose update is in the model
+
+
+@dataclass(frozen=True)
+class State:
+    """Version ``version`` of training run ``run``, and what must not be counted into it again.
+
+    ``(client, base version)`` identifies a contribution; ``applied`` remembers those in the model
+    for as long as they could come again and still be fresh enough. ``history`` has one record of
+    plain figures for each closed round.
+    """
+
+    federation: str
+    run: str
+    version: int
+    weights: Weights
+    applied: Ledger
+    history: tuple[Mapping[str, Any], ...] = ()
+
+    def has_applied(self, client: str, base_version: int) -> bool:
+        """Whether that client's update from that version is in the model already."""
+        return base_version in self.applied.get(client, ())
+
+    def after(
+        self,
+        weights: Weights,
+        contributions: Iterable[tuple[str, int]],
+        record: Mapping[str, Any],
+        max_staleness: int,
+    ) -> "State":
+        """The state one version on, with ``contributions`` in the ledger.
+
+        The ledger forgets what is so old that it would be refused as stale anyway.
+        """
+        oldest = self.version - max_staleness
+        applied = {
+            client: frozenset(base for base in bases if base >= oldest)
+            for client, bases in self.applied.items()
+        }
+        for client, base in contributions:
+            applied[client] = applied.get(client, frozenset()) | {base}
+        return replace(
+            self,
+            version=self.version + 1,
+            weights=weights,
+            applied={client: bases for client, bases in applied.items() if bases},
+            history=(*self.history, record),
+        )

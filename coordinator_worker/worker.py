@@ -1,0 +1,285 @@
+"""The coordinator's shell: takes deliveries one by one and does what the pure parts decide.
+
+The order of operations at quorum is the promise of the project: compute the new model, write the
+checkpoint, publish and wait for the confirms, acknowledge. Killed anywhere, the next start finds
+each update either still in the broker or in the checkpoint's ledger, and never in both uncounted.
+"""
+
+import secrets
+from pathlib import Path
+
+from broker_config.names import REJECTED_EXCHANGE, UPDATE_QUEUE
+from coordinator_worker import checkpoint
+from coordinator_worker.coordinator import FederatedCoordinator
+from coordinator_worker.events import Events
+from coordinator_worker.fanout import Fanout, call_together, notify
+from coordinator_worker.inbox import Inbox, Lost, Stop
+from coordinator_worker.intake import Arrival, Intake, Outcome
+from coordinator_worker.quorum import Policy
+from coordinator_worker.round import Round
+from coordinator_worker.settings import (
+    CoordinatorSettings,
+    Target,
+    parse_config,
+    read_initial_model,
+)
+from coordinator_worker.state import State
+from shared.amqp import Delivery, Session, Subscription
+from shared.errors import ConfigError, Rejected
+from shared.layout import Weights
+from shared.log import Log
+from shared.messages import Notice, UpdateManifest
+from shared.pipeline import Publication
+from shared.service import ReadyFile, on_stop_signal
+
+log = Log(__name__)
+
+
+class CoordinatorWorker:
+    """One training run: from its checkpoint, or from version 0, to its goal or a signal."""
+
+    def __init__(self, settings: CoordinatorSettings) -> None:
+        self._settings = settings
+        self._config = parse_config(settings.config)
+        self._target = Target.parse(settings.target) if settings.target else None
+        self._policy = Policy(settings.quorum, settings.max_staleness, settings.staleness_exponent)
+        self._folder = _writable(settings.checkpoint_dir)
+        self._state = self._first_state()
+        self._inbox = Inbox()
+        self._intake = Intake(settings.federation, self._policy)
+        self._ready = ReadyFile(settings.ready_file)
+        name = f"coordinator · {settings.federation}"
+        # Two connections: a broker short of memory stops reading from a connection that
+        # publishes, and acknowledgements must not be stuck behind a model.
+        self._out = Session(settings.broker_url, f"{name} · models out")
+        self._in = Session(
+            settings.broker_url,
+            f"{name} · updates in",
+            Subscription((UPDATE_QUEUE,), self._inbox.deliver, tag="coordinator"),
+            on_ready=lambda _queue: self._ready.show(),
+            on_lost=self._lost,
+        )
+        self._events = Events(self._out, federation=settings.federation)
+        self._fanout: Fanout | None = None
+        self._finished = False
+
+    def run(self) -> None:
+        """Serve until the goal is reached or a signal asks to stop."""
+        on_stop_signal(lambda: self._inbox.put(Stop()))
+        patience_s = self._settings.wait_broker_s
+        try:
+            self._out.start(patience_s)
+            if self._state is not None:
+                self._begin(self._state)
+            else:
+                call_together(self._out)
+            if not self._finished:
+                self._in.start(patience_s)
+            while not self._finished:
+                item = self._inbox.get()
+                if isinstance(item, Stop):
+                    log.info(
+                        "stopping", "asked to stop; what is not in a model stays in the broker"
+                    )
+                    break
+                self._step(item)
+        finally:
+            self._inbox.close()
+            self._in.close()
+            self._out.close()
+            self._ready.hide()
+
+    def _lost(self) -> None:
+        self._ready.hide()
+        self._inbox.put(Lost())
+
+    def _first_state(self) -> State | None:
+        """The checkpoint's state, or version 0 from --initial-model, or None: ask a client."""
+        settings = self._settings
+        state = checkpoint.load(self._folder)
+        if state is not None:
+            if state.federation != settings.federation:
+                raise ConfigError(
+                    f"{self._folder} holds a checkpoint of federation {state.federation!r}, this"
+                    f" is {settings.federation!r}: give another --checkpoint-dir"
+                )
+            return state
+        if settings.initial_model is None:
+            return None
+        return self._version_zero(read_initial_model(settings.initial_model))
+
+    def _version_zero(self, weights: Weights) -> State:
+        return State(self._settings.federation, secrets.token_hex(4), 0, weights, applied={})
+
+    def _begin(self, state: State) -> None:
+        """Start from ``state``: everybody hears of its model, whoever missed it before."""
+        self._state = state
+        self._finished = self._is_goal(state)
+        self._fanout = Fanout(
+            self._out,
+            state.weights,
+            federation=state.federation,
+            run=state.run,
+            version=state.version,
+            config=self._config,
+            max_staleness=self._policy.max_staleness,
+            final=self._finished,
+        )
+        self._coordinator = FederatedCoordinator([self._fanout])
+        self._round = Round(state.weights.layout)
+        self._coordinator.send(state.weights)
+        self._tell_published(state)
+        if self._finished:
+            log.info(
+                "finished",
+                "the run reached its goal at version %d; nothing is left to do",
+                state.version,
+            )
+
+    def _is_goal(self, state: State) -> bool:
+        rounds = self._settings.rounds
+        if rounds is not None and state.version >= rounds:
+            return True
+        last = state.history[-1]["metrics"] if state.history else {}
+        return self._target is not None and self._target.reached(last)
+
+    def _step(self, item: Delivery | Lost) -> None:
+        if isinstance(item, Lost):
+            # Everything unacknowledged is delivered again, so what is in memory must not stay.
+            self._intake.reset()
+            if self._state is not None:
+                self._round = Round(self._state.weights.layout, self._round.sum.total)
+            return
+        if item.epoch != self._in.epoch:
+            return  # from a connection that is gone; it comes again over the new one
+        outcome = self._intake.receive(item, self._state)
+        if outcome.join is not None:
+            self._welcome(outcome.join.client)
+        if outcome.rejected is not None:
+            self._reject(outcome, outcome.rejected, item)
+        if outcome.whole is not None:
+            self._take(outcome.whole)
+        if outcome.settled:
+            self._in.acknowledge(outcome.settled, item.epoch)
+
+    def _welcome(self, client: str) -> None:
+        log.info("client_joined", "%s joined", client, client=client)
+        self._events.post("client.joined", client=client)
+        if self._fanout is None:
+            notify(self._out, client, Notice(notice="send-initial"))
+        else:
+            self._fanout.send_to(client)
+
+    def _take(self, arrival: Arrival) -> None:
+        if not isinstance(arrival.manifest, UpdateManifest):
+            self._take_initial(arrival)
+            return
+        state = self._state
+        if state is None:
+            raise RuntimeError("an update was admitted before there was a model")
+        self._round.fold(arrival)
+        manifest = arrival.manifest
+        progress = (self._round.updates, self._policy.quorum)
+        log.info(
+            "update_accepted",
+            "%s contributed to version %d (%d of %d)",
+            manifest.client,
+            state.version + 1,
+            *progress,
+            client=manifest.client,
+            base_version=manifest.base_version,
+        )
+        self._events.post(
+            f"update.accepted.{manifest.client}",
+            client=manifest.client,
+            version=state.version,
+            base_version=manifest.base_version,
+            examples=manifest.num_examples,
+            bytes=manifest.size_bytes,
+            metrics=manifest.metrics,
+            quorum=progress,
+        )
+        if self._policy.closes(self._round.updates):
+            self._close_round(state)
+
+    def _take_initial(self, arrival: Arrival) -> None:
+        if self._state is None:
+            weights = Weights.empty(arrival.layout)
+            for start, data in arrival.pieces:
+                weights.buffer[start : start + len(data)] = data
+            state = self._version_zero(weights)
+            checkpoint.save(self._folder, state)
+            log.info(
+                "initial_model",
+                "%s sent the initial model",
+                arrival.manifest.client,
+                client=arrival.manifest.client,
+            )
+            self._begin(state)
+        self._in.acknowledge(arrival.tags, self._in.epoch)
+
+    def _close_round(self, state: State) -> None:
+        """Compute, checkpoint, publish, acknowledge, in this order and no other."""
+        closed, spare = self._round, state.weights
+        weights = self._coordinator.aggregate([closed.sum])
+        record = closed.record(state.version + 1)
+        state = state.after(weights, closed.contributions, record, self._policy.max_staleness)
+        checkpoint.save(self._folder, state)
+        self._finished = self._is_goal(state)
+        if self._fanout is None:
+            raise RuntimeError("a round closed before there was a model")
+        self._fanout.describe(version=state.version, final=self._finished)
+        self._coordinator.send(weights)
+        self._in.acknowledge(closed.tags, self._in.epoch)
+        self._state = state
+        self._in.acknowledge(self._intake.round_closed(state), self._in.epoch)
+        self._round = Round(weights.layout, memory=spare)
+        self._events.post("round.closed", run=state.run, **record)
+        self._tell_published(state)
+
+    def _tell_published(self, state: State) -> None:
+        log.info("model_published", "version %d is published", state.version, version=state.version)
+        self._events.post(
+            "federation.finished" if self._finished else "model.published",
+            run=state.run,
+            version=state.version,
+            bytes=state.weights.buffer.nbytes,
+            quorum=(0, self._policy.quorum),
+        )
+
+    def _reject(self, outcome: Outcome, rejected: Rejected, delivery: Delivery) -> None:
+        """Dead-letter a copy with the reason, tell the sender, then let the original go."""
+        client = outcome.client or "unknown"
+        log.warning(
+            "update_rejected",
+            "rejected from %s: %s",
+            client,
+            rejected,
+            client=client,
+            reason=rejected.reason,
+        )
+        headers = {"reason": rejected.reason, "detail": rejected.detail, "client": client}
+        letter = Publication(
+            REJECTED_EXCHANGE, "", delivery.body, "rejected", persistent=True, headers=headers
+        )
+        self._out.publish([letter])
+        notice = Notice(
+            notice="rejected",
+            reason=rejected.reason,
+            detail=rejected.detail,
+            base_version=outcome.base_version,
+        )
+        if outcome.client is not None:
+            notify(self._out, outcome.client, notice)
+        self._events.post(f"update.rejected.{client}", **headers)
+
+
+def _writable(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"--checkpoint-dir {folder} cannot be written: {error}") from None
+    return folder
