@@ -1,0 +1,34 @@
+"""The command ``client-worker``."""
+
+import sys
+
+from shared import service
+
+DESCRIPTION = (
+    "Take part in a federation: receive each global model in this client's mailbox, train it on"
+    " this client's own data, publish the weight delta. Flags that are not listed below belong to"
+    " the task."
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the client; return its exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    return service.run("client-worker", lambda: _main(words))
+
+
+def _main(argv: list[str]) -> None:
+    from client_worker.settings import ClientSettings
+    from client_worker.task import TaskSource
+    from client_worker.worker import ClientWorker
+    from shared import log, settings
+
+    given, rest = settings.load(
+        ClientSettings, description=DESCRIPTION, argv=argv, keep_unknown=True
+    )
+    log.configure(given.log_format, given.log_level)
+    ClientWorker(given, TaskSource(given.task, rest)).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

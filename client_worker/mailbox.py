@@ -1,0 +1,127 @@
+"""The client's end of the mailbox: models arrive here chunk by chunk, and the newest wins."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from shared.amqp import Delivery
+from shared.chunks import Incoming
+from shared.errors import ConfigError, Rejected
+from shared.layout import Layout, Weights
+from shared.log import Log
+from shared.messages import Chunk, ModelManifest, Notice
+from shared.wire import decode, layout_of
+
+log = Log(__name__)
+
+
+@dataclass(frozen=True)
+class GlobalModel:
+    """A whole global model, as announced and with its weights."""
+
+    manifest: ModelManifest
+    weights: Weights
+
+
+class Mailbox:
+    """Assembles models on the connection's thread, straight into the buffer they will live in.
+
+    A client holds at most two: the one it trains on and the newest complete one. Nothing is
+    assembled before ``expect`` has told the layout; a model of another layout is an error of this
+    client's task, raised by ``take``.
+    """
+
+    def __init__(self, federation: str, wake: Callable[[], None], torn: Callable[[], None]) -> None:
+        self._federation = federation
+        self._wake, self._torn = wake, torn
+        self._layout: Layout | None = None
+        self._lock = threading.Lock()
+        self._newest: GlobalModel | ConfigError | None = None
+        self._notices: list[Notice] = []
+        self._arriving: tuple[Incoming, Weights] | None = None
+        self.bytes_received = 0
+
+    def expect(self, layout: Layout) -> None:
+        """Take models of this layout from now on."""
+        self._layout = layout
+
+    def take(self) -> GlobalModel | None:
+        """The newest complete model since the last call, or None. Raises ConfigError."""
+        with self._lock:
+            newest, self._newest = self._newest, None
+        if isinstance(newest, ConfigError):
+            raise newest
+        return newest
+
+    def newest_version(self, run: str) -> int:
+        """Version of ``run`` that waits to be taken; -1 if none does."""
+        with self._lock:
+            newest = self._newest
+        if isinstance(newest, GlobalModel) and newest.manifest.run == run:
+            return newest.manifest.version
+        return -1
+
+    def notices(self) -> list[Notice]:
+        """Notices since the last call."""
+        with self._lock:
+            found, self._notices = self._notices, []
+        return found
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Take one message; for the connection's thread."""
+        self.bytes_received += len(delivery.body)
+        try:
+            message, data = decode(delivery.body)
+            if isinstance(message, Notice):
+                with self._lock:
+                    self._notices.append(message)
+                self._wake()
+            elif isinstance(message, ModelManifest) and self._layout is not None:
+                self._begin(message, self._layout)
+                self._add(0, data)
+            elif isinstance(message, Chunk) and self._is_due(message):
+                self._add(message.index, data)
+        except Rejected as rejected:
+            self._arriving = None
+            log.warning("model_torn", "a model did not arrive whole: %s", rejected)
+            self._torn()
+
+    def _begin(self, manifest: ModelManifest, expected: Layout) -> None:
+        self._arriving = None
+        if manifest.federation != self._federation:
+            raise Rejected("federation", f"it is of {manifest.federation!r}")
+        layout = layout_of(manifest.tensors, manifest.size_bytes)
+        if difference := layout.difference(expected):
+            self._put(
+                ConfigError(
+                    "this task's model is not the federation's: "
+                    f"{difference}; start the client with the federation's task"
+                )
+            )
+            return
+        weights = Weights(expected, np.empty(expected.size_bytes, np.uint8))
+
+        def store(start: int, data: memoryview) -> None:
+            weights.buffer[start : start + len(data)] = data
+
+        self._arriving = (Incoming(manifest, store), weights)
+
+    def _is_due(self, chunk: Chunk) -> bool:
+        return self._arriving is not None and self._arriving[0].manifest.transfer == chunk.transfer
+
+    def _add(self, index: int, data: memoryview) -> None:
+        if self._arriving is None:
+            return
+        incoming, weights = self._arriving
+        if incoming.add(index, data):
+            self._arriving = None
+            manifest = incoming.manifest
+            if isinstance(manifest, ModelManifest):
+                self._put(GlobalModel(manifest, weights))
+
+    def _put(self, model: GlobalModel | ConfigError) -> None:
+        with self._lock:
+            self._newest = model
+        self._wake()

@@ -1,0 +1,37 @@
+"""What ``client-worker`` can be told."""
+
+from pydantic import Field
+
+from broker_config.names import fleet_member, is_client_id, mailbox
+from shared.errors import ConfigError
+from shared.settings import WorkerSettings
+
+MOST_REPLICAS = 10_000
+
+
+class ClientSettings(WorkerSettings):
+    """Flags, environment and defaults of a client."""
+
+    task: str = Field(
+        description="what to train, as package.module:attribute; the task's own arguments follow"
+        " as flags, such as --data FILE"
+    )
+    client: str | None = Field(
+        None, description="who this is; the broker knows an enrolled client by its user (default)"
+    )
+    fleet: str | None = Field(
+        None,
+        description="take any free place in this fleet of replicas instead of being one client",
+    )
+    stay: bool = Field(
+        False, description="serve the federation's next runs too, instead of ending with this one"
+    )
+
+    def mailboxes(self) -> tuple[str, ...]:
+        """The queues to try, in order: the client's own, or the row of its fleet."""
+        if self.fleet is not None:
+            return tuple(mailbox(fleet_member(self.fleet, n)) for n in range(MOST_REPLICAS))
+        client = self.client or self.user
+        if not is_client_id(client):
+            raise ConfigError(f"--client {client}: a client id is lower case, digits, - and _")
+        return (mailbox(client),)

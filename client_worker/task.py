@@ -1,0 +1,130 @@
+"""A task: model + data, brought by the user and found by import path."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from shared.errors import ConfigError
+
+
+@dataclass
+class Task:
+    """What a user brings: a model, the data of this client, and how fast to learn.
+
+    The fields are those of FederatedClient: ``model`` is a Keras model or any TrainableModel.
+    """
+
+    model: Any
+    data: Any
+    learning_rate: float = 0.1
+    validation: Any = None
+    num_examples: int | None = None
+
+
+class TaskSource:
+    """A task by its import path ``package.module:attribute``, and the arguments it is made with.
+
+    The attribute is a Task, or a function that returns one; such a function's parameters are the
+    task's own command line flags (``shard: int`` is ``--shard 3``). What the command line leaves
+    open, the federation's config may fill in: a coordinator started with ``--config seed=7`` makes
+    every client's task with ``seed=7``.
+    """
+
+    def __init__(self, path: str, arguments: list[str]) -> None:
+        self.path = path
+        self._attribute = _find(path)
+        self._parameters = _parameters(self._attribute)
+        self._given = self._parse(arguments)
+
+    def takes(self, name: str) -> bool:
+        """Whether the task has a parameter ``name`` that the command line left open."""
+        return name in self._parameters and name not in self._given
+
+    def arguments(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What the task is made with: the command line, then ``config``."""
+        filled = {name: self._typed(name, config[name]) for name in config if self.takes(name)}
+        return filled | self._given
+
+    def make(self, arguments: Mapping[str, Any]) -> Task:
+        """Make the task. Raises ConfigError if an argument or its data is missing."""
+        if isinstance(self._attribute, Task):
+            return self._attribute
+        needed = [
+            f"--{name.replace('_', '-')}"
+            for name, parameter in self._parameters.items()
+            if parameter.default is parameter.empty and name not in arguments
+        ]
+        if needed:
+            raise ConfigError(f"the task {self.path} needs {', '.join(needed)}")
+        try:
+            task = self._attribute(**arguments)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"the task {self.path} cannot be made: {error}") from error
+        if not isinstance(task, Task):
+            raise ConfigError(f"{self.path} returned {type(task).__name__}, not a Task")
+        return task
+
+    def _parse(self, words: list[str]) -> dict[str, Any]:
+        given: dict[str, Any] = {}
+        rest = list(words)
+        while rest:
+            flag, equals, text = rest.pop(0).partition("=")
+            name = flag.removeprefix("--").replace("-", "_")
+            if not flag.startswith("--") or name not in self._parameters:
+                raise ConfigError(f"unknown argument {flag}: the task {self.path} takes "
+                                  f"{self._flags()}; for the worker's own see --help")  # fmt: skip
+            if not equals:
+                if not rest:
+                    raise ConfigError(f"{flag} needs a value")
+                text = rest.pop(0)
+            given[name] = self._typed(name, text)
+        return given
+
+    def _flags(self) -> str:
+        return ", ".join(f"--{name.replace('_', '-')}" for name in self._parameters) or "none"
+
+    def _typed(self, name: str, value: Any) -> Any:
+        annotation = self._parameters[name].annotation
+        if annotation is inspect.Parameter.empty:
+            return value
+        try:
+            return TypeAdapter(annotation).validate_python(value)
+        except ValidationError as error:
+            reason = error.errors(include_url=False)[0]["msg"]
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: {reason}") from None
+
+
+def _find(path: str) -> Any:
+    module_name, colon, attribute = path.partition(":")
+    if not colon or not module_name or not attribute:
+        raise ConfigError(f"--task {path}: write it as package.module:attribute")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if module_name == missing or module_name.startswith(f"{missing}."):
+            mend = "start in the folder that holds it, or install its package"
+        else:
+            mend = f"install {missing}, which it imports"
+        raise ConfigError(f"--task {path}: there is no module {missing}: {mend}") from None
+    found = getattr(module, attribute, None)
+    if found is None:
+        raise ConfigError(f"--task {path}: {module_name} has no {attribute}")
+    if not isinstance(found, Task) and not callable(found):
+        raise ConfigError(f"--task {path}: it is neither a Task nor a function that returns one")
+    return found
+
+
+def _parameters(attribute: Task | Callable[..., Task]) -> dict[str, inspect.Parameter]:
+    if isinstance(attribute, Task):
+        return {}
+    signature = inspect.signature(attribute, eval_str=True)
+    return dict(signature.parameters)
