@@ -1,0 +1,70 @@
+# Two commands matter: `make demo` and `make test`. Each sets up all that it needs.
+
+PYTHON ?= python3
+VENV := .venv
+BARE := .venv-coordinator
+BIN := $(VENV)/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
+PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo heart-disease linear-regression test lint types imports unit format clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.examples ## train on real patients of four clinics, over a RabbitMQ node of its own
+	@$(BIN)/python -m examples.breast_cancer
+
+heart-disease: $(VENV)/.examples ## the same for four real hospitals: make heart-disease DATA=FOLDER
+	@$(BIN)/python -m examples.heart_disease --data "$(DATA)"
+
+linear-regression: $(VENV)/.examples ## the algorithm in one process, in a few lines
+	@$(BIN)/python -m examples.linear_regression
+
+test: lint types imports unit ## everything that has to pass
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+# The workers under test are real processes; their coordinator comes from an environment that has
+# no TensorFlow in it, so that it cannot come to need it.
+unit: $(VENV)/.dev $(BARE)/.installed
+	TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m pytest
+
+format: $(VENV)/.dev ## bring the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove what was installed and produced here
+	rm -rf $(VENV) $(BARE) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+
+# --- environments: made anew when what they are made from changes ---------------------------------
+
+$(VENV)/.examples: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing Warren with TensorFlow into $(VENV): a minute or two, once" >&2
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[examples]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing Warren with its tests' tools into $(VENV): a minute or two, once" >&2
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[dev]'
+	@touch $@ $(VENV)/.examples
+
+$(BARE)/.installed: pyproject.toml constraints.txt | $(BARE)/bin/python
+	@echo "installing the coordinator alone into $(BARE)" >&2
+	@$(BARE)/bin/python -m pip install $(PIP_FLAGS) --editable .
+	@touch $@
+
+# Debian ships python3 without the part that makes environments.
+%/bin/python:
+	@$(PYTHON) -m venv $* || { rm -rf $*; $(SUDO) apt-get install -y python3-venv >&2 \
+	  && $(PYTHON) -m venv $*; } \
+	  || { echo "cannot make a virtual environment: install python3-venv" >&2; exit 1; }

@@ -1,0 +1,66 @@
+"""Fixtures: one private RabbitMQ node for the whole test run, a federation (vhost) for each test.
+
+The tests never skip for want of a broker: without one they fail. ``WARREN_TEST_RABBITMQ_SERVER``
+names another ``rabbitmq-server`` to run them on.
+"""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from broker_config import node as private_node
+from broker_config.federation import Federation, Fleet
+from broker_config.management import Management
+
+CLIENTS = ("alfa", "bravo", "charlie", "delta")
+FLEET = Fleet("fleet", 3)
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[private_node.Node]:
+    """A private node, stopped at the end."""
+    # Not under pytest's own temporary folders: those outlive the run, and so would the passwords.
+    home = Path(tempfile.mkdtemp(prefix="warren-tests-"))
+    try:
+        yield private_node.up(
+            home, Federation(fleets=()), server=os.environ.get("WARREN_TEST_RABBITMQ_SERVER")
+        )
+    finally:
+        private_node.down(home)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A federation of its own on the test node: clients ``CLIENTS`` and the fleet ``FLEET``."""
+
+    name: str
+    node: private_node.Node
+    urls: dict[str, str]
+    management: Management
+
+    def queue(self, name: str) -> dict[str, object]:
+        """What the management API says of a queue."""
+        found = self.management.get("queues", self.name, name)
+        assert isinstance(found, dict), f"there is no queue {name}"
+        return found
+
+
+@pytest.fixture
+def place(node: private_node.Node) -> Iterator[Place]:
+    """A fresh federation; its vhost goes with the test."""
+    federation = Federation(f"test-{next(_numbers)}", clients=CLIENTS, fleets=(FLEET,))
+    private_node.bring_to_state(node, federation)
+    users = (*CLIENTS, FLEET.name, "coordinator", "watcher", "admin")
+    urls = {user: node.broker_url(user) for user in users}
+    with Management(node.management_url()) as management:
+        yield Place(federation.name, node, urls, management)
+        management.delete("vhosts", federation.name)

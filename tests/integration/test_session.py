@@ -1,0 +1,208 @@
+"""The AMQP session against a real broker: confirms, leases, reconnection, order."""
+
+import queue
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from shared.amqp import Delivery, Session, Subscription
+from shared.chunks import Outgoing, transfer_fields
+from shared.errors import BrokerRefused, BrokerUnavailable, Stopped
+from shared.messages import Join, UpdateManifest
+from shared.pipeline import Publication
+from shared.wire import decode, encode
+from tests.conftest import Place
+
+PATIENCE_S = 10.0
+DEADLINE_S = 30.0
+
+
+class Received:
+    """Deliveries of a consumer, in order."""
+
+    def __init__(self) -> None:
+        self.queue: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+
+    def next(self) -> Delivery:
+        return self.queue.get(timeout=DEADLINE_S)
+
+    def subscribe(self, *queues: str, exclusive: bool = False) -> Subscription:
+        return Subscription(queues, self.queue.put, exclusive=exclusive)
+
+
+def join(client: str, *, mandatory: bool = True, key: str = "update") -> Publication:
+    body = encode(Join(federation="f", client=client))
+    return Publication("update", key, body, "join", persistent=True, mandatory=mandatory)
+
+
+def close_connections(place: Place, user: str) -> None:
+    """Cut every connection of ``user``, once the management API has heard of one."""
+    mine: list[str] = []
+    done = threading.Event()
+    while not mine:
+        found = place.management.get("vhosts", place.name, "connections")
+        mine = [entry["name"] for entry in found if entry.get("user") == user]
+        done.wait(0.1)  # the API shows a connection some time after it is open
+    for name in mine:
+        place.management.delete("connections", name)
+
+
+@pytest.fixture
+def opened(place: Place) -> "Callable[..., Session]":
+    sessions: list[Session] = []
+
+    def open_session(
+        user: str, subscription: Subscription | None = None, **calls: object
+    ) -> Session:
+        session = Session(place.urls[user], f"test {user}", subscription, **calls)  # type: ignore[arg-type]
+        sessions.append(session)
+        session.start(PATIENCE_S)
+        return session
+
+    yield open_session  # type: ignore[misc]
+    for session in sessions:
+        session.close()
+
+
+def test_what_was_confirmed_is_delivered_with_the_name_of_its_sender(
+    opened: Callable[..., Session],
+) -> None:
+    received = Received()
+    opened("coordinator", received.subscribe("update"))
+    opened("alfa").publish([join("alfa")])
+    delivery = received.next()
+    assert delivery.user == "alfa"
+    assert decode(delivery.body)[0].client == "alfa"
+
+
+def test_a_transfer_of_many_chunks_arrives_whole_and_in_order(
+    opened: Callable[..., Session],
+) -> None:
+    received = Received()
+    opened("coordinator", received.subscribe("update"))
+    buffer = np.random.default_rng(0).integers(0, 255, 40 << 20, np.uint8)
+    manifest = UpdateManifest(
+        federation="f", run="a" * 8, client="alfa", base_version=0, num_examples=1,
+        layout="b" * 16, **transfer_fields(buffer),
+    )  # fmt: skip
+    sender = opened("alfa")
+    outgoing = Outgoing(manifest, buffer)
+    sender.publish([Publication("update", "update", body, "update") for body in outgoing])
+    pieces = [decode(received.next().body)[1] for _ in range(len(outgoing))]
+    assert b"".join(pieces) == buffer.tobytes()
+
+
+def test_what_is_not_acknowledged_comes_again_in_order_over_the_next_connection(
+    place: Place, opened: Callable[..., Session]
+) -> None:
+    """Chunks rely on it: a queue gives back unacknowledged messages in their order."""
+    received, lost = Received(), threading.Event()
+    consumer = opened("coordinator", received.subscribe("update"), on_lost=lost.set)
+    sender = opened("alfa")
+    sender.publish([join(f"c{n}") for n in range(200)])
+    first = [received.next() for _ in range(200)]
+    consumer.acknowledge([d.tag for d in first if d.tag % 3 == 0], first[0].epoch)
+    sender.publish([join(f"c{n}") for n in range(200, 250)])
+    [received.next() for _ in range(50)]
+    close_connections(place, "coordinator")
+    assert lost.wait(DEADLINE_S)
+    again = [received.next() for _ in range(200 - 66 + 50)]
+    numbers = [int(decode(d.body)[0].client[1:]) for d in again]
+    assert numbers == sorted(numbers)
+    assert {d.epoch for d in again} == {first[0].epoch + 1}
+    assert again[0].redelivered
+
+
+def test_publishing_goes_on_after_the_connection_was_cut(
+    place: Place, opened: Callable[..., Session]
+) -> None:
+    received = Received()
+    opened("coordinator", received.subscribe("update"))
+    lost = threading.Event()
+    sender = opened("alfa", on_lost=lost.set)
+    close_connections(place, "alfa")
+    assert lost.wait(DEADLINE_S)
+    sender.publish([join("alfa")])
+    assert decode(received.next().body)[0].client == "alfa"
+
+
+def test_a_message_that_no_queue_takes_is_an_error(
+    place: Place, opened: Callable[..., Session]
+) -> None:
+    sender = opened("alfa")
+    place.management.delete("queues", place.name, "update")
+    with pytest.raises(BrokerRefused, match="no queue takes"):
+        sender.publish([join("alfa")])
+
+
+def test_an_exclusive_queue_is_a_lease_that_ends_with_its_holder(
+    place: Place, opened: Callable[..., Session]
+) -> None:
+    taken: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    row = tuple(f"model.fleet.{n}" for n in range(100))
+    holders = [
+        opened("fleet", Received().subscribe(*row, exclusive=True), on_ready=taken.put)
+        for _ in range(3)
+    ]
+    assert [taken.get(timeout=DEADLINE_S) for _ in range(3)] == list(row[:3])
+    late = Session(place.urls["fleet"], "late", Received().subscribe(*row, exclusive=True))
+    with pytest.raises(BrokerUnavailable, match="all 3 places"):
+        late.start(0.5)
+    holders[1].close()
+    opened("fleet", Received().subscribe(*row, exclusive=True), on_ready=taken.put)
+    assert taken.get(timeout=DEADLINE_S) == row[1]
+
+
+def test_forging_the_sender_is_refused_by_the_broker(
+    place: Place, opened: Callable[..., Session]
+) -> None:
+    sender = opened("alfa")
+    sender.user = "bravo"
+    done = threading.Event()
+
+    def publish() -> None:
+        with pytest.raises(Stopped):
+            sender.publish([join("bravo")])
+        done.set()
+
+    publisher = threading.Thread(target=publish)
+    publisher.start()
+    honest = opened("coordinator", None)
+    received = Received()
+    opened("coordinator", received.subscribe("update"))
+    opened("charlie").publish([join("charlie")])
+    assert received.next().user == "charlie"
+    assert honest.user == "coordinator"
+    sender.close()
+    assert done.wait(DEADLINE_S)
+    publisher.join()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda url: url.replace("alfa:", "alfa:x"), BrokerRefused, "refused the password"),
+        (lambda url: url + "x", BrokerRefused, "no such vhost"),
+    ],
+)
+def test_what_waiting_cannot_mend_is_said_at_once(
+    place: Place, change: Callable[[str], str], error: type[Exception], words: str
+) -> None:
+    session = Session(change(place.urls["alfa"]), "test")
+    with pytest.raises(error, match=words):
+        session.start(60.0)
+
+
+def test_nobody_at_the_address_is_said_after_the_patience(node: object) -> None:
+    session = Session("amqp://a:b@127.0.0.1:1/f", "test")
+    with pytest.raises(BrokerUnavailable, match="Connection refused"):
+        session.start(0.3)
+
+
+def test_a_closed_session_publishes_no_more(opened: Callable[..., Session]) -> None:
+    session = opened("alfa")
+    session.close()
+    with pytest.raises(Stopped):
+        session.publish([join("alfa")])

@@ -1,0 +1,88 @@
+"""Workers as the processes they are in real life, told apart by what they log."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+DEADLINE_S = 60.0
+
+
+class Worker:
+    """A running worker; ``wait_for`` reads its JSON log until an action occurs."""
+
+    def __init__(self, command: str, broker_url: str, *arguments: str, **extra: str) -> None:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("WARREN_")}
+        environment |= {"WARREN_BROKER_URL": broker_url, "PYTHONUNBUFFERED": "1", **extra}
+        program = os.environ.get(f"TEST_{command.upper().replace('-', '_')}", str(BIN / command))
+        self.process = subprocess.Popen(
+            [program, "--log-format", "json", *arguments],
+            env=environment,
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._queue.put(line)
+        self.process.stderr.close()
+        self._queue.put(None)
+
+    def wait_for(self, action: str, **fields: object) -> Mapping[str, Any]:
+        """The next log record with ``action`` and ``fields``; fails at the process's end."""
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            line = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+            assert line is not None, f"ended before {action}:\n{''.join(self.lines)}"
+            self.lines.append(line)
+            if line.startswith("{"):
+                record: dict[str, Any] = json.loads(line)
+                if record["action"] == action and fields.items() <= record.items():
+                    return record
+
+    def end(self, deadline_s: float = DEADLINE_S) -> int:
+        """Wait for the process to end by itself; return its exit code."""
+        code = self.process.wait(deadline_s)
+        self._reader.join()
+        while (line := self._queue.get()) is not None:
+            self.lines.append(line)
+        return code
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
+        """Send a signal and wait for the end."""
+        self.process.send_signal(number)
+        return self.end()
+
+    @property
+    def said(self) -> str:
+        """Everything on standard error so far."""
+        return "".join(self.lines)
+
+
+@contextmanager
+def workers() -> Iterator[list[Worker]]:
+    """A list of workers, all of which are gone afterwards."""
+    started: list[Worker] = []
+    try:
+        yield started
+    finally:
+        for worker in started:
+            if worker.process.poll() is None:
+                worker.kill()

@@ -1,0 +1,76 @@
+"""Tasks without a framework, for tests that are about everything but learning."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from client_worker import Task
+from shared.layout import Array
+
+
+class Line:
+    """Linear regression by one full-batch gradient step a round, in float64."""
+
+    def __init__(self, features: int) -> None:
+        self.weights: list[Array] = [np.zeros((features, 1)), np.zeros(1)]
+
+    def get_weights(self) -> Sequence[Array]:
+        return self.weights
+
+    def set_weights(self, weights: Sequence[Array]) -> None:
+        self.weights = [np.array(array) for array in weights]
+
+    def fit(self, data: tuple[Array, Array], learning_rate: float) -> Mapping[str, float]:
+        x, y = data
+        w, b = self.weights
+        error = x @ w + b - y
+        self.weights = [
+            w - learning_rate * 2 * x.T @ error / len(x),
+            b - learning_rate * 2 * error.mean(axis=0),
+        ]
+        return {"loss": float(np.mean(error**2))}
+
+    def evaluate(self, data: tuple[Array, Array]) -> Mapping[str, float]:
+        x, y = data
+        return {"loss": float(np.mean((x @ self.weights[0] + self.weights[1] - y) ** 2))}
+
+
+def line(shard: int = 0, features: int = 4, learning_rate: float = 0.1) -> Task:
+    """100 + 20 * shard examples of y = x . (1, 2, …) + 3, drawn from the shard's own seed."""
+    draw = np.random.default_rng(shard)
+    x = draw.normal(size=(100 + 20 * shard, features))
+    y = x @ np.arange(1.0, features + 1)[:, None] + 3.0
+    return Task(Line(features), (x, y), learning_rate, validation=(x[:10], y[:10]))
+
+
+class Ledger:
+    """The model that counts: training adds 1 at the client's own index and nothing else.
+
+    With equal numbers of examples each round moves index i by 1/K for every contribution of
+    client i, so the final model says how often each client's updates took effect.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.weights: list[Array] = [np.zeros(size, np.float32)]
+
+    def get_weights(self) -> Sequence[Array]:
+        return self.weights
+
+    def set_weights(self, weights: Sequence[Array]) -> None:
+        self.weights = [np.array(array) for array in weights]
+
+    def fit(self, data: list[int], learning_rate: float) -> None:
+        self.weights[0][data[0]] += 1.0
+
+
+def ledger(index: int = 0, size: int = 8) -> Task:
+    """The ledger task of the client that owns ``index``."""
+    return Task(Ledger(size), [index], 1.0)
+
+
+def missing_data(data: str) -> Task:
+    """A task that reads its data from the file ``data``."""
+    return Task(Line(1), np.loadtxt(data), 0.1)
+
+
+not_a_task = 7
