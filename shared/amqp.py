@@ -118,7 +118,8 @@ class Session:
 
         Waits for a broker that is away and starts over from the first message when the link is
         lost in between, so ``messages`` must be iterable more than once. Raises BrokerRefused if
-        the broker returns one for want of a queue, Stopped if the session is closed meanwhile.
+        the broker forbids one or returns it for want of a queue, Stopped if the session is closed
+        meanwhile.
         """
         attempt = 0
         while True:
@@ -331,7 +332,11 @@ class Session:
                 self._tried -= 1
                 self._all_taken()  # the row ends here
                 return
-            self._fail(_refusal(error, self._where), hopeless=error.reply_code in (403, 404))
+            # 406 is also how a broker ends a delivery that stayed unacknowledged too long.
+            hopeless = error.reply_code in (403, 404) or "user_id" in error.reply_text
+            refused = _refusal(error, self._where)
+            self._fail(refused, hopeless=hopeless)
+            self._lose_link(refused if hopeless else None)
         self._lose_link()
         self._disconnect()
 
@@ -350,9 +355,9 @@ class Session:
         self._lose_link()
         self._connection.ioloop.stop()
 
-    def _lose_link(self) -> None:
+    def _lose_link(self, refused: WarrenError | None = None) -> None:
         self._ready = False
-        self._pipeline.lost()
+        self._pipeline.lost(refused)
 
     def _fail(self, failure: WarrenError, *, hopeless: bool = False) -> None:
         self._failure, self._hopeless = failure, hopeless

@@ -108,14 +108,17 @@ class Pipeline:
         """No queue took ``number``; its confirm still follows."""
         self._outstanding[number][0].finish(error)
 
-    def lost(self) -> None:
-        """The channel is gone: fail every job that had begun; the others wait for the next."""
+    def lost(self, error: Exception | None = None) -> None:
+        """The channel is gone: fail every job that had begun; the others wait for the next.
+
+        With ``error`` it was the broker that closed it, for good reasons, over what was published.
+        """
         begun = {job for job, _size in self._outstanding.values()}
         if self._messages is not None:
             begun.add(self._jobs.popleft())
         self._reset()
         for job in begun:
-            job.finish(Unconfirmed("the link was lost before the broker confirmed"))
+            job.finish(error or Unconfirmed("the link was lost before the broker confirmed"))
 
     def abandon(self, error: Exception) -> None:
         """Fail everything, begun or not."""

@@ -155,29 +155,25 @@ def test_an_exclusive_queue_is_a_lease_that_ends_with_its_holder(
     assert taken.get(timeout=DEADLINE_S) == row[1]
 
 
-def test_forging_the_sender_is_refused_by_the_broker(
-    place: Place, opened: Callable[..., Session]
+def test_forging_the_sender_is_refused_by_the_broker_and_said(
+    opened: Callable[..., Session],
 ) -> None:
-    sender = opened("alfa")
-    sender.user = "bravo"
-    done = threading.Event()
-
-    def publish() -> None:
-        with pytest.raises(Stopped):
-            sender.publish([join("bravo")])
-        done.set()
-
-    publisher = threading.Thread(target=publish)
-    publisher.start()
-    honest = opened("coordinator", None)
     received = Received()
     opened("coordinator", received.subscribe("update"))
+    sender = opened("alfa")
+    sender.user = "bravo"
+    with pytest.raises(BrokerRefused, match="user_id"):
+        sender.publish([join("bravo")])
     opened("charlie").publish([join("charlie")])
     assert received.next().user == "charlie"
-    assert honest.user == "coordinator"
-    sender.close()
-    assert done.wait(DEADLINE_S)
-    publisher.join()
+
+
+def test_publishing_what_a_client_may_not_is_refused_by_the_broker_and_said(
+    opened: Callable[..., Session],
+) -> None:
+    body = encode(Join(federation="f", client="alfa"))
+    with pytest.raises(BrokerRefused, match="ACCESS_REFUSED"):
+        opened("alfa").publish([Publication("model", "", body, "model")])
 
 
 @pytest.mark.parametrize(
