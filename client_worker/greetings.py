@@ -7,7 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_GREETING = re.compile(rb"[IWE]0000 |WARNING: All log messages before absl::")
+_GREETING = re.compile(
+    rb"[IWE]0000 |WARNING: All log messages before absl|To enable the following instructions"
+)
 
 
 @contextmanager

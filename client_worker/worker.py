@@ -1,6 +1,5 @@
 """The client's shell: waits for a model, trains, publishes what training changed."""
 
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,14 +18,13 @@ from shared.layout import Weights
 from shared.log import Log
 from shared.messages import InitialManifest, Join, ModelManifest, Notice, UpdateManifest
 from shared.pipeline import Publication
-from shared.service import ReadyFile, on_stop_signal
+from shared.service import LAST_CHANCE_S, ReadyFile, on_stop_signal
 from shared.update import Update
 from shared.wire import encode, tensor_entries
 
 log = Log(__name__)
 
 MOST_TORN: Final = 3
-LAST_CHANCE_S: Final = 5.0  # how long an update in hand may still take once we were asked to stop
 
 
 @dataclass(frozen=True)
@@ -114,12 +112,7 @@ class ClientWorker:
         self._stopping = True
         self._wake()
         if self._publishing:
-            self._close_soon()
-
-    def _close_soon(self) -> None:
-        timer = threading.Timer(LAST_CHANCE_S, self._session.close)
-        timer.daemon = True
-        timer.start()
+            self._session.close_within(LAST_CHANCE_S)
 
     # --- the loop ------------------------------------------------------------------------------
 
@@ -153,6 +146,9 @@ class ClientWorker:
                 reason=notice.reason,
             )
             return
+        # Made anew: what an earlier run has trained is not an initial model.
+        self._arguments = None
+        self._make_client(notice.config)
         weights = self._client.weights()
         manifest = InitialManifest(
             federation=self._settings.federation,
@@ -215,7 +211,7 @@ class ClientWorker:
     def _publish(self, bodies: Outgoing | list[bytes], kind: str) -> None:
         self._publishing = True
         if self._stopping:
-            self._close_soon()
+            self._session.close_within(LAST_CHANCE_S)
         self._session.publish(_Letters(bodies, kind))
         self._publishing = False
 

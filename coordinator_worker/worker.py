@@ -25,12 +25,12 @@ from coordinator_worker.settings import (
 )
 from coordinator_worker.state import State
 from shared.amqp import Delivery, Session, Subscription
-from shared.errors import ConfigError, Rejected
+from shared.errors import ConfigError, Rejected, Stopped
 from shared.layout import Weights
 from shared.log import Log
 from shared.messages import Notice, UpdateManifest
 from shared.pipeline import Publication
-from shared.service import ReadyFile, on_stop_signal
+from shared.service import LAST_CHANCE_S, ReadyFile, on_stop_signal
 
 log = Log(__name__)
 
@@ -65,7 +65,7 @@ class CoordinatorWorker:
 
     def run(self) -> None:
         """Serve until the goal is reached or a signal asks to stop."""
-        on_stop_signal(lambda: self._inbox.put(Stop()))
+        on_stop_signal(self._stop)
         patience_s = self._settings.wait_broker_s
         try:
             self._out.start(patience_s)
@@ -83,11 +83,17 @@ class CoordinatorWorker:
                     )
                     break
                 self._step(item)
+        except Stopped:
+            log.warning("stopped", "stopped while the broker was away; nothing is lost")
         finally:
             self._inbox.close()
             self._in.close()
             self._out.close()
             self._ready.hide()
+
+    def _stop(self) -> None:
+        self._inbox.put(Stop())
+        self._out.close_within(LAST_CHANCE_S)
 
     def _lost(self) -> None:
         self._ready.hide()
@@ -166,7 +172,7 @@ class CoordinatorWorker:
         log.info("client_joined", "%s joined", client, client=client)
         self._events.post("client.joined", client=client)
         if self._fanout is None:
-            notify(self._out, client, Notice(notice="send-initial"))
+            notify(self._out, client, Notice(notice="send-initial", config=self._config))
         else:
             self._fanout.send_to(client)
 

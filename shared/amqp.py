@@ -155,6 +155,12 @@ class Session:
         if self._thread.is_alive():
             self._thread.join(DRAIN_S)
 
+    def close_within(self, seconds: float) -> None:
+        """Close after ``seconds`` if that has not happened by then, whoever waits for a confirm."""
+        timer = threading.Timer(seconds, self.close)
+        timer.daemon = True
+        timer.start()
+
     def _submit(self, job: Job) -> None:
         if self._closing.is_set():
             job.finish(Stopped("the session is closed"))

@@ -110,7 +110,8 @@ class Notice(Message):
     """What the coordinator asks or says besides models.
 
     ``join``: to everybody, from a coordinator that has no model yet and knows nobody;
-    ``send-initial``: to one that joined; ``rejected``: to the sender of an update, with the reason.
+    ``send-initial``: to one that joined, with the config its task is to be made with;
+    ``rejected``: to the sender of an update, with the reason.
     """
 
     kind: Literal["notice"] = "notice"
@@ -118,6 +119,7 @@ class Notice(Message):
     reason: str = ""
     detail: str = ""
     base_version: Version | None = None
+    config: Annotated[dict[Name, Setting], Field(max_length=64)] = {}
 
 
 AnyMessage = Annotated[

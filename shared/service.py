@@ -6,8 +6,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 from shared.errors import WarrenError
+
+LAST_CHANCE_S: Final = 5.0  # how long what is being published may take once we were asked to stop
 
 
 def run(program: str, main: Callable[[], None]) -> int:

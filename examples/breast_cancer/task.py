@@ -1,0 +1,79 @@
+"""Breast cancer (Wisconsin, 569 patients, 30 features of cell nuclei) at four clinics.
+
+The data comes with scikit-learn. The patients are dealt out so that the clinics differ in size
+(239, 159, 108, 63) and in case mix: the larger the tumours, the later the clinic in the list, so
+that a screening centre sees few cancers and a tumour centre hardly anything else.
+"""
+
+from functools import cache
+
+import keras
+import numpy as np
+from sklearn.datasets import load_breast_cancer
+
+from client_worker import KerasTask
+from examples.stage.study import Records, Site
+
+CLINICS = ("screening-centre", "city-hospital", "university-hospital", "tumour-centre")
+SHARES = (0.42, 0.28, 0.19, 0.11)
+HELD_OUT = 0.3
+WORST_RADIUS = 20  # column by which patients find their clinic
+CHANCE = 1.0  # standard deviations of noise on it: nobody is referred by radius alone
+# Upper ends of the measuring ranges, agreed on beforehand: round numbers, no patients' statistics.
+# Standardising each clinic by itself would make the same cell nucleus look different at each.
+RANGES = np.array(
+    [
+        *(30, 40, 200, 2500, 0.2, 0.4, 0.5, 0.2, 0.4, 0.1),  # mean of the nuclei
+        *(3, 5, 20, 500, 0.03, 0.15, 0.4, 0.05, 0.08, 0.03),  # standard error
+        *(40, 50, 250, 4000, 0.25, 1, 1.2, 0.3, 0.7, 0.2),  # mean of the three largest
+    ]
+)
+
+
+@cache
+def sites(seed: int) -> tuple[Site, ...]:
+    """Every clinic's patients; ``seed`` decides who is held out, never who is at which clinic."""
+    data = load_breast_cancer()
+    x = (4 * data.data / RANGES - 1).astype(np.float32)
+    y = (1 - data.target).astype(np.float32)  # 1: malignant
+    radius = data.data[:, WORST_RADIUS]
+    noise = np.random.default_rng(20261123).normal(0, CHANCE, len(y))
+    order = np.argsort((radius - radius.mean()) / radius.std() + noise)
+    ends = (np.cumsum(SHARES)[:-1] * len(y)).astype(int)
+    return tuple(
+        _site(name, patients, (x, y), seed)
+        for name, patients in zip(CLINICS, np.split(order, ends), strict=True)
+    )
+
+
+def _site(name: str, patients: np.ndarray, records: Records, seed: int) -> Site:
+    """Hold out the same share of the ill and the healthy, at least one of each."""
+    x, y = records
+    draw = np.random.default_rng([seed, len(patients)])
+    train: list[int] = []
+    held_out: list[int] = []
+    for label in (0, 1):
+        shuffled = draw.permutation(patients[y[patients] == label])
+        count = max(1, round(HELD_OUT * len(shuffled)))
+        held_out += list(shuffled[:count])
+        train += list(shuffled[count:])
+    return Site(name, (x[train], y[train]), (x[held_out], y[held_out]))
+
+
+def task(data: Records, seed: int, epochs: int, learning_rate: float = 0.3) -> KerasTask:
+    """Logistic regression; starts from zeros, so that it is the same everywhere."""
+    keras.utils.set_random_seed(seed)
+    output = keras.layers.Dense(1, "sigmoid", kernel_initializer="zeros")
+    model = keras.Sequential([keras.Input((len(RANGES),)), output])
+    auc = keras.metrics.AUC(name="auc")
+    loss = "binary_crossentropy"
+    options = {"epochs": epochs, "batch_size": 16}
+    return KerasTask(model, data, learning_rate, loss=loss, metrics=[auc], **options)
+
+
+def clinic(clinic: int = 0, shard: int | None = None, seed: int = 0, epochs: int = 2) -> KerasTask:
+    """The task of clinic number ``clinic``; in a fleet, of the clinic that ``shard`` falls to."""
+    site = sites(seed)[(clinic if shard is None else shard) % len(CLINICS)]
+    made = task(site.train, seed, epochs)
+    made.validation = site.held_out
+    return made

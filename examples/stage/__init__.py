@@ -1,0 +1,1 @@
+"""The stage that the hospital examples play on: broker, processes, view, comparison, report."""

@@ -1,0 +1,119 @@
+"""The command line of a hospital example, and its course from broker to report."""
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from broker_config.errors import BrokerConfigError
+from coordinator_worker.watch import size
+from examples.stage.baselines import Comparison
+from examples.stage.federation import Run, Stage
+from examples.stage.html import write_html
+from examples.stage.report import Figures, summary, table, write_json
+from examples.stage.study import Study
+from examples.stage.view import View
+from shared import service
+from shared.errors import WarrenError
+
+Alone = dict[int, dict[str, dict[str, dict[str, float]]]]
+
+
+def parser(study: Study, out: str) -> argparse.ArgumentParser:
+    """Flags that every hospital example has."""
+    flags = argparse.ArgumentParser(description=f"{study.title}. {study.description}")
+    flags.add_argument("--out", type=Path, default=Path(out), help=f"where to write ({out})")
+    flags.add_argument("--seeds", type=int, default=5, help="how many splits to average over (5)")
+    flags.add_argument("--rounds", type=int, default=study.rounds,
+                       help=f"rounds of federated training ({study.rounds})")  # fmt: skip
+    flags.add_argument("--keep-broker", action="store_true",
+                       help="leave the broker running, to look at the management UI")  # fmt: skip
+    return flags
+
+
+def main(study: Study, out: str, argv: Sequence[str] | None = None) -> int:
+    """Run ``study`` as the command line says; return the exit code."""
+    given = parser(study, out).parse_args(argv)
+    return service.run("demo", lambda: play(study, given))
+
+
+def play(study: Study, given: argparse.Namespace) -> None:
+    """Federated training for each seed over a real broker; the baselines beside it."""
+    began = time.monotonic()
+    seeds = range(given.seeds)
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    try:
+        with View(study.title) as view, Stage(study, given.out, view) as stage:
+            stage.keep_broker = given.keep_broker
+            runs, alone, comparison = _train(study, stage, view, seeds, given.rounds)
+    except BrokerConfigError as error:
+        raise WarrenError(str(error)) from None
+    federated = {
+        seed: comparison.judge(run.state.weights, study.sites(seed)) for seed, run in runs.items()
+    }
+    figures = Figures(study, federated, alone)
+    facts = _facts(runs, len(study.names), given.rounds, time.monotonic() - began, stage.version)
+    write_json(given.out / "report.json", figures, facts)
+    curves = [list(rounds.values()) for rounds in view.history]
+    write_html(given.out / "report.html", figures, facts, curves)
+    console = Console()
+    console.print(table(figures))
+    console.print(summary(figures, facts))
+    console.print(f"Written: {given.out / 'report.json'} and {given.out / 'report.html'}")
+    if given.keep_broker:
+        console.print(_where(stage))
+
+
+def _train(
+    study: Study, stage: Stage, view: View, seeds: Sequence[int], rounds: int
+) -> tuple[dict[int, Run], Alone, Comparison]:
+    """The federated runs, and meanwhile on another thread what they are compared with."""
+    with ThreadPoolExecutor(1) as beside:
+        view.say(f"{_where(stage)}; clients are loading TensorFlow")
+        pending: dict[int, Future[Any]] = {}
+        try:
+            made = beside.submit(Comparison, study)
+            pending = {
+                seed: beside.submit(lambda seed=seed: made.result().alone(seed)) for seed in seeds
+            }
+            stage.wait_for_clients()
+            view.say(_where(stage))
+            runs = {seed: stage.run(seed, rounds) for seed in seeds}
+            view.say("training each site alone, and on all data pooled, for comparison")
+            alone = {seed: future.result() for seed, future in pending.items()}
+            return runs, alone, made.result()
+        finally:
+            for future in pending.values():
+                future.cancel()
+
+
+def _where(stage: Stage) -> str:
+    address = stage.node.address.management
+    return f"management UI: {address}, login in {stage.node.home}/bundles/watcher.env"
+
+
+def _facts(
+    runs: dict[int, Run], clients: int, rounds: int, seconds: float, version: str
+) -> dict[str, Any]:
+    boards = [run.board for run in runs.values()]
+    return {
+        "rounds": rounds,
+        "clients": clients,
+        "seeds": len(runs),
+        "updates_folded": sum(board.updates_folded for board in boards),
+        "bytes_up": sum(board.bytes_up for board in boards),
+        "bytes_down": sum(board.bytes_down for board in boards),
+        "seconds": seconds,
+        "broker": {"version": version},
+        "coordinator": {
+            "rss_bytes": max(run.coordinator_rss_bytes for run in runs.values()),
+            "seconds_to_consuming": max(run.seconds_to_consuming for run in runs.values()),
+        },
+        "traffic": f"up {size(sum(b.bytes_up for b in boards))},"
+        f" down {size(sum(b.bytes_down for b in boards))}",
+    }

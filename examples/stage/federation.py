@@ -1,0 +1,124 @@
+"""A federation of real processes over a private broker, run once for each seed."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker_config import node
+from broker_config.credentials import bundle_path
+from broker_config.federation import Federation
+from coordinator_worker import checkpoint
+from coordinator_worker.state import State
+from coordinator_worker.watch import Board, Watch
+from examples.stage.processes import Child, ChildFailed
+from examples.stage.study import Study
+from examples.stage.view import View
+
+CLIENTS_READY_S = 120.0
+RUN_S = 300.0
+PAUSE_S = 0.1
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed's training: where it ended, and what it cost."""
+
+    state: State
+    board: Board
+    coordinator_rss_bytes: int
+    seconds_to_consuming: float
+
+
+class Stage:
+    """Broker and clients of a study; a context manager that leaves nothing running."""
+
+    def __init__(self, study: Study, out: Path, view: View) -> None:
+        self._study, self._names, self._out, self._view = study, study.names, out, view
+        self._home = out / "broker"
+        self._clients: list[Child] = []
+        self._exit = ExitStack()
+        self.keep_broker = False
+
+    def __enter__(self) -> "Stage":
+        (self._out / "logs").mkdir(parents=True, exist_ok=True)
+        self._view.say("getting a broker")
+        with ExitStack() as unless_complete:
+            unless_complete.callback(self._stop_broker)
+            clients = tuple(self._names)
+            self.node = node.up(self._home, Federation(clients=clients, fleets=()))
+            self.version = node.status(self._home).version or "unknown"
+            unless_complete.enter_context(Watch(self.node.broker_url("watcher"), self._view.feed))
+            self._exit = unless_complete.pop_all()
+        for number, name in enumerate(self._names):
+            arguments = [
+                "--task",
+                f"{self._study.module}:clinic",
+                *self._study.arguments(number),
+                "--stay",
+            ]
+            self._clients.append(self._child(name, "client-worker", *arguments))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self._clients:
+            client.process.terminate()
+        for client in self._clients:
+            client.stop()
+        self._exit.close()
+
+    def _stop_broker(self) -> None:
+        if not self.keep_broker:
+            node.down(self._home)
+
+    def wait_for_clients(self) -> None:
+        """Return when every client is connected: TensorFlow takes seconds to load."""
+        self._wait(
+            lambda: all(client.seconds_until("connected") for client in self._clients),
+            CLIENTS_READY_S,
+            "the clients did not connect",
+        )
+
+    def run(self, seed: int, rounds: int) -> Run:
+        """Train once, from version 0, with a coordinator of its own."""
+        board = self._view.begin(f"seed {seed}")
+        folder = self._out / "checkpoints" / f"seed-{seed}"
+        (folder / checkpoint.NAME).unlink(missing_ok=True)
+        coordinator = self._child(
+            f"coordinator-{seed}",
+            "coordinator-worker",
+            *("--quorum", str(len(self._names)), "--rounds", str(rounds)),
+            *("--checkpoint-dir", str(folder)),
+            *("--config", f"seed={seed}"),
+        )
+        try:
+
+            def ended() -> bool:
+                coordinator.measure()
+                return coordinator.process.poll() is not None
+
+            self._wait(ended, RUN_S, "the run did not end", coordinator)
+        finally:
+            coordinator.stop()
+        state = checkpoint.load(folder)
+        if state is None:
+            raise ChildFailed(f"{coordinator.name} left no checkpoint (log: {coordinator.log})")
+        consuming = coordinator.seconds_until("connected", times=2) or 0.0
+        return Run(state, board, coordinator.peak_rss_bytes, consuming)
+
+    def _child(self, name: str, command: str, *arguments: str) -> Child:
+        user = "coordinator" if command == "coordinator-worker" else name
+        log = self._out / "logs" / f"{name}.log"
+        return Child(name, command, bundle_path(self._home, user), log, *arguments)
+
+    def _wait(self, done: Callable[[], bool], deadline_s: float, late: str, *others: Child) -> None:
+        deadline = time.monotonic() + deadline_s
+        while not done():
+            for child in (*self._clients, *others):
+                child.check()
+            if time.monotonic() > deadline:
+                raise ChildFailed(f"{late} within {deadline_s:.0f} s: see {self._out / 'logs'}")
+            time.sleep(PAUSE_S)
+        for child in (*self._clients, *others):
+            child.check()

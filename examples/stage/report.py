@@ -1,0 +1,102 @@
+"""The comparison as figures, as a table for a terminal, and as JSON."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from string import ascii_uppercase
+from typing import Any
+
+from rich.table import Table
+
+from examples.stage.study import Study
+
+Evaluation = Mapping[str, Mapping[str, float]]  # site or "all" -> figure -> value
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures of every model on every site's held-out patients, for every seed."""
+
+    study: Study
+    federated: Mapping[int, Evaluation]
+    alone: Mapping[int, Mapping[str, Evaluation]]  # site or "pooled" -> Evaluation
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The sites' names."""
+        return self.study.names
+
+    def values(self, model: str, place: str, figure: str) -> list[float]:
+        """One value a seed: ``model`` (a site, ``federated``, ``pooled``) judged at ``place``."""
+        if model == "federated":
+            return [found[place][figure] for found in self.federated.values()]
+        return [found[model][place][figure] for found in self.alone.values()]
+
+    def mean(self, model: str, figure: str, place: str = "all") -> float:
+        """Mean over the seeds."""
+        return fmean(self.values(model, place, figure))
+
+    def spread(self, model: str, figure: str, place: str = "all") -> float:
+        """Standard deviation over the seeds; 0 for a single one."""
+        values = self.values(model, place, figure)
+        return stdev(values) if len(values) > 1 else 0.0
+
+    @property
+    def models(self) -> list[tuple[str, str]]:
+        """Name and heading of every model, in the order in which they are shown."""
+        own = [(name, f"{name} alone") for name in self.names]
+        return [*own, ("federated", "federated"), ("pooled", "all data pooled")]
+
+
+def table(figures: Figures) -> Table:
+    """Every model, judged on the held-out patients of all sites and of each; fits 80 columns."""
+    letters = dict(zip(figures.names, ascii_uppercase, strict=False))
+    headings = {name: f"{letter} {name}, alone" for name, letter in letters.items()}
+    count = len(figures.federated)
+    shown = Table(
+        title=f"{figures.study.title}, judged on held-out patients",
+        caption=f"mean ± standard deviation of {count} splits into training and held-out;"
+        " A, B, …: accuracy on that site's patients",
+    )
+    shown.add_column("model trained by", no_wrap=True)
+    shown.add_column("AUC", justify="right")
+    shown.add_column("accuracy", justify="right")
+    for letter in letters.values():
+        shown.add_column(letter, justify="right")
+    for model, heading in figures.models:
+        cells = [
+            f"{figures.mean(model, figure):.3f} ± {figures.spread(model, figure):.3f}"
+            for figure in ("auc", "accuracy")
+        ]
+        cells += [f"{figures.mean(model, 'accuracy', name):.2f}" for name in figures.names]
+        style = {"federated": "bold green", "pooled": "dim"}.get(model)
+        last = model == figures.names[-1]
+        shown.add_row(headings.get(model, heading), *cells, style=style, end_section=last)
+    return shown
+
+
+def summary(figures: Figures, facts: Mapping[str, Any]) -> str:
+    """The result in two sentences."""
+    federated, pooled = figures.mean("federated", "auc"), figures.mean("pooled", "auc")
+    local = fmean(figures.mean(name, "auc") for name in figures.names)
+    return (
+        f"Federated AUC {federated:.3f}; the sites alone {local:.3f} on average, all data in one"
+        f" place {pooled:.3f}. {facts['updates_folded']} updates of {facts['clients']} clients in"
+        f" {facts['seeds']} runs of {facts['rounds']} rounds, {facts['traffic']}; no record left"
+        f" its process. RabbitMQ {facts['broker']['version']}, {facts['seconds']:.0f} s in all."
+    )
+
+
+def write_json(path: Path, figures: Figures, facts: Mapping[str, Any]) -> None:
+    """Write the figures and facts for programs."""
+    report: dict[str, Any] = {key: value for key, value in facts.items() if key != "traffic"}
+    for model in ("federated", "pooled"):
+        report[model] = {f: figures.mean(model, f) for f in figures.study.figures}
+        report[model] |= {f"{f}_sd": figures.spread(model, f) for f in figures.study.figures}
+    report["local"] = {
+        figure: {name: figures.mean(name, figure) for name in figures.names}
+        for figure in figures.study.figures
+    }
+    path.write_text(json.dumps(report, indent=2) + "\n")

@@ -1,0 +1,79 @@
+"""Two small charts as inline SVG, coloured by the page's style sheet."""
+
+from collections.abc import Sequence
+from html import escape
+
+WIDTH, HEIGHT = 500, 260
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 34
+ROW = 34
+NAMES = 190
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Evenly spaced values from ``low`` to ``high``."""
+    return [low + (high - low) * step / count for step in range(count + 1)]
+
+
+def curves(lines: Sequence[Sequence[float]], x_label: str) -> str:
+    """Thin lines, one for each run, and their mean as a thick one, over rounds from 1."""
+    values = [value for line in lines for value in line]
+    low, high = min(values), max(values)
+    high = high if high > low else low + 1.0
+    longest = max(len(line) for line in lines)
+
+    def point(index: int, value: float) -> str:
+        x = LEFT + (WIDTH - LEFT - RIGHT) * index / max(1, longest - 1)
+        y = TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
+        return f"{x:.1f},{y:.1f}"
+
+    def path(line: Sequence[float], css: str) -> str:
+        points = " ".join(point(index, value) for index, value in enumerate(line))
+        return f'<polyline class="{css}" points="{points}"/>'
+
+    grid = ""
+    for value in ticks(low, high):
+        y = float(point(0, value).partition(",")[2])
+        grid += f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        grid += f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">'
+        grid += f"{value:.3f}</text>"
+    for index in sorted({0, longest // 2, longest - 1}):
+        x = float(point(index, low).partition(",")[0])
+        grid += f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 14}" text-anchor="middle">'
+        grid += f"{index + 1}</text>"
+    whole = [line for line in lines if len(line) == longest]
+    mean = [sum(column) / len(whole) for column in zip(*whole, strict=True)]
+    drawn = "".join(path(line, "thin") for line in lines) + path(mean, "thick")
+    label = f'<text class="tick" x="{WIDTH / 2}" y="{HEIGHT - 1}" text-anchor="middle">'
+    return _svg(WIDTH, HEIGHT, f"{grid}{drawn}{label}{escape(x_label)}</text>")
+
+
+def dots(rows: Sequence[tuple[str, str, float, Sequence[float]]]) -> str:
+    """A dot for each model's mean and a fainter one for each run: (heading, class, mean, runs)."""
+    values = [value for *_, runs in rows for value in runs]
+    low, high = min(values), max(values)
+    margin = (high - low or 1.0) * 0.05
+    low, high = low - margin, min(1.0, high + margin) if high <= 1.0 else high + margin
+    height = ROW * len(rows) + BOTTOM
+
+    def x(value: float) -> float:
+        return NAMES + (WIDTH * 1.6 - NAMES - 60) * (value - low) / (high - low)
+
+    drawn = ""
+    for value in ticks(low, high):
+        drawn += f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="4" '
+        drawn += f'y2="{height - BOTTOM + 4}"/><text class="tick" x="{x(value):.1f}" '
+        drawn += f'y="{height - 10}" text-anchor="middle">{value:.3f}</text>'
+    for number, (heading, css, mean, runs) in enumerate(rows):
+        y = ROW * number + ROW / 2
+        drawn += f'<text class="name {css}" x="{NAMES - 12}" y="{y + 4}" text-anchor="end">'
+        drawn += f"{escape(heading)}</text>"
+        drawn += "".join(
+            f'<circle class="run {css}" cx="{x(v):.1f}" cy="{y}" r="4"/>' for v in runs
+        )
+        drawn += f'<circle class="mean {css}" cx="{x(mean):.1f}" cy="{y}" r="7"/>'
+        drawn += f'<text class="tick" x="{x(high) + 10:.1f}" y="{y + 4}">{mean:.3f}</text>'
+    return _svg(int(WIDTH * 1.6), height, drawn)
+
+
+def _svg(width: int, height: int, content: str) -> str:
+    return f'<svg viewBox="0 0 {width} {height}" role="img">{content}</svg>'

@@ -1,0 +1,70 @@
+"""What the person at the terminal sees while it runs."""
+
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from coordinator_worker.watch import Board, size
+
+
+class View:
+    """A live table in a terminal, one line a round elsewhere; fed with events."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._console = Console()
+        self._status = "starting"
+        self._lock = threading.Lock()
+        self.boards: list[Board] = []
+        self.history: list[dict[int, Mapping[str, float]]] = []
+        self._live = Live(
+            self, console=self._console, refresh_per_second=8, transient=True
+        ) if sys.stdout.isatty() else None  # fmt: skip
+
+    def __enter__(self) -> "View":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, status: str) -> None:
+        """Change the line below the table."""
+        self._status = status
+        if self._live is None:
+            print(status, flush=True)
+
+    def begin(self, name: str) -> Board:
+        """A new run: events from now on are about it."""
+        with self._lock:
+            self.boards.append(Board(f"{self._title}, {name}"))
+            self.history.append({})
+            return self.boards[-1]
+
+    def feed(self, event: dict[str, Any]) -> None:
+        """Take an event of the run in progress."""
+        with self._lock:
+            if not self.boards:
+                return
+            board = self.boards[-1]
+            board.feed(event)
+            if event.get("event") != "round.closed":
+                return
+            self.history[-1][event["version"]] = event["metrics"]
+        if self._live is None:
+            metrics = event["metrics"].items()
+            figures = ", ".join(f"{name} {value:.4f}" for name, value in metrics)
+            traffic = f"up {size(board.bytes_up)}, down {size(board.bytes_down)}"
+            print(f"{board.title}, round {event['version']}: {figures}; {traffic}", flush=True)
+
+    def __rich__(self) -> RenderableType:
+        with self._lock:
+            boards = self.boards[-1:]
+            return Group(*boards, Text(self._status, style="dim"))
