@@ -15,8 +15,6 @@ with without_greetings():
 
     tf.config.list_physical_devices()  # looks for a GPU now, not in the middle of the first round
 
-import numpy as np
-
 from client_worker.task import Task
 from shared.errors import ConfigError
 from shared.layout import Array
@@ -118,7 +116,7 @@ class KerasModel:
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
         if self._resets is None:
-            self._resets = [(variable, np.array(variable)) for variable in optimizer.variables]
+            self._resets = [(variable, variable.numpy()) for variable in optimizer.variables]
         for variable, initial in self._resets:
             variable.assign(initial)
 

@@ -62,7 +62,11 @@ def _unpack_header(body: bytes) -> tuple[dict[str, object], int]:
     look = FIRST_LOOK_BYTES
     while True:
         unpacker = msgpack.Unpacker(
-            max_buffer_size=MAX_HEADER_BYTES, max_bin_len=0, max_ext_len=0, strict_map_key=True
+            read_size=look,  # the size of its buffer, a MiB unless told
+            max_buffer_size=MAX_HEADER_BYTES,
+            max_bin_len=0,
+            max_ext_len=0,
+            strict_map_key=True,
         )
         unpacker.feed(memoryview(body)[:look])
         try:
@@ -70,7 +74,7 @@ def _unpack_header(body: bytes) -> tuple[dict[str, object], int]:
         except msgpack.OutOfData:
             if look >= min(len(body), MAX_HEADER_BYTES):
                 raise Rejected("malformed", "the header is cut short or too long") from None
-            look *= 8
+            look = min(look * 8, MAX_HEADER_BYTES)
             continue
         except (ValueError, msgpack.UnpackException) as error:
             raise Rejected("malformed", f"not msgpack: {error}"[:300]) from None

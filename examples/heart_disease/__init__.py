@@ -1,4 +1,4 @@
-"""Heart disease at four real hospitals; imports nothing heavy, so that mistakes are told at once."""
+"""Heart disease at four real hospitals. Imports nothing heavy, so mistakes are told at once."""
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 WHERE = (

@@ -1,0 +1,79 @@
+"""FederatedCoordinator, as a reader of an article about federated learning would use it."""
+
+import numpy as np
+import pytest
+
+from coordinator_worker import FederatedCoordinator
+from coordinator_worker.fold import WeightedSum
+from shared.errors import ConfigError
+from shared.update import Update
+
+
+class Model:
+    def __init__(self, *weights: list[float]) -> None:
+        self.weights = [np.array(array) for array in weights]
+
+    def get_weights(self) -> list[np.ndarray]:
+        return self.weights
+
+    def set_weights(self, weights: list[np.ndarray]) -> None:
+        self.weights = [np.array(array) for array in weights]
+
+
+@pytest.fixture
+def models() -> list[Model]:
+    return [Model([1.0, 2.0], [3.0]), Model([0.0, 0.0], [0.0])]
+
+
+def test_updates_move_the_model_by_their_weighted_mean(models: list[Model]) -> None:
+    coordinator = FederatedCoordinator(models)
+    updates = [
+        Update([np.array([1.0, 0.0]), np.array([4.0])], num_examples=1),
+        Update([np.array([0.0, 4.0]), np.array([0.0])], num_examples=3),
+    ]
+    found = coordinator.aggregate(updates)
+    np.testing.assert_array_equal(found[0], [1.25, 5.0])  # 1 + 1/4, 2 + 3*4/4
+    np.testing.assert_array_equal(found[1], [4.0])  # 3 + 4/4
+
+
+def test_aggregating_changes_nothing_until_the_result_is_sent(models: list[Model]) -> None:
+    coordinator = FederatedCoordinator(models)
+    found = coordinator.aggregate([Update([np.ones(2), np.ones(1)], 5)])
+    np.testing.assert_array_equal(coordinator.weights[0], [1.0, 2.0])
+    coordinator.send(found)
+    np.testing.assert_array_equal(coordinator.weights[0], [2.0, 3.0])
+    for model in models:
+        np.testing.assert_array_equal(model.weights[0], [2.0, 3.0])
+        np.testing.assert_array_equal(model.weights[1], [4.0])
+
+
+def test_plain_arrays_can_be_sent(models: list[Model]) -> None:
+    coordinator = FederatedCoordinator(models)
+    coordinator.send([np.array([7.0, 8.0]), np.array([9.0])])
+    np.testing.assert_array_equal(models[1].weights[0], [7.0, 8.0])
+
+
+def test_sums_and_updates_may_be_mixed(models: list[Model]) -> None:
+    coordinator = FederatedCoordinator(models)
+    parts = [Update([np.full(2, float(n)), np.full(1, float(n))], n) for n in (1, 2, 3)]
+    whole = coordinator.aggregate(parts)
+    partial = WeightedSum(coordinator.weights.layout)
+    partial.add(parts[1])
+    partial.add(parts[2])
+    again = coordinator.aggregate([parts[0], partial])
+    np.testing.assert_allclose(again[0], whole[0], rtol=1e-12)
+
+
+def test_there_is_nothing_to_aggregate_without_updates(models: list[Model]) -> None:
+    with pytest.raises(ConfigError, match="no updates"):
+        FederatedCoordinator(models).aggregate([])
+
+
+def test_an_update_of_another_model_is_refused(models: list[Model]) -> None:
+    with pytest.raises(ConfigError, match="tensor 0"):
+        FederatedCoordinator(models).aggregate([Update([np.ones(3), np.ones(1)], 1)])
+
+
+def test_a_coordinator_needs_a_model() -> None:
+    with pytest.raises(ConfigError, match="at least one model"):
+        FederatedCoordinator([])

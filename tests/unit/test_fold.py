@@ -1,0 +1,100 @@
+"""The weighted sum: laws, and numpy in float64 as the reference."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator_worker.fold import WeightedSum, sum_of_squares
+from shared.errors import Rejected
+from shared.layout import Layout, Weights, bytes_of
+from shared.update import Update
+
+SHAPES = [((70_000,), "float32"), ((3, 5), "float64"), ((7,), "float32")]
+
+
+def update(seed: int, examples: int = 1) -> Update:
+    draw = np.random.default_rng(seed)
+    return Update([draw.normal(size=shape).astype(dtype) for shape, dtype in SHAPES], examples)
+
+
+LAYOUT = Layout.of(update(0).delta)
+
+
+def reference(updates: list[Update]) -> list[np.ndarray]:
+    """Weighted mean in float64."""
+    total = sum(update.num_examples for update in updates)
+    return [
+        sum(u.num_examples * np.asarray(u.delta[n], float) for u in updates) / total
+        for n in range(len(SHAPES))
+    ]
+
+
+def mean(total: WeightedSum) -> Weights:
+    return total.apply_to(Weights.empty(LAYOUT))
+
+
+def assert_close(found: Weights, expected: list[np.ndarray]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
+
+
+@given(st.lists(st.integers(1, 10_000), min_size=1, max_size=6))
+def test_the_mean_is_weighted_by_numbers_of_examples(examples: list[int]) -> None:
+    updates = [update(seed, count) for seed, count in enumerate(examples)]
+    total = WeightedSum(LAYOUT)
+    for each in updates:
+        total.add(each)
+    assert total.count == len(updates)
+    assert_close(mean(total), reference(updates))
+
+
+@given(st.lists(st.integers(1, LAYOUT.size_bytes // 8), max_size=6, unique=True))
+def test_an_update_in_pieces_is_the_update_in_one(cuts: list[int]) -> None:
+    data = bytes_of(Weights.of(update(1).delta).buffer)
+    ends = [0, *sorted(8 * cut for cut in cuts), len(data)]
+    pieces = [(a, data[a:b]) for a, b in itertools.pairwise(ends) if a < b]
+    whole, parts = WeightedSum(LAYOUT), WeightedSum(LAYOUT)
+    whole.add(update(1, 3))
+    parts.add_chunks(pieces, 3.0)
+    np.testing.assert_array_equal(whole.total.buffer, parts.total.buffer)
+
+
+def test_sums_merge_to_the_sum_of_all() -> None:
+    updates = [update(seed, seed + 1) for seed in range(4)]
+    left, right = WeightedSum(LAYOUT), WeightedSum(LAYOUT)
+    for each in updates[:1]:
+        left.add(each)
+    for each in updates[1:]:
+        right.add(each)
+    left.merge(right)
+    assert (left.count, left.weight) == (4, 10.0)
+    assert_close(mean(left), reference(updates))
+
+
+def test_reused_memory_starts_from_zero() -> None:
+    used = Weights.of(update(5).delta)
+    total = WeightedSum(LAYOUT, used)
+    total.add(update(1))
+    assert_close(mean(total), reference([update(1)]))
+    assert total.total is used
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_what_is_not_finite_is_rejected_and_leaves_the_sum_alone(value: float, place: int) -> None:
+    bad = update(1)
+    bad.delta[place].flat[-1] = np.inf if value == 1e30 and place == 1 else value
+    total = WeightedSum(LAYOUT)
+    with pytest.raises(Rejected, match="not-finite"):
+        total.add(bad)
+    assert not total.total.buffer.any()
+    assert total.weight == 0
+
+
+def test_the_sum_of_squares_is_that_of_all_values() -> None:
+    packed = Weights.of(update(2).delta)
+    expected = sum(float(np.sum(np.square(array, dtype=float))) for array in packed)
+    assert sum_of_squares(LAYOUT, 0, bytes_of(packed.buffer)) == pytest.approx(expected, rel=1e-4)
