@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.amqp import Delivery
 from shared.chunks import Incoming
+from shared.delivery import Delivery
 from shared.errors import ConfigError, Rejected
 from shared.layout import Layout, Weights
 from shared.log import Log

@@ -11,8 +11,9 @@ from client_worker.client import FederatedClient
 from client_worker.mailbox import GlobalModel, Mailbox
 from client_worker.settings import ClientSettings
 from client_worker.task import TaskSource
-from shared.amqp import Session, Subscription
+from shared.amqp import Session
 from shared.chunks import Outgoing, transfer_fields
+from shared.delivery import Subscription
 from shared.errors import Stopped
 from shared.layout import Weights
 from shared.log import Log

@@ -53,7 +53,7 @@ class WeightedSum:
     def apply_to(self, model: Weights) -> Weights:
         """``model + sum / weight``, computed in this sum's own memory, which is given away."""
         for total, old in zip(self.total.runs(), model.runs(), strict=True):
-            np.multiply(total, 1.0 / self.weight, out=total)
+            np.divide(total, self.weight, out=total)
             np.add(total, old, out=total)
         return self.total
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final
 
-from shared.amqp import Delivery
+from shared.delivery import Delivery
 
 LIMIT_BYTES: Final = 32 << 20
 

@@ -12,8 +12,8 @@ from broker_config.names import speaks_for
 from coordinator_worker.fold import sum_of_squares
 from coordinator_worker.quorum import Policy
 from coordinator_worker.state import State
-from shared.amqp import Delivery
 from shared.chunks import Incoming
+from shared.delivery import Delivery
 from shared.errors import Rejected
 from shared.layout import Layout
 from shared.messages import Chunk, InitialManifest, Join, UpdateManifest

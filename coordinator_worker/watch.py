@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from broker_config.names import EVENT_EXCHANGE
-from shared.amqp import Delivery, Session, Subscription
+from shared.amqp import Session
+from shared.delivery import Delivery, Subscription
 
 MOST_METRICS = 4
 

@@ -24,7 +24,8 @@ from coordinator_worker.settings import (
     read_initial_model,
 )
 from coordinator_worker.state import State
-from shared.amqp import Delivery, Session, Subscription
+from shared.amqp import Session
+from shared.delivery import Delivery, Subscription
 from shared.errors import ConfigError, Rejected, Stopped
 from shared.layout import Weights
 from shared.log import Log

@@ -10,7 +10,6 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ import pika
 from pika import exceptions
 from pika.adapters.utils import io_services_utils
 
+from shared.delivery import Delivery, Subscription
 from shared.errors import BrokerRefused, BrokerUnavailable, ConfigError, Stopped, WarrenError
 from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
@@ -34,36 +34,6 @@ HEARTBEAT_S: Final = 60
 CONNECT_TIMEOUT_S: Final = 10
 BACKOFF_S: Final = (0.2, 30.0)  # first and longest wait between attempts to connect
 DRAIN_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A message as the broker vouches for it; ``epoch`` counts the connections it came over."""
-
-    body: bytes
-    tag: int
-    epoch: int
-    user: str | None
-    redelivered: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """What to consume: the first of ``queues`` that lets us, alone if ``exclusive``.
-
-    An exclusive consumer is a lease on its queue: no two clients can hold one identity, and the
-    broker frees it when the holder's connection ends. ``manual_ack`` keeps deliveries in the
-    broker until they are acknowledged. ``follows`` is an (exchange, topic) to follow through a
-    queue of our own that lives as long as the connection, instead of ``queues``. ``tag`` names
-    the consumer in the management UI; the queue does if there is none.
-    """
-
-    queues: tuple[str, ...]
-    on_delivery: Callable[[Delivery], None]
-    exclusive: bool = False
-    manual_ack: bool = True
-    follows: tuple[str, str] | None = None
-    tag: str | None = None
 
 
 class Session:

@@ -8,6 +8,12 @@ import pytest
 
 from client_worker import FederatedClient
 from coordinator_worker import FederatedCoordinator, checkpoint
+from coordinator_worker.state import State
+from shared.amqp import Session
+from shared.chunks import Outgoing, transfer_fields
+from shared.layout import Weights
+from shared.messages import UpdateManifest
+from shared.pipeline import Publication
 from tests import tasks
 from tests.conftest import Place
 from tests.processes import Worker, workers
@@ -201,3 +207,31 @@ def test_a_staying_client_serves_one_run_after_another(place: Place, tmp_path: P
             assert coordinator.end() == 0
             client.wait_for("finished")
         assert client.kill(signal.SIGTERM) == 0
+
+
+def test_an_update_that_the_checkpoint_holds_already_is_not_folded_again(
+    place: Place, tmp_path: Path
+) -> None:
+    """A coordinator killed between its checkpoint and its acknowledgements finds them again."""
+    weights = Weights.of([np.zeros(4, np.float32)])
+    run = "ab" * 4
+    state = State(place.name, run, 1, weights, applied={"alfa": frozenset({0})})
+    checkpoint.save(tmp_path, state)
+    for index, user in enumerate(("alfa", "bravo")):
+        delta = Weights.empty(weights.layout)
+        delta[0][index] = 1.0
+        manifest = UpdateManifest(
+            federation=place.name, run=run, client=user, base_version=0, num_examples=1,
+            layout=weights.layout.digest, **transfer_fields(delta.buffer),
+        )  # fmt: skip
+        session = Session(place.urls[user], "test")
+        session.start(10)
+        bodies = Outgoing(manifest, delta.buffer)
+        session.publish([Publication("update", "update", body, "update") for body in bodies])
+        session.close()
+    arguments = ("--quorum", "1", "--max-staleness", "1", "--rounds", "2")
+    with workers() as started:
+        started.append(start_coordinator(place, tmp_path, *arguments))
+        assert started[0].end() == 0
+    (counts,) = final_weights(tmp_path)
+    np.testing.assert_array_equal(counts, [0.0, 1.0, 0.0, 0.0])

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from shared.amqp import Delivery, Session, Subscription
+from shared.amqp import Session
 from shared.chunks import Outgoing, transfer_fields
+from shared.delivery import Delivery, Subscription
 from shared.errors import BrokerRefused, BrokerUnavailable, Stopped
 from shared.messages import Join, UpdateManifest
 from shared.pipeline import Publication

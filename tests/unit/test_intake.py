@@ -14,8 +14,8 @@ from broker_config.names import CHUNK_BYTES
 from coordinator_worker.intake import Intake, Outcome
 from coordinator_worker.quorum import Policy
 from coordinator_worker.state import State
-from shared.amqp import Delivery
 from shared.chunks import Outgoing, transfer_fields
+from shared.delivery import Delivery
 from shared.layout import Weights
 from shared.messages import Join, Notice, UpdateManifest
 from shared.wire import encode

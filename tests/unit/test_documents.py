@@ -1,0 +1,47 @@
+"""Documents that would lie if the code moved on without them."""
+
+import re
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+from broker_config.federation import Federation
+from broker_config.topology import topology
+from shared import messages
+
+ROOT = Path(__file__).parents[2]
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+
+
+def test_the_architecture_lists_every_object_on_the_broker() -> None:
+    declared = topology(Federation(clients=("alfa",), fleets=()))
+    for exchange in declared.exchanges:
+        assert f"`{exchange.name}`" in ARCHITECTURE
+    for queue in declared.queues:
+        assert f"`{queue.name.replace('alfa', '<client>')}`" in ARCHITECTURE
+    for policy in declared.policies:
+        assert f"policy `{policy.name}`" in ARCHITECTURE
+
+
+def test_the_architecture_lists_every_kind_of_message() -> None:
+    headers = [found for found in vars(messages).values() if hasattr(found, "model_fields")]
+    kinds = {h.model_fields["kind"].default for h in headers if "kind" in h.model_fields}
+    assert len(kinds) == 6
+    for kind in kinds:
+        assert re.search(rf"^\| `{kind}` \|", ARCHITECTURE, re.MULTILINE)
+
+
+def test_the_constraints_name_versions_only_and_all_that_is_depended_on() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {re.fullmatch(r"([A-Za-z0-9_.-]+)==[\w.+!]+", line)[1].lower() for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    names = {re.match(r"[\w-]+", entry)[0].lower() for entry in wanted} - {"warren"}
+    assert {name.replace("_", "-") for name in names} <= {p.replace("_", "-") for p in pinned}
+
+
+def test_no_file_is_so_long_that_nobody_reads_it() -> None:
+    packages = ("shared", "broker_config", "coordinator_worker", "client_worker", "examples")
+    for package in packages:
+        for path in (ROOT / package).rglob("*.py"):
+            assert len(path.read_text().splitlines()) < 400, path
