@@ -55,16 +55,22 @@ class FederatedClient:
         self.learning_rate = learning_rate
         self.validation = validation
         self.num_examples = num_examples if num_examples is not None else count_examples(data)
+        if self.num_examples < 1:
+            raise ConfigError(f"num_examples is {self.num_examples}; an update needs at least one")
         self._trainable = _trainable(model, data)
         self.layout = Layout.of([np.asarray(array) for array in self._trainable.get_weights()])
 
     def weights(self) -> Weights:
         """The local model's weights, copied into one buffer."""
-        return Weights.of(self._trainable.get_weights(), self.layout)
+        return Weights.of(list(self._trainable.get_weights()), self.layout)
 
     def update(self, global_model: Sequence[Array]) -> None:
-        """Replace the local model's weights by the global model's."""
-        self._trainable.set_weights(list(Weights.of(global_model, self.layout)))
+        """Replace the local model's weights by a copy of the global model's.
+
+        A model may keep the arrays and train in place: views of the global model would change it.
+        """
+        weights = Weights.of(global_model, self.layout)
+        self._trainable.set_weights([array.copy() for array in weights])
 
     def train(self, global_model: Sequence[Array]) -> Update:
         """Train from ``global_model`` on the local data; return what that changed.

@@ -103,7 +103,7 @@ class TaskSource:
 
 def _find(path: str) -> Any:
     module_name, colon, attribute = path.partition(":")
-    if not colon or not module_name or not attribute:
+    if not colon or not module_name or not attribute or module_name.startswith("."):
         raise ConfigError(f"--task {path}: write it as package.module:attribute")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)

@@ -1,7 +1,7 @@
 """The checkpoint: one file, replaced atomically, that holds the whole State.
 
-A line of magic, the length of a msgpack header, the header, then the weights as they lie in
-memory. Written to a temporary file, flushed to the disk, renamed over the old one, and the rename
+A line of magic, length and CRC-32 of a msgpack header, the header, then the weights as they lie
+in memory. Written to a temporary file, flushed to the disk, renamed over the old one, and the rename
 flushed too: a crash at any point leaves the old or the new checkpoint, never half of one.
 """
 
@@ -36,7 +36,8 @@ def save(folder: Path, state: State) -> None:
     )
     temporary = folder / f"{NAME}.tmp"
     with temporary.open("wb") as file:
-        file.write(MAGIC + len(header).to_bytes(8, "big") + header)
+        file.write(MAGIC + len(header).to_bytes(8, "big") + crc32(header).to_bytes(4, "big"))
+        file.write(header)
         file.write(bytes_of(state.weights.buffer))
         file.flush()
         os.fsync(file.fileno())
@@ -67,11 +68,14 @@ def load(folder: Path) -> State | None:
 
 
 def _parse(content: Any) -> State:
-    start = len(MAGIC) + 8
+    start = len(MAGIC) + 12
     if bytes(content[: len(MAGIC)]) != MAGIC:
         raise ValueError("unknown format")
-    end = start + int.from_bytes(bytes(content[len(MAGIC) : start]), "big")
-    header = msgpack.unpackb(bytes(content[start:end]))
+    end = start + int.from_bytes(bytes(content[len(MAGIC) : start - 4]), "big")
+    packed = bytes(content[start:end])
+    if crc32(packed) != int.from_bytes(bytes(content[start - 4 : start]), "big"):
+        raise ValueError("its header is cut short or damaged")
+    header = msgpack.unpackb(packed)
     tensors = tuple(Tensor(name, tuple(shape), dtype) for name, shape, dtype in header["tensors"])
     layout = Layout(tensors)
     buffer = content[end:].copy()  # a fresh allocation, so that every tensor is aligned

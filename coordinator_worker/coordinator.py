@@ -55,6 +55,8 @@ class FederatedCoordinator:
         """
         total: WeightedSum | None = None
         for update in updates:
+            if isinstance(update, WeightedSum):
+                self._check(update)
             if total is None and isinstance(update, WeightedSum):
                 total = update
                 continue
@@ -67,6 +69,10 @@ class FederatedCoordinator:
         if total is None or not total.weight:
             raise ConfigError("there are no updates to aggregate")
         return total.apply_to(self._weights)
+
+    def _check(self, part: WeightedSum) -> None:
+        if difference := self._weights.layout.difference(part.layout):
+            raise ConfigError(f"this sum does not fit the model: {difference}")
 
     def send(self, model_updates: Sequence[Array]) -> None:
         """Make ``model_updates`` the global model and hand it to every model."""

@@ -5,7 +5,7 @@ an Outcome says. Nothing is believed but the broker's word for who sent it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from broker_config.names import speaks_for
@@ -139,14 +139,14 @@ class Intake:
             return Outcome(settled=(delivery.tag,), client=manifest.client, orphan=True)
         else:
             arrival = self._admit(manifest, state)
+        namesake = self._arriving.get(manifest.transfer)
+        if namesake is not None and namesake.manifest.client != manifest.client:
+            raise Rejected("transfer", "another client's transfer under this id is arriving")
         superseded = self._supersede(manifest.client)
         self._arriving[manifest.transfer] = arrival
         self._senders[manifest.transfer] = delivery.user or ""
         outcome = self._add(arrival, 0, data, delivery)
-        if not superseded:
-            return outcome
-        settled = (*superseded, *outcome.settled)
-        return Outcome(outcome.whole, None, settled, outcome.rejected, outcome.client)
+        return replace(outcome, settled=(*superseded, *outcome.settled))
 
     def _is_known(self, manifest: UpdateManifest, state: State) -> bool:
         """Whether this contribution is in the model, or waiting to be: then it came twice."""

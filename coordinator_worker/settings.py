@@ -1,9 +1,11 @@
 """What ``coordinator-worker`` can be told."""
 
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import Field
@@ -98,6 +100,6 @@ def read_initial_model(path: Path) -> Weights:
         with np.load(path, allow_pickle=False) as arrays:
             names = list(arrays.files)
             tensors = [arrays[name] for name in names]
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise ConfigError(f"--initial-model {path} is not a readable .npz: {error}") from None
     return Weights.of(tensors, Layout.of(tensors, names))

@@ -61,6 +61,7 @@ class CoordinatorWorker:
             on_lost=self._lost,
         )
         self._events = Events(self._out, federation=settings.federation)
+        self._epoch = 0  # of the connection over which all that is unacknowledged came
         self._fanout: Fanout | None = None
         self._finished = False
 
@@ -159,6 +160,9 @@ class CoordinatorWorker:
             return
         if item.epoch != self._in.epoch:
             return  # from a connection that is gone; it comes again over the new one
+        # Not the session's epoch at the time of acknowledging: the link may be lost and back while
+        # a model is published, and on the new channel these tags are other deliveries.
+        self._epoch = item.epoch
         outcome = self._intake.receive(item, self._state)
         if outcome.join is not None:
             self._welcome(outcome.join.client)
@@ -223,7 +227,7 @@ class CoordinatorWorker:
                 client=arrival.manifest.client,
             )
             self._begin(state)
-        self._in.acknowledge(arrival.tags, self._in.epoch)
+        self._in.acknowledge(arrival.tags, self._epoch)
 
     def _close_round(self, state: State) -> None:
         """Compute, checkpoint, publish, acknowledge, in this order and no other."""
@@ -237,9 +241,9 @@ class CoordinatorWorker:
             raise RuntimeError("a round closed before there was a model")
         self._fanout.describe(version=state.version, final=self._finished)
         self._coordinator.send(weights)
-        self._in.acknowledge(closed.tags, self._in.epoch)
+        self._in.acknowledge(closed.tags, self._epoch)
         self._state = state
-        self._in.acknowledge(self._intake.round_closed(state), self._in.epoch)
+        self._in.acknowledge(self._intake.round_closed(state), self._epoch)
         self._round = Round(weights.layout, memory=spare)
         self._events.post("round.closed", run=state.run, **record)
         self._tell_published(state)

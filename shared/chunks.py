@@ -68,7 +68,7 @@ class Incoming:
         expected = min(CHUNK_BYTES, self.manifest.size_bytes - start)
         if index != self._next:
             raise Rejected("chunk", f"chunk {index} came where {self._next} was due")
-        if len(data) != expected:
+        if len(data) != expected or not data:  # a chunk after the last would be an empty one
             raise Rejected("chunk", f"chunk {index} holds {len(data)} bytes, not {expected}")
         self._crc32 = crc32(data, self._crc32)
         self._store(start, data)

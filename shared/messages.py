@@ -14,13 +14,15 @@ from broker_config.names import USER_PATTERN
 PROTOCOL: Final = 1  # raised whenever an older reader would misread a message
 MAX_SIZE_BYTES: Final = 1 << 40
 MAX_EXAMPLES: Final = 1 << 40
+MAX_TENSORS: Final = 100_000
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 ClientId = Annotated[str, Field(pattern=rf"^{USER_PATTERN}(\.[0-9]{{1,6}})?$")]
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Version = Annotated[int, Field(ge=0, le=1 << 53)]
 Setting = bool | int | float | Annotated[str, Field(max_length=1024)]
-Figures = Annotated[dict[Name, float], Field(max_length=64)]
+Figure = Annotated[float, Field(allow_inf_nan=False)]  # one NaN would be everybody's mean
+Figures = Annotated[dict[Name, Figure], Field(max_length=64)]
 
 
 class Strict(BaseModel):
@@ -62,7 +64,7 @@ class ModelManifest(Transfer):
     federation: Name
     run: Hex
     version: Version
-    tensors: Annotated[list[TensorEntry], Field(min_length=1, max_length=100_000)]
+    tensors: Annotated[list[TensorEntry], Field(min_length=1, max_length=MAX_TENSORS)]
     config: Annotated[dict[Name, Setting], Field(max_length=64)] = {}
     max_staleness: Annotated[int, Field(ge=0)] = 0
     final: bool = False
@@ -87,7 +89,7 @@ class InitialManifest(Transfer):
     kind: Literal["initial"] = "initial"
     federation: Name
     client: ClientId
-    tensors: Annotated[list[TensorEntry], Field(min_length=1, max_length=100_000)]
+    tensors: Annotated[list[TensorEntry], Field(min_length=1, max_length=MAX_TENSORS)]
 
 
 class Chunk(Message):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -37,6 +37,12 @@ class WorkerSettings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or tools")
     log_level: Literal["DEBUG", "INFO", "WARNING"] = Field("INFO", description="how much to log")
 
+    @field_validator("broker_url")
+    @classmethod
+    def _can_be_split(cls, url: str) -> str:
+        urlsplit(url)
+        return url
+
     @property
     def user(self) -> str:
         """The broker user that the URL names."""
@@ -45,7 +51,7 @@ class WorkerSettings(BaseSettings):
     @property
     def federation(self) -> str:
         """The federation's name, which is the broker URL's vhost."""
-        return unquote(urlsplit(self.broker_url).path.removeprefix("/"))
+        return unquote(urlsplit(self.broker_url).path.removeprefix("/")) or "/"
 
 
 S = TypeVar("S", bound=WorkerSettings)

@@ -6,6 +6,7 @@ used where it lies: unpacking a map that holds a 1 MiB bin would copy it into fr
 costs more than folding it.
 """
 
+from math import prod
 from typing import Final
 
 import msgpack
@@ -16,6 +17,8 @@ from shared.errors import Rejected
 from shared.layout import Layout, Tensor
 from shared.messages import (
     ANY_MESSAGE,
+    MAX_SIZE_BYTES,
+    MAX_TENSORS,
     PROTOCOL,
     AnyMessage,
     Message,
@@ -66,6 +69,7 @@ def _unpack_header(body: bytes) -> tuple[dict[str, object], int]:
             max_buffer_size=MAX_HEADER_BYTES,
             max_bin_len=0,
             max_ext_len=0,
+            max_array_len=MAX_TENSORS,  # an array's place is taken as soon as it is announced
             strict_map_key=True,
         )
         unpacker.feed(memoryview(body)[:look])
@@ -85,7 +89,8 @@ def _unpack_header(body: bytes) -> tuple[dict[str, object], int]:
 
 def _data(body: bytes, start: int) -> memoryview:
     view = memoryview(body)
-    while start < len(body) and body[start] == NIL[0]:
+    padded = min(len(body), start + ALIGNMENT)  # or megabytes of nils would be read one by one
+    while start < padded and body[start] == NIL[0]:
         start += 1
     if start == len(body):
         return view[:0]
@@ -109,6 +114,10 @@ def tensor_entries(layout: Layout) -> list[TensorEntry]:
 
 def layout_of(entries: list[TensorEntry], size_bytes: int) -> Layout:
     """The layout that a manifest announces; Rejected(``layout``) unless it makes ``size_bytes``."""
+    for entry in entries:
+        # numpy multiplies all sizes but the zeros, and makes no array that would be too big.
+        if prod(filter(None, entry.shape)) > MAX_SIZE_BYTES:
+            raise Rejected("layout", f"tensor {entry.name} is too large")
     layout = Layout(tuple(Tensor(entry.name, tuple(entry.shape), entry.dtype) for entry in entries))
     if layout.size_bytes != size_bytes:
         raise Rejected("layout", f"the tensors make {layout.size_bytes} bytes, not {size_bytes}")

@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from string import ascii_uppercase
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from examples.stage.study import Study
@@ -53,14 +54,16 @@ class Figures:
 def table(figures: Figures) -> Table:
     """Every model, judged on the held-out patients of all sites and of each; fits 80 columns."""
     letters = dict(zip(figures.names, ascii_uppercase, strict=False))
-    headings = {name: f"{letter} {name}, alone" for name, letter in letters.items()}
+    headings = {name: f"{letter} {name}" for name, letter in letters.items()}
     count = len(figures.federated)
     shown = Table(
-        title=f"{figures.study.title}, judged on held-out patients",
-        caption=f"mean ± standard deviation of {count} splits into training and held-out;"
-        " A, B, …: accuracy on that site's patients",
+        title=f"{figures.study.title}: who trained the model, and how good it is",
+        caption="On held-out patients: AUC and accuracy at all sites, mean ± standard deviation"
+        f" of {count} splits; A, B, …: accuracy at that site",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
     )
-    shown.add_column("model trained by", no_wrap=True)
+    shown.add_column("trained by", no_wrap=True)
     shown.add_column("AUC", justify="right")
     shown.add_column("accuracy", justify="right")
     for letter in letters.values():
