@@ -174,6 +174,7 @@ class ClientWorker:
             return self._settings.stay
         if self._trained == (manifest.run, manifest.version):
             return True
+        log.info("training", "training from version %d", manifest.version)
         update = self._client.train(model.weights)
         self._trained = (manifest.run, manifest.version)
         newest = self._mailbox.newest_version(manifest.run)

@@ -7,7 +7,7 @@ TensorFlow trains for an hour. Callbacks run on that thread, must be short, and 
 
 import contextlib
 import logging
-import random
+import secrets
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -17,6 +17,7 @@ import pika
 from pika import exceptions
 from pika.adapters.utils import io_services_utils
 
+from shared.backoff import backoff_s
 from shared.delivery import Delivery, Subscription
 from shared.errors import BrokerRefused, BrokerUnavailable, ConfigError, Stopped, WarrenError
 from shared.log import Log
@@ -32,7 +33,6 @@ log = Log(__name__)
 
 HEARTBEAT_S: Final = 60
 CONNECT_TIMEOUT_S: Final = 10
-BACKOFF_S: Final = (0.2, 30.0)  # first and longest wait between attempts to connect
 DRAIN_S: Final = 5.0
 
 
@@ -102,7 +102,7 @@ class Session:
                 raise job.error
             attempt += 1
             log.info("publish_retried", "publishing again: %s", job.error)
-            if self._closing.wait(_backoff_s(attempt)):
+            if self._closing.wait(backoff_s(attempt)):
                 raise Stopped("closed before the broker confirmed")
 
     def post(self, message: Publication) -> None:
@@ -155,7 +155,7 @@ class Session:
             if self._hopeless and not self._first.is_set():
                 self._first.set()
                 break
-            self._closing.wait(_backoff_s(attempt))
+            self._closing.wait(backoff_s(attempt))
         self._closing.set()
         self._pipeline.abandon(Stopped("the session is closed"))
 
@@ -208,13 +208,13 @@ class Session:
         self._consume_from(queue, wanted)
 
     def _declare_own(self, wanted: Subscription, exchange: str, topic: str) -> None:
-        def declared(frame: Any) -> None:
-            queue = frame.method.queue
+        def declared(_frame: Any) -> None:
             self._channel.queue_bind(
                 queue, exchange, topic, callback=lambda _frame: self._consume_from(queue, wanted)
             )
 
-        self._channel.queue_declare("", exclusive=True, auto_delete=True, callback=declared)
+        queue = f"{wanted.tag or 'watch'}.{secrets.token_hex(4)}"
+        self._channel.queue_declare(queue, exclusive=True, auto_delete=True, callback=declared)
 
     def _consume_from(self, queue: str, wanted: Subscription) -> None:
         self._channel.basic_consume(
@@ -360,13 +360,6 @@ def _parameters(url: str, name: str) -> Any:
     parameters.socket_timeout = parameters.stack_timeout = CONNECT_TIMEOUT_S
     parameters.connection_attempts = 1
     return parameters
-
-
-def _backoff_s(attempt: int) -> float:
-    """Capped exponential backoff with jitter: a thousand clients must not return in one instant."""
-    first, longest = BACKOFF_S
-    jitter = random.uniform(0.5, 1.0)  # noqa: S311
-    return jitter * min(longest, first * 2.0 ** min(attempt - 1, 20))
 
 
 def _refusal(error: Any, where: str) -> WarrenError:

@@ -1,5 +1,6 @@
 """Tasks without a framework, for tests that are about everything but learning."""
 
+import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -66,6 +67,18 @@ class Ledger:
 def ledger(index: int = 0, size: int = 8) -> Task:
     """The ledger task of the client that owns ``index``."""
     return Task(Ledger(size), [index], 1.0)
+
+
+class Endless(Ledger):
+    """Training that never ends by itself."""
+
+    def fit(self, data: list[int], learning_rate: float) -> None:
+        threading.Event().wait()
+
+
+def endless() -> Task:
+    """A task whose first round goes on until the process ends."""
+    return Task(Endless(8), [0], 1.0)
 
 
 def missing_data(data: str) -> Task:

@@ -1,6 +1,7 @@
 """Whole federations: real processes over a real broker."""
 
 import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,18 @@ def test_one_signal_ends_the_workers_cleanly_and_the_run_goes_on_later(
         )
         started += [again, start_client(place, "alfa", "line")]
         assert again.end() == 0
+
+
+def test_a_second_signal_ends_a_worker_that_is_still_busy(place: Place, tmp_path: Path) -> None:
+    with workers() as started:
+        started.append(start_coordinator(place, tmp_path, "--quorum", "1"))
+        client = start_client(place, "alfa", "endless")
+        started.append(client)
+        client.wait_for("training")
+        client.process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            client.process.wait(0.5)  # it finishes what it is doing
+        assert client.kill(signal.SIGINT) == 128 + signal.SIGINT
 
 
 def test_a_staying_client_serves_one_run_after_another(place: Place, tmp_path: Path) -> None:
