@@ -18,7 +18,7 @@ class Comparison:
     def __init__(self, study: Study) -> None:
         self._study = study
         first = study.sites(0)[0]
-        self._task = study.task(first.train, 0, study.rounds * study.epochs)
+        self._task = study.task(first.train, 0, 1)
         self._initial: list[Array] = list(self._task.model.get_weights())
 
     def alone(self, seed: int) -> dict[str, Evaluation]:
@@ -38,10 +38,17 @@ class Comparison:
         return figures | {"all": score(self._task, pooled([s.held_out for s in sites]))}
 
     def _trained_on(self, records: Records, seed: int) -> Evaluation:
-        """Train on ``records`` for as many epochs as federation does."""
-        import keras
+        """Train on ``records`` for as many epochs as federation does.
 
+        All epochs are one long dataset: to begin one costs as much as to train on it.
+        """
+        import keras
+        import tensorflow as tf
+
+        study = self._study
         keras.utils.set_random_seed(seed)
+        batches = tf.data.Dataset.from_tensor_slices(records).shuffle(len(records[1]))
+        batches = batches.batch(study.batch_size).repeat(study.rounds * study.epochs)
         self._task.model.set_weights(self._initial)
-        self._task.model.fit(records, self._study.learning_rate)
+        self._task.model.fit(batches, study.learning_rate)
         return self.judge(self._task.model.get_weights(), self._study.sites(seed))

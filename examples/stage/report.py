@@ -61,11 +61,11 @@ def table(figures: Figures) -> Table:
         caption="On held-out patients: AUC and accuracy at all sites, mean ± standard deviation"
         f" of {count} splits; A, B, …: accuracy at that site",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1),
+        padding=(0, 1, 0, 0),
     )
     shown.add_column("trained by", no_wrap=True)
-    shown.add_column("AUC", justify="right")
-    shown.add_column("accuracy", justify="right")
+    shown.add_column("AUC", justify="right", no_wrap=True)
+    shown.add_column("accuracy", justify="right", no_wrap=True)
     for letter in letters.values():
         shown.add_column(letter, justify="right")
     for model, heading in figures.models:

@@ -46,6 +46,7 @@ class Study:
     rounds: int
     epochs: int
     learning_rate: float
+    batch_size: int = 16
     options: Mapping[str, Any] = field(default_factory=dict)
     figures: tuple[str, ...] = ("auc", "accuracy")
 
