@@ -1,8 +1,8 @@
 """The checkpoint: one file, replaced atomically, that holds the whole State.
 
 A line of magic, length and CRC-32 of a msgpack header, the header, then the weights as they lie
-in memory. Written to a temporary file, flushed to the disk, renamed over the old one, and the rename
-flushed too: a crash at any point leaves the old or the new checkpoint, never half of one.
+in memory. Written to a temporary file, flushed to the disk, renamed over the old one, and the
+rename flushed too: a crash at any point leaves the old or the new checkpoint, never half of one.
 """
 
 import os

@@ -4,16 +4,20 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
+from typing import Final
 from zipfile import BadZipFile
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from shared.errors import ConfigError
 from shared.layout import Layout, Weights
-from shared.messages import Setting
+from shared.messages import Config, Setting
 from shared.settings import Words, WorkerSettings
+
+CONFIG: Final[TypeAdapter[dict[str, Setting]]] = TypeAdapter(Config, config=ConfigDict(strict=True))
 
 
 class CoordinatorSettings(WorkerSettings):
@@ -53,18 +57,25 @@ def parse_config(words: tuple[str, ...]) -> dict[str, Setting]:
         if not equals or not name:
             raise ConfigError(f"--config {word}: write it as NAME=VALUE")
         config[name] = _value(text)
-    return config
+    try:
+        return CONFIG.validate_python(config)
+    except ValidationError:
+        raise ConfigError(
+            "--config: at most 64 settings, names of up to 128 characters, values of up to 1024"
+        ) from None
 
 
 def _value(text: str) -> Setting:
     if text in {"true", "false"}:
         return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    if re.fullmatch(r"[-+]?[0-9]+", text):
+        return int(text) if len(text) < 19 else text  # msgpack knows 64 bits
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    # A NaN is never equal to itself, so clients would make their task anew for every model.
+    return number if isfinite(number) and "_" not in text else text
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,7 @@ class Target:
 def read_initial_model(path: Path) -> Weights:
     """Weights from a ``.npz`` file, in the order in which they were stored."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = list(arrays.files)
             tensors = [arrays[name] for name in names]
     except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:

@@ -23,6 +23,7 @@ Version = Annotated[int, Field(ge=0, le=1 << 53)]
 Setting = bool | int | float | Annotated[str, Field(max_length=1024)]
 Figure = Annotated[float, Field(allow_inf_nan=False)]  # one NaN would be everybody's mean
 Figures = Annotated[dict[Name, Figure], Field(max_length=64)]
+Config = Annotated[dict[Name, Setting], Field(max_length=64)]
 
 
 class Strict(BaseModel):
@@ -65,7 +66,7 @@ class ModelManifest(Transfer):
     run: Hex
     version: Version
     tensors: Annotated[list[TensorEntry], Field(min_length=1, max_length=MAX_TENSORS)]
-    config: Annotated[dict[Name, Setting], Field(max_length=64)] = {}
+    config: Config = {}
     max_staleness: Annotated[int, Field(ge=0)] = 0
     final: bool = False
 
@@ -121,7 +122,7 @@ class Notice(Message):
     reason: str = ""
     detail: str = ""
     base_version: Version | None = None
-    config: Annotated[dict[Name, Setting], Field(max_length=64)] = {}
+    config: Config = {}
 
 
 AnyMessage = Annotated[

@@ -1,9 +1,15 @@
 """What federation is compared with: each site alone, and all data in one place."""
 
 from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from examples.stage.study import Records, Site, Study, pooled, score
+from shared.errors import Stopped
 from shared.layout import Array
+
+if TYPE_CHECKING:
+    from client_worker import KerasTask
 
 Evaluation = dict[str, dict[str, float]]
 
@@ -17,9 +23,21 @@ class Comparison:
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        first = study.sites(0)[0]
-        self._task = study.task(first.train, 0, 1)
-        self._initial: list[Array] = list(self._task.model.get_weights())
+        self._initial: list[Array] = []
+        self._stopped = False
+
+    @cached_property
+    def _task(self) -> "KerasTask":
+        """Made when it is first needed, on the thread that then waits for TensorFlow to load."""
+        task = self._study.task(self._study.sites(0)[0].train, 0, 1)
+        self._initial = list(task.model.get_weights())
+        return task
+
+    def stop(self) -> None:
+        """Train no further: nobody waits for the result."""
+        self._stopped = True
+        if "_task" in self.__dict__:
+            self._task.model.model.stop_training = True  # Keras looks at it after each step
 
     def alone(self, seed: int) -> dict[str, Evaluation]:
         """Figures of each site's own model, by site, and of the ``pooled`` one."""
@@ -42,13 +60,15 @@ class Comparison:
 
         All epochs are one long dataset: to begin one costs as much as to train on it.
         """
+        study, model = self._study, self._task.model
         import keras
         import tensorflow as tf
 
-        study = self._study
         keras.utils.set_random_seed(seed)
         batches = tf.data.Dataset.from_tensor_slices(records).shuffle(len(records[1]))
         batches = batches.batch(study.batch_size).repeat(study.rounds * study.epochs)
-        self._task.model.set_weights(self._initial)
-        self._task.model.fit(batches, study.learning_rate)
-        return self.judge(self._task.model.get_weights(), self._study.sites(seed))
+        model.set_weights(self._initial)
+        if self._stopped:
+            raise Stopped("the comparison was stopped")
+        model.fit(batches, study.learning_rate)
+        return self.judge(model.get_weights(), study.sites(seed))

@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from examples.stage.report import Figures, summary, table, write_json
 from examples.stage.study import Study
 from examples.stage.view import View
 from shared import service
-from shared.errors import WarrenError
+from shared.errors import ConfigError, WarrenError
 
 Alone = dict[int, dict[str, dict[str, dict[str, float]]]]
 
@@ -28,8 +30,10 @@ def parser(study: Study, out: str) -> argparse.ArgumentParser:
     """Flags that every hospital example has."""
     flags = argparse.ArgumentParser(description=f"{study.title}. {study.description}")
     flags.add_argument("--out", type=Path, default=Path(out), help=f"where to write ({out})")
-    flags.add_argument("--seeds", type=int, default=5, help="how many splits to average over (5)")
-    flags.add_argument("--rounds", type=int, default=study.rounds,
+    flags.add_argument(
+        "--seeds", type=_count, default=5, help="how many splits to average over (5)"
+    )
+    flags.add_argument("--rounds", type=_count, default=study.rounds,
                        help=f"rounds of federated training ({study.rounds})")  # fmt: skip
     flags.add_argument("--keep-broker", action="store_true",
                        help="leave the broker running, to look at the management UI")  # fmt: skip
@@ -39,7 +43,15 @@ def parser(study: Study, out: str) -> argparse.ArgumentParser:
 def main(study: Study, out: str, argv: Sequence[str] | None = None) -> int:
     """Run ``study`` as the command line says; return the exit code."""
     given = parser(study, out).parse_args(argv)
-    return service.run("demo", lambda: play(study, given))
+    for number in (signal.SIGTERM, signal.SIGHUP):  # leave nothing running then either
+        signal.signal(number, signal.default_int_handler)
+    return service.run("demo", lambda: play(replace(study, rounds=given.rounds), given))
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return int(text)
 
 
 def play(study: Study, given: argparse.Namespace) -> None:
@@ -48,16 +60,20 @@ def play(study: Study, given: argparse.Namespace) -> None:
     seeds = range(given.seeds)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     try:
+        (given.out / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {given.out} cannot be written to: {error.strerror}") from None
+    try:
         with View(study.title) as view, Stage(study, given.out, view) as stage:
             stage.keep_broker = given.keep_broker
-            runs, alone, comparison = _train(study, stage, view, seeds, given.rounds)
+            runs, alone, comparison = _train(study, stage, view, seeds)
     except BrokerConfigError as error:
         raise WarrenError(str(error)) from None
     federated = {
         seed: comparison.judge(run.state.weights, study.sites(seed)) for seed, run in runs.items()
     }
     figures = Figures(study, federated, alone)
-    facts = _facts(runs, len(study.names), given.rounds, time.monotonic() - began, stage.version)
+    facts = _facts(runs, study, time.monotonic() - began, stage.version)
     write_json(given.out / "report.json", figures, facts)
     curves = [list(rounds.values()) for rounds in view.history]
     write_html(given.out / "report.html", figures, facts, curves)
@@ -70,26 +86,25 @@ def play(study: Study, given: argparse.Namespace) -> None:
 
 
 def _train(
-    study: Study, stage: Stage, view: View, seeds: Sequence[int], rounds: int
+    study: Study, stage: Stage, view: View, seeds: Sequence[int]
 ) -> tuple[dict[int, Run], Alone, Comparison]:
     """The federated runs, and meanwhile on another thread what they are compared with."""
     with ThreadPoolExecutor(1) as beside:
         view.say(f"{_where(stage)}; clients are loading TensorFlow")
+        comparison = Comparison(study)
         pending: dict[int, Future[Any]] = {}
         try:
-            made = beside.submit(Comparison, study)
-            pending = {
-                seed: beside.submit(lambda seed=seed: made.result().alone(seed)) for seed in seeds
-            }
+            pending = {seed: beside.submit(comparison.alone, seed) for seed in seeds}
             stage.wait_for_clients()
             view.say(_where(stage))
-            runs = {seed: stage.run(seed, rounds) for seed in seeds}
+            runs = {seed: stage.run(seed) for seed in seeds}
             view.say("training each site alone, and on all data pooled, for comparison")
             alone = {seed: future.result() for seed, future in pending.items()}
-            return runs, alone, made.result()
+            return runs, alone, comparison
         finally:
             for future in pending.values():
                 future.cancel()
+            comparison.stop()
 
 
 def _where(stage: Stage) -> str:
@@ -97,13 +112,11 @@ def _where(stage: Stage) -> str:
     return f"management UI: {address}, login in {stage.node.home}/bundles/watcher.env"
 
 
-def _facts(
-    runs: dict[int, Run], clients: int, rounds: int, seconds: float, version: str
-) -> dict[str, Any]:
+def _facts(runs: dict[int, Run], study: Study, seconds: float, version: str) -> dict[str, Any]:
     boards = [run.board for run in runs.values()]
     return {
-        "rounds": rounds,
-        "clients": clients,
+        "rounds": study.rounds,
+        "clients": len(study.names),
         "seeds": len(runs),
         "updates_folded": sum(board.updates_folded for board in boards),
         "bytes_up": sum(board.bytes_up for board in boards),

@@ -18,6 +18,7 @@ from examples.stage.view import View
 
 CLIENTS_READY_S = 120.0
 RUN_S = 300.0
+EVENTS_S = 5.0
 PAUSE_S = 0.1
 
 
@@ -42,7 +43,6 @@ class Stage:
         self.keep_broker = False
 
     def __enter__(self) -> "Stage":
-        (self._out / "logs").mkdir(parents=True, exist_ok=True)
         self._view.say("getting a broker")
         with ExitStack() as unless_complete:
             unless_complete.callback(self._stop_broker)
@@ -50,22 +50,17 @@ class Stage:
             self.node = node.up(self._home, Federation(clients=clients, fleets=()))
             self.version = node.status(self._home).version or "unknown"
             unless_complete.enter_context(Watch(self.node.broker_url("watcher"), self._view.feed))
+            for number, name in enumerate(self._names):
+                task = ("--task", f"{self._study.module}:clinic", *self._study.arguments(number))
+                client = self._child(name, "client-worker", *task, "--stay")
+                unless_complete.callback(client.stop)
+                self._clients.append(client)
             self._exit = unless_complete.pop_all()
-        for number, name in enumerate(self._names):
-            arguments = [
-                "--task",
-                f"{self._study.module}:clinic",
-                *self._study.arguments(number),
-                "--stay",
-            ]
-            self._clients.append(self._child(name, "client-worker", *arguments))
         return self
 
     def __exit__(self, *_: object) -> None:
         for client in self._clients:
-            client.process.terminate()
-        for client in self._clients:
-            client.stop()
+            client.process.terminate()  # all at once; then each is waited for
         self._exit.close()
 
     def _stop_broker(self) -> None:
@@ -80,7 +75,7 @@ class Stage:
             "the clients did not connect",
         )
 
-    def run(self, seed: int, rounds: int) -> Run:
+    def run(self, seed: int) -> Run:
         """Train once, from version 0, with a coordinator of its own."""
         board = self._view.begin(f"seed {seed}")
         folder = self._out / "checkpoints" / f"seed-{seed}"
@@ -88,9 +83,10 @@ class Stage:
         coordinator = self._child(
             f"coordinator-{seed}",
             "coordinator-worker",
-            *("--quorum", str(len(self._names)), "--rounds", str(rounds)),
+            *("--quorum", str(len(self._names)), "--rounds", str(self._study.rounds)),
             *("--checkpoint-dir", str(folder)),
-            *("--config", f"seed={seed}"),
+            *("--config", f"seed={seed}", "--config", f"epochs={self._study.epochs}"),
+            *("--config", f"learning_rate={self._study.learning_rate}"),
         )
         try:
 
@@ -101,6 +97,7 @@ class Stage:
             self._wait(ended, RUN_S, "the run did not end", coordinator)
         finally:
             coordinator.stop()
+        board.finished.wait(EVENTS_S)  # what it posted last may still be on its way to the board
         state = checkpoint.load(folder)
         if state is None:
             raise ChildFailed(f"{coordinator.name} left no checkpoint (log: {coordinator.log})")
@@ -112,13 +109,19 @@ class Stage:
         log = self._out / "logs" / f"{name}.log"
         return Child(name, command, bundle_path(self._home, user), log, *arguments)
 
-    def _wait(self, done: Callable[[], bool], deadline_s: float, late: str, *others: Child) -> None:
+    def _wait(
+        self,
+        done: Callable[[], bool],
+        deadline_s: float,
+        late: str,
+        coordinator: Child | None = None,
+    ) -> None:
         deadline = time.monotonic() + deadline_s
         while not done():
-            for child in (*self._clients, *others):
-                child.check()
+            for client in self._clients:
+                client.check()
             if time.monotonic() > deadline:
                 raise ChildFailed(f"{late} within {deadline_s:.0f} s: see {self._out / 'logs'}")
             time.sleep(PAUSE_S)
-        for child in (*self._clients, *others):
-            child.check()
+        if coordinator is not None:
+            coordinator.check(may_end=True)

@@ -50,10 +50,11 @@ def write_html(
     body += "<h2>Who does how well on all sites' held-out patients (AUC)</h2>" + _dots(figures)
     body += '<p class="soft">Large dot: mean; small dots: one for each split of the data.</p>'
     body += '<div class="pair">'
-    for metric, heading in (("eval_auc", "AUC"), ("loss", "training loss")):
-        lines = [[r[metric] for r in rounds if metric in r] for rounds in history]
+    # What clients evaluate in round 1 is the untrained model: it would squash the rest flat.
+    for metric, heading, skip in (("eval_auc", "Global model's AUC", 1), ("loss", "Loss", 0)):
+        lines = [[r[metric] for r in rounds if metric in r][skip:] for rounds in history]
         if any(lines):
-            chart = curves([line for line in lines if line], "round")
+            chart = curves([line for line in lines if line], heading)
             body += f"<div><h2>{heading}, as the clients report it</h2>{chart}</div>"
     body += "</div><h2>Every model at every site</h2>" + _table(figures)
     body += f'<p class="soft">{escape(summary(figures, facts))}</p>'
@@ -81,7 +82,8 @@ def _dots(figures: Figures) -> str:
         [
             (heading, model, figures.mean(model, "auc"), figures.values(model, "all", "auc"))
             for model, heading in figures.models
-        ]
+        ],
+        "AUC of each model",
     )
 
 

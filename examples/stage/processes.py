@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -52,16 +53,22 @@ class Child:
         """Seconds from its start until it logged ``action`` for the ``times``-th time."""
         for line in self.log.read_text().splitlines():
             if line.startswith("{"):
-                record = json.loads(line)
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue  # it is being written; we shall look again
                 times -= record.get("action") == action
                 if times == 0:
                     return float(record["time"] - self.started)
         return None
 
-    def check(self) -> None:
-        """Raise ChildFailed if it has ended with an error."""
-        if self.process.poll() not in (None, 0):
-            raise ChildFailed(f"{self.name} ended: {self.last_words()} (log: {self.log})")
+    def check(self, *, may_end: bool = False) -> None:
+        """Raise ChildFailed if it has ended, unless it has done its work and ``may_end``."""
+        code = self.process.poll()
+        if code is None or (may_end and code == 0):
+            return
+        killed = f"was ended by {signal.Signals(-code).name}, having said" if code < 0 else "ended"
+        raise ChildFailed(f"{self.name} {killed}: {self.last_words()} (log: {self.log})")
 
     def last_words(self) -> str:
         """The last line of its log, as a person would read it."""
@@ -80,5 +87,7 @@ class Child:
             try:
                 self.process.wait(STOP_S)
             except subprocess.TimeoutExpired:
+                pass
+            finally:  # also when a second Ctrl-C cuts the waiting short
                 self.process.kill()
                 self.process.wait()

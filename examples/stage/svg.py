@@ -2,19 +2,25 @@
 
 from collections.abc import Sequence
 from html import escape
+from math import ceil, floor, log10
 
 WIDTH, HEIGHT = 500, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 34
 ROW = 34
 NAMES = 190
+SLACK = 1e-9  # what rounding does to a quotient
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Evenly spaced values from ``low`` to ``high``."""
-    return [low + (high - low) * step / count for step in range(count + 1)]
+def ticks(low: float, high: float, count: int = 5) -> list[tuple[float, str]]:
+    """About ``count`` round values between ``low`` and ``high``, and how they are written."""
+    power = 10.0 ** floor(log10((high - low) / count))
+    step = next(power * digit for digit in (1, 2, 5, 10) if power * digit * count >= high - low)
+    digits = max(0, -floor(log10(step) + SLACK))
+    numbers = range(ceil(low / step - SLACK), floor(high / step + SLACK) + 1)
+    return [(number * step, f"{number * step:.{digits}f}") for number in numbers]
 
 
-def curves(lines: Sequence[Sequence[float]], x_label: str) -> str:
+def curves(lines: Sequence[Sequence[float]], name: str) -> str:
     """Thin lines, one for each run, and their mean as a thick one, over rounds from 1."""
     values = [value for line in lines for value in line]
     low, high = min(values), max(values)
@@ -31,11 +37,11 @@ def curves(lines: Sequence[Sequence[float]], x_label: str) -> str:
         return f'<polyline class="{css}" points="{points}"/>'
 
     grid = ""
-    for value in ticks(low, high):
+    for value, written in ticks(low, high):
         y = float(point(0, value).partition(",")[2])
         grid += f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         grid += f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">'
-        grid += f"{value:.3f}</text>"
+        grid += f"{written}</text>"
     for index in sorted({0, longest // 2, longest - 1}):
         x = float(point(index, low).partition(",")[0])
         grid += f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 14}" text-anchor="middle">'
@@ -44,10 +50,10 @@ def curves(lines: Sequence[Sequence[float]], x_label: str) -> str:
     mean = [sum(column) / len(whole) for column in zip(*whole, strict=True)]
     drawn = "".join(path(line, "thin") for line in lines) + path(mean, "thick")
     label = f'<text class="tick" x="{WIDTH / 2}" y="{HEIGHT - 1}" text-anchor="middle">'
-    return _svg(WIDTH, HEIGHT, f"{grid}{drawn}{label}{escape(x_label)}</text>")
+    return _svg(WIDTH, HEIGHT, name, f"{grid}{drawn}{label}round</text>")
 
 
-def dots(rows: Sequence[tuple[str, str, float, Sequence[float]]]) -> str:
+def dots(rows: Sequence[tuple[str, str, float, Sequence[float]]], name: str) -> str:
     """A dot for each model's mean and a fainter one for each run: (heading, class, mean, runs)."""
     values = [value for *_, runs in rows for value in runs]
     low, high = min(values), max(values)
@@ -59,10 +65,10 @@ def dots(rows: Sequence[tuple[str, str, float, Sequence[float]]]) -> str:
         return NAMES + (WIDTH * 1.6 - NAMES - 60) * (value - low) / (high - low)
 
     drawn = ""
-    for value in ticks(low, high):
+    for value, written in ticks(low, high, count=6):
         drawn += f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="4" '
         drawn += f'y2="{height - BOTTOM + 4}"/><text class="tick" x="{x(value):.1f}" '
-        drawn += f'y="{height - 10}" text-anchor="middle">{value:.3f}</text>'
+        drawn += f'y="{height - 10}" text-anchor="middle">{written}</text>'
     for number, (heading, css, mean, runs) in enumerate(rows):
         y = ROW * number + ROW / 2
         drawn += f'<text class="name {css}" x="{NAMES - 12}" y="{y + 4}" text-anchor="end">'
@@ -72,8 +78,9 @@ def dots(rows: Sequence[tuple[str, str, float, Sequence[float]]]) -> str:
         )
         drawn += f'<circle class="mean {css}" cx="{x(mean):.1f}" cy="{y}" r="7"/>'
         drawn += f'<text class="tick" x="{x(high) + 10:.1f}" y="{y + 4}">{mean:.3f}</text>'
-    return _svg(int(WIDTH * 1.6), height, drawn)
+    return _svg(int(WIDTH * 1.6), height, name, drawn)
 
 
-def _svg(width: int, height: int, content: str) -> str:
-    return f'<svg viewBox="0 0 {width} {height}" role="img">{content}</svg>'
+def _svg(width: int, height: int, name: str, content: str) -> str:
+    label = escape(name, quote=True)
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{content}</svg>'

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -83,20 +85,46 @@ def test_the_hospitals_without_their_data_are_one_line(tmp_path: Path) -> None:
         assert "UCI Machine Learning Repository" in done.stderr
 
 
-def test_one_interrupt_ends_the_demo_and_all_it_started(tmp_path: Path) -> None:
+@contextmanager
+def demo_in_round_one(out: Path) -> Iterator[subprocess.Popen[str]]:
+    """A demonstration that has closed its first round and would go on for long."""
     process = subprocess.Popen(
-        command("examples.breast_cancer", "--out", str(tmp_path), "--seeds", "1"),
+        command("examples.breast_cancer", "--out", str(out), "--seeds", "1", "--rounds", "500"),
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stdout is not None
     watchdog = threading.Timer(100, process.kill)
     watchdog.start()
+    assert process.stdout is not None
     for line in process.stdout:
         if "round 1:" in line:
-            process.send_signal(signal.SIGINT)
             break
-    _, complaints = process.communicate()
+    yield process
     watchdog.cancel()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_interrupt_ends_the_demo_and_all_it_started(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with demo_in_round_one(tmp_path) as process:
+        process.send_signal(number)
+        _, complaints = process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in complaints
+    assert started_from(tmp_path) == []
+
+
+def test_a_client_that_dies_ends_the_demo_with_one_line_that_names_its_log(tmp_path: Path) -> None:
+    with demo_in_round_one(tmp_path) as process:
+        (client,) = [
+            child
+            for child in psutil.Process(process.pid).children()
+            if "screening-centre.env" in " ".join(child.cmdline())
+        ]
+        client.kill()
+        _, complaints = process.communicate()
+    assert process.returncode == 1
+    assert complaints.count("\n") == 1
+    assert "screening-centre was ended by SIGKILL" in complaints
+    assert str(tmp_path / "logs" / "screening-centre.log") in complaints
     assert started_from(tmp_path) == []

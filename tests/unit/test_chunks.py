@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from broker_config.names import CHUNK_BYTES
 from shared.chunks import Incoming, Outgoing, transfer_fields
@@ -70,3 +72,42 @@ def test_bytes_that_do_not_have_the_announced_digest_reject_the_transfer() -> No
     damaged[-1] ^= 1
     with pytest.raises(Rejected, match="digest"):
         receiver.take(bytes(damaged))
+
+
+def test_the_smallest_buffer_is_one_message() -> None:
+    transfer = outgoing(1)
+    assert [Receiver(transfer).take(body) for body in transfer] == [True]
+
+
+@pytest.mark.parametrize("size_bytes", [100, CHUNK_BYTES, 2 * CHUNK_BYTES])
+def test_nothing_may_follow_the_last_chunk(size_bytes: int) -> None:
+    transfer = outgoing(size_bytes)
+    receiver = Receiver(transfer)
+    assert [receiver.take(body) for body in transfer][-1]
+    for data in (b"", b"x"):
+        with pytest.raises(Rejected, match="chunk"):
+            receiver.incoming.add(len(transfer), memoryview(data))
+
+
+def test_every_transfer_has_an_id_of_its_own() -> None:
+    buffer = np.zeros(8, np.uint8)
+    assert transfer_fields(buffer)["transfer"] != transfer_fields(buffer)["transfer"]
+
+
+THREE = outgoing(2 * CHUNK_BYTES + 5)
+BODIES = list(THREE)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 2), max_size=8))
+def test_it_is_whole_exactly_when_every_chunk_came_in_order(order: list[int]) -> None:
+    receiver = Receiver(THREE)
+    taken: list[int] = []
+    for index in order:
+        try:
+            whole = receiver.take(BODIES[index])
+        except Rejected:
+            continue
+        taken.append(index)
+        assert whole == (taken == [0, 1, 2])
+    assert taken == [0, 1, 2][: len(taken)]

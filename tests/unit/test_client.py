@@ -4,11 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from client_worker import FederatedClient, Task
 from client_worker.client import count_examples
 from client_worker.task import TaskSource
+from coordinator_worker import FederatedCoordinator
 from shared.errors import ConfigError
+from shared.layout import Weights
 from tests.tasks import Ledger, Line, line
 
 
@@ -112,3 +116,95 @@ def test_a_task_may_be_an_object_without_arguments() -> None:
     source = TaskSource.__new__(TaskSource)
     source.path, source._attribute, source._parameters, source._given = "x:y", made, {}, {}
     assert source.make({}) is made
+
+
+class InPlace:
+    """A model that keeps the arrays it is given, hands out its own, and trains in place."""
+
+    def __init__(self) -> None:
+        self.arrays = [np.zeros(3)]
+
+    def get_weights(self) -> list[np.ndarray]:
+        return self.arrays
+
+    def set_weights(self, weights: list[np.ndarray]) -> None:
+        self.arrays = weights
+
+    def fit(self, data: list[int], learning_rate: float) -> None:
+        self.arrays[0] += learning_rate
+
+
+def test_a_model_that_trains_in_place_changes_neither_the_global_model_nor_its_own_delta() -> None:
+    start = Weights.of([np.array([1.0, 2.0, 3.0])])
+    model = InPlace()
+    update = FederatedClient(model, [0], 0.5).train(start)
+    np.testing.assert_array_equal(start[0], [1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(update.delta[0], [0.5, 0.5, 0.5])
+    np.testing.assert_array_equal(model.arrays[0], [1.5, 2.5, 3.5])
+
+
+def test_the_delta_is_not_the_models_own_memory() -> None:
+    class Packed(InPlace):
+        def get_weights(self) -> Weights:
+            self.packed = Weights.of(self.arrays)
+            return self.packed
+
+    model = Packed()
+    FederatedClient(model, [0], 0.5).train([np.ones(3)])
+    np.testing.assert_array_equal(model.packed[0], [1.5, 1.5, 1.5])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.floats(-100, 100), min_size=3, max_size=3),
+    st.sampled_from(["float32", "float64"]),
+)
+def test_the_global_model_and_the_delta_make_the_trained_model(
+    start: list[float], dtype: str
+) -> None:
+    model = InPlace()
+    model.arrays = [np.zeros(3, dtype)]
+    begin = [np.array(start, dtype)]
+    update = FederatedClient(model, [0], 0.25).train(begin)
+    assert update.delta[0].dtype == dtype
+    np.testing.assert_array_equal(begin[0] + update.delta[0], model.arrays[0])
+
+
+def test_without_validation_there_is_nothing_to_evaluate() -> None:
+    task = line(features=2)
+    client = FederatedClient(task.model, task.data, task.learning_rate)
+    assert client.evaluate() == {}
+    assert set(client.train([np.zeros((2, 1)), np.zeros(1)]).metrics) == {"loss"}
+
+
+def test_a_given_number_of_examples_goes_before_what_is_counted() -> None:
+    assert FederatedClient(Ledger(1), [0, 0], 1.0, num_examples=7).num_examples == 7
+    assert FederatedClient(Ledger(1), iter([0]), 1.0, num_examples=7).num_examples == 7
+    for number in (0, -1):
+        with pytest.raises(ConfigError, match=f"num_examples is {number}"):
+            FederatedClient(Ledger(1), [0], 1.0, num_examples=number)
+
+
+def test_a_model_of_integers_or_of_nothing_cannot_take_part() -> None:
+    for arrays, what in (([np.zeros(2, int)], "int64"), ([], "no weights")):
+        model = InPlace()
+        model.arrays = arrays
+        with pytest.raises(ConfigError, match=what):
+            FederatedClient(model, [0], 1.0)
+
+
+def test_clients_and_a_coordinator_in_one_process_learn_the_line() -> None:
+    """Full-batch steps of both clients are one step on the data of both: FedAvg is SGD here."""
+    tasks = [line(shard, features=2) for shard in (0, 1)]
+    clients = [FederatedClient(task.model, task.data, 0.1) for task in tasks]
+    coordinator = FederatedCoordinator([client.model for client in clients])
+    pooled = Line(2)
+    data = tuple(np.concatenate([task.data[part] for task in tasks]) for part in (0, 1))
+    for _ in range(60):
+        coordinator.send(
+            coordinator.aggregate([client.train(coordinator.weights) for client in clients])
+        )
+        pooled.fit(data, 0.1)
+    for ours, theirs in zip(coordinator.weights, pooled.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    np.testing.assert_allclose(coordinator.weights[0], [[1.0], [2.0]], atol=1e-3)

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator_worker.fold import WeightedSum, sum_of_squares
@@ -41,6 +41,7 @@ def assert_close(found: Weights, expected: list[np.ndarray]) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 10_000), min_size=1, max_size=6))
 def test_the_mean_is_weighted_by_numbers_of_examples(examples: list[int]) -> None:
     updates = [update(seed, count) for seed, count in enumerate(examples)]
@@ -51,6 +52,7 @@ def test_the_mean_is_weighted_by_numbers_of_examples(examples: list[int]) -> Non
     assert_close(mean(total), reference(updates))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, LAYOUT.size_bytes // 8), max_size=6, unique=True))
 def test_an_update_in_pieces_is_the_update_in_one(cuts: list[int]) -> None:
     data = bytes_of(Weights.of(update(1).delta).buffer)
@@ -98,3 +100,60 @@ def test_the_sum_of_squares_is_that_of_all_values() -> None:
     packed = Weights.of(update(2).delta)
     expected = sum(float(np.sum(np.square(array, dtype=float))) for array in packed)
     assert sum_of_squares(LAYOUT, 0, bytes_of(packed.buffer)) == pytest.approx(expected, rel=1e-4)
+
+
+def fold(updates: list[Update]) -> WeightedSum:
+    total = WeightedSum(LAYOUT)
+    for each in updates:
+        total.add(each)
+    return total
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.permutations(range(5)), st.integers(0, 5))
+def test_any_order_and_any_grouping_is_the_same_mean(order: list[int], cut: int) -> None:
+    updates = [update(seed, 10 * seed + 1) for seed in range(5)]
+    left = fold([updates[number] for number in order[:cut]])
+    left.merge(fold([updates[number] for number in order[cut:]]))
+    assert (left.count, left.weight) == (5, 105.0)
+    assert_close(mean(left), reference(updates))
+
+
+def test_an_empty_sum_changes_no_other() -> None:
+    left, right = fold([update(1)]), WeightedSum(LAYOUT)
+    before = left.total.buffer.copy()
+    left.merge(WeightedSum(LAYOUT))
+    np.testing.assert_array_equal(left.total.buffer, before)
+    right.merge(left)
+    np.testing.assert_array_equal(right.total.buffer, before)
+    assert (right.count, right.weight) == (1, 1.0)
+
+
+def test_a_late_updates_weight_goes_before_its_number_of_examples() -> None:
+    total = WeightedSum(LAYOUT)
+    total.add(update(1, examples=100), weight=1.0)
+    total.add(update(2, examples=100), weight=3.0)
+    assert_close(mean(total), reference([update(1, 1), update(2, 3)]))
+
+
+def test_folding_leaves_the_update_and_the_model_as_they_were() -> None:
+    sent, model = Weights.of(update(1).delta), Weights.of(update(2).delta)
+    before = (sent.buffer.copy(), model.buffer.copy())
+    total = WeightedSum(LAYOUT)
+    total.add(Update(sent, 7))
+    total.apply_to(model)
+    np.testing.assert_array_equal(sent.buffer, before[0])
+    np.testing.assert_array_equal(model.buffer, before[1])
+
+
+def test_the_result_lies_in_the_sums_own_memory() -> None:
+    total = fold([update(1)])
+    assert total.apply_to(Weights.empty(LAYOUT)) is total.total
+
+
+def test_what_a_client_hides_in_the_padding_is_checked_too() -> None:
+    """7 float32 take 28 of 32 bytes; the rest is no tensor's, but it is folded with them."""
+    packed = Weights.of(update(1).delta)
+    packed.buffer[-4:] = np.frombuffer(np.float32(np.nan).tobytes(), np.uint8)
+    with pytest.raises(Rejected, match="not-finite"):
+        sum_of_squares(LAYOUT, 0, bytes_of(packed.buffer))

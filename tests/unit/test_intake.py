@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -9,16 +10,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from broker_config.names import CHUNK_BYTES
 from coordinator_worker.intake import Intake, Outcome
 from coordinator_worker.quorum import Policy
+from coordinator_worker.round import Round
 from coordinator_worker.state import State
 from shared.chunks import Outgoing, transfer_fields
 from shared.delivery import Delivery
-from shared.layout import Weights
-from shared.messages import Join, Notice, UpdateManifest
-from shared.wire import encode
+from shared.layout import Layout, Weights
+from shared.messages import InitialManifest, Join, Notice, UpdateManifest
+from shared.wire import encode, tensor_entries
 
 RUN = "ab" * 4
 SIZE = CHUNK_BYTES // 4 + 100  # float32 values: two chunks
@@ -96,6 +99,15 @@ def test_after_a_lost_link_the_same_update_is_whole_again() -> None:
     queue.intake.reset()
     queue.deliver(first)
     assert queue.deliver(second).whole is not None
+
+
+def test_after_a_lost_link_a_whole_update_that_was_not_acknowledged_is_whole_again() -> None:
+    """Taken for one that is here already, it would be acknowledged and be in no model."""
+    queue = Queue()
+    for body in bodies():
+        queue.deliver(body)
+    queue.intake.reset()
+    assert [queue.deliver(body).whole for body in bodies()][-1] is not None
 
 
 def test_a_client_that_begins_again_lets_its_unfinished_transfer_go() -> None:
@@ -176,6 +188,15 @@ def test_what_cannot_be_in_time_any_more_is_let_go_when_the_round_closes() -> No
     assert queue.intake.round_closed(replace(STATE, version=6)) == [1]
 
 
+def test_a_new_round_forgets_what_was_whole_in_the_last() -> None:
+    """The ledger has those that are in the model; the others may come again."""
+    queue = Queue()
+    for body in bodies():
+        queue.deliver(body)
+    queue.intake.round_closed(STATE)
+    assert [queue.deliver(body).whole for body in bodies()][-1] is not None
+
+
 def test_a_client_may_join_and_may_not_play_the_coordinator() -> None:
     queue = Queue()
     joined = queue.deliver(encode(Join(federation="f", client="alfa")))
@@ -214,3 +235,230 @@ def test_every_delivery_has_one_fate_whatever_order_messages_come_in(
     assert set(fates) == set(range(1, len(order) + 1))
     assert set(fates.values()) <= {1}
     assert set(whole.values()) <= {1}
+
+
+def test_a_transfer_under_an_id_that_is_taken_does_not_touch_the_other() -> None:
+    queue = Queue()
+    first, second = bodies("alfa", transfer="ab" * 8)
+    queue.deliver(first, "alfa")
+    outcome = queue.deliver(bodies("bravo", transfer="ab" * 8)[0], "bravo")
+    assert outcome.rejected is not None
+    assert outcome.rejected.reason == "transfer"
+    assert outcome.settled == (2,)
+    whole = queue.deliver(second, "alfa").whole
+    assert whole is not None
+    assert whole.tags == [1, 3]
+
+
+def test_a_transfer_that_is_sent_again_under_its_own_id_begins_anew() -> None:
+    queue = Queue()
+    first, second = bodies()
+    queue.deliver(first)
+    assert queue.deliver(first).settled == (1,)
+    whole = queue.deliver(second).whole
+    assert whole is not None
+    assert whole.tags == [2, 3]
+
+
+def test_a_rejection_that_supersedes_still_says_which_update_it_was() -> None:
+    queue = Queue()
+    queue.deliver(bodies()[0])
+    bad = Weights.of([np.full(SIZE, np.inf, np.float32)])
+    fields = {"layout": WEIGHTS.layout.digest, **transfer_fields(bad.buffer)}
+    manifest = UpdateManifest(
+        federation="f", run=RUN, client="alfa", base_version=5, num_examples=2, **fields
+    )
+    outcome = queue.deliver(next(iter(Outgoing(manifest, bad.buffer))))
+    assert outcome.rejected is not None
+    assert (outcome.client, outcome.base_version) == ("alfa", 5)
+    assert outcome.settled == (1, 2)
+
+
+def test_bytes_that_are_no_message_are_rejected_in_their_senders_name() -> None:
+    outcome = Queue().deliver(b"rubbish")
+    assert outcome.rejected is not None
+    assert (outcome.rejected.reason, outcome.client) == ("malformed", "alfa")
+    assert outcome.settled == (1,)
+
+
+def test_a_rejection_goes_to_whom_the_broker_names_and_not_to_whom_the_message_does() -> None:
+    queue = Queue()
+    assert queue.deliver(bodies("alfa")[0], "bravo").client == "bravo"
+    assert queue.deliver(bodies("phone.1", base_version=1)[0], "phone").client == "phone.1"
+
+
+@pytest.mark.parametrize(("user", "client"), [("alfa", "bravo"), (None, "alfa"), ("a", "alfa")])
+def test_nobody_joins_in_anothers_name(user: str | None, client: str) -> None:
+    outcome = Queue().deliver(encode(Join(federation="f", client=client)), user)
+    assert outcome.join is None
+    assert outcome.rejected is not None
+    assert outcome.rejected.reason == "identity"
+
+
+def test_before_there_is_a_model_there_are_no_updates_to_it() -> None:
+    queue = Queue()
+    queue.state = None
+    outcome = queue.deliver(bodies()[0])
+    assert outcome.rejected is not None
+    assert outcome.rejected.reason == "run"
+
+
+def initial(layout: Layout = WEIGHTS.layout, client: str = "alfa", **change: Any) -> list[bytes]:
+    fields = {
+        "federation": "f", "client": client, "tensors": tensor_entries(layout),
+        **transfer_fields(DELTA.buffer), **change,
+    }  # fmt: skip
+    return list(itertools.islice(Outgoing(InitialManifest(**fields), DELTA.buffer), 2))
+
+
+def test_initial_weights_arrive_like_an_update() -> None:
+    queue = Queue()
+    queue.state = None
+    whole = [queue.deliver(body).whole for body in initial()][-1]
+    assert whole is not None
+    assert isinstance(whole.manifest, InitialManifest)
+    assert whole.layout == WEIGHTS.layout
+    assert b"".join(data for _, data in whole.pieces) == DELTA.buffer.tobytes()
+
+
+def test_initial_weights_whose_tensors_do_not_make_their_size_are_rejected() -> None:
+    other = Layout.of([np.zeros(SIZE + 2, np.float32)])
+    outcome = Queue().deliver(initial(other)[0])
+    assert outcome.rejected is not None
+    assert outcome.rejected.reason == "layout"
+
+
+def test_unfinished_initial_weights_are_let_go_when_there_is_a_model() -> None:
+    queue = Queue()
+    queue.state = None
+    queue.deliver(initial()[0])
+    assert queue.intake.round_closed(STATE) == [1]
+    queue.state = STATE
+    assert queue.deliver(initial()[1]).settled == (2,)
+
+
+SMALL = Weights.of([np.zeros(CHUNK_BYTES // 4 + 8, np.float32)])
+CLIENTS = ("alfa", "bravo", "charlie")
+
+
+class ExactlyOnce(RuleBasedStateMachine):
+    """Clients over a broker that redelivers, a coordinator that crashes: each update counts once.
+
+    A real intake, round, ledger and sum; the queue, the lost links and the restarts are a model.
+    Client k's update to a version adds 1 at index k: the final model counts what took effect.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy = Policy(quorum=2, max_staleness=1, staleness_exponent=0.0)
+        self.state = State("f", RUN, 0, Weights.empty(SMALL.layout), applied={})
+        self.queue: list[tuple[str, bytes]] = []  # not yet delivered
+        self.unacknowledged: dict[int, tuple[str, bytes]] = {}
+        self.confirmed: set[tuple[str, int]] = set()
+        self.rejected: set[tuple[str | None, int | None]] = set()
+        self.effect = np.zeros(len(CLIENTS))
+        self.restart()
+
+    def restart(self) -> None:
+        self.intake = Intake("f", self.policy)
+        self.redeliver()
+
+    def redeliver(self) -> None:
+        self.queue = [*self.unacknowledged.values(), *self.queue]
+        self.unacknowledged.clear()
+        self.tags = itertools.count(1)
+        self.round = Round(SMALL.layout)
+
+    @rule(client=st.sampled_from(CLIENTS), copies=st.integers(1, 2), cut=st.booleans())
+    def publish(self, client: str, copies: int, cut: bool) -> None:
+        """An update whose first attempts may have been cut short by a lost link."""
+        if (client, self.state.version) in self.confirmed:
+            return
+        delta = Weights.empty(SMALL.layout)
+        delta[0][CLIENTS.index(client)] = 1.0
+        manifest = UpdateManifest(
+            federation="f", run=RUN, client=client, base_version=self.state.version,
+            num_examples=1, layout=SMALL.layout.digest, **transfer_fields(delta.buffer),
+        )  # fmt: skip
+        whole = [(client, body) for body in Outgoing(manifest, delta.buffer)]
+        self.queue += whole[:1] * cut + whole * copies
+        self.confirmed.add((client, self.state.version))
+
+    @precondition(lambda self: len(self.queue) > 1)
+    @rule(data=st.data())
+    def another_clients_message_comes_first(self, data: st.DataObject) -> None:
+        place = data.draw(st.integers(1, len(self.queue) - 1))
+        before, after = self.queue[place - 1 : place + 1]
+        if before[0] != after[0]:
+            self.queue[place - 1 : place + 1] = [after, before]
+
+    @precondition(lambda self: self.queue)
+    @rule(crash=st.sampled_from(["no", "no", "no", "before the checkpoint", "after it"]))
+    def deliver(self, crash: str) -> None:
+        tag = next(self.tags)
+        user, body = self.queue.pop(0)
+        self.unacknowledged[tag] = (user, body)
+        outcome = self.intake.receive(Delivery(body, tag, 1, user, redelivered=False), self.state)
+        if outcome.rejected is not None:
+            self.rejected.add((outcome.client, outcome.base_version))
+        if outcome.whole is not None:
+            self.round.fold(outcome.whole)
+            if self.policy.closes(self.round.updates):
+                self.close_round(crash)
+                return
+        self.acknowledge(outcome.settled)
+
+    def close_round(self, crash: str) -> None:
+        if crash == "before the checkpoint":
+            self.restart()
+            return
+        done = self.round
+        self.effect += done.sum.total[0][: len(CLIENTS)]
+        weights = done.sum.apply_to(self.state.weights)
+        self.state = self.state.after(weights, done.contributions, {}, self.policy.max_staleness)
+        if crash == "after it":
+            self.restart()
+            return
+        self.acknowledge(done.tags)
+        self.acknowledge(self.intake.round_closed(self.state))
+        self.round = Round(SMALL.layout)
+
+    def acknowledge(self, tags: Iterable[int]) -> None:
+        for tag in tags:
+            del self.unacknowledged[tag]  # a KeyError if it was acknowledged before
+
+    @rule()
+    def the_link_is_lost(self) -> None:
+        self.intake.reset()
+        self.redeliver()
+
+    @invariant()
+    def what_is_unacknowledged_is_in_the_round_or_unfinished(self) -> None:
+        unfinished = [tag for one in self.intake._arriving.values() for tag in one.tags]
+        held = Counter([*self.round.tags, *unfinished])
+        assert set(held) == set(self.unacknowledged)
+        assert set(held.values()) <= {1}
+
+    def teardown(self) -> None:
+        while self.queue:
+            self.deliver("no")
+        self.restart()
+        while self.queue:
+            self.deliver("no")
+        waiting = self.round.sum.total[0][: len(CLIENTS)]
+        for index, client in enumerate(CLIENTS):
+            refused = {base for who, base in self.rejected if who == client}
+            counted = len({base for who, base in self.confirmed if who == client} - refused)
+            found = self.effect[index] + waiting[index]
+            assert counted <= found <= counted + len(refused), "lost, or counted twice"
+        assert not refused_while_fresh(self.rejected, self.policy, self.state.version)
+
+
+def refused_while_fresh(
+    rejected: set[tuple[str | None, int | None]], policy: Policy, version: int
+) -> bool:
+    return any(base is None or version - base <= policy.max_staleness for _, base in rejected)
+
+
+TestExactlyOnce = ExactlyOnce.TestCase
+TestExactlyOnce.settings = settings(max_examples=60, deadline=None, stateful_step_count=40)

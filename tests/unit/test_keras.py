@@ -7,7 +7,9 @@ import tensorflow as tf
 
 from client_worker import FederatedClient, KerasTask, LinearRegressionModel
 from client_worker.keras_model import KerasModel
+from coordinator_worker import FederatedCoordinator
 from shared.errors import ConfigError
+from shared.layout import Weights
 
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(64, 3)).astype("float32")
@@ -80,3 +82,90 @@ def test_a_model_that_was_not_compiled_is_told_to() -> None:
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     with pytest.raises(ConfigError, match="has no loss"):
         FederatedClient(model, (X, Y), 0.1)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [keras.optimizers.SGD(momentum=0.9), keras.optimizers.Adam()], ids=lambda o: o.name
+)
+def test_training_twice_from_one_model_gives_one_delta_bit_by_bit(
+    optimizer: keras.optimizers.Optimizer,
+) -> None:
+    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+    task = KerasTask(LinearRegressionModel(3), batches, 0.05, loss="mse", optimizer=optimizer)
+    client = FederatedClient(task.model, task.data, task.learning_rate)
+    first, second = client.train(START), client.train(START)
+    for ours, theirs in zip(first.delta, second.delta, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_learning_rate_is_the_clients_and_not_the_optimizers() -> None:
+    model = LinearRegressionModel(3)
+    model.compile(optimizer=keras.optimizers.SGD(99.0), loss="mse")
+    task = KerasTask(model, (X, Y), batch_size=64)
+    slow = FederatedClient(task.model, (X, Y), 0.01).train(START).delta
+    fast = FederatedClient(task.model, (X, Y), 0.02).train(START).delta
+    for ours, theirs in zip(slow, fast, strict=True):
+        np.testing.assert_allclose(2 * ours, theirs, rtol=1e-4)
+
+
+def test_averaging_full_batch_steps_is_a_step_on_all_the_data() -> None:
+    """McMahan et al. 2017, section 2: FedSGD, clients of unequal size."""
+    parts = [(X[:8], Y[:8]), (X[8:24], Y[8:24]), (X[24:], Y[24:])]
+    clients = []
+    for part in parts:
+        task = KerasTask(LinearRegressionModel(3), part, 0.1, batch_size=64)
+        clients.append(FederatedClient(task.model, task.data, task.learning_rate))
+    coordinator = FederatedCoordinator([client.model for client in clients])
+    coordinator.send(START)
+    for _ in range(3):
+        coordinator.send(coordinator.aggregate([c.train(coordinator.weights) for c in clients]))
+    central = KerasTask(LinearRegressionModel(3), (X, Y), 0.1, batch_size=64)
+    central.model.set_weights(START)
+    for _ in range(3):
+        central.model.fit((X, Y), 0.1)
+    for ours, theirs in zip(coordinator.weights, central.model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_a_keras_model_takes_the_global_models_place_in_a_federation_of_keras_models() -> None:
+    models = [LinearRegressionModel(3), LinearRegressionModel(3)]
+    coordinator = FederatedCoordinator(models)
+    coordinator.send(START)
+    for model in models:
+        for ours, theirs in zip(model.get_weights(), START, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_training_leaves_the_global_model_as_it_was() -> None:
+    start = Weights.of(START)
+    FederatedClient(LinearRegressionModel(3), (X, Y), 0.1).train(start)
+    np.testing.assert_array_equal(start[0], START[0])
+
+
+def test_a_task_compiles_and_builds_a_model_that_was_neither() -> None:
+    model = keras.Sequential([keras.layers.Dense(1)])
+    task = KerasTask(model, (X, Y), 0.05, loss="mse", metrics=["mae"])
+    update = FederatedClient(task.model, task.data, task.learning_rate).train(START)
+    assert set(update.metrics) == {"loss", "mae"}
+
+
+def test_a_task_without_a_loss_needs_a_compiled_model() -> None:
+    with pytest.raises(ConfigError, match="or give KerasTask a loss"):
+        KerasTask(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]), (X, Y))
+
+
+def test_a_model_that_cannot_be_built_is_told_to_build() -> None:
+    with pytest.raises(ConfigError, match=r"call build\(\)"):
+        KerasModel(LinearRegressionModel())
+
+
+def test_layers_that_are_not_trained_travel_too() -> None:
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)]
+    )
+    model.compile(optimizer="sgd", loss="mse")
+    client = FederatedClient(model, (X, X), 0.1)
+    assert [tensor.shape for tensor in client.layout.tensors] == [(3,)] * 4
+    zeros, ones = np.zeros(3, "float32"), np.ones(3, "float32")
+    moved = client.train([ones, zeros, zeros, ones]).delta
+    assert np.abs(moved[2]).max() > 0, "the moving mean is part of the delta"

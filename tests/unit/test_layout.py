@@ -47,6 +47,11 @@ def test_the_runs_cover_the_buffer_once(entries: list[tuple[tuple[int, ...], str
     )
 
 
+def test_neighbours_of_one_dtype_are_one_run() -> None:
+    layout = Layout.of([np.zeros(n, d) for n, d in ((3, "f4"), (2, "f4"), (1, "f8"), (5, "f4"))])
+    assert [run.dtype for run in layout.runs] == ["float32", "float64", "float32"]
+
+
 def test_weights_are_not_packed_twice() -> None:
     weights = Weights.of([np.ones(3, np.float32)])
     assert Weights.of(weights) is weights
@@ -76,3 +81,41 @@ def test_weights_that_do_not_fit_are_refused() -> None:
     layout = Layout.of([np.zeros(3)])
     with pytest.raises(ConfigError, match="do not fit the model: tensor 0"):
         Weights.of([np.zeros(4)], layout)
+
+
+@given(shapes, shapes)
+def test_two_models_federate_exactly_if_their_digests_agree(
+    ours: list[tuple[tuple[int, ...], str]], theirs: list[tuple[tuple[int, ...], str]]
+) -> None:
+    mine, other = Layout.of(arrays_of(ours)), Layout.of(arrays_of(theirs))
+    assert (mine.difference(other) is None) == (ours == theirs)
+    assert (mine.digest == other.digest) == (ours == theirs)
+
+
+@given(shapes, st.data())
+def test_the_difference_that_is_told_is_the_first(
+    entries: list[tuple[tuple[int, ...], str]], draw: st.DataObject
+) -> None:
+    place = draw.draw(st.integers(0, len(entries) - 1))
+    changed = [*entries[:place], ((5, 5, 5, 5), "float32"), *entries[place + 1 :], ((), "float64")]
+    told = Layout.of(arrays_of(entries)).difference(Layout.of(arrays_of(changed)))
+    assert told is not None
+    assert told.startswith(f"tensor {place} is {place} float32[5, 5, 5, 5], expected {place} ")
+
+
+def test_arrays_that_do_not_lie_in_one_piece_are_packed_in_their_own_order() -> None:
+    strided = np.arange(24.0).reshape(4, 6)[::2, ::-1].T
+    np.testing.assert_array_equal(Weights.of([strided])[0], strided)
+
+
+def test_a_scalar_is_a_view_of_the_buffer_too() -> None:
+    weights = Weights.of([np.array(2.5), np.float32(1.5)])
+    assert [array.shape for array in weights] == [(), ()]
+    weights[0][...] = 7.0
+    assert weights.runs()[0][0] == 7.0
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bool", "float16", "complex64", ">f4", "<U3", "O"])
+def test_only_native_single_and_double_precision_federates(dtype: str) -> None:
+    with pytest.raises(ConfigError, match="tensor bias is "):
+        Layout.of([np.zeros(2), np.zeros(2, dtype)], ["kernel", "bias"])

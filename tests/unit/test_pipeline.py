@@ -84,6 +84,16 @@ def test_a_lost_link_fails_what_had_begun_and_keeps_the_rest(
     assert waiting.done.is_set()
 
 
+def test_a_link_lost_before_the_last_message_was_made_takes_the_job_off_the_queue(
+    pipeline: Pipeline, sent: list[int]
+) -> None:
+    """Its publisher submits it again; what is left of the first attempt must not go out too."""
+    begun, after = job(*[BIG] * 6), job(b"z")
+    submit(pipeline, begun, after)
+    pipeline.lost()
+    assert list(pipeline._jobs) == [after]
+
+
 def test_a_job_without_messages_is_done_when_its_turn_comes(pipeline: Pipeline) -> None:
     empty = job()
     submit(pipeline, empty)
@@ -108,7 +118,7 @@ class Confirms(RuleBasedStateMachine):
     @rule(sizes=st.lists(st.sampled_from([1, 1000, len(BIG)]), max_size=7))
     def submit(self, sizes: list[int]) -> None:
         number = len(self.jobs)
-        made = Job([Publication(str(number), "k", bytes(size), "test") for size in sizes])
+        made = Job([Publication(str(number), "k", BIG[:size], "test") for size in sizes])
         self.jobs.append((made, len(sizes)))
         self.pipeline.append(made)
         self.pipeline.pump()
@@ -145,3 +155,158 @@ class Confirms(RuleBasedStateMachine):
 
 TestConfirms = Confirms.TestCase
 TestConfirms.settings = settings(max_examples=60, deadline=None, stateful_step_count=30)
+
+
+def test_one_refusal_may_stand_for_many(pipeline: Pipeline) -> None:
+    first, second, third = job(b"a", b"b"), job(b"c"), job(b"d")
+    submit(pipeline, first, second, third)
+    pipeline.confirmed(3, True, False)
+    assert isinstance(first.error, Unconfirmed)
+    assert isinstance(second.error, Unconfirmed)
+    assert not third.done.is_set()
+
+
+def test_the_rest_of_a_job_that_failed_is_not_sent(pipeline: Pipeline, sent: list[int]) -> None:
+    failing, after = job(*[BIG] * 6), job(b"z")
+    submit(pipeline, failing, after)
+    assert sent == [1, 2, 3, 4]
+    pipeline.returned(2, ValueError("no queue"))
+    pipeline.confirmed(4, True, True)
+    pipeline.pump()
+    assert sent == [1, 2, 3, 4, 5], "only the next job's message may follow"
+    pipeline.confirmed(5, False, True)
+    assert after.error is None
+    assert after.done.is_set()
+
+
+def test_the_window_is_filled_and_not_exceeded_by_more_than_a_message(
+    pipeline: Pipeline, sent: list[int]
+) -> None:
+    submit(pipeline, job(*[BIG] * 9))
+    assert len(sent) == 4
+    pipeline.pump()
+    assert len(sent) == 4
+    pipeline.confirmed(2, False, True)
+    pipeline.pump()
+    assert len(sent) == 5
+
+
+def test_messages_are_made_one_at_a_time_while_the_window_has_room(pipeline: Pipeline) -> None:
+    made = 0
+
+    def messages():  # type: ignore[no-untyped-def]
+        nonlocal made
+        for _ in range(100):
+            made += 1
+            yield Publication("x", "k", BIG, "test")
+
+    submit(pipeline, Job(messages()))
+    assert made == 4
+
+
+def test_what_the_broker_closed_the_channel_over_fails_with_its_reason(pipeline: Pipeline) -> None:
+    begun = job(b"a")
+    submit(pipeline, begun)
+    pipeline.lost(PermissionError("refused"))
+    assert isinstance(begun.error, PermissionError)
+
+
+def test_abandoning_ends_every_job(pipeline: Pipeline) -> None:
+    begun, waiting = job(*[BIG] * 6), job(b"z")
+    submit(pipeline, begun, waiting)
+    pipeline.abandon(TimeoutError("closed"))
+    assert isinstance(begun.error, Unconfirmed)
+    assert isinstance(waiting.error, TimeoutError)
+    pipeline.pump()
+
+
+class AtLeastOnce(RuleBasedStateMachine):
+    """A publisher that tries again, over a broker that stores, refuses, and goes away.
+
+    Whatever happens, in the end each transfer lies in the broker whole and in order, and none is
+    said to be there before it is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pipeline = Pipeline(self._send)
+        self.stored: list[tuple[str, int]] = []
+        self.in_flight: list[tuple[int, tuple[str, int]]] = []  # sent, and not yet read by it
+        self.answers: list[tuple[int, bool]] = []
+        self.transfers: dict[str, int] = {}
+        self.open: dict[str, Job] = {}
+
+    def _send(self, number: int, message: Publication) -> None:
+        self.in_flight.append((number, (message.exchange, int(message.routing_key))))
+
+    def _try(self, name: str) -> None:
+        messages = [
+            Publication(name, str(index), BIG, "test") for index in range(self.transfers[name])
+        ]
+        self.open[name] = Job(messages)
+        self.pipeline.append(self.open[name])
+        self.pipeline.pump()
+
+    @rule(count=st.integers(1, 7))
+    def publish(self, count: int) -> None:
+        name = f"transfer {len(self.transfers)}"
+        self.transfers[name] = count
+        self._try(name)
+
+    @precondition(lambda self: self.in_flight)
+    @rule(accepts=st.sampled_from([True, True, True, False]))
+    def the_broker_reads(self, accepts: bool) -> None:
+        number, message = self.in_flight.pop(0)
+        if accepts:
+            self.stored.append(message)
+        self.answers.append((number, accepts))
+
+    @precondition(lambda self: self.answers)
+    @rule(data=st.data())
+    def an_answer_arrives(self, data: st.DataObject) -> None:
+        number, accepted = self.answers.pop(data.draw(st.integers(0, len(self.answers) - 1)))
+        earlier = {n for n, _ in self.in_flight if n < number}
+        alike = [answer for answer in self.answers if answer[0] < number]
+        multiple = not earlier and all(verdict is accepted for _, verdict in alike)
+        if multiple:
+            self.answers = [answer for answer in self.answers if answer not in alike]
+        self.pipeline.confirmed(number, multiple, accepted)
+        self.pipeline.pump()
+
+    @rule()
+    def the_link_is_lost(self) -> None:
+        self.in_flight.clear()
+        self.answers.clear()
+        self.pipeline.lost()
+        self.pipeline.pump()
+
+    @invariant()
+    def what_is_done_is_in_the_broker(self) -> None:
+        for name, attempt in list(self.open.items()):
+            if attempt.done.is_set() and attempt.error is None:
+                assert self._lies_in_order(name)
+                del self.open[name]
+            elif attempt.done.is_set():
+                assert isinstance(attempt.error, Unconfirmed)
+                self._try(name)
+
+    def _lies_in_order(self, name: str) -> bool:
+        due = 0
+        for stored, index in self.stored:
+            due = due + 1 if stored == name and index == due else due
+        return due == self.transfers[name]
+
+    def teardown(self) -> None:
+        while self.in_flight or self.answers:
+            while self.in_flight:
+                self.the_broker_reads(accepts=True)
+            while self.answers:
+                number, accepted = self.answers.pop(0)
+                self.pipeline.confirmed(number, False, accepted)
+            self.pipeline.pump()
+            self.what_is_done_is_in_the_broker()
+        assert not self.open, "no transfer may be forgotten"
+
+
+TestAtLeastOnce = AtLeastOnce.TestCase
+TestAtLeastOnce.settings = settings(max_examples=40, deadline=None, stateful_step_count=30)

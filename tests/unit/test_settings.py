@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pika
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from client_worker.settings import ClientSettings
 from coordinator_worker.settings import (
     CoordinatorSettings,
     Target,
@@ -12,7 +16,9 @@ from coordinator_worker.settings import (
     read_initial_model,
 )
 from shared.errors import ConfigError
+from shared.messages import Notice
 from shared.settings import load
+from shared.wire import decode, encode
 
 URL = "amqp://alfa:s%40crt@127.0.0.1:5672/my%2Ffederation"
 
@@ -94,3 +100,136 @@ def test_a_pickle_is_not_initial_weights(tmp_path: Path) -> None:
     np.savez(path, kernel=np.array([{"a": 1}], dtype=object))
     with pytest.raises(ConfigError, match=r"not a readable \.npz"):
         read_initial_model(path)
+
+
+@pytest.mark.parametrize(
+    ("argv", "what"),
+    [
+        (["--quorum", "many"], "--quorum: Input should be a valid integer"),
+        (["--quorum", "0"], "--quorum: Input should be greater than or equal to 1"),
+        (["--rounds", "1.5"], "--rounds: Input should be a valid integer"),
+        (["--log-format", "xml"], "--log-format: Input should be 'text' or 'json'"),
+        (["--wait-broker-s", "-1"], "--wait-broker-s: Input should be greater than or equal"),
+        (["--broker-url", "amqp://[alfa@host/x"], "--broker-url: Invalid IPv6 URL"),
+        (["--env-file", "/no/such/bundle.env"], "bundle.env cannot be read"),
+    ],
+)
+def test_each_wrong_value_is_one_line(argv: list[str], what: str) -> None:
+    with pytest.raises(ConfigError, match=what) as caught:
+        read("--broker-url", URL, *argv)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_wrong_value_in_the_environment_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WARREN_QUORUM", "many")
+    with pytest.raises(ConfigError, match="--quorum: "):
+        read("--broker-url", URL)
+
+
+def test_the_bundle_may_be_named_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "alfa.env"
+    bundle.write_text(f"WARREN_BROKER_URL={URL}\nUNRELATED=1\n")
+    monkeypatch.setenv("WARREN_ENV_FILE", str(bundle))
+    assert read().user == "alfa"
+
+
+@pytest.mark.parametrize("url", ["amqp://a:b@host", "amqp://a:b@host:5672/", "amqp://a:b@host/%2F"])
+def test_a_url_without_a_vhost_is_the_brokers_default_vhost(url: str) -> None:
+    found = read("--broker-url", url)
+    assert found.federation == "/"
+    assert pika.URLParameters(url).virtual_host == found.federation
+
+
+def test_a_url_without_a_user_is_a_guest() -> None:
+    assert read("--broker-url", "amqp://host/f").user == "guest"
+
+
+def test_defaults_are_those_of_synchronous_averaging_of_two() -> None:
+    found = read("--broker-url", URL)
+    assert (found.quorum, found.max_staleness, found.rounds, found.target) == (2, 0, None, None)
+    assert (found.config, found.log_format) == ((), "text")
+
+
+def test_config_may_be_given_more_than_once() -> None:
+    assert read("--broker-url", URL, "--config", "a=1", "--config=b=2").config == ("a=1", "b=2")
+
+
+def test_what_the_worker_does_not_know_belongs_to_the_task() -> None:
+    argv = ["--broker-url", URL, "--task", "m:t", "--data", "x.csv", "--shard=3", "--stay"]
+    found, rest = load(ClientSettings, description="", argv=argv, keep_unknown=True)
+    assert (found.task, found.stay, found.client, found.fleet) == ("m:t", True, None, None)
+    assert rest == ["--data", "x.csv", "--shard=3"]
+
+
+def test_a_client_reads_its_own_mailbox_and_a_replica_any_of_its_fleets() -> None:
+    given_ = {"broker_url": URL, "task": "m:t"}
+    assert ClientSettings(**given_).mailboxes() == ("model.alfa",)
+    assert ClientSettings(**given_, client="bravo").mailboxes() == ("model.bravo",)
+    row = ClientSettings(**given_, fleet="phone").mailboxes()
+    assert row[:2] == ("model.phone.0", "model.phone.1")
+    assert len(set(row)) == len(row) == 10_000
+    with pytest.raises(ConfigError, match="--client Bravo: a client id is lower case"):
+        ClientSettings(**given_, client="Bravo").mailboxes()
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-Infinity", "1_000", "2024_01", "9" * 30, "x" * 9])
+def test_what_is_no_plain_number_stays_text(text: str) -> None:
+    assert parse_config((f"name={text}",)) == {"name": text}
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z_]{1,128}", fullmatch=True), st.text(max_size=1024), max_size=64
+    )
+)
+def test_any_config_that_is_read_can_be_sent_and_is_equal_to_itself(config: dict[str, str]) -> None:
+    found = parse_config(tuple(f"{name}={text}" for name, text in config.items()))
+    assert decode(encode(Notice(notice="join", config=found)))[0].config == found
+    assert set(found) == set(config)
+
+
+@pytest.mark.parametrize(
+    "words", [("x" * 129 + "=1",), ("a=" + "x" * 1025,), tuple(f"n{n}=1" for n in range(65))]
+)
+def test_a_config_that_no_manifest_can_carry_is_refused(words: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="at most 64 settings"):
+        parse_config(words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "loss", "loss<0.1", "loss=0.1", "<=0.1", "loss<=", "loss<=low", "loss<=1e", "a<=1 "],
+)
+def test_a_target_of_another_form_is_told_the_right_one(text: str) -> None:
+    with pytest.raises(ConfigError, match="write NAME>=VALUE or NAME<=VALUE"):
+        Target.parse(text)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.floats(allow_nan=False))
+def test_a_target_is_a_bound_of_the_number_it_was_written_with(goal: float, found: float) -> None:
+    assert Target.parse(f"m>={goal}").reached({"m": found}) == (found >= goal)
+    assert Target.parse(f"m<={goal}").reached({"m": found}) == (found <= goal)
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish", b"PK\x03\x04 cut short"])
+def test_a_file_of_another_kind_is_not_initial_weights(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "initial.npz"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"initial\.npz is not a readable \.npz"):
+        read_initial_model(path)
+
+
+def test_a_single_array_is_not_initial_weights_and_neither_is_nothing(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    for path in (tmp_path / "one.npy", tmp_path, tmp_path / "none.npz"):
+        with pytest.raises(ConfigError, match=r"not a readable \.npz"):
+            read_initial_model(path)
+
+
+def test_initial_weights_of_integers_are_refused_by_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "i.npz", kernel=np.zeros(3), steps=np.zeros(3, int))
+    with pytest.raises(ConfigError, match="tensor steps is int64"):
+        read_initial_model(tmp_path / "i.npz")

@@ -5,12 +5,12 @@ import tracemalloc
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from broker_config.names import CHUNK_BYTES
 from shared.errors import Rejected
-from shared.layout import Layout
+from shared.layout import Layout, Weights
 from shared.messages import (
     Chunk,
     InitialManifest,
@@ -141,3 +141,114 @@ def test_a_bin_larger_than_a_chunk_is_rejected() -> None:
 def test_a_layout_travels_in_a_manifest() -> None:
     layout = Layout.of([np.zeros((2, 3), np.float32), np.zeros(())], ["kernel", "bias"])
     assert layout_of(tensor_entries(layout), layout.size_bytes) == layout
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text()
+    | st.binary(max_size=20) | st.builds(msgpack.ExtType, st.integers(0, 127), st.binary()),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
+        st.text(max_size=4) | st.binary(max_size=4) | st.integers(0, 9), inner, max_size=4
+    ),
+)  # fmt: skip
+
+
+@settings(max_examples=50)
+@given(anything, st.sampled_from(sorted(HEADER)))
+def test_anything_in_the_place_of_a_field_is_rejected_or_is_of_its_type(
+    value: object, field: str
+) -> None:
+    try:
+        found, _ = decode(msgpack.packb(HEADER | {field: value}))
+    except Rejected:
+        return
+    if field != "protocol":  # where True and 1.0 are 1
+        assert type(getattr(found, field)) is type(HEADER[field])
+
+
+@given(anything)
+def test_any_other_msgpack_object_is_rejected(value: object) -> None:
+    with pytest.raises(Rejected):
+        decode(msgpack.packb(value))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        msgpack.packb(HEADER | {"metrics": {1: 0.5}}),
+        msgpack.packb({**HEADER, 7: 7}),
+        msgpack.packb({**HEADER, b"": 7}),
+        msgpack.packb(HEADER | {"run": msgpack.Timestamp(1)}),
+        msgpack.packb(HEADER)[:-1] + b"\x91" * 100_000 + b"\xc0",
+        b"\x81\xa1a" * 100_000 + b"\xc0",
+        b"\x94" * 5000,
+    ],
+    ids=["number key", "mixed", "bytes key", "timestamp", "deep tail", "deep map", "deep list"],
+)  # fmt: skip
+def test_what_msgpack_can_say_beyond_plain_headers_is_rejected(body: bytes) -> None:
+    with pytest.raises(Rejected, match=r"malformed|protocol"):
+        decode(body)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_metric_that_would_spoil_everybodys_mean_is_rejected(value: float) -> None:
+    with pytest.raises(Rejected, match="finite"):
+        decode(msgpack.packb(HEADER | {"metrics": {"loss": value}}))
+
+
+def test_arrays_that_are_announced_and_do_not_come_take_no_memory() -> None:
+    tracemalloc.start()
+    with pytest.raises(Rejected):
+        decode(b"\xdd\x00\xff\xff\xff" * 100)  # 16 million elements, a hundred times nested
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+def test_padding_is_skipped_only_as_far_as_it_can_align() -> None:
+    header = encode(MESSAGES[4])
+    assert len(decode(header + b"\xc0" * 16)[1]) == 0
+    with pytest.raises(Rejected, match="not a bin"):
+        decode(header + b"\xc0" * 17)
+
+
+def test_a_header_of_many_looks_is_read_whole() -> None:
+    names = [f"tensor-{number}" for number in range(5000)]
+    entries = [TensorEntry(name=name, shape=[1], dtype="float64") for name in names]
+    announced = {"transfer": "ab" * 8, "size_bytes": 40_000, "crc32": 0}
+    sent = InitialManifest(federation="f", client="alfa", tensors=entries, **announced)
+    found, data = decode(encode(sent, b"x" * 100))
+    assert found == sent
+    assert data == b"x" * 100
+
+
+def test_an_empty_tensor_that_numpy_cannot_make_is_rejected() -> None:
+    """It adds no bytes, so only the product of its other sizes tells: numpy refuses that too."""
+    few = TensorEntry(name="a", shape=[4], dtype="float32")
+    with pytest.raises(Rejected, match="tensor b is too large"):
+        layout_of([few, TensorEntry(name="b", shape=[0, 2**40, 2**40], dtype="float32")], 16)
+
+
+dimensions = st.lists(st.sampled_from([0, 1, 2, 3, 2**20, 2**40]), max_size=6)
+
+
+entries = st.builds(
+    TensorEntry,
+    name=st.just("t"),
+    shape=dimensions,
+    dtype=st.sampled_from(["float32", "float64"]),
+)
+
+
+@given(st.lists(entries, min_size=1, max_size=4))
+def test_a_layout_that_is_let_in_can_be_made(entries: list[TensorEntry]) -> None:
+    sizes = [int(np.prod([int(d) for d in e.shape], dtype=object)) for e in entries]
+    total = sum(
+        -(-size * (4 if e.dtype == "float32" else 8) // 8) * 8
+        for size, e in zip(sizes, entries, strict=True)
+    )
+    try:
+        layout = layout_of(entries, min(total, 2**40))
+    except Rejected:
+        return
+    if total < 2**16:
+        assert [array.shape for array in Weights.empty(layout)] == [tuple(e.shape) for e in entries]

@@ -1,0 +1,69 @@
+"""Log lines: each names its action, for people as text and for programs as JSON."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from shared.log import Log, configure
+
+
+@pytest.fixture(autouse=True)
+def root_logger_as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers, root.level = handlers, level
+
+
+def test_a_json_line_has_the_action_the_message_and_the_fields() -> None:
+    stream = io.StringIO()
+    configure("json", stream=stream)
+    Log("warren.test").info("model_published", "version %d is out", 3, version=3, client="alfa")
+    line = json.loads(stream.getvalue())
+    assert line.pop("time") > 0
+    assert line == {
+        "level": "INFO", "message": "version 3 is out", "action": "model_published",
+        "version": 3, "client": "alfa",
+    }  # fmt: skip
+
+
+def test_what_json_has_no_word_for_is_told_in_words() -> None:
+    stream = io.StringIO()
+    configure("json", stream=stream)
+    Log("warren.test").error("odd", "two\nlines", what={1, 2}.__class__)
+    assert stream.getvalue().count("\n") == 1
+    assert json.loads(stream.getvalue())["what"] == "<class 'set'>"
+
+
+def test_a_line_for_people_is_time_and_message_and_a_warning_says_so() -> None:
+    stream = io.StringIO()
+    configure("text", stream=stream)
+    log = Log("warren.test")
+    log.info("connected", "connected to %s", "rabbit")
+    log.warning("connection_lost", "lost")
+    first, second = stream.getvalue().splitlines()
+    assert first[8:] == " connected to rabbit"
+    assert second[8:] == " WARNING: lost"
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_a_traceback_is_part_of_the_record(style: str) -> None:
+    stream = io.StringIO()
+    configure(style, stream=stream)  # type: ignore[arg-type]
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logging.getLogger("warren.test").exception("it broke")
+    assert "Traceback" in stream.getvalue()
+    assert "ValueError: broken" in stream.getvalue()
+
+
+def test_what_is_below_the_level_is_not_said() -> None:
+    stream = io.StringIO()
+    configure("text", level="WARNING", stream=stream)
+    Log("warren.test").info("connected", "connected")
+    logging.getLogger("httpx").info("GET /api")
+    assert not stream.getvalue()

@@ -1,0 +1,56 @@
+"""The policy of a round: laws of the staleness weight, and when a round closes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator_worker.quorum import Policy
+from shared.errors import Rejected
+
+policies = st.builds(
+    Policy, st.integers(1, 100), st.integers(0, 50), st.floats(0, 4, allow_nan=False)
+)
+versions = st.integers(0, 2**53)
+
+
+@given(policies, versions)
+def test_a_fresh_update_counts_in_full_under_any_policy(policy: Policy, version: int) -> None:
+    assert policy.staleness_weight(version, version) == 1.0
+
+
+@given(policies, versions, st.integers(-60, 60))
+def test_an_update_counts_exactly_while_it_is_neither_stale_nor_from_the_future(
+    policy: Policy, version: int, behind: int
+) -> None:
+    verdict: float | str
+    try:
+        verdict = policy.staleness_weight(version, version - behind)
+    except Rejected as rejected:
+        verdict = rejected.reason
+    if behind < 0:
+        assert verdict == "future"
+    elif behind > policy.max_staleness:
+        assert verdict == "stale"
+    else:
+        assert 0 < verdict <= 1
+
+
+@given(policies, versions)
+def test_the_later_the_lighter(policy: Policy, version: int) -> None:
+    weights = [policy.staleness_weight(version, version - s) for s in range(policy.max_staleness)]
+    assert weights == sorted(weights, reverse=True)
+
+
+def test_without_an_exponent_lateness_costs_nothing() -> None:
+    assert Policy(1, 5, staleness_exponent=0.0).staleness_weight(9, 4) == 1.0
+
+
+def test_the_rejection_says_by_how_much_it_was_too_late() -> None:
+    with pytest.raises(Rejected) as caught:
+        Policy(1, max_staleness=2).staleness_weight(10, 7)
+    assert caught.value.detail == "trained from version 7, 3 behind 10; at most 2 is allowed"
+
+
+@given(policies, st.integers(0, 200))
+def test_a_round_closes_at_its_quorum_and_not_before(policy: Policy, updates: int) -> None:
+    assert policy.closes(updates) == (updates >= policy.quorum)

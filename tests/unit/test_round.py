@@ -1,0 +1,98 @@
+"""The round in progress: what is folded, and what is said about it."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator_worker.intake import Arrival
+from coordinator_worker.round import Round, weighted_means
+from shared.chunks import Outgoing, transfer_fields
+from shared.layout import Weights
+from shared.messages import Chunk, InitialManifest, UpdateManifest
+from shared.wire import decode, tensor_entries
+
+DELTA = Weights.of([np.array([1.0, 2.0]), np.array([3.0], np.float32)])
+
+
+def arrival(client: str, base: int, examples: int, weight: float, **metrics: float) -> Arrival:
+    manifest = UpdateManifest(
+        federation="f", run="ab" * 4, client=client, base_version=base, num_examples=examples,
+        layout=DELTA.layout.digest, metrics=metrics, **transfer_fields(DELTA.buffer),
+    )  # fmt: skip
+    made = Arrival(manifest, DELTA.layout, weight=weight, tags=[10 * base, 10 * base + 1])
+    for body in Outgoing(manifest, DELTA.buffer):
+        header, data = decode(body)
+        made.incoming.add(header.index if isinstance(header, Chunk) else 0, data)
+    return made
+
+
+def test_a_round_remembers_what_is_in_its_sum() -> None:
+    now = Round(DELTA.layout)
+    now.fold(arrival("alfa", 4, 10, 10.0, loss=1.0))
+    now.fold(arrival("bravo", 3, 30, 15.0, loss=2.0, norm=0.5))
+    assert now.updates == 2
+    assert now.sum.weight == 25.0
+    assert now.tags == [40, 41, 30, 31]
+    assert now.contributions == [("alfa", 4), ("bravo", 3)]
+    mean = now.sum.apply_to(Weights.empty(DELTA.layout))
+    np.testing.assert_allclose(mean[0], [1.0, 2.0])
+
+
+def test_the_record_says_who_took_part_with_what() -> None:
+    now = Round(DELTA.layout)
+    now.fold(arrival("alfa", 4, 10, 10.0, loss=1.0))
+    now.fold(arrival("bravo", 3, 30, 15.0, loss=2.0, norm=0.5))
+    record = now.record(5)
+    assert record.pop("seconds") >= 0
+    assert record == {
+        "version": 5, "updates": 2, "bytes_up": 2 * DELTA.buffer.nbytes,
+        "clients": {
+            "alfa": {"examples": 10, "metrics": {"loss": 1.0}},
+            "bravo": {"examples": 30, "metrics": {"loss": 2.0, "norm": 0.5}},
+        },
+        "metrics": {"loss": 1.75, "norm": 0.5},
+    }  # fmt: skip
+
+
+def test_a_round_begins_at_zero_in_memory_that_was_used() -> None:
+    used = Weights.of([np.array([7.0, 8.0]), np.array([9.0], np.float32)])
+    now = Round(DELTA.layout, memory=used)
+    assert now.updates == 0
+    assert now.sum.total is used
+    assert not used.buffer.any()
+
+
+def test_initial_weights_are_not_an_update() -> None:
+    manifest = InitialManifest(
+        federation="f", client="alfa", tensors=tensor_entries(DELTA.layout),
+        **transfer_fields(DELTA.buffer),
+    )  # fmt: skip
+    with pytest.raises(TypeError, match="initial is not an update"):
+        Round(DELTA.layout).fold(Arrival(manifest, DELTA.layout))
+
+
+reports = st.dictionaries(
+    st.text(max_size=3),
+    st.tuples(
+        st.integers(1, 2**40),
+        st.dictionaries(st.sampled_from(["loss", "auc"]), st.floats(-1e6, 1e6)),
+    ),
+    max_size=6,
+)
+
+
+@given(reports)
+def test_a_mean_is_over_those_who_report_and_lies_among_them(
+    reports: dict[str, tuple[int, dict[str, float]]],
+) -> None:
+    means = weighted_means(reports)
+    said = {name for _, metrics in reports.values() for name in metrics}
+    assert set(means) == said
+    for name in said:
+        weights, values = zip(
+            *((n, metrics[name]) for n, metrics in reports.values() if name in metrics), strict=True
+        )
+        assert means[name] == pytest.approx(np.average(values, weights=weights), abs=1e-6)
+        slack = 1e-9 * max(map(abs, values)) + 1e-300
+        assert min(values) - slack <= means[name] <= max(values) + slack
