@@ -8,7 +8,7 @@ import numpy as np
 
 from shared.chunks import Incoming
 from shared.delivery import Delivery
-from shared.errors import ConfigError, Rejected
+from shared.errors import Rejected
 from shared.layout import Layout, Weights
 from shared.log import Log
 from shared.messages import Chunk, ModelManifest, Notice
@@ -29,8 +29,8 @@ class Mailbox:
     """Assembles models on the connection's thread, straight into the buffer they will live in.
 
     A client holds at most two: the one it trains on and the newest complete one. Nothing is
-    assembled before ``expect`` has told the layout; a model of another layout is an error of this
-    client's task, raised by ``take``.
+    assembled before ``expect`` has told the layout; of a model of another layout only the manifest
+    is kept, since the task may have to be made with its config.
     """
 
     def __init__(self, federation: str, wake: Callable[[], None], torn: Callable[[], None]) -> None:
@@ -38,7 +38,7 @@ class Mailbox:
         self._wake, self._torn = wake, torn
         self._layout: Layout | None = None
         self._lock = threading.Lock()
-        self._newest: GlobalModel | ConfigError | None = None
+        self._newest: GlobalModel | ModelManifest | None = None
         self._notices: list[Notice] = []
         self._arriving: tuple[Incoming, Weights] | None = None
         self.bytes_received = 0
@@ -47,12 +47,13 @@ class Mailbox:
         """Take models of this layout from now on."""
         self._layout = layout
 
-    def take(self) -> GlobalModel | None:
-        """The newest complete model since the last call, or None. Raises ConfigError."""
+    def take(self) -> GlobalModel | ModelManifest | None:
+        """The newest complete model since the last call, or None; of another layout, its manifest.
+
+        What was taken is no longer there.
+        """
         with self._lock:
             newest, self._newest = self._newest, None
-        if isinstance(newest, ConfigError):
-            raise newest
         return newest
 
     def newest_version(self, run: str) -> int:
@@ -93,13 +94,8 @@ class Mailbox:
         if manifest.federation != self._federation:
             raise Rejected("federation", f"it is of {manifest.federation!r}")
         layout = layout_of(manifest.tensors, manifest.size_bytes)
-        if difference := layout.difference(expected):
-            self._put(
-                ConfigError(
-                    "this task's model is not the federation's: "
-                    f"{difference}; start the client with the federation's task"
-                )
-            )
+        if layout.difference(expected):
+            self._put(manifest)
             return
         weights = Weights(expected, np.empty(expected.size_bytes, np.uint8))
 
@@ -121,7 +117,7 @@ class Mailbox:
             if isinstance(manifest, ModelManifest):
                 self._put(GlobalModel(manifest, weights))
 
-    def _put(self, model: GlobalModel | ConfigError) -> None:
+    def _put(self, model: GlobalModel | ModelManifest) -> None:
         with self._lock:
             self._newest = model
         self._wake()

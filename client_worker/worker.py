@@ -14,14 +14,14 @@ from client_worker.task import TaskSource
 from shared.amqp import Session
 from shared.chunks import Outgoing, transfer_fields
 from shared.delivery import Subscription
-from shared.errors import Stopped
+from shared.errors import ConfigError, Stopped
 from shared.layout import Weights
 from shared.log import Log
 from shared.messages import InitialManifest, Join, ModelManifest, Notice, UpdateManifest
 from shared.pipeline import Publication
 from shared.service import LAST_CHANCE_S, ReadyFile, on_stop_signal
 from shared.update import Update
-from shared.wire import encode, tensor_entries
+from shared.wire import encode, layout_of, tensor_entries
 
 log = Log(__name__)
 
@@ -77,7 +77,6 @@ class ClientWorker:
             self._session.start(self._settings.wait_broker_s)
             if self._settings.fleet is not None:
                 self._make_client({})
-            self._mailbox.expect(self._client.layout)
             while not self._stopping and self._look():
                 pass
         except Stopped:
@@ -129,7 +128,21 @@ class ClientWorker:
             self._events.get()
             return True
         self._torn = 0
+        if isinstance(model, ModelManifest):
+            self._adapt(model)
+            return True
         return self._work(model)
+
+    def _adapt(self, manifest: ModelManifest) -> None:
+        """Make the task as the federation's config says; then its model must fit."""
+        self._make_client(manifest.config)
+        federation = layout_of(manifest.tensors, manifest.size_bytes)
+        if difference := self._client.layout.difference(federation):
+            raise ConfigError(
+                f"this task's model is not the federation's: {difference}; start the client with"
+                " the federation's task"
+            )
+        self._join()  # for the model itself
 
     def _join(self) -> None:
         join = Join(federation=self._settings.federation, client=self._id)
@@ -233,6 +246,7 @@ class ClientWorker:
             num_examples=task.num_examples,
         )
         self._arguments = arguments
+        self._mailbox.expect(self._client.layout)
 
 
 def _told(metrics: Mapping[str, float]) -> str:

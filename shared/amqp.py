@@ -132,10 +132,10 @@ class Session:
         timer.start()
 
     def _submit(self, job: Job) -> None:
-        if self._closing.is_set():
+        self._pipeline.append(job)
+        if self._closing.is_set():  # asked after appending: the thread may have ended in between
             job.finish(Stopped("the session is closed"))
             return
-        self._pipeline.append(job)
         self._call(self._pump)
 
     def _call(self, function: Callable[[], None]) -> None:

@@ -13,10 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from broker_config import node as private_node
 from broker_config.federation import Federation, Fleet
 from broker_config.management import Management
+
+# On two shared cores an example may take long for reasons that are not the code's.
+settings.register_profile("warren", deadline=None)
+settings.load_profile("warren")
 
 CLIENTS = ("alfa", "bravo", "charlie", "delta")
 FLEET = Fleet("fleet", 3)

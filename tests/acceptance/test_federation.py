@@ -175,6 +175,23 @@ def test_a_client_of_another_layout_says_so_and_the_federation_goes_on(
         good.wait_for("update_confirmed", base_version=5)
 
 
+def test_the_federations_config_may_change_the_shape_of_every_clients_model(
+    place: Place, tmp_path: Path
+) -> None:
+    with workers() as started:
+        for user in ("alfa", "bravo"):
+            started.append(start_client(place, user, "line", "--stay"))
+            started[-1].wait_for("connected")
+        for features in (3, 6):
+            coordinator = start_coordinator(
+                place, tmp_path / str(features), "--quorum", "2", "--rounds", "2",
+                "--config", f"features={features}",
+            )  # fmt: skip
+            started.append(coordinator)
+            assert coordinator.end() == 0
+            assert final_weights(tmp_path / str(features))[0].shape == (features, 1)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_ends_the_workers_cleanly_and_the_run_goes_on_later(
     place: Place, tmp_path: Path, number: signal.Signals
