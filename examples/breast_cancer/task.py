@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer
 
 from client_worker import KerasTask
-from examples.stage.study import Records, Site
+from examples.stage.study import Records, Site, hold_out
 
 CLINICS = ("screening-centre", "city-hospital", "university-hospital", "tumour-centre")
 SHARES = (0.42, 0.28, 0.19, 0.11)
@@ -44,23 +44,9 @@ def sites(seed: int) -> tuple[Site, ...]:
     order = np.argsort((radius - radius.mean()) / radius.std() + noise)
     ends = (np.cumsum(SHARES)[:-1] * len(y)).astype(int)
     return tuple(
-        _site(name, patients, (x, y), seed)
+        hold_out(name, (x[patients], y[patients]), HELD_OUT, seed, at_least=1)
         for name, patients in zip(CLINICS, np.split(order, ends), strict=True)
     )
-
-
-def _site(name: str, patients: np.ndarray, records: Records, seed: int) -> Site:
-    """Hold out the same share of the ill and the healthy, at least one of each."""
-    x, y = records
-    draw = np.random.default_rng([seed, len(patients)])
-    train: list[int] = []
-    held_out: list[int] = []
-    for label in (0, 1):
-        shuffled = draw.permutation(patients[y[patients] == label])
-        count = max(1, round(HELD_OUT * len(shuffled)))
-        held_out += list(shuffled[:count])
-        train += list(shuffled[count:])
-    return Site(name, (x[train], y[train]), (x[held_out], y[held_out]))
 
 
 def task(data: Records, seed: int, epochs: int, metrics: Sequence[Any] = ()) -> KerasTask:

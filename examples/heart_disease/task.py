@@ -16,7 +16,7 @@ import numpy as np
 
 from client_worker import KerasTask
 from examples.heart_disease import HOSPITALS, WHERE
-from examples.stage.study import Records, Site
+from examples.stage.study import Records, Site, hold_out
 
 HELD_OUT = 1 / 3
 COLUMNS = 14
@@ -52,20 +52,7 @@ def features(values: np.ndarray) -> np.ndarray:
 @cache
 def sites(seed: int, data: str) -> tuple[Site, ...]:
     """Every hospital's patients; a third of each, ill and healthy alike, is held out."""
-    return tuple(_site(name, read(Path(data), name), seed) for name in HOSPITALS)
-
-
-def _site(name: str, records: Records, seed: int) -> Site:
-    x, y = records
-    draw = np.random.default_rng([seed, len(y)])
-    train: list[int] = []
-    held_out: list[int] = []
-    for label in (0, 1):
-        shuffled = draw.permutation(np.flatnonzero(y == label))
-        count = round(HELD_OUT * len(shuffled))
-        held_out += list(shuffled[:count])
-        train += list(shuffled[count:])
-    return Site(name, (x[train], y[train]), (x[held_out], y[held_out]))
+    return tuple(hold_out(name, read(Path(data), name), HELD_OUT, seed) for name in HOSPITALS)
 
 
 def task(data: Records, seed: int, epochs: int, metrics: Sequence[Any] = ()) -> KerasTask:

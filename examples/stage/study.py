@@ -28,6 +28,20 @@ class Site:
     held_out: Records
 
 
+def hold_out(name: str, records: Records, share: float, seed: int, at_least: int = 0) -> Site:
+    """Split a site's records; the same ``share`` of the ill and the healthy is held out."""
+    x, y = records
+    draw = np.random.default_rng([seed, len(y)])
+    train: list[int] = []
+    held_out: list[int] = []
+    for label in (0, 1):
+        shuffled = draw.permutation(np.flatnonzero(y == label))
+        count = max(at_least, round(share * len(shuffled)))
+        held_out += list(shuffled[:count])
+        train += list(shuffled[count:])
+    return Site(name, (x[train], y[train]), (x[held_out], y[held_out]))
+
+
 @dataclass(frozen=True)
 class Study:
     """A comparison of local, federated and pooled training over the same sites.
