@@ -22,11 +22,13 @@ def _main(argv: list[str]) -> None:
     from client_worker.task import TaskSource
     from client_worker.worker import ClientWorker
     from shared import log, settings
+    from shared.memory import keep_freed_memory
 
     given, rest = settings.load(
         ClientSettings, description=DESCRIPTION, argv=argv, keep_unknown=True
     )
     log.configure(given.log_format, given.log_level)
+    keep_freed_memory()  # before the task is imported, so that its framework's is kept as well
     ClientWorker(given, TaskSource(given.task, rest)).run()
 
 

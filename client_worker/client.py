@@ -82,9 +82,12 @@ class FederatedClient:
         self.update(start)
         metrics = {f"eval_{name}": value for name, value in self.evaluate().items()}
         metrics |= _figures(self._trainable.fit(self.data, self.learning_rate))
-        delta = self.weights()
-        for trained, before in zip(delta.runs(), start.runs(), strict=True):
-            np.subtract(trained, before, out=trained)
+        trained = [np.asarray(array) for array in self._trainable.get_weights()]
+        if difference := self.layout.difference(Layout.of(trained)):
+            raise ConfigError(f"training changed the model's layout: {difference}")
+        delta = Weights.uninitialized(self.layout)
+        for changed, after, before in zip(delta, trained, start, strict=True):
+            np.subtract(after, before, out=changed)
         return Update(delta, self.num_examples, metrics)
 
     def evaluate(self) -> dict[str, float]:

@@ -21,7 +21,7 @@ from shared.messages import InitialManifest, Join, ModelManifest, Notice, Update
 from shared.pipeline import Publication
 from shared.service import LAST_CHANCE_S, ReadyFile, on_stop_signal
 from shared.update import Update
-from shared.wire import encode, layout_of, tensor_entries
+from shared.wire import Body, encode, layout_of, tensor_entries
 
 log = Log(__name__)
 
@@ -32,7 +32,7 @@ MOST_TORN: Final = 3
 class _Letters:
     """An update's messages: persistent, and returned to us if no queue takes them."""
 
-    bodies: Outgoing | list[bytes]
+    bodies: Outgoing | list[Body]
     kind: str
 
     def __iter__(self) -> Iterator[Publication]:
@@ -223,7 +223,7 @@ class ClientWorker:
             base_version=model.version,
         )
 
-    def _publish(self, bodies: Outgoing | list[bytes], kind: str) -> None:
+    def _publish(self, bodies: Outgoing | list[Body], kind: str) -> None:
         self._publishing = True
         if self._stopping:
             self._session.close_within(LAST_CHANCE_S)

@@ -1,23 +1,24 @@
 """The checkpoint: one file, replaced atomically, that holds the whole State.
 
-A line of magic, length and CRC-32 of a msgpack header, the header, then the weights as they lie
-in memory. Written to a temporary file, flushed to the disk, renamed over the old one, and the
+A line of magic, length and XXH3 of a msgpack header, the header, then the weights as they lie in
+memory. Written to a temporary file, flushed to the disk, renamed over the old one, and the
 rename flushed too: a crash at any point leaves the old or the new checkpoint, never half of one.
 """
 
 import os
 from pathlib import Path
 from typing import Any, Final
-from zlib import crc32
 
 import msgpack
 import numpy as np
+from xxhash import xxh3_64
 
 from coordinator_worker.state import State
+from shared.chunks import digest
 from shared.errors import ConfigError
 from shared.layout import Layout, Tensor, Weights, bytes_of
 
-MAGIC: Final = b"warren checkpoint 1\n"
+MAGIC: Final = b"warren checkpoint 2\n"
 NAME: Final = "current.checkpoint"
 
 
@@ -31,12 +32,12 @@ def save(folder: Path, state: State) -> None:
             "tensors": [[t.name, list(t.shape), t.dtype] for t in state.weights.layout.tensors],
             "applied": {client: sorted(bases) for client, bases in state.applied.items()},
             "history": list(state.history),
-            "crc32": crc32(bytes_of(state.weights.buffer)),
+            "digest": digest(state.weights.buffer),
         }
     )
     temporary = folder / f"{NAME}.tmp"
     with temporary.open("wb") as file:
-        file.write(MAGIC + len(header).to_bytes(8, "big") + crc32(header).to_bytes(4, "big"))
+        file.write(MAGIC + len(header).to_bytes(8, "big") + xxh3_64(header).digest())
         file.write(header)
         file.write(bytes_of(state.weights.buffer))
         file.flush()
@@ -68,18 +69,18 @@ def load(folder: Path) -> State | None:
 
 
 def _parse(content: Any) -> State:
-    start = len(MAGIC) + 12
+    start = len(MAGIC) + 16
     if bytes(content[: len(MAGIC)]) != MAGIC:
         raise ValueError("unknown format")
-    end = start + int.from_bytes(bytes(content[len(MAGIC) : start - 4]), "big")
+    end = start + int.from_bytes(bytes(content[len(MAGIC) : start - 8]), "big")
     packed = bytes(content[start:end])
-    if crc32(packed) != int.from_bytes(bytes(content[start - 4 : start]), "big"):
+    if xxh3_64(packed).digest() != bytes(content[start - 8 : start]):
         raise ValueError("its header is cut short or damaged")
     header = msgpack.unpackb(packed)
     tensors = tuple(Tensor(name, tuple(shape), dtype) for name, shape, dtype in header["tensors"])
     layout = Layout(tensors)
     buffer = content[end:].copy()  # a fresh allocation, so that every tensor is aligned
-    if buffer.nbytes != layout.size_bytes or crc32(buffer) != header["crc32"]:
+    if buffer.nbytes != layout.size_bytes or digest(buffer) != header["digest"]:
         raise ValueError("its weights are cut short or damaged")
     return State(
         federation=header["federation"],

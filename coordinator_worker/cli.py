@@ -24,9 +24,11 @@ def main(argv: list[str] | None = None) -> int:
 def _coordinate(argv: list[str]) -> None:
     from coordinator_worker.settings import CoordinatorSettings
     from coordinator_worker.worker import CoordinatorWorker
+    from shared.memory import keep_freed_memory
 
     given, _ = settings.load(CoordinatorSettings, description=DESCRIPTION, argv=argv)
     log.configure(given.log_format, given.log_level)
+    keep_freed_memory()
     CoordinatorWorker(given).run()
 
 

@@ -21,5 +21,5 @@ class Events:
         event = {"event": topic, "time": time.time(), **self._common, **fields}
         body = json.dumps(event).encode()
         self._session.post(
-            Publication(EVENT_EXCHANGE, topic, body, topic, content_type="application/json")
+            Publication(EVENT_EXCHANGE, topic, (body,), topic, content_type="application/json")
         )

@@ -22,7 +22,7 @@ class WeightedSum:
 
     def __init__(self, layout: Layout, memory: Weights | None = None) -> None:
         self.layout = layout
-        self.total = memory if memory is not None else Weights.empty(layout)
+        self.total = memory if memory is not None else Weights.uninitialized(layout)
         self.total.buffer.fill(0)  # fresh pages would cost more than the arithmetic: reuse them
         self.weight = 0.0
         self.count = 0

@@ -1,13 +1,14 @@
 """What waits for the coordinator's main thread, bounded in bytes."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final
 
 from shared.delivery import Delivery
 
-LIMIT_BYTES: Final = 32 << 20
+LIMIT_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,45 +17,59 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """The global model that was being published is published, or could not be."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskAgain:
+    """Time to see whether the client that was asked for initial weights sends them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """We were asked to stop."""
+
+
+Event = Lost | Sent | AskAgain | Stop
 
 
 class Inbox:
     """Deliveries and events in order.
 
-    A delivery that would exceed ``LIMIT_BYTES`` makes the connection's thread wait, so the socket
-    fills and the broker holds the rest: a burst of updates costs the broker's disk, not our memory.
+    Once ``LIMIT_BYTES`` wait, ``pause`` is called (on the connection's thread), which stops the
+    reading: the socket fills and the broker holds the rest, so a burst of updates costs the
+    broker's disk, not our memory. ``resume`` is called when half of it is gone. The connection's
+    thread itself never waits: its heartbeats go out, however long the main thread takes.
     """
 
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[Delivery | Lost | Stop] = SimpleQueue()
-        self._room = threading.Condition()
+    def __init__(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        self._queue: SimpleQueue[Delivery | Event] = SimpleQueue()
+        self._lock = threading.Lock()
         self._waiting_bytes = 0
-        self._closed = False
+        self._paused = False
+        self._pause, self._resume = pause, resume
 
     def deliver(self, delivery: Delivery) -> None:
-        """Put a delivery in; waits while there is no room. For the connection's thread."""
-        with self._room:
-            self._room.wait_for(lambda: self._waiting_bytes < LIMIT_BYTES or self._closed)
-            self._waiting_bytes += len(delivery.body)
+        """Put a delivery in; for the connection's thread."""
         self._queue.put(delivery)
+        with self._lock:
+            self._waiting_bytes += len(delivery.body)
+            if self._waiting_bytes >= LIMIT_BYTES:
+                self._paused = True
+                self._pause()
 
-    def put(self, event: Lost | Stop) -> None:
+    def put(self, event: Event) -> None:
         """Put an event in; never waits, and safe in a signal handler."""
         self._queue.put(event)
 
-    def get(self) -> Delivery | Lost | Stop:
+    def get(self) -> Delivery | Event:
         """Take the next one out, waiting for it without using the processor."""
         item = self._queue.get()
         if isinstance(item, Delivery):
-            with self._room:
+            with self._lock:
                 self._waiting_bytes -= len(item.body)
-                self._room.notify()
+                if self._paused and self._waiting_bytes <= LIMIT_BYTES // 2:
+                    self._paused = False
+                    self._resume()
         return item
-
-    def close(self) -> None:
-        """Let the connection's thread go, whatever it waits for."""
-        with self._room:
-            self._closed = True
-            self._room.notify_all()

@@ -11,6 +11,7 @@ from itertools import chain
 from broker_config.names import speaks_for
 from coordinator_worker.fold import sum_of_squares
 from coordinator_worker.quorum import Policy
+from coordinator_worker.staging import Piece, Staging
 from coordinator_worker.state import State
 from shared.chunks import Incoming
 from shared.delivery import Delivery
@@ -24,23 +25,33 @@ from shared.wire import decode, layout_of
 class Arrival:
     """A transfer that is arriving or has arrived: its pieces, and the deliveries it came in.
 
-    The pieces are views of the message bodies as they came off the wire, so staging copies
-    nothing. The deliveries stay unacknowledged until the round that the update is in has closed.
+    The deliveries stay unacknowledged until the round that the update is in has closed.
     """
 
     manifest: UpdateManifest | InitialManifest
     layout: Layout
+    staging: Staging
     weight: float = 0.0
     sum_of_squares: float = 0.0
     tags: list[int] = field(default_factory=list)
-    pieces: list[tuple[int, memoryview]] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.incoming = Incoming(self.manifest, self._store)
 
     def _store(self, start: int, data: memoryview) -> None:
         self.sum_of_squares += sum_of_squares(self.layout, start, data)
-        self.pieces.append((start, data))
+        last = start + len(data) == self.manifest.size_bytes
+        self.pieces.append(self.staging.keep(start, data, last=last))
+
+    def chunks(self) -> Iterator[tuple[int, memoryview]]:
+        """The transfer's bytes in pieces of (offset, bytes), each good until the next is asked."""
+        return self.staging.chunks(self.pieces)
+
+    def release(self) -> None:
+        """Give the pieces up."""
+        self.staging.release(self.pieces)
+        self.pieces.clear()
 
 
 @dataclass(frozen=True)
@@ -63,15 +74,19 @@ class Outcome:
 class Intake:
     """The transfers under way towards the coordinator."""
 
-    def __init__(self, federation: str, policy: Policy) -> None:
+    def __init__(self, federation: str, policy: Policy, staging: Staging) -> None:
+        self.incomplete = 0  # transfers dropped half-way since the round began
         self._federation = federation
         self._policy = policy
+        self._staging = staging
         self._arriving: dict[str, Arrival] = {}  # by transfer id; one for each client at most
         self._senders: dict[str, str] = {}  # transfer id -> the user who announced it
         self._here: set[tuple[str, int]] = set()  # contributions whole and not yet in a model
 
     def reset(self) -> None:
         """Forget everything: the link was lost, and the broker delivers it all again."""
+        for arrival in self._arriving.values():
+            arrival.release()
         self._arriving.clear()
         self._senders.clear()
         self._here.clear()
@@ -79,13 +94,14 @@ class Intake:
     def round_closed(self, state: State) -> list[int]:
         """Begin the next round; return the deliveries of unfinished transfers it cannot use."""
         self._here.clear()
+        self.incomplete = 0
         late: list[int] = []
         for transfer, arrival in list(self._arriving.items()):
             manifest = arrival.manifest
             if isinstance(manifest, InitialManifest) or (
                 state.version - manifest.base_version > self._policy.max_staleness
             ):
-                late += self._drop(transfer)
+                late += self._give_up(transfer)
         return late
 
     def receive(self, delivery: Delivery, state: State | None) -> Outcome:
@@ -132,7 +148,8 @@ class Intake:
     ) -> Outcome:
         self._vouch(manifest.client, manifest.federation, delivery.user)
         if isinstance(manifest, InitialManifest):
-            arrival = Arrival(manifest, layout_of(manifest.tensors, manifest.size_bytes))
+            layout = layout_of(manifest.tensors, manifest.size_bytes)
+            arrival = Arrival(manifest, layout, self._staging)
         elif state is None:
             raise Rejected("run", "there is no model yet that it could be an update to")
         elif self._is_known(manifest, state):
@@ -167,7 +184,7 @@ class Intake:
                 f"its tensors ({manifest.size_bytes} bytes) are not the model's"
                 f" ({layout.size_bytes} bytes): start the client with the federation's task",
             )
-        return Arrival(manifest, layout, weight=factor * manifest.num_examples)
+        return Arrival(manifest, layout, self._staging, weight=factor * manifest.num_examples)
 
     def _chunk(self, chunk: Chunk, data: memoryview, delivery: Delivery) -> Outcome:
         arrival = self._arriving.get(chunk.transfer)
@@ -183,7 +200,7 @@ class Intake:
         try:
             whole = arrival.incoming.add(index, data)
         except Rejected as rejected:
-            settled = tuple(self._drop(manifest.transfer))
+            settled = tuple(self._forget(manifest.transfer))
             return Outcome(None, None, settled, rejected, manifest.client, base_version)
         if not whole:
             return Outcome(client=manifest.client)
@@ -199,8 +216,18 @@ class Intake:
             for transfer, arrival in self._arriving.items()
             if arrival.manifest.client == client
         ]
-        return list(chain.from_iterable(map(self._drop, unfinished)))
+        return list(chain.from_iterable(map(self._give_up, unfinished)))
 
-    def _drop(self, transfer: str) -> Iterator[int]:
+    def _give_up(self, transfer: str) -> list[int]:
+        """Drop a transfer that will not be finished; none of it has touched the sum."""
+        self.incomplete += 1
+        return self._forget(transfer)
+
+    def _forget(self, transfer: str) -> list[int]:
+        arrival = self._drop(transfer)
+        arrival.release()
+        return arrival.tags
+
+    def _drop(self, transfer: str) -> Arrival:
         del self._senders[transfer]
-        return iter(self._arriving.pop(transfer).tags)
+        return self._arriving.pop(transfer)

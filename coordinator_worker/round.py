@@ -46,17 +46,22 @@ class Round:
         manifest = arrival.manifest
         if not isinstance(manifest, UpdateManifest):
             raise TypeError(f"{manifest.kind} is not an update")
-        self.sum.add_chunks(arrival.pieces, arrival.weight)
+        self.sum.add_chunks(arrival.chunks(), arrival.weight)
+        arrival.release()
         self.tags += arrival.tags
         self.contributions.append((manifest.client, manifest.base_version))
         self._reports[manifest.client] = (manifest.num_examples, manifest.metrics)
         self._bytes_up += manifest.size_bytes
 
-    def record(self, version: int) -> dict[str, Any]:
-        """What the history and the event say of this round, which made ``version``."""
+    def record(self, version: int, incomplete: int = 0) -> dict[str, Any]:
+        """What the history and the event say of this round, which made ``version``.
+
+        ``incomplete``: updates that were dropped half-way.
+        """
         return {
             "version": version,
             "updates": self.updates,
+            "incomplete": incomplete,
             "clients": {
                 client: {"examples": examples, "metrics": dict(metrics)}
                 for client, (examples, metrics) in self._reports.items()

@@ -44,7 +44,7 @@ class Watch(AbstractContextManager["Watch"]):
 
 
 def _read(delivery: Delivery) -> dict[str, Any]:
-    event = json.loads(delivery.body)
+    event = json.loads(bytes(delivery.body))
     return event if isinstance(event, dict) else {}
 
 

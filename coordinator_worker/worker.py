@@ -6,14 +6,17 @@ each update either still in the broker or in the checkpoint's ledger, and never 
 """
 
 import secrets
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 from broker_config.names import REJECTED_EXCHANGE, UPDATE_QUEUE
 from coordinator_worker import checkpoint
 from coordinator_worker.coordinator import FederatedCoordinator
 from coordinator_worker.events import Events
 from coordinator_worker.fanout import Fanout, call_together, notify
-from coordinator_worker.inbox import Inbox, Lost, Stop
+from coordinator_worker.inbox import AskAgain, Event, Inbox, Lost, Sent, Stop
+from coordinator_worker.initiation import Initiation
 from coordinator_worker.intake import Arrival, Intake, Outcome
 from coordinator_worker.quorum import Policy
 from coordinator_worker.round import Round
@@ -23,6 +26,7 @@ from coordinator_worker.settings import (
     parse_config,
     read_initial_model,
 )
+from coordinator_worker.staging import Staging
 from coordinator_worker.state import State
 from shared.amqp import Session
 from shared.delivery import Delivery, Subscription
@@ -35,6 +39,8 @@ from shared.service import LAST_CHANCE_S, ReadyFile, on_stop_signal
 
 log = Log(__name__)
 
+STAGING_BYTES: Final = 1 << 20  # at least; as much as the model is large once there is one
+
 
 class CoordinatorWorker:
     """One training run: from its checkpoint, or from version 0, to its goal or a signal."""
@@ -46,13 +52,15 @@ class CoordinatorWorker:
         self._policy = Policy(settings.quorum, settings.max_staleness, settings.staleness_exponent)
         self._folder = _writable(settings.checkpoint_dir)
         self._state = self._first_state()
-        self._inbox = Inbox()
-        self._intake = Intake(settings.federation, self._policy)
+        self._staging = Staging(self._folder, STAGING_BYTES)
+        self._intake = Intake(settings.federation, self._policy, self._staging)
+        self._initiation = Initiation(self._ask_for_weights, lambda: self._inbox.put(AskAgain()))
         self._ready = ReadyFile(settings.ready_file)
         name = f"coordinator · {settings.federation}"
         # Two connections: a broker short of memory stops reading from a connection that
         # publishes, and acknowledgements must not be stuck behind a model.
         self._out = Session(settings.broker_url, f"{name} · models out")
+        self._inbox = Inbox(lambda: self._in.pause(), lambda: self._in.resume())  # noqa: PLW0108
         self._in = Session(
             settings.broker_url,
             f"{name} · updates in",
@@ -64,6 +72,8 @@ class CoordinatorWorker:
         self._epoch = 0  # of the connection over which all that is unacknowledged came
         self._fanout: Fanout | None = None
         self._finished = False
+        self._sender = ThreadPoolExecutor(1, "send")
+        self._sending: tuple[Future[None], list[int], int] | None = None
 
     def run(self) -> None:
         """Serve until the goal is reached or a signal asks to stop."""
@@ -85,12 +95,13 @@ class CoordinatorWorker:
                     )
                     break
                 self._step(item)
+            self._settle_sending()
         except Stopped:
             log.warning("stopped", "stopped while the broker was away; nothing is lost")
         finally:
-            self._inbox.close()
             self._in.close()
             self._out.close()
+            self._sender.shutdown()
             self._ready.hide()
 
     def _stop(self) -> None:
@@ -135,6 +146,7 @@ class CoordinatorWorker:
         )
         self._coordinator = FederatedCoordinator([self._fanout])
         self._round = Round(state.weights.layout)
+        self._staging.memory_bytes = max(STAGING_BYTES, state.weights.buffer.nbytes)
         self._coordinator.send(state.weights)
         self._tell_published(state)
         if self._finished:
@@ -151,19 +163,30 @@ class CoordinatorWorker:
         last = state.history[-1]["metrics"] if state.history else {}
         return self._target is not None and self._target.reached(last)
 
-    def _step(self, item: Delivery | Lost) -> None:
-        if isinstance(item, Lost):
-            # Everything unacknowledged is delivered again, so what is in memory must not stay.
-            self._intake.reset()
-            if self._state is not None:
-                self._round = Round(self._state.weights.layout, self._round.sum.total)
-            return
-        if item.epoch != self._in.epoch:
-            return  # from a connection that is gone; it comes again over the new one
+    def _step(self, item: Delivery | Event) -> None:
+        match item:
+            case Lost():
+                # All that is unacknowledged is delivered again, so what is in memory must not stay.
+                self._intake.reset()
+                if self._state is not None:
+                    self._round = Round(self._state.weights.layout, self._round.sum.total)
+            case Sent():
+                self._settle_sending()
+            case AskAgain():
+                if self._state is None:
+                    self._initiation.reminded()
+            case Delivery() if item.epoch == self._in.epoch:
+                self._receive(item)
+            case _:
+                pass  # a delivery of a connection that is gone; it comes again over the new one
+
+    def _receive(self, item: Delivery) -> None:
         # Not the session's epoch at the time of acknowledging: the link may be lost and back while
         # a model is published, and on the new channel these tags are other deliveries.
         self._epoch = item.epoch
         outcome = self._intake.receive(item, self._state)
+        if self._state is None and not outcome.settled:
+            self._initiation.moved()
         if outcome.join is not None:
             self._welcome(outcome.join.client)
         if outcome.rejected is not None:
@@ -177,9 +200,13 @@ class CoordinatorWorker:
         log.info("client_joined", "%s joined", client, client=client)
         self._events.post("client.joined", client=client)
         if self._fanout is None:
-            notify(self._out, client, Notice(notice="send-initial", config=self._config))
+            self._initiation.joined(client)
         else:
+            self._settle_sending()  # or it would hear of a model that is not published yet
             self._fanout.send_to(client)
+
+    def _ask_for_weights(self, client: str) -> None:
+        notify(self._out, client, Notice(notice="send-initial", config=self._config))
 
     def _take(self, arrival: Arrival) -> None:
         if not isinstance(arrival.manifest, UpdateManifest):
@@ -215,8 +242,8 @@ class CoordinatorWorker:
 
     def _take_initial(self, arrival: Arrival) -> None:
         if self._state is None:
-            weights = Weights.empty(arrival.layout)
-            for start, data in arrival.pieces:
+            weights = Weights.uninitialized(arrival.layout)
+            for start, data in arrival.chunks():
                 weights.buffer[start : start + len(data)] = data
             state = self._version_zero(weights)
             checkpoint.save(self._folder, state)
@@ -227,26 +254,42 @@ class CoordinatorWorker:
                 client=arrival.manifest.client,
             )
             self._begin(state)
+        arrival.release()
         self._in.acknowledge(arrival.tags, self._epoch)
 
     def _close_round(self, state: State) -> None:
-        """Compute, checkpoint, publish, acknowledge, in this order and no other."""
+        """Compute, checkpoint, publish, acknowledge, in this order and no other.
+
+        Publishing a large model takes seconds in which the next round's first updates may come:
+        they are folded meanwhile. Acknowledging waits for its end, in ``_settle_sending``.
+        """
+        self._settle_sending()
         closed, spare = self._round, state.weights
         weights = self._coordinator.aggregate([closed.sum])
-        record = closed.record(state.version + 1)
+        record = closed.record(state.version + 1, self._intake.incomplete)
         state = state.after(weights, closed.contributions, record, self._policy.max_staleness)
         checkpoint.save(self._folder, state)
         self._finished = self._is_goal(state)
         if self._fanout is None:
             raise RuntimeError("a round closed before there was a model")
         self._fanout.describe(version=state.version, final=self._finished)
-        self._coordinator.send(weights)
-        self._in.acknowledge(closed.tags, self._epoch)
+        sending = self._sender.submit(self._coordinator.send, weights)
+        self._sending = (sending, closed.tags, self._epoch)
+        sending.add_done_callback(lambda _sending: self._inbox.put(Sent()))
         self._state = state
         self._in.acknowledge(self._intake.round_closed(state), self._epoch)
         self._round = Round(weights.layout, memory=spare)
         self._events.post("round.closed", run=state.run, **record)
-        self._tell_published(state)
+
+    def _settle_sending(self) -> None:
+        """Wait until the newest model is published, if it is not; let its updates go."""
+        if self._sending is None or self._state is None:
+            return
+        sending, tags, epoch = self._sending
+        sending.result()
+        self._sending = None
+        self._in.acknowledge(tags, epoch)
+        self._tell_published(self._state)
 
     def _tell_published(self, state: State) -> None:
         log.info("model_published", "version %d is published", state.version, version=state.version)
@@ -271,7 +314,7 @@ class CoordinatorWorker:
         )
         headers = {"reason": rejected.reason, "detail": rejected.detail, "client": client}
         letter = Publication(
-            REJECTED_EXCHANGE, "", delivery.body, "rejected", persistent=True, headers=headers
+            REJECTED_EXCHANGE, "", (delivery.body,), "rejected", persistent=True, headers=headers
         )
         self._out.publish([letter])
         notice = Notice(

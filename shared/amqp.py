@@ -1,4 +1,4 @@
-"""The AMQP session: one connection, one thread that owns it. The only file that knows pika.
+"""The AMQP session: one connection, one thread that owns it.
 
 A session connects, consumes at most one queue, publishes with confirms, and once it was up
 connects again for ever. Its thread belongs to the connection alone, so heartbeats go out while
@@ -15,24 +15,19 @@ from typing import Any, Final
 
 import pika
 from pika import exceptions
-from pika.adapters.utils import io_services_utils
 
+from shared.address import diagnose, parameters, refusal
 from shared.backoff import backoff_s
+from shared.connection import Connection
 from shared.delivery import Delivery, Subscription
-from shared.errors import BrokerRefused, BrokerUnavailable, ConfigError, Stopped, WarrenError
+from shared.errors import BrokerRefused, BrokerUnavailable, Stopped, WarrenError
 from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
 
-# Stock pika reads 4 KiB per recv() and concatenates; 128 KiB doubles what a consumer takes in, and
-# a frame_max other than the default 128 KiB makes it slower again (docs/decisions.md).
-io_services_utils._AsyncTransportBase._MAX_RECV_BYTES = 131072
-io_services_utils._AsyncTransportBase._MAX_CONSUME_BYTES = 131072
 logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 log = Log(__name__)
 
-HEARTBEAT_S: Final = 60
-CONNECT_TIMEOUT_S: Final = 10
 DRAIN_S: Final = 5.0
 
 
@@ -53,7 +48,7 @@ class Session:
         on_ready: Callable[[str | None], None] = lambda _queue: None,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        self._parameters = _parameters(url, name)
+        self._parameters = parameters(url, name)
         self.user: str = self._parameters.credentials.username
         self.epoch = 0
         self._subscription = subscription
@@ -114,6 +109,14 @@ class Session:
         """Acknowledge deliveries of ``epoch``; those of a lost connection come again instead."""
         self._call(partial(self._acknowledge, sorted(tags), epoch))
 
+    def pause(self) -> None:
+        """Read no more from the broker until ``resume``; for ``on_delivery``."""
+        self._connection.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._call(lambda: self._connection.resume())  # noqa: PLW0108  of the newest connection
+
     def close(self) -> None:
         """Send what was posted, close, and wait for the thread to end."""
         if self._ready and not self._closing.is_set():
@@ -162,10 +165,11 @@ class Session:
     def _connect_once(self) -> bool:
         """One connection from attempt to end; True if it was ready in between."""
         self.epoch += 1
+        self._unacknowledged: dict[int, None] = {}  # delivery tags, oldest first
         self._candidates = iter(self._subscription.queues if self._subscription else ())
         self._tried = 0
         self._was_up = False
-        connection = pika.SelectConnection(
+        connection = Connection(
             self._parameters,
             on_open_callback=lambda _connection: self._open_channel(),
             on_open_error_callback=lambda _connection, error: self._ended(error),
@@ -247,16 +251,30 @@ class Session:
         self._pump()
 
     def _delivered(
-        self, wanted: Subscription, _channel: Any, method: Any, properties: Any, body: bytes
+        self, wanted: Subscription, _channel: Any, method: Any, properties: Any, body: memoryview
     ) -> None:
+        if wanted.manual_ack:
+            self._unacknowledged[method.delivery_tag] = None
         wanted.on_delivery(
             Delivery(body, method.delivery_tag, self.epoch, properties.user_id, method.redelivered)
         )
 
     def _acknowledge(self, tags: list[int], epoch: int) -> None:
-        if self._ready and epoch == self.epoch:
-            for tag in tags:
+        if not self._ready or epoch != self.epoch:
+            return
+        # A round's deliveries are mostly all there are: one acknowledgement up to the last of them
+        # instead of a thousand, each of which a quorum queue would write to its log.
+        settled, last = set(tags), 0
+        for tag in self._unacknowledged:
+            if tag not in settled:
+                break
+            last = tag
+        if last:
+            self._channel.basic_ack(last, multiple=True)
+        for tag in tags:
+            if tag in self._unacknowledged and tag > last:
                 self._channel.basic_ack(tag)
+            self._unacknowledged.pop(tag, None)
 
     def _pump(self) -> None:
         if self._ready:
@@ -272,9 +290,13 @@ class Session:
             headers=message.headers,
             message_id=str(number),
         )
-        self._channel.basic_publish(
-            message.exchange, message.routing_key, message.body, properties, message.mandatory
+        method = pika.spec.Basic.Publish(
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+            mandatory=message.mandatory,
         )
+        channel = self._channel.channel_number
+        self._connection.publish(channel, method, properties, message.body)
 
     def _confirmed(self, frame: Any) -> None:
         method = frame.method
@@ -282,7 +304,7 @@ class Session:
         self._pipeline.confirmed(method.delivery_tag, method.multiple, accepted)
         self._pump()
 
-    def _returned(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
+    def _returned(self, _channel: Any, method: Any, properties: Any, _body: memoryview) -> None:
         target = method.exchange or method.routing_key
         error = BrokerRefused(
             f"no queue takes what is published to {target!r}: run `broker-config apply`"
@@ -310,7 +332,7 @@ class Session:
                 return
             # 406 is also how a broker ends a delivery that stayed unacknowledged too long.
             hopeless = error.reply_code in (403, 404) or "user_id" in error.reply_text
-            refused = _refusal(error, self._where)
+            refused = refusal(error, self._where)
             self._fail(refused, hopeless=hopeless)
             self._lose_link(refused if hopeless else None)
         self._lose_link()
@@ -326,7 +348,7 @@ class Session:
 
     def _ended(self, error: Exception) -> None:
         if not isinstance(error, exceptions.ConnectionClosedByClient):
-            failure, hopeless = _diagnose(error, self._where)
+            failure, hopeless = diagnose(error, self._where)
             self._fail(failure, hopeless=hopeless)
         self._lose_link()
         self._connection.ioloop.stop()
@@ -344,48 +366,3 @@ class Session:
     def _where(self) -> str:
         at = self._parameters
         return f"the broker at {at.host}:{at.port}, vhost {at.virtual_host!r}, as {self.user!r}"
-
-
-def _parameters(url: str, name: str) -> Any:
-    try:
-        if not url.startswith(("amqp://", "amqps://")):
-            raise ValueError(url)
-        parameters = pika.URLParameters(url)
-    except Exception:  # noqa: BLE001  pika raises whatever its parts raise, password included
-        raise ConfigError(
-            "the broker URL is not of the form amqp://user:password@host:port/vhost"
-        ) from None
-    parameters.client_properties = {"connection_name": name, "product": "Warren"}
-    parameters.heartbeat = HEARTBEAT_S
-    parameters.socket_timeout = parameters.stack_timeout = CONNECT_TIMEOUT_S
-    parameters.connection_attempts = 1
-    return parameters
-
-
-def _refusal(error: Any, where: str) -> WarrenError:
-    return BrokerRefused(f"{where} refused: {error.reply_text}")
-
-
-def _diagnose(error: Exception, where: str) -> tuple[WarrenError, bool]:
-    """What a failed connection means for the user, and whether waiting cannot mend it."""
-    if isinstance(error, exceptions.ProbableAuthenticationError):
-        mend = "use the bundle that `broker-config enrol` wrote"
-        return BrokerRefused(f"{where} refused the password: {mend}"), True
-    if isinstance(error, exceptions.ProbableAccessDeniedError):
-        return BrokerRefused(f"{where} refused: no such vhost, or no permission in it"), True
-    if isinstance(error, exceptions.ConnectionClosedByBroker):
-        return _refusal(error, where), error.reply_code in (403, 530)
-    mend = "start one with `broker-config up`, or check WARREN_BROKER_URL"
-    return BrokerUnavailable(f"cannot reach {where} ({_root(error)}): {mend}"), False
-
-
-def _root(error: BaseException) -> str:
-    """The last cause in words: pika wraps the socket's error several times."""
-    while True:
-        inner = getattr(error, "exceptions", None) or getattr(error, "exception", None)
-        inner = inner or (error.args[0] if error.args else None)
-        if isinstance(inner, list | tuple) and inner:
-            inner = inner[-1]
-        if not isinstance(inner, BaseException):
-            return str(error) or type(error).__name__
-        error = inner

@@ -3,27 +3,28 @@
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from zlib import crc32
+
+from xxhash import xxh3_64
 
 from broker_config.names import CHUNK_BYTES
 from shared.errors import Rejected
 from shared.layout import Buffer, bytes_of
 from shared.messages import Chunk, Transfer
-from shared.wire import encode
+from shared.wire import Body, encode
 
 
 @dataclass(frozen=True)
 class Outgoing:
     """A transfer ready to go; iterating yields its message bodies, as often as it takes.
 
-    Bodies are made one at a time while they are sent, so a transfer never costs more memory than
-    its buffer and the messages under way.
+    A body is two pieces, a small one and a view of ``buffer``: a transfer costs no memory beyond
+    its buffer, which must not change until all is confirmed.
     """
 
     manifest: Transfer
     buffer: Buffer
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[Body]:
         view = bytes_of(self.buffer)
         yield encode(self.manifest, view[:CHUNK_BYTES])
         for index in range(1, len(self)):
@@ -40,12 +41,17 @@ def message_count(size_bytes: int) -> int:
     return max(1, -(-size_bytes // CHUNK_BYTES))
 
 
+def digest(buffer: Buffer) -> int:
+    """XXH3 of a buffer, 64 bits: guards against damage at ten times the speed of a CRC."""
+    return xxh3_64(bytes_of(buffer)).intdigest()
+
+
 def transfer_fields(buffer: Buffer) -> dict[str, str | int]:
     """The fields of a manifest that announce ``buffer``, under a fresh transfer id."""
     return {
         "transfer": secrets.token_hex(8),
         "size_bytes": buffer.nbytes,
-        "crc32": crc32(bytes_of(buffer)),
+        "digest": digest(buffer),
     }
 
 
@@ -60,7 +66,7 @@ class Incoming:
         self.manifest = manifest
         self._store = store
         self._next = 0
-        self._crc32 = 0
+        self._digest = xxh3_64()
 
     def add(self, index: int, data: memoryview) -> bool:
         """Take one chunk; True when it was the last. Raises Rejected(``chunk``, ``digest``)."""
@@ -70,11 +76,11 @@ class Incoming:
             raise Rejected("chunk", f"chunk {index} came where {self._next} was due")
         if len(data) != expected or not data:  # a chunk after the last would be an empty one
             raise Rejected("chunk", f"chunk {index} holds {len(data)} bytes, not {expected}")
-        self._crc32 = crc32(data, self._crc32)
+        self._digest.update(data)
         self._store(start, data)
         self._next += 1
         if start + expected < self.manifest.size_bytes:
             return False
-        if self._crc32 != self.manifest.crc32:
+        if self._digest.intdigest() != self.manifest.digest:
             raise Rejected("digest", "the bytes do not have the digest that was announced")
         return True

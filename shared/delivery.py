@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class Delivery:
     """A message as the broker vouches for it; ``epoch`` counts the connections it came over."""
 
-    body: bytes
+    body: memoryview
     tag: int
     epoch: int
     user: str | None

@@ -140,6 +140,15 @@ class Weights(list[Array]):
         return cls(layout, np.zeros(layout.size_bytes, np.uint8))
 
     @classmethod
+    def uninitialized(cls, layout: Layout) -> "Weights":
+        """Memory in the given layout for a caller who writes every tensor; the padding is zero."""
+        buffer = np.empty(layout.size_bytes, np.uint8)
+        ends = (*layout.offsets[1:], layout.size_bytes)
+        for tensor, start, end in zip(layout.tensors, layout.offsets, ends, strict=True):
+            buffer[start + tensor.size_bytes : end] = 0  # chance bytes would be added up as numbers
+        return cls(layout, buffer)
+
+    @classmethod
     def of(cls, arrays: Iterable[Array], layout: Layout | None = None) -> "Weights":
         """``arrays`` themselves if they are Weights already, else a packed copy of them.
 
@@ -154,7 +163,7 @@ class Weights(list[Array]):
             raise ConfigError(f"these weights do not fit the model: {difference}")
         if isinstance(arrays, Weights):
             return arrays
-        packed = cls.empty(layout or found)
+        packed = cls.uninitialized(layout or found)
         for target, array in zip(packed, arrays, strict=True):
             np.copyto(target, array)
         return packed

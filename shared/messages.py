@@ -39,11 +39,11 @@ class Message(Strict):
 
 
 class Transfer(Message):
-    """A manifest: announces ``size_bytes`` bytes whose CRC-32 is ``crc32``, under an id."""
+    """A manifest: announces ``size_bytes`` bytes whose XXH3 is ``digest``, under an id."""
 
     transfer: Hex
     size_bytes: Annotated[int, Field(gt=0, le=MAX_SIZE_BYTES)]
-    crc32: Annotated[int, Field(ge=0, lt=1 << 32)]
+    digest: Annotated[int, Field(ge=0, lt=1 << 64)]
 
 
 class TensorEntry(Strict):

@@ -12,21 +12,32 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from shared.wire import Body
+
 WINDOW_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A message to publish. ``kind`` becomes the AMQP type that the management UI shows."""
+    """A message to publish. ``kind`` becomes the AMQP type that the management UI shows.
+
+    ``body`` comes in pieces, so that a chunk goes out from where it lies; they must stay as they
+    are until the broker has confirmed.
+    """
 
     exchange: str
     routing_key: str
-    body: bytes
+    body: Body
     kind: str
     persistent: bool = False
     mandatory: bool = False
     headers: dict[str, Any] | None = None
     content_type: str = "application/msgpack"
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the body."""
+        return sum(map(len, self.body))
 
 
 class Unconfirmed(Exception):
@@ -83,8 +94,8 @@ class Pipeline:
                 continue
             self._number += 1
             job.unconfirmed += 1
-            self._outstanding[self._number] = (job, len(message.body))
-            self._window_bytes += len(message.body)
+            self._outstanding[self._number] = (job, message.size_bytes)
+            self._window_bytes += message.size_bytes
             self._send(self._number, message)
 
     def confirmed(self, number: int, multiple: bool, accepted: bool) -> None:

@@ -25,25 +25,31 @@ from shared.messages import (
     TensorEntry,
 )
 
+Piece = bytes | memoryview
+Body = tuple[Piece, ...]
+
 NIL: Final = b"\xc0"
 BIN32: Final = b"\xc6"
 ALIGNMENT: Final = 16
-MAX_HEADER_BYTES: Final = 16 << 20
+MAX_HEADER_BYTES: Final = 16 << 20  # a body longer than this and a chunk is cut (connection.py)
 FIRST_LOOK_BYTES: Final = 512  # a chunk's header is about 70 bytes; a manifest may need more looks
 BIN_HEADERS: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4}  # bytes of length that follow the type byte
 
 
-def encode(message: Message, data: memoryview | bytes = b"") -> bytes:
-    """One message body: the header, and ``data`` (at most CHUNK_BYTES) if there is any."""
+def encode(message: Message, data: Piece = b"") -> Body:
+    """One message body in pieces: the header, and ``data`` (at most CHUNK_BYTES) if there is any.
+
+    ``data`` is not copied and must not change until the message is confirmed.
+    """
     header: bytes = msgpack.packb(message.model_dump())
     if not data:
-        return header
+        return (header,)
     start = BIN32 + len(data).to_bytes(4, "big")
     pad = -(len(header) + len(start)) % ALIGNMENT
-    return b"".join((header, NIL * pad, start, data))
+    return (header + NIL * pad + start, data)
 
 
-def decode(body: bytes) -> tuple[AnyMessage, memoryview]:
+def decode(body: Piece) -> tuple[AnyMessage, memoryview]:
     """Header and data (a view into ``body``) of one message.
 
     Raises Rejected(``malformed`` or ``protocol``); takes no memory beyond the header's own.
@@ -61,7 +67,7 @@ def decode(body: bytes) -> tuple[AnyMessage, memoryview]:
     return message, _data(body, end)
 
 
-def _unpack_header(body: bytes) -> tuple[dict[str, object], int]:
+def _unpack_header(body: Piece) -> tuple[dict[str, object], int]:
     look = FIRST_LOOK_BYTES
     while True:
         unpacker = msgpack.Unpacker(
@@ -87,7 +93,7 @@ def _unpack_header(body: bytes) -> tuple[dict[str, object], int]:
         return header, unpacker.tell()
 
 
-def _data(body: bytes, start: int) -> memoryview:
+def _data(body: Piece, start: int) -> memoryview:
     view = memoryview(body)
     padded = min(len(body), start + ALIGNMENT)  # or megabytes of nils would be read one by one
     while start < padded and body[start] == NIL[0]:

@@ -7,14 +7,20 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from broker_config import node as private_node
+from broker_config.federation import Federation
+from broker_config.node import Node
+from client_worker.mailbox import GlobalModel, Mailbox
+from shared import address, connection
 from shared.amqp import Session
 from shared.chunks import Outgoing, transfer_fields
 from shared.delivery import Delivery, Subscription
 from shared.errors import BrokerRefused, BrokerUnavailable, Stopped
-from shared.messages import Join, UpdateManifest
+from shared.layout import Layout, Weights
+from shared.messages import Join, ModelManifest, UpdateManifest
 from shared.pipeline import Publication
-from shared.wire import decode, encode
-from tests.conftest import Place
+from shared.wire import decode, encode, tensor_entries
+from tests.conftest import CLIENTS, FLEET, Place
 
 PATIENCE_S = 10.0
 DEADLINE_S = 30.0
@@ -203,3 +209,73 @@ def test_a_closed_session_publishes_no_more(opened: Callable[..., Session]) -> N
     session.close()
     with pytest.raises(Stopped):
         session.publish([join("alfa")])
+
+
+def test_a_transfer_far_beyond_the_brokers_largest_message_comes_whole(
+    node: Node, opened: Callable[..., Session], place: Place
+) -> None:
+    """RabbitMQ 3.10 takes no message over 128 MiB, 4.x none over 16."""
+    private_node.bring_to_state(
+        node, Federation(place.name, clients=CLIENTS, fleets=(FLEET,), model_bytes=400 << 20)
+    )
+    layout = Layout.of([np.zeros((100 << 20) // 4, np.float32)] * 3)
+    weights = Weights.uninitialized(layout)
+    for number, tensor in enumerate(weights):
+        tensor[:] = np.arange(number, number + tensor.size, dtype=np.float32)
+    manifest = ModelManifest(
+        federation=place.name, run="ab" * 8, version=7, tensors=tensor_entries(layout),
+        **transfer_fields(weights.buffer),
+    )  # fmt: skip
+    came = threading.Event()
+    mailbox = Mailbox(place.name, came.set, lambda: pytest.fail("a piece was lost"))
+    mailbox.expect(layout)
+    opened("alfa", Subscription(("model.alfa",), mailbox.deliver, exclusive=True, manual_ack=False))
+    bodies = Outgoing(manifest, weights.buffer)
+    opened("coordinator").publish([Publication("model", "", body, "model") for body in bodies])
+    assert came.wait(DEADLINE_S)
+    model = mailbox.take()
+    assert isinstance(model, GlobalModel)
+    assert model.manifest.version == 7
+    np.testing.assert_array_equal(model.weights.buffer, weights.buffer)
+
+
+def test_who_reads_nothing_for_long_still_has_a_heartbeat(
+    monkeypatch: pytest.MonkeyPatch, place: Place
+) -> None:
+    monkeypatch.setattr(address, "HEARTBEAT_S", 1)
+    monkeypatch.setattr(connection, "SIGN_OF_LIFE_S", 0.2)
+    received, lost = Received(), threading.Event()
+    session = Session(
+        place.urls["coordinator"], "pausing", received.subscribe("update"), on_lost=lost.set
+    )
+    sender = Session(place.urls["alfa"], "sending")
+    try:
+        session.start(PATIENCE_S)
+        sender.start(PATIENCE_S)
+        session._call(session.pause)
+        sender.publish([join("alfa")])
+        assert not lost.wait(13.0), "the broker gives up after 2 s, pika after 12"
+        assert received.queue.empty()
+        session.resume()
+        assert received.next().user == "alfa"
+        assert not lost.is_set()
+    finally:
+        session.close()
+        sender.close()
+
+
+def test_a_rounds_deliveries_are_acknowledged_whatever_else_is_open(
+    opened: Callable[..., Session], place: Place
+) -> None:
+    received = Received()
+    consumer = opened("coordinator", received.subscribe("update"))
+    opened("alfa").publish([join(f"c{number}") for number in range(10)])
+    deliveries = [received.next() for _ in range(10)]
+    tags, epoch = [delivery.tag for delivery in deliveries], deliveries[0].epoch
+    consumer.acknowledge([tags[5]], epoch)
+    consumer.acknowledge([*tags[:4], tags[8], tags[5]], epoch)  # one of them a second time
+    consumer.close()
+    again = Received()
+    opened("coordinator", again.subscribe("update"))
+    left = [decode(again.next().body)[0].client for _ in range(4)]
+    assert left == ["c4", "c6", "c7", "c9"]

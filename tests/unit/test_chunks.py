@@ -10,6 +10,7 @@ from shared.chunks import Incoming, Outgoing, transfer_fields
 from shared.errors import Rejected
 from shared.messages import Chunk, UpdateManifest
 from shared.wire import decode
+from tests.bodies import bodies_of
 
 
 def outgoing(size_bytes: int) -> Outgoing:
@@ -39,7 +40,7 @@ class Receiver:
 def test_a_buffer_of_any_size_comes_back(chunks: int, more: int) -> None:
     transfer = outgoing(chunks * CHUNK_BYTES + more)
     receiver = Receiver(transfer)
-    whole = [receiver.take(body) for body in transfer]
+    whole = [receiver.take(body) for body in bodies_of(transfer)]
     assert len(whole) == len(transfer) == chunks + (more > 0)
     assert whole == [False] * (len(whole) - 1) + [True]
     assert b"".join(receiver.pieces.values()) == transfer.buffer.tobytes()
@@ -49,7 +50,7 @@ def test_a_buffer_of_any_size_comes_back(chunks: int, more: int) -> None:
 @pytest.mark.parametrize("order", [[0, 2], [0, 0], [0, 1, 1], [1]])
 def test_a_chunk_that_is_not_the_next_rejects_the_transfer(order: list[int]) -> None:
     transfer = outgoing(3 * CHUNK_BYTES)
-    bodies, receiver = list(transfer), Receiver(transfer)
+    bodies, receiver = bodies_of(transfer), Receiver(transfer)
     for index in order[:-1]:
         receiver.take(bodies[index])
     with pytest.raises(Rejected, match="chunk"):
@@ -66,7 +67,7 @@ def test_a_chunk_of_the_wrong_size_rejects_the_transfer(change: int) -> None:
 def test_bytes_that_do_not_have_the_announced_digest_reject_the_transfer() -> None:
     transfer = outgoing(2 * CHUNK_BYTES)
     receiver = Receiver(transfer)
-    bodies = list(transfer)
+    bodies = bodies_of(transfer)
     receiver.take(bodies[0])
     damaged = bytearray(bodies[1])
     damaged[-1] ^= 1
@@ -76,14 +77,14 @@ def test_bytes_that_do_not_have_the_announced_digest_reject_the_transfer() -> No
 
 def test_the_smallest_buffer_is_one_message() -> None:
     transfer = outgoing(1)
-    assert [Receiver(transfer).take(body) for body in transfer] == [True]
+    assert [Receiver(transfer).take(body) for body in bodies_of(transfer)] == [True]
 
 
 @pytest.mark.parametrize("size_bytes", [100, CHUNK_BYTES, 2 * CHUNK_BYTES])
 def test_nothing_may_follow_the_last_chunk(size_bytes: int) -> None:
     transfer = outgoing(size_bytes)
     receiver = Receiver(transfer)
-    assert [receiver.take(body) for body in transfer][-1]
+    assert [receiver.take(body) for body in bodies_of(transfer)][-1]
     for data in (b"", b"x"):
         with pytest.raises(Rejected, match="chunk"):
             receiver.incoming.add(len(transfer), memoryview(data))
@@ -95,7 +96,7 @@ def test_every_transfer_has_an_id_of_its_own() -> None:
 
 
 THREE = outgoing(2 * CHUNK_BYTES + 5)
-BODIES = list(THREE)
+BODIES = bodies_of(THREE)
 
 
 @settings(deadline=None)

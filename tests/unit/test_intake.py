@@ -21,7 +21,8 @@ from shared.chunks import Outgoing, transfer_fields
 from shared.delivery import Delivery
 from shared.layout import Layout, Weights
 from shared.messages import InitialManifest, Join, Notice, UpdateManifest
-from shared.wire import encode, tensor_entries
+from shared.wire import tensor_entries
+from tests.bodies import bodies_of, encode, staging
 
 RUN = "ab" * 4
 SIZE = CHUNK_BYTES // 4 + 100  # float32 values: two chunks
@@ -35,20 +36,20 @@ def bodies(client: str = "alfa", **change: Any) -> list[bytes]:
         "federation": "f", "run": RUN, "client": client, "base_version": 5, "num_examples": 2,
         "layout": WEIGHTS.layout.digest, **transfer_fields(DELTA.buffer), **change,
     }  # fmt: skip
-    return list(itertools.islice(Outgoing(UpdateManifest(**fields), DELTA.buffer), 2))
+    return bodies_of(Outgoing(UpdateManifest(**fields), DELTA.buffer), 2)
 
 
 class Queue:
     """Gives deliveries their tags, as a channel does."""
 
     def __init__(self, max_staleness: int = 0) -> None:
-        self.intake = Intake("f", Policy(quorum=9, max_staleness=max_staleness))
+        self.intake = Intake("f", Policy(quorum=9, max_staleness=max_staleness), staging())
         self.state: State | None = STATE
         self._tags = itertools.count(1)
 
     def deliver(self, body: bytes, user: str | None = "alfa") -> Outcome:
         return self.intake.receive(
-            Delivery(body, next(self._tags), 1, user, redelivered=False), self.state
+            Delivery(memoryview(body), next(self._tags), 1, user, redelivered=False), self.state
         )
 
 
@@ -168,7 +169,7 @@ def test_nan_is_rejected_with_all_deliveries_settled() -> None:
     manifest = UpdateManifest(
         federation="f", run=RUN, client="alfa", base_version=5, num_examples=2, **fields
     )
-    outcomes = [queue.deliver(body) for body in Outgoing(manifest, bad.buffer)]
+    outcomes = [queue.deliver(body) for body in bodies_of(Outgoing(manifest, bad.buffer))]
     assert outcomes[1].rejected is not None
     assert outcomes[1].rejected.reason == "not-finite"
     assert outcomes[1].settled == (1, 2)
@@ -268,7 +269,7 @@ def test_a_rejection_that_supersedes_still_says_which_update_it_was() -> None:
     manifest = UpdateManifest(
         federation="f", run=RUN, client="alfa", base_version=5, num_examples=2, **fields
     )
-    outcome = queue.deliver(next(iter(Outgoing(manifest, bad.buffer))))
+    outcome = queue.deliver(bodies_of(Outgoing(manifest, bad.buffer))[0])
     assert outcome.rejected is not None
     assert (outcome.client, outcome.base_version) == ("alfa", 5)
     assert outcome.settled == (1, 2)
@@ -308,7 +309,7 @@ def initial(layout: Layout = WEIGHTS.layout, client: str = "alfa", **change: Any
         "federation": "f", "client": client, "tensors": tensor_entries(layout),
         **transfer_fields(DELTA.buffer), **change,
     }  # fmt: skip
-    return list(itertools.islice(Outgoing(InitialManifest(**fields), DELTA.buffer), 2))
+    return bodies_of(Outgoing(InitialManifest(**fields), DELTA.buffer), 2)
 
 
 def test_initial_weights_arrive_like_an_update() -> None:
@@ -318,7 +319,7 @@ def test_initial_weights_arrive_like_an_update() -> None:
     assert whole is not None
     assert isinstance(whole.manifest, InitialManifest)
     assert whole.layout == WEIGHTS.layout
-    assert b"".join(data for _, data in whole.pieces) == DELTA.buffer.tobytes()
+    assert b"".join(data for _, data in whole.chunks()) == DELTA.buffer.tobytes()
 
 
 def test_initial_weights_whose_tensors_do_not_make_their_size_are_rejected() -> None:
@@ -360,7 +361,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.restart()
 
     def restart(self) -> None:
-        self.intake = Intake("f", self.policy)
+        self.intake = Intake("f", self.policy, staging())
         self.redeliver()
 
     def redeliver(self) -> None:
@@ -380,7 +381,7 @@ class ExactlyOnce(RuleBasedStateMachine):
             federation="f", run=RUN, client=client, base_version=self.state.version,
             num_examples=1, layout=SMALL.layout.digest, **transfer_fields(delta.buffer),
         )  # fmt: skip
-        whole = [(client, body) for body in Outgoing(manifest, delta.buffer)]
+        whole = [(client, body) for body in bodies_of(Outgoing(manifest, delta.buffer))]
         self.queue += whole[:1] * cut + whole * copies
         self.confirmed.add((client, self.state.version))
 
@@ -398,7 +399,9 @@ class ExactlyOnce(RuleBasedStateMachine):
         tag = next(self.tags)
         user, body = self.queue.pop(0)
         self.unacknowledged[tag] = (user, body)
-        outcome = self.intake.receive(Delivery(body, tag, 1, user, redelivered=False), self.state)
+        outcome = self.intake.receive(
+            Delivery(memoryview(body), tag, 1, user, redelivered=False), self.state
+        )
         if outcome.rejected is not None:
             self.rejected.add((outcome.client, outcome.base_version))
         if outcome.whole is not None:

@@ -13,20 +13,23 @@ from shared.amqp import Delivery
 from shared.chunks import Outgoing, transfer_fields
 from shared.layout import Layout, Weights
 from shared.messages import Join, ModelManifest, Notice
-from shared.wire import encode, tensor_entries
+from shared.wire import tensor_entries
+from tests.bodies import bodies_of, encode
 
 LAYOUT = Layout.of([np.zeros(CHUNK_BYTES // 4 + 9, np.float32)])  # two chunks
 RUN = "ab" * 4
 
 
-def model(version: int, layout: Layout = LAYOUT, federation: str = "f", run: str = RUN) -> Outgoing:
+def model(
+    version: int, layout: Layout = LAYOUT, federation: str = "f", run: str = RUN
+) -> list[bytes]:
     weights = Weights.empty(layout)
     weights[0].fill(version)
     manifest = ModelManifest(
         federation=federation, run=run, version=version, tensors=tensor_entries(layout),
         **transfer_fields(weights.buffer),
     )  # fmt: skip
-    return Outgoing(manifest, weights.buffer)
+    return bodies_of(Outgoing(manifest, weights.buffer))
 
 
 class Client:
@@ -46,7 +49,9 @@ class Client:
 
     def receive(self, *bodies: bytes) -> None:
         for tag, body in enumerate(bodies, start=1):
-            self.mailbox.deliver(Delivery(body, tag, 1, "coordinator", redelivered=False))
+            self.mailbox.deliver(
+                Delivery(memoryview(body), tag, 1, "coordinator", redelivered=False)
+            )
 
     def version(self) -> int | None:
         taken = self.mailbox.take()

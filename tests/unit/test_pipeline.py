@@ -11,7 +11,7 @@ BIG = bytes(WINDOW_BYTES // 4)
 
 
 def job(*bodies: bytes) -> Job:
-    return Job([Publication("x", "k", body, "test") for body in bodies])
+    return Job([Publication("x", "k", (body,), "test") for body in bodies])
 
 
 @pytest.fixture
@@ -112,13 +112,13 @@ class Confirms(RuleBasedStateMachine):
         self.owner: dict[int, int] = {}
 
     def _send(self, number: int, message: Publication) -> None:
-        self.open[number] = message.body
+        self.open[number] = b"".join(message.body)
         self.owner[number] = int(message.exchange)
 
     @rule(sizes=st.lists(st.sampled_from([1, 1000, len(BIG)]), max_size=7))
     def submit(self, sizes: list[int]) -> None:
         number = len(self.jobs)
-        made = Job([Publication(str(number), "k", BIG[:size], "test") for size in sizes])
+        made = Job([Publication(str(number), "k", (BIG[:size],), "test") for size in sizes])
         self.jobs.append((made, len(sizes)))
         self.pipeline.append(made)
         self.pipeline.pump()
@@ -198,7 +198,7 @@ def test_messages_are_made_one_at_a_time_while_the_window_has_room(pipeline: Pip
         nonlocal made
         for _ in range(100):
             made += 1
-            yield Publication("x", "k", BIG, "test")
+            yield Publication("x", "k", (BIG,), "test")
 
     submit(pipeline, Job(messages()))
     assert made == 4
@@ -241,7 +241,7 @@ class AtLeastOnce(RuleBasedStateMachine):
 
     def _try(self, name: str) -> None:
         messages = [
-            Publication(name, str(index), BIG, "test") for index in range(self.transfers[name])
+            Publication(name, str(index), (BIG,), "test") for index in range(self.transfers[name])
         ]
         self.open[name] = Job(messages)
         self.pipeline.append(self.open[name])

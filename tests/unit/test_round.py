@@ -11,6 +11,7 @@ from shared.chunks import Outgoing, transfer_fields
 from shared.layout import Weights
 from shared.messages import Chunk, InitialManifest, UpdateManifest
 from shared.wire import decode, tensor_entries
+from tests.bodies import bodies_of, staging
 
 DELTA = Weights.of([np.array([1.0, 2.0]), np.array([3.0], np.float32)])
 
@@ -20,8 +21,10 @@ def arrival(client: str, base: int, examples: int, weight: float, **metrics: flo
         federation="f", run="ab" * 4, client=client, base_version=base, num_examples=examples,
         layout=DELTA.layout.digest, metrics=metrics, **transfer_fields(DELTA.buffer),
     )  # fmt: skip
-    made = Arrival(manifest, DELTA.layout, weight=weight, tags=[10 * base, 10 * base + 1])
-    for body in Outgoing(manifest, DELTA.buffer):
+    made = Arrival(
+        manifest, DELTA.layout, staging(), weight=weight, tags=[10 * base, 10 * base + 1]
+    )
+    for body in bodies_of(Outgoing(manifest, DELTA.buffer)):
         header, data = decode(body)
         made.incoming.add(header.index if isinstance(header, Chunk) else 0, data)
     return made
@@ -43,10 +46,10 @@ def test_the_record_says_who_took_part_with_what() -> None:
     now = Round(DELTA.layout)
     now.fold(arrival("alfa", 4, 10, 10.0, loss=1.0))
     now.fold(arrival("bravo", 3, 30, 15.0, loss=2.0, norm=0.5))
-    record = now.record(5)
+    record = now.record(5, incomplete=3)
     assert record.pop("seconds") >= 0
     assert record == {
-        "version": 5, "updates": 2, "bytes_up": 2 * DELTA.buffer.nbytes,
+        "version": 5, "updates": 2, "incomplete": 3, "bytes_up": 2 * DELTA.buffer.nbytes,
         "clients": {
             "alfa": {"examples": 10, "metrics": {"loss": 1.0}},
             "bravo": {"examples": 30, "metrics": {"loss": 2.0, "norm": 0.5}},
@@ -69,7 +72,7 @@ def test_initial_weights_are_not_an_update() -> None:
         **transfer_fields(DELTA.buffer),
     )  # fmt: skip
     with pytest.raises(TypeError, match="initial is not an update"):
-        Round(DELTA.layout).fold(Arrival(manifest, DELTA.layout))
+        Round(DELTA.layout).fold(Arrival(manifest, DELTA.layout, staging()))
 
 
 reports = st.dictionaries(

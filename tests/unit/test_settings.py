@@ -18,7 +18,8 @@ from coordinator_worker.settings import (
 from shared.errors import ConfigError
 from shared.messages import Notice
 from shared.settings import load
-from shared.wire import decode, encode
+from shared.wire import decode
+from tests.bodies import encode
 
 URL = "amqp://alfa:s%40crt@127.0.0.1:5672/my%2Ffederation"
 

@@ -21,10 +21,11 @@ from shared.messages import (
     TensorEntry,
     UpdateManifest,
 )
-from shared.wire import decode, encode, layout_of, tensor_entries
+from shared.wire import decode, layout_of, tensor_entries
+from tests.bodies import encode
 
 ENTRY = TensorEntry(name="kernel", shape=[2, 3], dtype="float32")
-ANNOUNCED = {"transfer": "ab" * 8, "size_bytes": 24, "crc32": 7}
+ANNOUNCED = {"transfer": "ab" * 8, "size_bytes": 24, "digest": 7}
 MESSAGES: list[Message] = [
     ModelManifest(
         federation="f", run="ab" * 4, version=3, tensors=[ENTRY], config={"seed": 1, "x": "y"},
@@ -214,7 +215,7 @@ def test_padding_is_skipped_only_as_far_as_it_can_align() -> None:
 def test_a_header_of_many_looks_is_read_whole() -> None:
     names = [f"tensor-{number}" for number in range(5000)]
     entries = [TensorEntry(name=name, shape=[1], dtype="float64") for name in names]
-    announced = {"transfer": "ab" * 8, "size_bytes": 40_000, "crc32": 0}
+    announced = {"transfer": "ab" * 8, "size_bytes": 40_000, "digest": 0}
     sent = InitialManifest(federation="f", client="alfa", tensors=entries, **announced)
     found, data = decode(encode(sent, b"x" * 100))
     assert found == sent

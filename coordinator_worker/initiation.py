@@ -1,0 +1,49 @@
+"""Getting a training run its initial weights from one of the clients."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+PATIENCE_S: Final = 10.0
+
+
+class Initiation:
+    """Asks one client at a time, in the order in which they joined.
+
+    All could be asked at once and the first answer taken, but then each of a hundred clients would
+    send a model that nobody needs. A client that sends nothing for ``PATIENCE_S`` seconds gives
+    way to the next; one whose weights are on their way is waited for, however long they take.
+    """
+
+    def __init__(self, ask: Callable[[str], None], remind: Callable[[], None]) -> None:
+        self._ask, self._remind = ask, remind
+        self._joined: deque[str] = deque()  # the first is the one that was asked
+        self._moved = False
+
+    def joined(self, client: str) -> None:
+        """``client`` is there and knows no model."""
+        first = not self._joined
+        if client not in self._joined:
+            self._joined.append(client)
+        if self._joined[0] == client:  # also if it joins again: what it had sent may be lost
+            self._ask(client)
+        if first:
+            self._start_timer()
+
+    def moved(self) -> None:
+        """A piece of somebody's initial weights has come."""
+        self._moved = True
+
+    def reminded(self) -> None:
+        """``remind`` was called ``PATIENCE_S`` ago."""
+        if not self._moved:
+            self._joined.rotate(-1)
+            self._ask(self._joined[0])
+        self._moved = False
+        self._start_timer()
+
+    def _start_timer(self) -> None:
+        timer = threading.Timer(PATIENCE_S, self._remind)
+        timer.daemon = True
+        timer.start()

@@ -1,0 +1,189 @@
+"""pika's connection with its two hot paths, bodies in and bodies out, without the copies.
+
+Stock pika copies a body five times on its way in (receive, append to a buffer, cut the frame out,
+cut the rest off, join the frames) and three times on its way out, a system call a frame. Here the
+kernel's copy is the only one out, and one more the only one in: half the processor time of a
+transfer (docs/decisions.md). Everything else, handshake, heartbeats, methods, is pika's own; these
+are private methods of pika 1.4, which is why its version is held to that.
+"""
+
+import struct
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+import pika
+from pika import exceptions, frame, spec
+from pika.adapters.utils import io_services_utils
+
+from shared.wire import Body, Piece
+
+# What the broker lets through may be 128 MiB long, and none of it is ours: no message of the
+# protocol is longer than a chunk and the longest header, so what exceeds this is not kept.
+MOST_KEPT_BYTES: Final = 17 << 20
+MOST_GATHERED: Final = 64  # pieces a system call; a socket seldom takes more at once
+
+SIGN_OF_LIFE_S: Final = 10.0
+
+_HEAD: Final = struct.Struct(">BHL")  # type, channel, payload size; a frame ends in FRAME_END
+_END: Final = bytes([spec.FRAME_END])
+
+
+class Connection(pika.SelectConnection):  # type: ignore[misc]
+    """A SelectConnection whose deliveries' bodies are memoryviews of memory of their own."""
+
+    _frame_buffer: bytes
+
+    def _init_connection_state(self) -> None:
+        super()._init_connection_state()
+        self._arriving: _Body | None = None
+        self._paused: Any = None  # the timer that runs meanwhile
+
+    def pause(self) -> None:
+        """Read nothing until ``resume``: the socket fills, and the broker waits with the rest."""
+        transport = self._transport
+        if self._paused is None and transport._sock is not None:
+            transport._nbio.remove_reader(transport._sock.fileno())
+            self._still_there()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused is not None:
+            self.ioloop.remove_timeout(self._paused)
+            self._paused = None
+            transport = self._transport
+            if transport._sock is not None:
+                transport._nbio.set_reader(transport._sock.fileno(), transport._on_socket_readable)
+
+    def _still_there(self) -> None:
+        # Or pika would take it for a dead broker that none of its heartbeats is read.
+        self.bytes_received += 1
+        self._paused = self.ioloop.call_later(SIGN_OF_LIFE_S, self._still_there)
+
+    # --- out ------------------------------------------------------------------------------------
+
+    def publish(self, channel: int, method: Any, properties: Any, body: Body) -> None:
+        """Send a message whose body is ``body``'s pieces, which must stay as they are till then."""
+        size = sum(map(len, body))
+        gap = frame.Method(channel, method).marshal()
+        gap += frame.Header(channel, size, properties).marshal()
+        pieces: list[Piece] = []
+        limit, at = self._body_max_length, 0
+        for piece in body:
+            view = memoryview(piece)
+            while view:
+                if at % limit == 0:  # a frame begins
+                    gap += _HEAD.pack(spec.FRAME_BODY, channel, min(limit, size - at))
+                taken = view[: limit - at % limit]
+                pieces += (gap, taken) if gap else (taken,)
+                view = view[len(taken) :]
+                at += len(taken)
+                gap = _END if at % limit == 0 or at == size else b""
+        pieces.append(gap)
+        self._output_marshaled_frames(pieces)
+
+    # --- in -------------------------------------------------------------------------------------
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        self.bytes_received += len(data_in)
+        data = self._frame_buffer + data_in if self._frame_buffer else data_in
+        at, end = 0, len(data)
+        while at < end:
+            if self._arriving is not None and self._arriving.due:
+                at = self._arriving.fill(data, at)
+                if self._arriving.whole:
+                    self._deliver_body(self._arriving)
+                continue
+            if end - at < _HEAD.size:
+                break
+            kind, channel, size = _HEAD.unpack_from(data, at)
+            if kind == spec.FRAME_BODY and self._arriving is not None:
+                self.frames_received += 1
+                self._arriving.expect(size)
+                at += _HEAD.size
+                continue
+            after = at + _HEAD.size + size + 1
+            if after > end:
+                break
+            _, value = frame.decode_frame(data[at:after])
+            at = after
+            self._process_frame(value)
+            if kind == spec.FRAME_HEADER and value.body_size:
+                self._arriving = _Body(channel, value.body_size)
+        self._frame_buffer = data[at:]
+
+    def _deliver_body(self, body: "_Body") -> None:
+        """What pika's channel does with the last body frame, with the body already in one piece."""
+        self._arriving = None
+        channel = self._channels[body.channel]
+        assembler = channel._content_assembler
+        method, header = assembler._method_frame, assembler._header_frame
+        assembler._reset()
+        if isinstance(method.method, spec.Basic.Deliver):
+            channel._on_deliver(method, header, body.kept())
+        elif isinstance(method.method, spec.Basic.Return):
+            channel._on_return(method, header, body.kept())
+
+
+class _Body:
+    """A message body on its way in; ``due`` bytes of the current frame are still to come."""
+
+    def __init__(self, channel: int, size: int) -> None:
+        self.channel = channel
+        self.due = 0  # with the frame's end octet
+        self._to_come = size
+        self._memory = memoryview(np.empty(min(size, MOST_KEPT_BYTES), np.uint8))  # type: ignore[arg-type]
+        self._filled = 0
+
+    def expect(self, size: int) -> None:
+        """A body frame of ``size`` bytes begins."""
+        if size > self._to_come:
+            raise exceptions.BodyTooLongError(size, self._to_come)
+        self.due = size + 1
+
+    def fill(self, data: bytes, at: int) -> int:
+        """Take what belongs to the current frame from ``data[at:]``; return where that ends."""
+        taken = min(self.due - 1, len(data) - at)
+        if taken:
+            room = self._memory[self._filled : self._filled + taken]
+            room[:] = memoryview(data)[at : at + len(room)]
+            self._filled += len(room)
+            self._to_come -= taken
+            self.due -= taken
+        after = at + taken
+        if self.due == 1 and after < len(data):
+            if data[after] != spec.FRAME_END:
+                raise exceptions.InvalidFrameError("a body frame does not end where it should")
+            self.due = 0
+            after += 1
+        return after
+
+    @property
+    def whole(self) -> bool:
+        """Whether the message is here to its last frame's end."""
+        return not self._to_come and not self.due
+
+    def kept(self) -> memoryview:
+        """The body, or its beginning if it was longer than ``MOST_KEPT_BYTES``."""
+        return self._memory
+
+
+def _produce(transport: Any) -> None:
+    """Send the pieces that wait, many with each system call; pika's own takes one at a time."""
+    waiting = transport._tx_buffers
+    while waiting:
+        sent = transport._sock.sendmsg(list(islice(waiting, MOST_GATHERED)))
+        transport._tx_buffered_byte_count -= sent
+        while sent:
+            first = waiting.popleft()
+            if sent < len(first):
+                waiting.appendleft(memoryview(first)[sent:])
+                break
+            sent -= len(first)
+
+
+# Stock pika reads 4 KiB per recv(); 128 KiB doubles what a consumer takes in, and a frame_max other
+# than the default 128 KiB makes it slower again. A TLS socket cannot gather, and keeps pika's way.
+io_services_utils._AsyncTransportBase._MAX_RECV_BYTES = 131072
+io_services_utils._AsyncTransportBase._MAX_CONSUME_BYTES = 131072
+io_services_utils._AsyncPlaintextTransport._produce = _produce

@@ -1,0 +1,137 @@
+"""The fast paths against pika's own: the same bytes out, the same messages in."""
+
+import itertools
+import socket
+from collections import deque
+from types import SimpleNamespace
+
+import pika
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pika import frame, spec
+from pika.channel import Channel
+
+from shared import connection as ours
+from shared.connection import Connection
+
+FRAME = 131072 - 8
+PROPERTIES = pika.BasicProperties(user_id="alfa", message_id="7", headers={"reason": "x"})
+
+
+def unconnected(kind: type[pika.SelectConnection]) -> pika.SelectConnection:
+    made = kind(on_open_callback=print, internal_connection_workflow=False)
+    made.params.frame_max = 131072
+    made._body_max_length = FRAME
+    return made
+
+
+Found = tuple[str, int, str | None, bytes]
+
+
+def receive(kind: type[pika.SelectConnection], data: bytes, cuts: list[int]) -> list[Found]:
+    """What a consumer of ``kind`` is given when ``data`` arrives cut at ``cuts``."""
+    found: list[Found] = []
+    connection = unconnected(kind)
+    channel = Channel(connection, 1, print)
+    channel._consumers["t"] = lambda _channel, method, properties, body: found.append(
+        ("deliver", method.delivery_tag, properties.user_id, bytes(body))
+    )
+    channel.add_on_return_callback(
+        lambda _channel, method, properties, body: found.append(
+            ("return", method.reply_code, properties.user_id, bytes(body))
+        )
+    )
+    connection._channels[1] = channel
+    ends = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
+    try:
+        for start, stop in itertools.pairwise(ends):
+            if start < stop:
+                connection._on_data_available(data[start:stop])
+    finally:
+        connection.ioloop.close()
+    return found
+
+
+def wire(number: int, size: int, frame_size: int) -> bytes:
+    """A delivery (a returned message if ``number`` is even) as a broker sends it."""
+    method: object = spec.Basic.Deliver("t", number, False, "update", "k")
+    if number % 2 == 0:
+        method = spec.Basic.Return(312, "NO_ROUTE", "update", "k")
+    body = bytes((number + i) % 251 for i in range(size))
+    frames = [frame.Method(1, method), frame.Header(1, size, PROPERTIES)]
+    frames += [frame.Body(1, body[i : i + frame_size]) for i in range(0, size, frame_size)]
+    between = frame.Heartbeat().marshal()
+    return b"".join(piece.marshal() for piece in frames) + between
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 300), st.integers(1, 100)), max_size=5),
+    st.lists(st.integers(0, 5000), max_size=20),
+)
+def test_however_the_bytes_arrive_the_messages_are_those_that_pika_finds(
+    messages: list[tuple[int, int]], cuts: list[int]
+) -> None:
+    data = b"".join(wire(n, size, most) for n, (size, most) in enumerate(messages, start=1))
+    found = receive(Connection, data, cuts)
+    assert found == receive(pika.SelectConnection, data, cuts)
+    assert len(found) == len(messages)
+
+
+@pytest.mark.parametrize("size", [0, 1, FRAME - 1, FRAME, FRAME + 1, 3 * FRAME, 3 * FRAME + 5])
+@pytest.mark.parametrize("cut", [0, 1, 70, FRAME - 1, FRAME, FRAME + 9])
+def test_a_message_in_pieces_is_the_message_that_pika_would_send(size: int, cut: int) -> None:
+    body = bytes(i % 251 for i in range(size))
+    method = spec.Basic.Publish(exchange="update", routing_key="k", mandatory=True)
+    stock, fast = unconnected(pika.SelectConnection), unconnected(Connection)
+    sent: dict[object, list[bytes]] = {stock: [], fast: []}
+    for connection in (stock, fast):
+        connection._adapter_emit_data = sent[connection].append
+    stock._send_message(1, method, (PROPERTIES, body))
+    fast.publish(1, method, PROPERTIES, (body[:cut], memoryview(body)[cut:]))
+    assert b"".join(sent[fast]) == b"".join(sent[stock])
+    assert all(sent[fast]), "a transport refuses an empty piece"
+    assert fast.bytes_sent == stock.bytes_sent
+    for connection in (stock, fast):
+        connection.ioloop.close()
+
+
+def test_of_an_oversized_message_only_the_beginning_takes_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ours, "MOST_KEPT_BYTES", 50)
+    data = wire(1, 300, 40) + wire(3, 20, 40)
+    (_, _, _, cut), (_, _, _, next_one) = receive(Connection, data, [60, 130, 200])
+    assert cut == bytes((1 + i) % 251 for i in range(50))
+    assert len(next_one) == 20
+
+
+def test_a_frame_that_does_not_end_where_it_should_is_an_error() -> None:
+    data = bytearray(wire(1, 10, 40))
+    assert data[-9] == spec.FRAME_END
+    data[-9] = 0
+    with pytest.raises(pika.exceptions.InvalidFrameError):
+        receive(Connection, bytes(data), [])
+
+
+def test_gathered_pieces_go_out_whole_and_in_order_through_a_narrow_socket() -> None:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    pieces = [bytes([n % 251]) * (n * 37 % 5000 + 1) for n in range(500)]
+    waiting = deque(pieces)
+    total = sum(map(len, pieces))
+    transport = SimpleNamespace(_tx_buffers=waiting, _sock=near, _tx_buffered_byte_count=total)
+    came = bytearray()
+    while waiting:
+        try:
+            ours._produce(transport)
+        except BlockingIOError:
+            came += far.recv(1 << 20)
+    assert transport._tx_buffered_byte_count == 0
+    far.setblocking(False)
+    while len(came) < total:
+        came += far.recv(1 << 20)
+    near.close()
+    far.close()
+    assert bytes(came) == b"".join(pieces)

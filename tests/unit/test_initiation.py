@@ -1,0 +1,51 @@
+"""Who is asked for the initial weights, and when the next one is."""
+
+import pytest
+
+from coordinator_worker import initiation
+from coordinator_worker.initiation import Initiation
+
+
+class Asking:
+    """An initiation whose time passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.initiation = Initiation(self.asked.append, lambda: None)
+
+
+@pytest.fixture
+def asking(monkeypatch: pytest.MonkeyPatch) -> Asking:
+    monkeypatch.setattr(initiation, "PATIENCE_S", 3600.0)
+    return Asking()
+
+
+def test_only_the_first_that_joins_is_asked(asking: Asking) -> None:
+    for client in ("alfa", "bravo", "charlie"):
+        asking.initiation.joined(client)
+    assert asking.asked == ["alfa"]
+
+
+def test_the_next_is_asked_when_nothing_comes(asking: Asking) -> None:
+    for client in ("alfa", "bravo"):
+        asking.initiation.joined(client)
+    asking.initiation.reminded()
+    asking.initiation.reminded()
+    assert asking.asked == ["alfa", "bravo", "alfa"]
+
+
+def test_a_transfer_that_moves_is_waited_for_however_long_it_takes(asking: Asking) -> None:
+    for client in ("alfa", "bravo"):
+        asking.initiation.joined(client)
+    for _ in range(5):
+        asking.initiation.moved()
+        asking.initiation.reminded()
+    assert asking.asked == ["alfa"]
+    asking.initiation.reminded()
+    assert asking.asked == ["alfa", "bravo"]
+
+
+def test_one_that_was_asked_and_joins_again_is_asked_again(asking: Asking) -> None:
+    for client in ("alfa", "bravo", "bravo", "alfa"):
+        asking.initiation.joined(client)
+    assert asking.asked == ["alfa", "alfa"]
