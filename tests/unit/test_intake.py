@@ -118,6 +118,7 @@ def test_a_client_that_begins_again_lets_its_unfinished_transfer_go() -> None:
     assert first.settled == (1,)
     assert second.whole is not None
     assert second.whole.tags == [2, 3]
+    assert queue.intake.incomplete == 1
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,9 @@ def test_what_cannot_be_in_time_any_more_is_let_go_when_the_round_closes() -> No
     queue = Queue(max_staleness=1)
     queue.deliver(bodies("alfa", base_version=4)[0], "alfa")
     queue.deliver(bodies("bravo", base_version=5)[0], "bravo")
+    assert queue.intake.incomplete == 0
     assert queue.intake.round_closed(replace(STATE, version=6)) == [1]
+    assert queue.intake.incomplete == 1
 
 
 def test_a_new_round_forgets_what_was_whole_in_the_last() -> None:
@@ -231,10 +234,12 @@ def test_every_delivery_has_one_fate_whatever_order_messages_come_in(
         if outcome.whole is not None:
             fates.update(outcome.whole.tags)
             whole[outcome.client, outcome.base_version] += 1
+            outcome.whole.release()
     unfinished = queue.intake.round_closed(replace(STATE, version=9))
     fates.update(unfinished)
     assert set(fates) == set(range(1, len(order) + 1))
     assert set(fates.values()) <= {1}
+    assert queue.intake._staging._held_bytes == 0, "what nobody needs any more takes no memory"
     assert set(whole.values()) <= {1}
 
 

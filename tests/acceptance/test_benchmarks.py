@@ -1,0 +1,133 @@
+"""Every benchmark in its short form, as a process: what it leaves behind must be measurements."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.readme import BEGIN, END, rewrite
+from benchmarks.report import Row, from_json, publish
+from benchmarks.wording import against_limit, against_peer
+from tests.processes import ROOT
+
+
+def short(name: str, folder: Path, *flags: str) -> list[dict[str, Any]]:
+    """The rows that benchmark ``name`` wrote, after what holds for every benchmark was checked."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--short", "--out", str(folder), *flags],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads((folder / f"{name}.json").read_text())
+    rows: list[dict[str, Any]] = record["rows"]
+    assert rows, "a benchmark without rows measured nothing"
+    for row in rows:
+        check(row)
+        assert row["case"] in done.stdout, "the table lacks a case"
+    machine = record["machine"]
+    assert machine["cores"] >= 1
+    assert machine["memory_bytes"] > 1e8
+    assert machine["rabbitmq"].count(".") == 2
+    assert {"cpu", "kernel", "python", "numpy", "pika", "date"} <= machine.keys()
+    assert (folder / f"{name}.svg").read_text().count("<path") > 10, "the plot is empty"
+    return rows
+
+
+def check(row: dict[str, Any]) -> None:
+    assert row["case"]
+    assert row["unit"]
+    low, high = row.get("spread") or (row["ours"], row["ours"])
+    assert 0 <= low <= row["ours"] <= high < math.inf
+    assert row["ours"] > 0 or row["unit"].startswith("%"), "nothing takes no time"
+    for other in ("peer", "limit"):
+        assert other in row
+        if row[other] is None:
+            assert row[f"ratio_to_{other}"] is None
+        else:
+            assert 0 < row[other] < math.inf
+            assert row[f"{other}_name"], f"nobody knows which {other} this is"
+            assert row[f"ratio_to_{other}"] == pytest.approx(row["ours"] / row[other])
+    assert ("peak_rss_bytes" in row) <= ("model_bytes" in row)
+
+
+def test_fold_says_how_fast_and_in_how_much_memory_updates_become_a_sum(tmp_path: Path) -> None:
+    rows = short("fold", tmp_path, "--no-peers")
+    assert len(rows) == 8  # two sizes, two ways, two limits
+    for row in rows:
+        assert row["unit"] == "GB/s"
+        assert 0.01 < row["ours"] < 1000
+        assert row["limit"] is not None
+        assert 1e7 < row["peak_rss_bytes"] < 100e6 + 3 * row["model_bytes"]
+
+
+def test_start_waits_for_the_node_for_both_workers_and_for_a_round(tmp_path: Path) -> None:
+    node, coordinator, client, first_round = short("start", tmp_path, "--no-peers")
+    assert node["case"].startswith("broker-config up")
+    assert coordinator["case"].startswith("coordinator-worker")
+    assert client["case"].startswith("client-worker")
+    for row in (node, coordinator, client, first_round):
+        assert row["unit"] == "s"
+        assert 0.02 < row["ours"] < 60, "no Python starts faster"
+    assert coordinator["limit"] < first_round["ours"], "a round takes more than an import"
+
+
+def test_scale_runs_rounds_of_ever_more_clients(tmp_path: Path) -> None:
+    rows = short("scale", tmp_path)
+    assert len(rows) >= 2
+    clients = [int(row["case"].split()[0]) for row in rows]
+    assert clients == sorted(set(clients))
+    for row, count in zip(rows, clients, strict=True):
+        assert row["unit"] == "s"
+        assert 0.001 < row["ours"] < 30
+        assert row["more"]["rounds"] >= 2
+        assert row["more"]["ms_per_client"] == pytest.approx(1000 * row["ours"] / count)
+        assert 1e7 < row["peak_rss_bytes"] < 100e6 + 3 * row["model_bytes"]
+
+
+def test_nothing_measured_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing"):
+        publish("none", "None", [], folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+SECONDS = Row("2 × 4 MB", "s", 0.05, 10.0, 0.02, "Flower", "raw client", (0.04, 0.06), 90, 30)
+RATE = Row("10 × 4 MB", "GB/s", 6.0, 2.0, 8.0, "Flower", "numpy")
+WITHOUT_PEER = Row("2 × 4 MB", "s", 0.05, peer_name="Flower")
+
+
+def test_ratios_are_said_in_words_that_know_what_is_better() -> None:
+    assert against_peer(SECONDS) == "200 × faster than Flower"
+    assert against_limit(SECONDS) == "2.50 × raw client"
+    assert against_peer(RATE) == "3.00 × faster than Flower"
+    assert against_limit(RATE) == "75.0 % of numpy"
+    assert against_peer(WITHOUT_PEER) == "Flower did not run"
+
+
+def test_a_result_can_be_read_back_and_drawn_alike_and_told_in_the_readme(tmp_path: Path) -> None:
+    rows = [SECONDS, RATE, WITHOUT_PEER]
+    publish("round", "A round", rows, folder=tmp_path)
+    drawn = (tmp_path / "round.svg").read_bytes()
+    publish("round", "A round", rows, folder=tmp_path)
+    assert (tmp_path / "round.svg").read_bytes() == drawn
+    found = json.loads((tmp_path / "round.json").read_text())["rows"]
+    assert [from_json(row) for row in found] == rows
+
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    for _ in range(2):
+        rewrite(readme, tmp_path)
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith(f"{END}\nafter\n")
+    assert "old" not in text
+    assert text.count("200 × faster than Flower") == 1
+
+
+def test_the_readme_has_the_place_for_the_results() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    assert text.count(BEGIN) == 1
+    assert text.count(END) == 1
