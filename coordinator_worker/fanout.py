@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 from broker_config.names import MODEL_EXCHANGE, mailbox
@@ -9,21 +10,27 @@ from shared.amqp import Session
 from shared.chunks import Outgoing, transfer_fields
 from shared.layout import Array, Weights
 from shared.messages import ModelManifest, Notice
-from shared.pipeline import Publication
+from shared.pipeline import HELD_BACK, Publication
 from shared.wire import encode, tensor_entries
 
 
 @dataclass(frozen=True)
 class _Letters:
-    """The messages of one transfer, addressed; made anew each time they are iterated."""
+    """The messages of one transfer, addressed; made anew each time they are iterated.
+
+    The last, without which no client has a model, waits for ``may_end``.
+    """
 
     bodies: Outgoing
     exchange: str
     routing_key: str
+    may_end: Event
 
-    def __iter__(self) -> Iterator[Publication]:
-        for number, body in enumerate(self.bodies):
-            kind = self.bodies.manifest.kind if number == 0 else "chunk"  # type: ignore[attr-defined]
+    def __iter__(self) -> Iterator[Publication | None]:
+        for number, body in enumerate(self.bodies, start=1):
+            while number == len(self.bodies) and not self.may_end.is_set():
+                yield HELD_BACK
+            kind = self.bodies.manifest.kind if number == 1 else "chunk"  # type: ignore[attr-defined]
             yield Publication(self.exchange, self.routing_key, body, kind)
 
 
@@ -37,12 +44,23 @@ class Fanout:
     def __init__(self, session: Session, weights: Weights, **manifest: Any) -> None:
         self._session = session
         self._manifest = manifest
+        self._may_end = Event()
+        self._may_end.set()
         self._outgoing = self._announce(weights)
         self._weights = weights
 
     def describe(self, **manifest: Any) -> None:
         """Change what the next model's manifest says: version, final, …"""
         self._manifest |= manifest
+
+    def hold(self) -> None:
+        """Publish all of the next model but its last message, until ``release``."""
+        self._may_end.clear()
+
+    def release(self) -> None:
+        """The model may become whole."""
+        self._may_end.set()
+        self._session.nudge()
 
     def get_weights(self) -> Weights:
         """Return the newest global model."""
@@ -52,11 +70,11 @@ class Fanout:
         """Publish ``weights`` to every mailbox; return when the broker has them all."""
         self._weights = Weights.of(weights)
         self._outgoing = self._announce(self._weights)
-        self._session.publish(_Letters(self._outgoing, MODEL_EXCHANGE, ""))
+        self._session.publish(_Letters(self._outgoing, MODEL_EXCHANGE, "", self._may_end))
 
     def send_to(self, client: str) -> None:
         """Publish the newest model into the mailbox of ``client`` alone."""
-        self._session.publish(_Letters(self._outgoing, "", mailbox(client)))
+        self._session.publish(_Letters(self._outgoing, "", mailbox(client), self._may_end))
 
     def _announce(self, weights: Weights) -> Outgoing:
         manifest = ModelManifest(

@@ -39,7 +39,10 @@ from shared.service import LAST_CHANCE_S, ReadyFile, on_stop_signal
 
 log = Log(__name__)
 
-STAGING_BYTES: Final = 1 << 20  # at least; as much as the model is large once there is one
+# Two buffers as large as the model are always there, the model and the sum; staging and what is on
+# its way here get about as much as one more.
+STAGING_BYTES: Final = 1 << 20  # at least
+IN_FLIGHT_BYTES: Final = 8 << 20
 
 
 class CoordinatorWorker:
@@ -146,7 +149,9 @@ class CoordinatorWorker:
         )
         self._coordinator = FederatedCoordinator([self._fanout])
         self._round = Round(state.weights.layout)
-        self._staging.memory_bytes = max(STAGING_BYTES, state.weights.buffer.nbytes)
+        self._staging.memory_bytes = max(
+            STAGING_BYTES, state.weights.buffer.nbytes - IN_FLIGHT_BYTES
+        )
         self._coordinator.send(state.weights)
         self._tell_published(state)
         if self._finished:
@@ -260,6 +265,8 @@ class CoordinatorWorker:
     def _close_round(self, state: State) -> None:
         """Compute, checkpoint, publish, acknowledge, in this order and no other.
 
+        The model's bytes are on their way while the checkpoint is written, but its last message is
+        held back until the checkpoint is on the disk, and without that no client has a model.
         Publishing a large model takes seconds in which the next round's first updates may come:
         they are folded meanwhile. Acknowledging waits for its end, in ``_settle_sending``.
         """
@@ -268,12 +275,14 @@ class CoordinatorWorker:
         weights = self._coordinator.aggregate([closed.sum])
         record = closed.record(state.version + 1, self._intake.incomplete)
         state = state.after(weights, closed.contributions, record, self._policy.max_staleness)
-        checkpoint.save(self._folder, state)
         self._finished = self._is_goal(state)
         if self._fanout is None:
             raise RuntimeError("a round closed before there was a model")
         self._fanout.describe(version=state.version, final=self._finished)
+        self._fanout.hold()
         sending = self._sender.submit(self._coordinator.send, weights)
+        checkpoint.save(self._folder, state)
+        self._fanout.release()
         self._sending = (sending, closed.tags, self._epoch)
         sending.add_done_callback(lambda _sending: self._inbox.put(Sent()))
         self._state = state

@@ -78,11 +78,12 @@ class Session:
         self.close()
         raise failure
 
-    def publish(self, messages: Iterable[Publication]) -> None:
+    def publish(self, messages: Iterable[Publication | None]) -> None:
         """Publish all of ``messages`` and return when the broker has confirmed every one.
 
         Waits for a broker that is away and starts over from the first message when the link is
-        lost in between, so ``messages`` must be iterable more than once. Raises BrokerRefused if
+        lost in between, so ``messages`` must be iterable more than once; where it yields HELD_BACK
+        the rest waits for ``nudge``. Raises BrokerRefused if
         the broker forbids one or returns it for want of a queue, Stopped if the session is closed
         meanwhile.
         """
@@ -99,6 +100,10 @@ class Session:
             log.info("publish_retried", "publishing again: %s", job.error)
             if self._closing.wait(backoff_s(attempt)):
                 raise Stopped("closed before the broker confirmed")
+
+    def nudge(self) -> None:
+        """What was held back may go out."""
+        self._call(self._pump)
 
     def post(self, message: Publication) -> None:
         """Publish ``message`` some time soon, or drop it if the link is down: for events."""

@@ -15,6 +15,7 @@ from typing import Any, Final
 from shared.wire import Body
 
 WINDOW_BYTES: Final = 16 << 20
+HELD_BACK: Final = None  # instead of a message: the next may not go out yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +41,21 @@ class Publication:
         return sum(map(len, self.body))
 
 
+_OVER: Final = Publication("", "", (), "")
+
+
 class Unconfirmed(Exception):
     """The link was lost, or the queue was full, before everything was confirmed."""
 
 
 @dataclass(eq=False)
 class Job:
-    """Messages that succeed or fail together; ``done`` is set either way, ``error`` says which."""
+    """Messages that succeed or fail together; ``done`` is set either way, ``error`` says which.
 
-    messages: Iterable[Publication]
+    Where ``messages`` yields HELD_BACK it is asked again at the next ``pump``.
+    """
+
+    messages: Iterable[Publication | None]
     done: threading.Event = field(default_factory=threading.Event)
     error: Exception | None = None
     unconfirmed: int = 0
@@ -70,7 +77,7 @@ class Pipeline:
         self._reset()
 
     def _reset(self) -> None:
-        self._messages: Iterator[Publication] | None = None  # of the first job
+        self._messages: Iterator[Publication | None] | None = None  # of the first job
         self._outstanding: dict[int, tuple[Job, int]] = {}  # by number, oldest first
         self._window_bytes = 0
         self._number = 0  # RabbitMQ numbers a channel's publishes from 1
@@ -85,8 +92,10 @@ class Pipeline:
             job = self._jobs[0]
             if self._messages is None:
                 self._messages = iter(job.messages)
-            message = None if job.done.is_set() else next(self._messages, None)
-            if message is None:
+            message = _OVER if job.done.is_set() else next(self._messages, _OVER)
+            if message is HELD_BACK:
+                return
+            if message is _OVER:
                 self._jobs.popleft()
                 self._messages = None
                 job.exhausted = True

@@ -2,8 +2,10 @@
 
 import json
 import math
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +16,61 @@ from benchmarks.report import Row, from_json, publish
 from benchmarks.wording import against_limit, against_peer
 from tests.processes import ROOT
 
+FLAGS = {"round": ["--no-peers"], "fold": ["--no-peers"], "scale": [], "start": ["--no-peers"]}
+DEADLINE_S = 150.0
 
-def short(name: str, folder: Path, *flags: str) -> list[dict[str, Any]]:
-    """The rows that benchmark ``name`` wrote, after what holds for every benchmark was checked."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", "--short", "--out", str(folder), *flags],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    record = json.loads((folder / f"{name}.json").read_text())
-    rows: list[dict[str, Any]] = record["rows"]
-    assert rows, "a benchmark without rows measured nothing"
-    for row in rows:
-        check(row)
-        assert row["case"] in done.stdout, "the table lacks a case"
-    machine = record["machine"]
-    assert machine["cores"] >= 1
-    assert machine["memory_bytes"] > 1e8
-    assert machine["rabbitmq"].count(".") == 2
-    assert {"cpu", "kernel", "python", "numpy", "pika", "date"} <= machine.keys()
-    assert (folder / f"{name}.svg").read_text().count("<path") > 10, "the plot is empty"
-    return rows
+
+class Benchmarks:
+    """All of them at once: they mostly wait for brokers and processes to start."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._output = {name: (folder / f"{name}.txt").open("w+") for name in FLAGS}
+        self._processes = {
+            name: subprocess.Popen(
+                [sys.executable, "-m", f"benchmarks.{name}", "--short", "--out", folder, *flags],
+                cwd=ROOT, stdout=self._output[name], stderr=subprocess.STDOUT, text=True,
+            )
+            for name, flags in FLAGS.items()
+        }  # fmt: skip
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows that ``name`` wrote, after what holds for every benchmark was checked."""
+        code = self._processes[name].wait(DEADLINE_S)
+        said = (self._folder / f"{name}.txt").read_text()
+        assert code == 0, said
+        record = json.loads((self._folder / f"{name}.json").read_text())
+        rows: list[dict[str, Any]] = record["rows"]
+        assert rows, "a benchmark without rows measured nothing"
+        for row in rows:
+            check(row)
+            assert row["case"] in said, "the table lacks a case"
+        machine = record["machine"]
+        assert machine["cores"] >= 1
+        assert machine["memory_bytes"] > 1e8
+        assert machine["rabbitmq"].count(".") == 2
+        assert {"cpu", "kernel", "python", "numpy", "pika", "date"} <= machine.keys()
+        plot = (self._folder / f"{name}.svg").read_text()
+        assert plot.count("<path") > 10, "the plot is empty"
+        return rows
+
+    def end(self) -> None:
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)  # which lets it stop its broker
+        for name, process in self._processes.items():
+            process.wait(DEADLINE_S)
+            self._output[name].close()
+
+
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Benchmarks]:
+    """The four benchmarks, each in its short form and a process of its own."""
+    started = Benchmarks(tmp_path_factory.mktemp("benchmarks"))
+    try:
+        yield started
+    finally:
+        started.end()
 
 
 def check(row: dict[str, Any]) -> None:
@@ -54,8 +90,28 @@ def check(row: dict[str, Any]) -> None:
     assert ("peak_rss_bytes" in row) <= ("model_bytes" in row)
 
 
-def test_fold_says_how_fast_and_in_how_much_memory_updates_become_a_sum(tmp_path: Path) -> None:
-    rows = short("fold", tmp_path, "--no-peers")
+def test_round_measures_rounds_beside_both_limits_idleness_and_memory(
+    benchmarks: Benchmarks,
+) -> None:
+    rows = benchmarks.rows("round")
+    rounds = [row for row in rows if row["unit"] == "s"]
+    assert {row["limit_name"] for row in rounds} == {"raw client", "loopback TCP"}
+    for row in rounds:
+        assert row["more"]["rounds"] >= 3
+        assert row["more"]["bytes_a_round"] == 2 * 3 * row["model_bytes"]
+        assert 1e7 < row["peak_rss_bytes"] < 100e6 + 3 * row["model_bytes"]
+        assert row["more"]["coordinator_cpu_s_per_gb"] >= 0
+        assert row["limit"] < 10
+    units = {row["unit"]: row for row in rows}
+    assert units["ms"]["ours"] < 10_000, "the latency of a small model"
+    assert units["% of a core"]["ours"] < 100, "the idle coordinator"
+    assert units["MB"]["ours"] * 1e6 == pytest.approx(units["MB"]["peak_rss_bytes"], rel=0.01)
+
+
+def test_fold_says_how_fast_and_in_how_much_memory_updates_become_a_sum(
+    benchmarks: Benchmarks,
+) -> None:
+    rows = benchmarks.rows("fold")
     assert len(rows) == 8  # two sizes, two ways, two limits
     for row in rows:
         assert row["unit"] == "GB/s"
@@ -64,8 +120,8 @@ def test_fold_says_how_fast_and_in_how_much_memory_updates_become_a_sum(tmp_path
         assert 1e7 < row["peak_rss_bytes"] < 100e6 + 3 * row["model_bytes"]
 
 
-def test_start_waits_for_the_node_for_both_workers_and_for_a_round(tmp_path: Path) -> None:
-    node, coordinator, client, first_round = short("start", tmp_path, "--no-peers")
+def test_start_waits_for_the_node_for_both_workers_and_for_a_round(benchmarks: Benchmarks) -> None:
+    node, coordinator, client, first_round = benchmarks.rows("start")
     assert node["case"].startswith("broker-config up")
     assert coordinator["case"].startswith("coordinator-worker")
     assert client["case"].startswith("client-worker")
@@ -75,8 +131,8 @@ def test_start_waits_for_the_node_for_both_workers_and_for_a_round(tmp_path: Pat
     assert coordinator["limit"] < first_round["ours"], "a round takes more than an import"
 
 
-def test_scale_runs_rounds_of_ever_more_clients(tmp_path: Path) -> None:
-    rows = short("scale", tmp_path)
+def test_scale_runs_rounds_of_ever_more_clients(benchmarks: Benchmarks) -> None:
+    rows = benchmarks.rows("scale")
     assert len(rows) >= 2
     clients = [int(row["case"].split()[0]) for row in rows]
     assert clients == sorted(set(clients))

@@ -1,11 +1,13 @@
 """Publishing with confirms, against a channel that records what was sent."""
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shared.pipeline import WINDOW_BYTES, Job, Pipeline, Publication, Unconfirmed
+from shared.pipeline import HELD_BACK, WINDOW_BYTES, Job, Pipeline, Publication, Unconfirmed
 
 BIG = bytes(WINDOW_BYTES // 4)
 
@@ -310,3 +312,27 @@ class AtLeastOnce(RuleBasedStateMachine):
 
 TestAtLeastOnce = AtLeastOnce.TestCase
 TestAtLeastOnce.settings = settings(max_examples=40, deadline=None, stateful_step_count=30)
+
+
+def test_what_is_held_back_waits_for_a_pump_and_so_do_the_jobs_behind_it(
+    pipeline: Pipeline, sent: list[int]
+) -> None:
+    released = False
+
+    def messages() -> Iterator[Publication | None]:
+        yield Publication("x", "k", (b"a",), "test")
+        while not released:
+            yield HELD_BACK
+        yield Publication("x", "k", (b"b",), "test")
+
+    held = Job(messages())
+    submit(pipeline, held, job(b"c"))
+    pipeline.confirmed(1, False, True)
+    pipeline.pump()
+    assert sent == [1]
+    assert not held.done.is_set()
+    released = True
+    pipeline.pump()
+    assert sent == [1, 2, 3]
+    pipeline.confirmed(2, False, True)
+    assert held.done.is_set()
