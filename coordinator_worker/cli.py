@@ -28,7 +28,7 @@ def _coordinate(argv: list[str]) -> None:
 
     given, _ = settings.load(CoordinatorSettings, description=DESCRIPTION, argv=argv)
     log.configure(given.log_format, given.log_level)
-    keep_freed_memory()
+    keep_freed_memory(one_arena=True)
     CoordinatorWorker(given).run()
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from shared.delivery import Delivery
 
-LIMIT_BYTES: Final = 3 << 20
+LIMIT_BYTES: Final = 2 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,6 @@ log = Log(__name__)
 
 # Two buffers as large as the model are always there, the model and the sum; staging and what is on
 # its way here get about as much as one more.
-STAGING_BYTES: Final = 1 << 20  # at least
 IN_FLIGHT_BYTES: Final = 8 << 20
 
 
@@ -55,7 +54,7 @@ class CoordinatorWorker:
         self._policy = Policy(settings.quorum, settings.max_staleness, settings.staleness_exponent)
         self._folder = _writable(settings.checkpoint_dir)
         self._state = self._first_state()
-        self._staging = Staging(self._folder, STAGING_BYTES)
+        self._staging = Staging(self._folder, memory_bytes=0)
         self._intake = Intake(settings.federation, self._policy, self._staging)
         self._initiation = Initiation(self._ask_for_weights, lambda: self._inbox.put(AskAgain()))
         self._ready = ReadyFile(settings.ready_file)
@@ -149,9 +148,7 @@ class CoordinatorWorker:
         )
         self._coordinator = FederatedCoordinator([self._fanout])
         self._round = Round(state.weights.layout)
-        self._staging.memory_bytes = max(
-            STAGING_BYTES, state.weights.buffer.nbytes - IN_FLIGHT_BYTES
-        )
+        self._staging.memory_bytes = max(0, state.weights.buffer.nbytes - IN_FLIGHT_BYTES)
         self._coordinator.send(state.weights)
         self._tell_published(state)
         if self._finished:
