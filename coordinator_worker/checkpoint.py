@@ -1,92 +1,191 @@
-"""The checkpoint: one file, replaced atomically, that holds the whole State.
+"""The checkpoint: the whole State, in the newer of two files that are overwritten in turn.
 
-A line of magic, length and XXH3 of a msgpack header, the header, then the weights as they lie in
-memory. Written to a temporary file, flushed to the disk, renamed over the old one, and the
-rename flushed too: a crash at any point leaves the old or the new checkpoint, never half of one.
+A file is magic, sequence number, length and XXH3 of a msgpack header, the header, then the weights
+as they lie in memory. It comes into being whole, by a rename, and from then on the older of the two
+is overwritten where it lies: no pages or blocks to allocate and none to give back, which takes a
+seventh of the time at 400 MB and a third at 4. A crash half-way leaves the newer file as it was,
+and the one that was being written without the digest it announces.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import msgpack
-import numpy as np
 from xxhash import xxh3_64
 
 from coordinator_worker.state import State
 from shared.chunks import digest
 from shared.errors import ConfigError
 from shared.layout import Layout, Tensor, Weights, bytes_of
+from shared.log import Log
+from shared.wire import Piece
+
+log = Log(__name__)
 
 MAGIC: Final = b"warren checkpoint 2\n"
-NAME: Final = "current.checkpoint"
+NAMES: Final = ("a.checkpoint", "b.checkpoint")
+PREFIX_BYTES: Final = len(MAGIC) + 24
+STEP_BYTES: Final = 64 << 10  # files grow by this much: a new length would be one more disk write
+
+
+class Checkpoint:
+    """The checkpoint in ``folder``; ``state`` is what it holds, None if there is none.
+
+    Raises ConfigError if there are files but none is a whole checkpoint of this format.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = [folder / name for name in NAMES]
+        self._target = self._paths[0]
+        self._sequence = 0
+        self.state = self._load()
+
+    def save(self, state: State) -> None:
+        """Replace the checkpoint; when this returns it survives a power cut."""
+        sequence = self._sequence + 1
+        packed = msgpack.packb(_header(state))
+        numbers = sequence.to_bytes(8, "big") + len(packed).to_bytes(8, "big")
+        head = MAGIC + numbers + xxh3_64(numbers + packed).digest() + packed
+        pieces = [head, bytes_of(state.weights.buffer)]
+        if self._target.exists():
+            _overwrite(self._target, pieces)
+        else:
+            _create(self._target, pieces)
+        self._written(self._target, sequence)
+        self.state = state
+
+    def _written(self, path: Path, sequence: int) -> None:
+        self._sequence = sequence
+        self._target = self._paths[1 - self._paths.index(path)]
+
+    def _load(self) -> State | None:
+        damaged = []
+        there = [path for path in self._paths if path.exists()]
+        for path in sorted(there, key=_sequence_in, reverse=True):
+            try:
+                sequence, state = _read(path)
+            except _READ_ERRORS as error:
+                damaged.append(f"{path} is not a whole checkpoint ({error})")
+                continue
+            if damaged:
+                log.warning(
+                    "checkpoint_torn",
+                    "%s: the coordinator ended while it wrote it; going on from version %d",
+                    damaged[0],
+                    state.version,
+                )
+            self._written(path, sequence)
+            return state
+        if damaged:
+            raise ConfigError(f"{damaged[0]}: restore it, or move it away to begin anew")
+        return None
+
+
+def load(folder: Path) -> State | None:
+    """The state in ``folder``, or None if it holds no checkpoint; raises as Checkpoint does."""
+    return Checkpoint(folder).state
 
 
 def save(folder: Path, state: State) -> None:
-    """Replace the checkpoint in ``folder``; when this returns it survives a power cut."""
-    header = msgpack.packb(
-        {
-            "federation": state.federation,
-            "run": state.run,
-            "version": state.version,
-            "tensors": [[t.name, list(t.shape), t.dtype] for t in state.weights.layout.tensors],
-            "applied": {client: sorted(bases) for client, bases in state.applied.items()},
-            "history": list(state.history),
-            "digest": digest(state.weights.buffer),
-        }
-    )
-    temporary = folder / f"{NAME}.tmp"
-    with temporary.open("wb") as file:
-        file.write(MAGIC + len(header).to_bytes(8, "big") + xxh3_64(header).digest())
-        file.write(header)
-        file.write(bytes_of(state.weights.buffer))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / NAME)
-    directory = os.open(folder, os.O_RDONLY)
+    """Replace the checkpoint in ``folder``, whatever it holds now."""
+    Checkpoint(folder).save(state)
+
+
+def _header(state: State) -> dict[str, object]:
+    return {
+        "federation": state.federation,
+        "run": state.run,
+        "version": state.version,
+        "tensors": [[t.name, list(t.shape), t.dtype] for t in state.weights.layout.tensors],
+        "applied": {client: sorted(bases) for client, bases in state.applied.items()},
+        "history": list(state.history),
+        "digest": digest(state.weights.buffer),
+    }
+
+
+def _create(path: Path, pieces: Sequence[Piece]) -> None:
+    temporary = path.with_suffix(".tmp")
+    _overwrite(temporary, pieces, os.O_CREAT)
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
 
 
-def load(folder: Path) -> State | None:
-    """The state in ``folder``, or None if it holds no checkpoint.
-
-    Raises ConfigError if the file is not a whole checkpoint of this format.
-    """
-    path = folder / NAME
+def _overwrite(path: Path, pieces: Sequence[Piece], flags: int = 0) -> None:
+    size = -(-sum(map(len, pieces)) // STEP_BYTES) * STEP_BYTES
+    file = os.open(path, os.O_RDWR | flags, 0o600)
     try:
-        content = np.fromfile(path, np.uint8)
-    except FileNotFoundError:
-        return None
-    try:
-        return _parse(content)
-    except (ValueError, KeyError, TypeError, IndexError, msgpack.UnpackException) as error:
-        raise ConfigError(
-            f"{path} is not a whole checkpoint ({error}): restore it, or move it away to begin anew"
-        ) from None
+        if os.fstat(file).st_size != size:
+            os.ftruncate(file, size)
+        at = 0
+        for piece in pieces:
+            rest = memoryview(piece)
+            while rest:
+                written = os.pwrite(file, rest, at)
+                rest = rest[written:]
+                at += written
+        os.fdatasync(file)
+    finally:
+        os.close(file)
 
 
-def _parse(content: Any) -> State:
-    start = len(MAGIC) + 16
-    if bytes(content[: len(MAGIC)]) != MAGIC:
-        raise ValueError("unknown format")
-    end = start + int.from_bytes(bytes(content[len(MAGIC) : start - 8]), "big")
-    packed = bytes(content[start:end])
-    if xxh3_64(packed).digest() != bytes(content[start - 8 : start]):
-        raise ValueError("its header is cut short or damaged")
-    header = msgpack.unpackb(packed)
-    tensors = tuple(Tensor(name, tuple(shape), dtype) for name, shape, dtype in header["tensors"])
-    layout = Layout(tensors)
-    buffer = content[end:].copy()  # a fresh allocation, so that every tensor is aligned
-    if buffer.nbytes != layout.size_bytes or digest(buffer) != header["digest"]:
+class _Prefix(NamedTuple):
+    magic: bytes
+    numbers: bytes
+    digest: bytes
+
+    @property
+    def sequence(self) -> int:
+        return int.from_bytes(self.numbers[:8], "big")
+
+    @property
+    def length(self) -> int:
+        return int.from_bytes(self.numbers[8:], "big")
+
+
+def _prefix(data: bytes) -> _Prefix:
+    rest = data[len(MAGIC) :]
+    return _Prefix(data[: len(MAGIC)], rest[:16], rest[16:])
+
+
+def _sequence_in(path: Path) -> int:
+    with path.open("rb") as file:
+        return _prefix(file.read(PREFIX_BYTES)).sequence
+
+
+_READ_ERRORS: Final = (ValueError, KeyError, TypeError, IndexError, msgpack.UnpackException)
+
+
+def _read(path: Path) -> tuple[int, State]:
+    with path.open("rb") as file:
+        prefix = _prefix(file.read(PREFIX_BYTES))
+        if prefix.magic != MAGIC:
+            raise ValueError("unknown format")
+        if prefix.length > path.stat().st_size:
+            raise ValueError("its header is cut short or damaged")
+        packed = file.read(prefix.length)
+        if xxh3_64(prefix.numbers + packed).digest() != prefix.digest:
+            raise ValueError("its header is cut short or damaged")
+        header = msgpack.unpackb(packed)
+        tensors = (Tensor(name, tuple(shape), dtype) for name, shape, dtype in header["tensors"])
+        layout = Layout(tuple(tensors))
+        if layout.size_bytes > path.stat().st_size:
+            raise ValueError("its weights are cut short")
+        weights = Weights.uninitialized(layout)
+        if file.readinto(bytes_of(weights.buffer)) != layout.size_bytes:
+            raise ValueError("its weights are cut short")
+    if digest(weights.buffer) != header["digest"]:
         raise ValueError("its weights are cut short or damaged")
-    return State(
+    return prefix.sequence, State(
         federation=header["federation"],
         run=header["run"],
         version=header["version"],
-        weights=Weights(layout, buffer),
+        weights=weights,
         applied={client: frozenset(bases) for client, bases in header["applied"].items()},
         history=tuple(header["history"]),
     )

@@ -9,7 +9,9 @@ from shared.errors import Rejected
 from shared.layout import Array, Buffer, Layout, Weights, bytes_of
 from shared.update import Update
 
-BLOCK: Final = 32768  # elements: the product of a block stays in the cache, so the sum is one pass
+# Elements: the product of a block stays in the cache, so the sum is one pass over memory; smaller
+# ones cost calls (10 x 40 MB: 6.9 GB/s at 32 k, 9.3 at 128 k, 10.7 at 256 k; two whole passes 6.8).
+BLOCK: Final = 262144
 
 
 class WeightedSum:

@@ -13,7 +13,7 @@ import numpy as np
 from broker_config.names import CHUNK_BYTES
 from shared.layout import bytes_of
 
-READ_BYTES: Final = 256 << 10  # what was read is still in the cache when it is folded
+READ_BYTES: Final = 512 << 10  # what was read is still in the cache when it is folded
 
 
 @dataclass(frozen=True, slots=True, eq=False)

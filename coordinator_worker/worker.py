@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from broker_config.names import REJECTED_EXCHANGE, UPDATE_QUEUE
-from coordinator_worker import checkpoint
+from coordinator_worker.checkpoint import Checkpoint
 from coordinator_worker.coordinator import FederatedCoordinator
 from coordinator_worker.events import Events
 from coordinator_worker.fanout import Fanout, call_together, notify
@@ -53,6 +53,7 @@ class CoordinatorWorker:
         self._target = Target.parse(settings.target) if settings.target else None
         self._policy = Policy(settings.quorum, settings.max_staleness, settings.staleness_exponent)
         self._folder = _writable(settings.checkpoint_dir)
+        self._checkpoint = Checkpoint(self._folder)
         self._state = self._first_state()
         self._staging = Staging(self._folder, memory_bytes=0)
         self._intake = Intake(settings.federation, self._policy, self._staging)
@@ -117,7 +118,7 @@ class CoordinatorWorker:
     def _first_state(self) -> State | None:
         """The checkpoint's state, or version 0 from --initial-model, or None: ask a client."""
         settings = self._settings
-        state = checkpoint.load(self._folder)
+        state = self._checkpoint.state
         if state is not None:
             if state.federation != settings.federation:
                 raise ConfigError(
@@ -248,7 +249,7 @@ class CoordinatorWorker:
             for start, data in arrival.chunks():
                 weights.buffer[start : start + len(data)] = data
             state = self._version_zero(weights)
-            checkpoint.save(self._folder, state)
+            self._checkpoint.save(state)
             log.info(
                 "initial_model",
                 "%s sent the initial model",
@@ -278,7 +279,7 @@ class CoordinatorWorker:
         self._fanout.describe(version=state.version, final=self._finished)
         self._fanout.hold()
         sending = self._sender.submit(self._coordinator.send, weights)
-        checkpoint.save(self._folder, state)
+        self._checkpoint.save(state)
         self._fanout.release()
         self._sending = (sending, closed.tags, self._epoch)
         sending.add_done_callback(lambda _sending: self._inbox.put(Sent()))

@@ -79,7 +79,8 @@ class Stage:
         """Train once, from version 0, with a coordinator of its own."""
         board = self._view.begin(f"seed {seed}")
         folder = self._out / "checkpoints" / f"seed-{seed}"
-        (folder / checkpoint.NAME).unlink(missing_ok=True)
+        for name in checkpoint.NAMES:
+            (folder / name).unlink(missing_ok=True)
         coordinator = self._child(
             f"coordinator-{seed}",
             "coordinator-worker",

@@ -111,16 +111,16 @@ def test_a_wrong_setting_of_the_coordinator_is_one_line(
 def test_a_checkpoint_of_another_federation_is_left_alone(tmp_path: Path) -> None:
     weights = Weights.of([np.zeros(3, np.float32)])
     checkpoint.save(tmp_path, State("other", "ab" * 4, 3, weights, applied={}))
-    before = (tmp_path / checkpoint.NAME).read_bytes()
+    before = (tmp_path / checkpoint.NAMES[0]).read_bytes()
     code, line = run("coordinator-worker", NOBODY, "--checkpoint-dir", str(tmp_path))
     assert code == 2
     assert "holds a checkpoint of federation 'other'" in line
-    assert (tmp_path / checkpoint.NAME).read_bytes() == before
+    assert (tmp_path / checkpoint.NAMES[0]).read_bytes() == before
 
 
 def test_a_damaged_checkpoint_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / checkpoint.NAME).write_bytes(b"warren checkpoint 1\nrubbish")
+    (tmp_path / checkpoint.NAMES[0]).write_bytes(b"warren checkpoint 1\nrubbish")
     code, line = run("coordinator-worker", NOBODY, "--checkpoint-dir", str(tmp_path))
     assert code == 2
     assert "is not a whole checkpoint" in line
-    assert (tmp_path / checkpoint.NAME).read_bytes().endswith(b"rubbish")
+    assert (tmp_path / checkpoint.NAMES[0]).read_bytes().endswith(b"rubbish")

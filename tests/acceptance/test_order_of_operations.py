@@ -28,7 +28,7 @@ DEADLINE_S = 30.0
 STUCK = """#!{python}
 import threading
 from coordinator_worker import checkpoint, cli
-checkpoint.save = lambda folder, state: threading.Event().wait()
+checkpoint.Checkpoint.save = lambda self, state: threading.Event().wait()
 raise SystemExit(cli.main())
 """
 

@@ -7,12 +7,14 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coordinator_worker import checkpoint
+from coordinator_worker.checkpoint import Checkpoint
 from coordinator_worker.state import State
 from shared.errors import ConfigError
 from shared.layout import Weights
@@ -77,9 +79,9 @@ def test_loaded_weights_are_aligned_and_can_be_written_to(tmp_path: Path) -> Non
 def test_any_bit_that_flips_is_noticed(tmp_path: Path) -> None:
     """A version or a ledger that is off by one bit would lose an update, or count one twice."""
     checkpoint.save(tmp_path, state())
-    path = tmp_path / checkpoint.NAME
+    path = tmp_path / checkpoint.NAMES[0]
     whole = path.read_bytes()
-    for place in range(len(whole)):
+    for place in range(content_bytes(state())):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << (place % 8)
         path.write_bytes(damaged)
@@ -87,56 +89,110 @@ def test_any_bit_that_flips_is_noticed(tmp_path: Path) -> None:
             checkpoint.load(tmp_path)
 
 
+def content_bytes(saved: State) -> int:
+    """How long a checkpoint is without what fills up its last step."""
+    head = checkpoint.PREFIX_BYTES + len(msgpack.packb(checkpoint._header(saved)))
+    return head + saved.weights.buffer.nbytes
+
+
 @per_folder
 @given(st.binary(max_size=60), st.sampled_from([b"", checkpoint.MAGIC]))
 def test_no_other_file_is_taken_for_a_checkpoint(
     tmp_path: Path, content: bytes, beginning: bytes
 ) -> None:
-    (tmp_path / checkpoint.NAME).write_bytes(beginning + content)
-    with pytest.raises(ConfigError, match=r"current\.checkpoint is not a whole checkpoint"):
+    (tmp_path / checkpoint.NAMES[0]).write_bytes(beginning + content)
+    with pytest.raises(ConfigError, match=r"a\.checkpoint is not a whole checkpoint"):
         checkpoint.load(tmp_path)
 
 
-def test_bytes_after_the_end_are_refused(tmp_path: Path) -> None:
+def test_a_file_of_the_right_digest_that_ends_too_early_is_refused(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, state())
-    path = tmp_path / checkpoint.NAME
-    path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(ConfigError, match="not a whole checkpoint"):
-        checkpoint.load(tmp_path)
+    path = tmp_path / checkpoint.NAMES[0]
+    for size in range(0, content_bytes(state()), 7):
+        path.write_bytes(path.read_bytes()[:size])
+        with pytest.raises(ConfigError, match="not a whole checkpoint"):
+            checkpoint.load(tmp_path)
+        checkpoint_of = tmp_path / f"again-{size}"
+        checkpoint_of.mkdir()
+        checkpoint.save(checkpoint_of, state())
+        path.write_bytes((checkpoint_of / checkpoint.NAMES[0]).read_bytes())
+
+
+@pytest.mark.parametrize("saves", range(1, 6))
+def test_the_newest_of_any_number_of_saves_comes_back(tmp_path: Path, saves: int) -> None:
+    place = Checkpoint(tmp_path)
+    for version in range(saves):
+        place.save(state(version, size=6 + 9000 * (version % 3)))  # longer, and shorter again
+    assert contents(checkpoint.load(tmp_path)) == contents(
+        state(saves - 1, size=6 + 9000 * ((saves - 1) % 3))
+    )
+    assert len(list(tmp_path.iterdir())) == min(saves, 2)
+
+
+def test_what_is_there_is_overwritten_and_no_file_is_made_or_removed(tmp_path: Path) -> None:
+    place = Checkpoint(tmp_path)
+    place.save(state(1))
+    place.save(state(2))
+    files = {path: path.stat().st_ino for path in tmp_path.iterdir()}
+    for version in range(3, 9):
+        place.save(state(version))
+    assert {path: path.stat().st_ino for path in tmp_path.iterdir()} == files
+
+
+def test_the_file_that_was_being_written_when_it_ended_is_passed_over(tmp_path: Path) -> None:
+    place = Checkpoint(tmp_path)
+    for version in (1, 2, 3):
+        place.save(state(version))
+    newest = tmp_path / checkpoint.NAMES[0]
+    torn = bytearray(newest.read_bytes())
+    torn[content_bytes(state()) - 1] ^= 1
+    newest.write_bytes(torn)
+    again = Checkpoint(tmp_path)
+    assert contents(again.state) == contents(state(2))
+    again.save(state(4))
+    assert contents(checkpoint.load(tmp_path)) == contents(state(4))
+    kept = (tmp_path / checkpoint.NAMES[1]).read_bytes()
+    assert kept[checkpoint.PREFIX_BYTES :], "the whole one was not the one to be overwritten"
+    newest.write_bytes(torn)
+    assert contents(checkpoint.load(tmp_path)) == contents(state(2))
 
 
 def test_a_save_that_fails_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, state(3))
-    (tmp_path / f"{checkpoint.NAME}.tmp").mkdir()  # so the new one cannot be written, even by root
+    (tmp_path / "b.tmp").mkdir()  # so the new one cannot be written, even by root
     with pytest.raises(OSError, match=r"\.tmp"):
         checkpoint.save(tmp_path, state(4))
     assert contents(checkpoint.load(tmp_path)) == contents(state(3))
 
 
+@pytest.mark.parametrize("saved", [1, 2, 3])
 @pytest.mark.parametrize(
-    ("deadly", "survives"),
+    ("deadly", "size", "survives"),
     [
-        ("at('open')", (3,)),
-        ("when_it_writes_beyond(40)", (3,)),
-        ("when_it_writes_beyond(5000)", (3,)),
-        ("at('os.rename')", (3,)),
-        ("at('os.listdir')", (4, 2000)),
+        ("at('open')", 6, "old"),
+        ("when_it_writes_beyond(40)", 6, "old"),
+        ("when_it_writes_beyond(150)", 6, "old"),
+        ("when_it_writes_beyond(5000)", 16_000, "old"),
+        ("when_it_writes_beyond(5000)", 20_000, "old"),
+        ("at('os.rename')", 6, "old"),
+        ("at('os.truncate')", 20_000, "old"),
+        ("at('os.listdir')", 6, "new"),
     ],
 )
 def test_killed_at_any_effect_it_leaves_a_whole_checkpoint(
-    tmp_path: Path, deadly: str, survives: tuple[int, ...]
+    tmp_path: Path, deadly: str, size: int, survives: str, saved: int
 ) -> None:
     """The process dies at Python's own audit event before an effect, or by the kernel's limit."""
     program = textwrap.dedent(
         f"""
         import os, resource, signal, sys
         from pathlib import Path
-        from coordinator_worker import checkpoint
+        from coordinator_worker.checkpoint import Checkpoint
         from tests.unit.test_checkpoint import state
 
         def at(effect):
             def kill(event, arguments):
-                if event == effect and "checkpoint" in str(arguments):
+                if event == effect:
                     os.kill(os.getpid(), signal.SIGKILL)
             sys.addaudithook(kill)
 
@@ -145,18 +201,26 @@ def test_killed_at_any_effect_it_leaves_a_whole_checkpoint(
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 
-        new, folder = state(4, size=2000), Path({str(tmp_path / "checkpoint")!r})
+        folder = Path({str(tmp_path / "checkpoint")!r})
+        checkpoint, new = Checkpoint(folder), state(4, size={size})
         {deadly}
-        checkpoint.save(folder, new)
+        checkpoint.save(new)
         os.listdir(folder)  # an effect after the save
         print("alive")
         """
     )
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    checkpoint.save(folder, state(3))
+    place = Checkpoint(folder)
+    for _ in range(saved):
+        place.save(state(3))
     ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
-    assert ended.returncode in (-signal.SIGKILL, -signal.SIGXFSZ), ended.stderr.decode()
-    assert contents(checkpoint.load(folder)) == contents(state(*survives))
+    expected = state(4, size=size) if survives == "new" else state(3)
+    if "os.rename" in deadly and saved > 1:  # then there is nothing to rename
+        assert ended.stdout == b"alive\n", ended.stderr.decode()
+        expected = state(4, size=size)
+    else:
+        assert ended.returncode in (-signal.SIGKILL, -signal.SIGXFSZ), ended.stderr.decode()
+    assert contents(checkpoint.load(folder)) == contents(expected)
     checkpoint.save(folder, state(5))
     assert contents(checkpoint.load(folder)) == contents(state(5))
