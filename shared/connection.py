@@ -2,9 +2,9 @@
 
 Stock pika copies a body five times on its way in (receive, append to a buffer, cut the frame out,
 cut the rest off, join the frames) and three times on its way out, a system call a frame. Here the
-kernel's copy is the only one out, and one more the only one in: half the processor time of a
-transfer (docs/decisions.md). Everything else, handshake, heartbeats, methods, is pika's own; these
-are private methods of pika 1.4, which is why its version is held to that.
+kernel's copy is the only one, in both directions (docs/decisions.md). Everything else, handshake,
+heartbeats, methods, is pika's own; these are private methods of pika 1.4, which is why its version
+is held to that.
 """
 
 import struct
@@ -21,6 +21,8 @@ from shared.wire import Body, Piece
 # What the broker lets through may be 128 MiB long, and none of it is ours: no message of the
 # protocol is longer than a chunk and the longest header, so what exceeds this is not kept.
 MOST_KEPT_BYTES: Final = 17 << 20
+BETWEEN_BYTES: Final = 4096  # what is between two bodies is some 200
+MOST_CONSUMED_BYTES: Final = 1 << 20  # before others of the loop have their turn
 MOST_GATHERED: Final = 64  # pieces a system call; a socket seldom takes more at once
 
 SIGN_OF_LIFE_S: Final = 10.0
@@ -34,9 +36,14 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
 
     _frame_buffer: bytes
 
+    def _proto_connection_made(self, transport: Any) -> None:
+        transport.connection = self
+        super()._proto_connection_made(transport)
+
     def _init_connection_state(self) -> None:
         super()._init_connection_state()
         self._arriving: _Body | None = None
+        self._seam = memoryview(bytearray(len(_END) + _HEAD.size))
         self._paused: Any = None  # the timer that runs meanwhile
 
     def pause(self) -> None:
@@ -83,6 +90,21 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
         self._output_marshaled_frames(pieces)
 
     # --- in -------------------------------------------------------------------------------------
+
+    def room(self) -> list[memoryview]:
+        """Where the next bytes belong if they are a body's: its memory, then the frame's end.
+
+        With the end goes the head of the body's next frame, and nothing that follows the body.
+        """
+        return self._arriving.room(self._seam) if self._arriving is not None else []
+
+    def came(self, size: int) -> None:
+        """``size`` bytes were read into ``room``."""
+        if self._arriving is None:
+            return
+        into_body = self._arriving.advance(size)
+        self.bytes_received += into_body
+        self._on_data_available(bytes(self._seam[: size - into_body]))
 
     def _on_data_available(self, data_in: bytes) -> None:
         self.bytes_received += len(data_in)
@@ -141,16 +163,29 @@ class _Body:
             raise exceptions.BodyTooLongError(size, self._to_come)
         self.due = size + 1
 
+    def room(self, seam: memoryview) -> list[memoryview]:
+        """The rest of the current frame in memory, and of ``seam`` what may follow it."""
+        if self.due <= len(_END):
+            return []
+        rest = self._memory[self._filled : self._filled + self.due - 1]
+        if len(rest) < self.due - 1:
+            return []  # it is more than is kept
+        return [rest, seam if self.due - 1 < self._to_come else seam[: len(_END)]]
+
+    def advance(self, size: int) -> int:
+        """``size`` bytes are in ``room``; return how many of them were the body's."""
+        taken = min(size, self.due - 1)
+        self._filled += taken
+        self._to_come -= taken
+        self.due -= taken
+        return taken
+
     def fill(self, data: bytes, at: int) -> int:
         """Take what belongs to the current frame from ``data[at:]``; return where that ends."""
         taken = min(self.due - 1, len(data) - at)
-        if taken:
-            room = self._memory[self._filled : self._filled + taken]
-            room[:] = memoryview(data)[at : at + len(room)]
-            self._filled += len(room)
-            self._to_come -= taken
-            self.due -= taken
-        after = at + taken
+        room = self._memory[self._filled : self._filled + taken]
+        room[:] = memoryview(data)[at : at + len(room)]
+        after = at + self.advance(taken)
         if self.due == 1 and after < len(data):
             if data[after] != spec.FRAME_END:
                 raise exceptions.InvalidFrameError("a body frame does not end where it should")
@@ -182,8 +217,28 @@ def _produce(transport: Any) -> None:
             sent -= len(first)
 
 
-# Stock pika reads 4 KiB per recv(); 128 KiB doubles what a consumer takes in, and a frame_max other
-# than the default 128 KiB makes it slower again. A TLS socket cannot gather, and keeps pika's way.
+def _consume(transport: Any) -> None:
+    """Read a body to where it will stay, and what comes between bodies in small pieces."""
+    taken = 0
+    while transport._state == transport._STATE_ACTIVE and taken < MOST_CONSUMED_BYTES:
+        room = transport.connection.room()
+        if room:
+            size = transport._sock.recvmsg_into(room)[0]
+        else:
+            data = transport._sock.recv(BETWEEN_BYTES)
+            size = len(data)
+        if not size:
+            raise transport.RxEndOfFile
+        taken += size
+        if room:
+            transport.connection.came(size)
+        else:
+            transport._protocol.data_received(data)
+
+
+# Over TLS, whose sockets can do neither, pika's own ways remain. There stock pika reads 4 KiB at a
+# time; 128 KiB doubles what a consumer takes in.
 io_services_utils._AsyncTransportBase._MAX_RECV_BYTES = 131072
 io_services_utils._AsyncTransportBase._MAX_CONSUME_BYTES = 131072
 io_services_utils._AsyncPlaintextTransport._produce = _produce
+io_services_utils._AsyncPlaintextTransport._consume = _consume

@@ -1,5 +1,6 @@
 """The fast paths against pika's own: the same bytes out, the same messages in."""
 
+import contextlib
 import itertools
 import socket
 from collections import deque
@@ -32,6 +33,19 @@ Found = tuple[str, int, str | None, bytes]
 def receive(kind: type[pika.SelectConnection], data: bytes, cuts: list[int]) -> list[Found]:
     """What a consumer of ``kind`` is given when ``data`` arrives cut at ``cuts``."""
     found: list[Found] = []
+    connection = opened(kind, found)
+    ends = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
+    try:
+        for start, stop in itertools.pairwise(ends):
+            if start < stop:
+                connection._on_data_available(data[start:stop])
+    finally:
+        connection.ioloop.close()
+    return found
+
+
+def opened(kind: type[pika.SelectConnection], found: list[Found]) -> pika.SelectConnection:
+    """A connection with one channel, whose deliveries and returns go to ``found``."""
     connection = unconnected(kind)
     channel = Channel(connection, 1, print)
     channel._consumers["t"] = lambda _channel, method, properties, body: found.append(
@@ -43,13 +57,47 @@ def receive(kind: type[pika.SelectConnection], data: bytes, cuts: list[int]) -> 
         )
     )
     connection._channels[1] = channel
-    ends = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
+    return connection
+
+
+class Segments:
+    """A socket from which each read gets what is left of one segment at most."""
+
+    def __init__(self, data: bytes, cuts: list[int]) -> None:
+        ends = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
+        self.left = [data[a:b] for a, b in itertools.pairwise(ends) if a < b]
+
+    def recv(self, size: int) -> bytes:
+        segment = self.left.pop(0)
+        if len(segment) > size:
+            self.left.insert(0, segment[size:])
+        return segment[:size]
+
+    def recvmsg_into(self, places: list[memoryview]) -> tuple[int]:
+        data = self.recv(sum(map(len, places)))
+        taken = 0
+        for place in places:
+            piece = data[taken : taken + len(place)]
+            place[: len(piece)] = piece
+            taken += len(piece)
+        return (taken,)
+
+
+def receive_in_place(data: bytes, cuts: list[int]) -> list[Found]:
+    """What a consumer of ours is given when it reads ``data`` from a socket itself."""
+    found: list[Found] = []
+    connection = opened(Connection, found)
+    transport = SimpleNamespace(
+        _state=1, _STATE_ACTIVE=1, _sock=Segments(data, cuts), connection=connection,
+        _protocol=SimpleNamespace(data_received=connection._on_data_available),
+    )  # fmt: skip
     try:
-        for start, stop in itertools.pairwise(ends):
-            if start < stop:
-                connection._on_data_available(data[start:stop])
+        while transport._sock.left:
+            with contextlib.suppress(IndexError):  # nothing more to read
+                ours._consume(transport)
     finally:
         connection.ioloop.close()
+    assert connection.bytes_received == len(data)
     return found
 
 
@@ -75,6 +123,7 @@ def test_however_the_bytes_arrive_the_messages_are_those_that_pika_finds(
     data = b"".join(wire(n, size, most) for n, (size, most) in enumerate(messages, start=1))
     found = receive(Connection, data, cuts)
     assert found == receive(pika.SelectConnection, data, cuts)
+    assert found == receive_in_place(data, cuts)
     assert len(found) == len(messages)
 
 
@@ -104,6 +153,7 @@ def test_of_an_oversized_message_only_the_beginning_takes_memory(
     (_, _, _, cut), (_, _, _, next_one) = receive(Connection, data, [60, 130, 200])
     assert cut == bytes((1 + i) % 251 for i in range(50))
     assert len(next_one) == 20
+    assert receive_in_place(data, [60, 130, 200]) == receive(Connection, data, [60, 130, 200])
 
 
 def test_a_frame_that_does_not_end_where_it_should_is_an_error() -> None:
