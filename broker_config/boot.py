@@ -32,6 +32,7 @@ def start_epmd(node: Node, epmd: str) -> Node:
     started = processes.spawn(command, _environment(node), node.folder, _output(node))
     node = replace(node, epmd_pid=started)
     if not processes.wait_for(lambda: _answers(node.ports.epmd, b""), 10.0):
+        processes.end(started, str(node.folder), 5.0)
         raise BrokerConfigError(f"epmd does not start on port {node.ports.epmd}: {_decisive(node)}")
     return node
 

@@ -195,8 +195,10 @@ def _start(
     node = Node(home, name, ports, str(script))
     node_files.write_files(node.folder, ports, definitions(declared, passwords, admin=True))
     try:
-        node = _save(boot.start_epmd(node, epmd))
-        node = _save(boot.start_server(node))
+        with processes.undisturbed():
+            node = _save(boot.start_epmd(node, epmd))
+        with processes.undisturbed():
+            node = _save(boot.start_server(node))
         boot.wait_until_ready(node, deadline_s)
     except BaseException:
         _stop(node)
@@ -205,13 +207,14 @@ def _start(
 
 
 def _stop(node: Node) -> bool:
-    was_running = node.running
-    if was_running:
-        boot.ask_to_stop(node)
-        processes.end(node.pid, str(node.folder), _STOP_S)
-    if node.epmd_pid:
-        processes.end(node.epmd_pid, str(node.folder), 5.0)
-    _save(replace(node, pid=0, epmd_pid=0))
+    with processes.undisturbed():
+        was_running = node.running
+        if was_running:
+            boot.ask_to_stop(node)
+            processes.end(node.pid, str(node.folder), _STOP_S)
+        if node.epmd_pid:
+            processes.end(node.epmd_pid, str(node.folder), 5.0)
+        _save(replace(node, pid=0, epmd_pid=0))
     return was_running
 
 

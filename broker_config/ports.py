@@ -5,14 +5,17 @@ from __future__ import annotations
 import secrets
 import socket
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Final
 
 from broker_config.errors import BrokerConfigError
+from broker_config.processes import wait_for
 
 LOOPBACK: Final = "127.0.0.1"
 # Below the range that Linux takes the near ends of outgoing connections from (32768 and up): a
 # port of that range may be taken by any passing connection while the node is down.
 _FREE: Final = range(20_000, 32_000)
+_LET_GO_S: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ def settle(requested: Ports, remembered: Ports) -> Ports:
     for use, port in wanted.items():
         if port and fixed.count(port) > 1:
             raise BrokerConfigError(f"port {port} is requested for two purposes: pick another one")
-        if port and not is_free(port):
+        # A node that was just killed is gone from the process list before its ports are free.
+        patience_s = _LET_GO_S if port == getattr(remembered, use) else 0.0
+        if port and not wait_for(partial(is_free, port), patience_s):
             raise BrokerConfigError(
                 f"{use} port {port} is in use by another program: stop that one, or give "
                 "another port (broker-config up --port N --management-port N)"

@@ -5,15 +5,41 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 MARK: Final = "WARREN_NODE"
 _POLL_S: Final = 0.03
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put an interrupt or a request to end off until this is done, if this is the main thread.
+
+    Between a process's start and the note of its pid, or half-way through a stop, either would
+    leave a broker that nobody knows of.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    usual = {
+        number: signal.signal(number, lambda caught, _frame: came.append(caught))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+        if came:
+            os.kill(os.getpid(), came[0])
 
 
 def spawn(command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> int:

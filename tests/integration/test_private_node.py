@@ -6,6 +6,8 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from broker_config.credentials import load_passwords
 from broker_config.management import Management
 from broker_config.node import Node
 from broker_config.ports import is_free
-from broker_config.processes import wait_for
+from broker_config.processes import is_ours, wait_for
 from broker_config.topology import Federation, Fleet
 
 FEDERATION = Federation(fleets=(Fleet("client", 3),), model_bytes=1 << 20)
@@ -283,3 +285,34 @@ def test_a_killed_node_comes_back_where_it_was_and_down_ends_all_of_it(node: Nod
     listed = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True, check=True)
     alive = [line for line in listed.stdout.splitlines() if not line.startswith("Z")]
     assert not [line for line in alive if node.name in line or str(node.home) in line]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_a_node_is_stopped_leaves_nothing_of_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    started = private.up(tmp_path, Federation(fleets=()))
+    program = textwrap.dedent(
+        f"""
+        import os
+        from pathlib import Path
+        from broker_config import boot, node
+        stop = boot.ask_to_stop
+
+        def interrupted(running):
+            os.kill(os.getpid(), {int(number)})
+            stop(running)
+
+        boot.ask_to_stop = interrupted
+        node.down(Path({str(tmp_path)!r}))
+        print("went on")
+        """
+    )
+    try:
+        ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+        assert ended.returncode == -number, ended.stderr.decode()
+        assert b"went on" not in ended.stdout
+        assert not started.running
+        assert not is_ours(started.epmd_pid, str(started.folder))
+    finally:
+        private.down(tmp_path)
