@@ -3,12 +3,13 @@
 PYTHON ?= python3
 VENV := .venv
 BARE := .venv-coordinator
+FLOWER := .venv-flower
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo heart-disease linear-regression test lint types imports unit format clean
+.PHONY: help demo heart-disease linear-regression bench bench-short test lint types imports unit format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -21,6 +22,17 @@ heart-disease: $(VENV)/.examples ## the same for four real hospitals: make heart
 
 linear-regression: $(VENV)/.examples ## the algorithm in one process, in a few lines
 	@$(BIN)/python -m examples.linear_regression
+
+# Each benchmark is a command of its own: one that fails does not cost the others' results.
+bench: $(VENV)/.bench $(FLOWER)/.installed ## measure rounds, fold, scale and start, with Flower beside them
+	@failed=; for name in round fold scale start; do \
+	  $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
+	$(BIN)/python -m benchmarks.report; \
+	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
+bench-short: $(VENV)/.bench ## the same in a minute, small and without Flower, into runs/bench
+	@for name in "round --no-peers" "fold --no-peers" scale "start --no-peers"; do \
+	  $(BIN)/python -m benchmarks.$$name --short --out runs/bench || exit 1; done
 
 test: lint types imports unit ## everything that has to pass
 
@@ -44,7 +56,7 @@ format: $(VENV)/.dev ## bring the code into shape
 	$(BIN)/ruff check --fix .
 
 clean: ## remove what was installed and produced here
-	rm -rf $(VENV) $(BARE) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(BARE) $(FLOWER) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 # --- environments: made anew when what they are made from changes ---------------------------------
 
@@ -53,14 +65,27 @@ $(VENV)/.examples: pyproject.toml constraints.txt | $(BIN)/python
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[examples]'
 	@touch $@
 
+$(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing Warren with what draws its benchmarks into $(VENV): a minute or two, once" >&2
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[bench]'
+	@touch $@ $(VENV)/.examples
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Warren with its tests' tools into $(VENV): a minute or two, once" >&2
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[dev]'
-	@touch $@ $(VENV)/.examples
+	@touch $@ $(VENV)/.examples $(VENV)/.bench
 
 $(BARE)/.installed: pyproject.toml constraints.txt | $(BARE)/bin/python
 	@echo "installing the coordinator alone into $(BARE)" >&2
 	@$(BARE)/bin/python -m pip install $(PIP_FLAGS) --editable .
+	@touch $@
+
+# Of its own, for Flower pins what TensorFlow does not get along with, and without Warren: what
+# measures Flower is started here and needs nothing but Flower.
+$(FLOWER)/.installed: pyproject.toml benchmarks/flower-constraints.txt | $(FLOWER)/bin/python
+	@echo "installing Flower, to measure it beside Warren, into $(FLOWER): a minute or two, once" >&2
+	@$(FLOWER)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint benchmarks/flower-constraints.txt 'flwr[simulation]>=1.41'
 	@touch $@
 
 # Debian ships python3 without the part that makes environments.
