@@ -22,7 +22,7 @@ CASES: Final = "2x4MB,10x40MB,2x400MB"
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer's rounds and its server's memory; no seconds if it did not run."""
+    """A peer's rounds and its server's memory, its SuperLink's included; no rounds if it failed."""
 
     name: str
     round_seconds: Sequence[float] = ()
@@ -42,7 +42,7 @@ def _measure(mode: str, name: str, case: Case, rounds: int) -> Peer:
         found = flower.measure(mode, case.clients, case.size_bytes, rounds, timeout_s=TIMEOUT_S)
     except Exception as error:  # noqa: BLE001  whatever ails it must not cost us our own figures
         return _left_out(name, case, str(error) or type(error).__name__)
-    return Peer(name, found.round_seconds, found.server_rss_bytes)
+    return Peer(name, found.round_seconds, found.server_rss_bytes + found.superlink_rss_bytes)
 
 
 def _left_out(name: str, case: Case, why: str) -> Peer:

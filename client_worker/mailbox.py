@@ -56,6 +56,11 @@ class Mailbox:
             newest, self._newest = self._newest, None
         return newest
 
+    @property
+    def holds_model(self) -> bool:
+        """Whether a model waits to be taken."""
+        return self._newest is not None
+
     def newest_version(self, run: str) -> int:
         """Version of ``run`` that waits to be taken; -1 if none does."""
         with self._lock:

@@ -121,8 +121,16 @@ class ClientWorker:
         if self._must_join:
             self._must_join = False
             self._join()
+        # A client that was busy for long may have been asked for its weights more than once, and
+        # somebody else's may have been taken meanwhile.
+        asked = None
         for notice in self._mailbox.notices():
-            self._heed(notice)
+            if notice.notice == "send-initial":
+                asked = notice
+            else:
+                self._heed(notice)
+        if asked is not None and not self._mailbox.holds_model:
+            self._heed(asked)
         model = self._mailbox.take()
         if model is None:
             self._events.get()

@@ -7,6 +7,7 @@ seventh of the time at 400 MB and a third at 4. A crash half-way leaves the newe
 and the one that was being written without the digest it announces.
 """
 
+import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ log = Log(__name__)
 
 MAGIC: Final = b"warren checkpoint 2\n"
 NAMES: Final = ("a.checkpoint", "b.checkpoint")
+OLD_NAME: Final = "current.checkpoint"  # of format 1
 PREFIX_BYTES: Final = len(MAGIC) + 24
 STEP_BYTES: Final = 64 << 10  # files grow by this much: a new length would be one more disk write
 
@@ -63,6 +65,10 @@ class Checkpoint:
     def _load(self) -> State | None:
         damaged = []
         there = [path for path in self._paths if path.exists()]
+        if there:
+            _flush_folder(there[0].parent)
+        elif (old := self._paths[0].with_name(OLD_NAME)).exists():
+            damaged.append(f"{old} is not a whole checkpoint (of an older format)")
         for path in sorted(there, key=_sequence_in, reverse=True):
             try:
                 sequence, state = _read(path)
@@ -81,6 +87,26 @@ class Checkpoint:
         if damaged:
             raise ConfigError(f"{damaged[0]}: restore it, or move it away to begin anew")
         return None
+
+
+def hold(folder: Path) -> int:
+    """Wait until no other coordinator uses ``folder``, and keep others out until this process ends.
+
+    Two that overwrite in turn would each take the other's newest file for the older one. A second
+    one that is started on the same folder so becomes a standby, which reads the checkpoint when it
+    is its turn. The lock is on the folder itself; the descriptor returned holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.warning(
+            "standby", "another coordinator uses %s; waiting until it has ended", str(folder)
+        )
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        log.warning("unlocked", "%s cannot be locked (%s): start no second one", folder, error)
+    return descriptor
 
 
 def load(folder: Path) -> State | None:
@@ -109,7 +135,11 @@ def _create(path: Path, pieces: Sequence[Piece]) -> None:
     temporary = path.with_suffix(".tmp")
     _overwrite(temporary, pieces, os.O_CREAT)
     temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
@@ -154,8 +184,11 @@ def _prefix(data: bytes) -> _Prefix:
 
 
 def _sequence_in(path: Path) -> int:
-    with path.open("rb") as file:
-        return _prefix(file.read(PREFIX_BYTES)).sequence
+    try:
+        with path.open("rb") as file:
+            return _prefix(file.read(PREFIX_BYTES)).sequence
+    except OSError as error:  # it may be the newer one, so the other must not be taken instead
+        raise ConfigError(f"{path} cannot be read: {error}") from None
 
 
 _READ_ERRORS: Final = (ValueError, KeyError, TypeError, IndexError, msgpack.UnpackException)
@@ -179,8 +212,11 @@ def _read(path: Path) -> tuple[int, State]:
         weights = Weights.uninitialized(layout)
         if file.readinto(bytes_of(weights.buffer)) != layout.size_bytes:
             raise ValueError("its weights are cut short")
-    if digest(weights.buffer) != header["digest"]:
-        raise ValueError("its weights are cut short or damaged")
+        if digest(weights.buffer) != header["digest"]:
+            raise ValueError("its weights are cut short or damaged")
+        # Whole in the system's cache is not yet on the disk: it may have been written by a process
+        # that was killed before it could flush, and what follows from it must not be undone.
+        os.fdatasync(file.fileno())
     return prefix.sequence, State(
         federation=header["federation"],
         run=header["run"],

@@ -113,7 +113,7 @@ class Intake:
         try:
             match message:
                 case Chunk():
-                    return self._chunk(message, data, delivery)
+                    return self._chunk(message, data, delivery, state)
                 case UpdateManifest() | InitialManifest():
                     return self._manifest(message, data, delivery, state)
                 case Join():
@@ -162,7 +162,7 @@ class Intake:
         superseded = self._supersede(manifest.client)
         self._arriving[manifest.transfer] = arrival
         self._senders[manifest.transfer] = delivery.user or ""
-        outcome = self._add(arrival, 0, data, delivery)
+        outcome = self._add(arrival, 0, data, delivery, state)
         return replace(outcome, settled=(*superseded, *outcome.settled))
 
     def _is_known(self, manifest: UpdateManifest, state: State) -> bool:
@@ -177,23 +177,32 @@ class Intake:
         layout = state.weights.layout
         if manifest.run != state.run:
             raise Rejected("run", f"it belongs to training run {manifest.run}, not {state.run}")
-        factor = self._policy.staleness_weight(state.version, manifest.base_version)
+        self._policy.staleness_weight(state.version, manifest.base_version)  # or it is rejected
         if manifest.layout != layout.digest or manifest.size_bytes != layout.size_bytes:
             raise Rejected(
                 "layout",
                 f"its tensors ({manifest.size_bytes} bytes) are not the model's"
                 f" ({layout.size_bytes} bytes): start the client with the federation's task",
             )
-        return Arrival(manifest, layout, self._staging, weight=factor * manifest.num_examples)
+        return Arrival(manifest, layout, self._staging)
 
-    def _chunk(self, chunk: Chunk, data: memoryview, delivery: Delivery) -> Outcome:
+    def _chunk(
+        self, chunk: Chunk, data: memoryview, delivery: Delivery, state: State | None
+    ) -> Outcome:
         arrival = self._arriving.get(chunk.transfer)
         if arrival is None or self._senders[chunk.transfer] != delivery.user:
             # The rest of a transfer that was rejected, superseded, or known already.
             return Outcome(settled=(delivery.tag,), client=delivery.user, orphan=True)
-        return self._add(arrival, chunk.index, data, delivery)
+        return self._add(arrival, chunk.index, data, delivery, state)
 
-    def _add(self, arrival: Arrival, index: int, data: memoryview, delivery: Delivery) -> Outcome:
+    def _add(
+        self,
+        arrival: Arrival,
+        index: int,
+        data: memoryview,
+        delivery: Delivery,
+        state: State | None,
+    ) -> Outcome:
         manifest = arrival.manifest
         base_version = manifest.base_version if isinstance(manifest, UpdateManifest) else None
         arrival.tags.append(delivery.tag)
@@ -205,8 +214,11 @@ class Intake:
         if not whole:
             return Outcome(client=manifest.client)
         self._drop(manifest.transfer)
-        if base_version is not None:
-            self._here.add((manifest.client, base_version))
+        if isinstance(manifest, UpdateManifest) and state is not None:
+            # As late as it is now that it counts; a round may have closed since its manifest came.
+            factor = self._policy.staleness_weight(state.version, manifest.base_version)
+            arrival.weight = factor * manifest.num_examples
+            self._here.add((manifest.client, manifest.base_version))
         return Outcome(whole=arrival, client=manifest.client, base_version=base_version)
 
     def _supersede(self, client: str) -> list[int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from broker_config.names import REJECTED_EXCHANGE, UPDATE_QUEUE
-from coordinator_worker.checkpoint import Checkpoint
+from coordinator_worker.checkpoint import Checkpoint, hold
 from coordinator_worker.coordinator import FederatedCoordinator
 from coordinator_worker.events import Events
 from coordinator_worker.fanout import Fanout, call_together, notify
@@ -53,6 +53,7 @@ class CoordinatorWorker:
         self._target = Target.parse(settings.target) if settings.target else None
         self._policy = Policy(settings.quorum, settings.max_staleness, settings.staleness_exponent)
         self._folder = _writable(settings.checkpoint_dir)
+        self._lock = hold(self._folder)
         self._checkpoint = Checkpoint(self._folder)
         self._state = self._first_state()
         self._staging = Staging(self._folder, memory_bytes=0)
@@ -101,6 +102,11 @@ class CoordinatorWorker:
             self._settle_sending()
         except Stopped:
             log.warning("stopped", "stopped while the broker was away; nothing is lost")
+        except OSError as error:
+            raise ConfigError(
+                f"--checkpoint-dir {self._folder} cannot be written: {error}; make room and start"
+                " again, nothing is lost"
+            ) from error
         finally:
             self._in.close()
             self._out.close()
@@ -173,7 +179,7 @@ class CoordinatorWorker:
                 self._intake.reset()
                 if self._state is not None:
                     self._round = Round(self._state.weights.layout, self._round.sum.total)
-            case Sent():
+            case Sent() if self._sending is not None and self._sending[0].done():
                 self._settle_sending()
             case AskAgain():
                 if self._state is None:

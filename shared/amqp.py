@@ -7,8 +7,10 @@ TensorFlow trains for an hour. Callbacks run on that thread, must be short, and 
 
 import contextlib
 import logging
+import os
 import secrets
 import threading
+import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
@@ -154,6 +156,13 @@ class Session:
     # --- the connection's thread ----------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._connect_for_ever()
+        except Exception:  # noqa: BLE001  a bug: without this thread the worker would wait for ever
+            traceback.print_exc()
+            os._exit(os.EX_SOFTWARE)
+
+    def _connect_for_ever(self) -> None:
         attempt = 0
         while not self._closing.is_set():
             was_up = self._connect_once()
@@ -265,7 +274,7 @@ class Session:
         )
 
     def _acknowledge(self, tags: list[int], epoch: int) -> None:
-        if not self._ready or epoch != self.epoch:
+        if not self._ready or epoch != self.epoch or not self._channel.is_open:
             return
         # A round's deliveries are mostly all there are: one acknowledgement up to the last of them
         # instead of a thousand, each of which a quorum queue would write to its log.
@@ -324,6 +333,7 @@ class Session:
 
     def _cancelled(self, _frame: Any) -> None:
         log.warning("consumer_cancelled", "the broker cancelled our consumer")
+        self._lose_link()
         self._disconnect()
 
     def _channel_closed(self, _channel: Any, error: Exception) -> None:
@@ -346,6 +356,7 @@ class Session:
     def _disconnect(self) -> None:
         connection = self._connection
         if connection.is_open:
+            connection.resume()  # or the broker's answer would not be read
             with contextlib.suppress(exceptions.ConnectionWrongStateError):
                 connection.close()
         elif not connection.is_closing:

@@ -61,6 +61,8 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
             transport = self._transport
             if transport._sock is not None:
                 transport._nbio.set_reader(transport._sock.fileno(), transport._on_socket_readable)
+                # What TLS has decrypted already makes no socket readable.
+                transport._nbio.add_callback_threadsafe(transport._on_socket_readable)
 
     def _still_there(self) -> None:
         # Or pika would take it for a dead broker that none of its heartbeats is read.
@@ -219,6 +221,9 @@ def _produce(transport: Any) -> None:
 
 def _consume(transport: Any) -> None:
     """Read a body to where it will stay, and what comes between bodies in small pieces."""
+    if getattr(transport, "connection", None) is None:
+        _stock_consume(transport)  # somebody else's, such as a task's that uses pika itself
+        return
     taken = 0
     while transport._state == transport._STATE_ACTIVE and taken < MOST_CONSUMED_BYTES:
         room = transport.connection.room()
@@ -236,9 +241,20 @@ def _consume(transport: Any) -> None:
             transport._protocol.data_received(data)
 
 
+def _on_readable_tls(transport: Any) -> None:
+    """TLS reads on by itself as long as there is something, so a pause has to stop it here."""
+    connection = getattr(transport, "connection", None)
+    if connection is None or connection._paused is None:
+        _stock_on_readable_tls(transport)
+
+
+_stock_consume = io_services_utils._AsyncPlaintextTransport._consume
+_stock_on_readable_tls = io_services_utils._AsyncSSLTransport._on_socket_readable
+
 # Over TLS, whose sockets can do neither, pika's own ways remain. There stock pika reads 4 KiB at a
 # time; 128 KiB doubles what a consumer takes in.
 io_services_utils._AsyncTransportBase._MAX_RECV_BYTES = 131072
 io_services_utils._AsyncTransportBase._MAX_CONSUME_BYTES = 131072
 io_services_utils._AsyncPlaintextTransport._produce = _produce
 io_services_utils._AsyncPlaintextTransport._consume = _consume
+io_services_utils._AsyncSSLTransport._on_socket_readable = _on_readable_tls

@@ -127,6 +127,27 @@ def test_a_coordinator_killed_in_mid_round_counts_every_update_once(
     assert not counts[3:].any()
 
 
+def test_a_second_coordinator_on_the_same_folder_waits_and_goes_on_where_the_first_ended(
+    place: Place, tmp_path: Path
+) -> None:
+    arguments = ("--quorum", "2", "--rounds", "3")
+    with workers() as started:
+        first = start_coordinator(place, tmp_path, *arguments)
+        started.append(first)
+        first.wait_for("connected")
+        second = start_coordinator(place, tmp_path, *arguments)
+        started.append(second)
+        second.wait_for("standby")
+        started.append(start_client(place, "alfa", "ledger", "--index", "0"))
+        first.wait_for("update_accepted", client="alfa")
+        first.kill()
+        started.append(start_client(place, "bravo", "ledger", "--index", "1"))
+        second.wait_for("model_published", version=0)
+        assert second.end() == 0
+    counts = final_weights(tmp_path)[0]
+    np.testing.assert_allclose(counts[:3], [1.5, 1.5, 0.0])
+
+
 def test_a_client_killed_while_it_trains_rejoins_and_the_round_completes(
     place: Place, tmp_path: Path
 ) -> None:

@@ -2,9 +2,11 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
+import pika
 import pytest
 
 from broker_config import node as private_node
@@ -279,3 +281,49 @@ def test_a_rounds_deliveries_are_acknowledged_whatever_else_is_open(
     opened("coordinator", again.subscribe("update"))
     left = [decode(again.next().body)[0].client for _ in range(4)]
     assert left == ["c4", "c6", "c7", "c9"]
+
+
+def test_an_acknowledgement_after_the_consumer_was_cancelled_is_harmless(
+    opened: Callable[..., Session],
+) -> None:
+    received, lost = Received(), threading.Event()
+    session = opened("coordinator", received.subscribe("update"), on_lost=lost.set)
+    opened("alfa").publish([join("alfa")])
+    first = received.next()
+
+    def cancelled_and_then_acknowledged() -> None:
+        session._cancelled(None)
+        session._acknowledge([first.tag], first.epoch)
+
+    session._call(cancelled_and_then_acknowledged)
+    assert lost.wait(DEADLINE_S)
+    again = received.next()
+    assert again.redelivered
+    assert again.epoch > first.epoch
+
+
+def test_a_session_that_reads_nothing_closes_at_once(
+    opened: Callable[..., Session], place: Place
+) -> None:
+    came = threading.Event()
+
+    def pause(_delivery: Delivery) -> None:
+        session.pause()
+        came.set()
+
+    session = Session(place.urls["coordinator"], "pausing", Subscription(("update",), pause))
+    session.start(PATIENCE_S)
+    opened("alfa").publish([join(f"c{number}") for number in range(1000)])
+    assert came.wait(DEADLINE_S)
+    began = time.monotonic()
+    session.close()
+    assert time.monotonic() - began < 4.0
+    assert not session._thread.is_alive()
+
+
+def test_pika_itself_still_works_beside_us(place: Place) -> None:
+    """A task may well use it to get at its data."""
+    plain = pika.BlockingConnection(pika.URLParameters(place.urls["coordinator"]))
+    channel = plain.channel()
+    assert channel.queue_declare("update", passive=True).method.message_count == 0
+    plain.close()

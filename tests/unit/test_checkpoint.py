@@ -224,3 +224,20 @@ def test_killed_at_any_effect_it_leaves_a_whole_checkpoint(
     assert contents(checkpoint.load(folder)) == contents(expected)
     checkpoint.save(folder, state(5))
     assert contents(checkpoint.load(folder)) == contents(state(5))
+
+
+def test_a_checkpoint_of_the_older_format_is_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "current.checkpoint").write_bytes(b"warren checkpoint 1\n")
+    with pytest.raises(ConfigError, match="older format"):
+        checkpoint.load(tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_passed_over_for_the_other(tmp_path: Path) -> None:
+    place = Checkpoint(tmp_path)
+    place.save(state(1))
+    place.save(state(2))
+    newest = tmp_path / checkpoint.NAMES[1]
+    newest.unlink()
+    newest.mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        checkpoint.load(tmp_path)

@@ -185,3 +185,15 @@ def test_gathered_pieces_go_out_whole_and_in_order_through_a_narrow_socket() -> 
     near.close()
     far.close()
     assert bytes(came) == b"".join(pieces)
+
+
+def test_tls_reads_no_further_while_reading_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+    monkeypatch.setattr(ours, "_stock_on_readable_tls", read.append)
+    connection = SimpleNamespace(_paused=None)
+    transport = SimpleNamespace(connection=connection)
+    ours._on_readable_tls(transport)
+    assert read == [transport]
+    connection._paused = object()
+    ours._on_readable_tls(transport)
+    assert read == [transport]

@@ -470,3 +470,14 @@ def refused_while_fresh(
 
 TestExactlyOnce = ExactlyOnce.TestCase
 TestExactlyOnce.settings = settings(max_examples=60, deadline=None, stateful_step_count=40)
+
+
+def test_an_update_is_as_late_as_when_it_is_whole_not_as_when_it_began() -> None:
+    queue = Queue(max_staleness=1)
+    first, second = bodies("alfa", base_version=5)
+    queue.deliver(first)
+    queue.state = replace(STATE, version=6)
+    queue.intake.round_closed(queue.state)
+    whole = queue.deliver(second).whole
+    assert whole is not None
+    assert whole.weight == pytest.approx(2 / 2**0.5)
