@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -31,17 +32,35 @@ def test_the_architecture_lists_every_kind_of_message() -> None:
         assert re.search(rf"^\| `{kind}` \|", ARCHITECTURE, re.MULTILINE)
 
 
+def pinned(path: Path) -> set[str]:
+    lines = path.read_text().splitlines()
+    names = (re.fullmatch(r"([A-Za-z0-9_.-]+)==[\w.+!]+", line)[1] for line in lines)
+    return {name.lower().replace("_", "-") for name in names}
+
+
+def depended_on(entries: Iterable[str]) -> set[str]:
+    names = (re.match(r"[\w-]+", entry)[0] for entry in entries)
+    return {name.lower().replace("_", "-") for name in names} - {"warren"}
+
+
 def test_the_constraints_name_versions_only_and_all_that_is_depended_on() -> None:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pinned = {re.fullmatch(r"([A-Za-z0-9_.-]+)==[\w.+!]+", line)[1].lower() for line in lines}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
-    names = {re.match(r"[\w-]+", entry)[0].lower() for entry in wanted} - {"warren"}
-    assert {name.replace("_", "-") for name in names} <= {p.replace("_", "-") for p in pinned}
+    extras = project["optional-dependencies"]
+    peers = extras.pop("bench-peers")  # in an environment of their own
+    wanted = [*project["dependencies"], *chain(*extras.values())]
+    assert depended_on(wanted) <= pinned(ROOT / "constraints.txt")
+    assert depended_on(peers) <= pinned(ROOT / "benchmarks" / "flower-constraints.txt")
 
 
 def test_no_file_is_so_long_that_nobody_reads_it() -> None:
-    packages = ("shared", "broker_config", "coordinator_worker", "client_worker", "examples")
+    packages = (
+        "shared",
+        "broker_config",
+        "coordinator_worker",
+        "client_worker",
+        "examples",
+        "benchmarks",
+    )
     for package in packages:
         for path in (ROOT / package).rglob("*.py"):
             assert len(path.read_text().splitlines()) < 400, path
