@@ -197,6 +197,7 @@ class Session:
         connection.ioloop.start()
         with self._lock:
             self._loop = None
+        connection.let_go()
         connection.ioloop.close()
         return self._was_up
 

@@ -69,6 +69,14 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
         self.bytes_received += 1
         self._paused = self.ioloop.call_later(SIGN_OF_LIFE_S, self._still_there)
 
+    def let_go(self) -> None:
+        """Close the socket of a connection whose loop has stopped, however far it had come.
+
+        pika 1.4 cannot close one that is still opening: its workflow trips over its own abort.
+        """
+        if self._transport is not None:
+            self._transport._close_and_finalize()
+
     # --- out ------------------------------------------------------------------------------------
 
     def publish(self, channel: int, method: Any, properties: Any, body: Body) -> None:

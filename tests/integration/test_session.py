@@ -1,6 +1,7 @@
 """The AMQP session against a real broker: confirms, leases, reconnection, order."""
 
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -204,6 +205,19 @@ def test_nobody_at_the_address_is_said_after_the_patience(node: object) -> None:
     session = Session("amqp://a:b@127.0.0.1:1/f", "test")
     with pytest.raises(BrokerUnavailable, match="Connection refused"):
         session.start(0.3)
+
+
+def test_a_session_that_gives_up_on_a_silent_broker_lets_go_of_its_socket() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        session = Session(f"amqp://a:b@127.0.0.1:{silent.getsockname()[1]}/f", "test")
+        with pytest.raises(BrokerUnavailable, match="did not answer"):
+            session.start(0.3)
+        theirs, _address = silent.accept()
+        with theirs:
+            theirs.settimeout(DEADLINE_S)
+            while theirs.recv(4096):  # the protocol's header, then the end
+                pass
+    assert not [t for t in threading.enumerate() if t.name == "amqp test"]
 
 
 def test_a_closed_session_publishes_no_more(opened: Callable[..., Session]) -> None:
