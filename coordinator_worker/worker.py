@@ -28,7 +28,8 @@ from coordinator_worker.settings import (
 )
 from coordinator_worker.staging import Staging
 from coordinator_worker.state import State
-from shared.amqp import Session
+from shared.amqp import MOST_UNACKNOWLEDGED, Session
+from shared.chunks import message_count
 from shared.delivery import Delivery, Subscription
 from shared.errors import ConfigError, Rejected, Stopped
 from shared.layout import Weights
@@ -141,6 +142,12 @@ class CoordinatorWorker:
 
     def _begin(self, state: State) -> None:
         """Start from ``state``: everybody hears of its model, whoever missed it before."""
+        messages = self._policy.quorum * message_count(state.weights.buffer.nbytes)
+        if messages > MOST_UNACKNOWLEDGED:
+            raise ConfigError(
+                f"--quorum {self._policy.quorum}: so many updates of this model are {messages}"
+                f" messages, and a consumer may hold {MOST_UNACKNOWLEDGED}; lower the quorum"
+            )
         self._state = state
         self._finished = self._is_goal(state)
         self._fanout = Fanout(

@@ -31,6 +31,9 @@ logging.getLogger("pika").setLevel(logging.CRITICAL)
 log = Log(__name__)
 
 DRAIN_S: Final = 5.0
+# A consumer that names no limit gets 2000 messages from a quorum queue and then, until it
+# acknowledges, nothing: a round of 2 GB would wait for ever. This is the highest that can be named.
+MOST_UNACKNOWLEDGED: Final = 65535
 
 
 class Session:
@@ -236,6 +239,8 @@ class Session:
         self._channel.queue_declare(queue, exclusive=True, auto_delete=True, callback=declared)
 
     def _consume_from(self, queue: str, wanted: Subscription) -> None:
+        if wanted.manual_ack:
+            self._channel.basic_qos(prefetch_count=MOST_UNACKNOWLEDGED)
         self._channel.basic_consume(
             queue,
             partial(self._delivered, wanted),

@@ -124,3 +124,12 @@ def test_a_damaged_checkpoint_is_not_overwritten(tmp_path: Path) -> None:
     assert code == 2
     assert "is not a whole checkpoint" in line
     assert (tmp_path / checkpoint.NAMES[0]).read_bytes().endswith(b"rubbish")
+
+
+def test_a_quorum_that_no_consumer_could_hold_is_one_line(place: Place, tmp_path: Path) -> None:
+    state = State(place.name, "ab" * 4, 3, Weights.of([np.zeros(3, np.float32)]), applied={})
+    checkpoint.save(tmp_path, state)
+    folder = ("--checkpoint-dir", str(tmp_path))
+    code, line = run("coordinator-worker", place.urls["coordinator"], *folder, "--quorum", "65536")
+    assert code == 2
+    assert "a consumer may hold 65535; lower the quorum" in line

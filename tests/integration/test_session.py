@@ -220,6 +220,16 @@ def test_a_session_that_gives_up_on_a_silent_broker_lets_go_of_its_socket() -> N
     assert not [t for t in threading.enumerate() if t.name == "amqp test"]
 
 
+def test_a_round_may_hold_more_unacknowledged_messages_than_a_quorum_queue_gives_by_itself(
+    opened: Callable[..., Session],
+) -> None:
+    received = Received()
+    opened("coordinator", received.subscribe("update"))
+    opened("alfa").publish([join("alfa")] * 2100)
+    for _ in range(2100):
+        received.next()
+
+
 def test_a_closed_session_publishes_no_more(opened: Callable[..., Session]) -> None:
     session = opened("alfa")
     session.close()
