@@ -7,7 +7,7 @@ from shared.errors import Rejected
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """``quorum`` whole updates close a round.
+    """``quorum`` whole updates close a round, ``min_quorum`` one that is past its deadline.
 
     An update trained from version v - s counts with weight (1 + s) ** -staleness_exponent (the
     polynomial weight of Xie et al. 2019, "Asynchronous Federated Optimization", section 5.2) up
@@ -17,6 +17,7 @@ class Policy:
     quorum: int
     max_staleness: int = 0
     staleness_exponent: float = 0.5
+    min_quorum: int = 1
 
     def staleness_weight(self, version: int, base_version: int) -> float:
         """Weight of an update from ``base_version`` while ``version`` is current.
@@ -37,6 +38,6 @@ class Policy:
             )
         return float((1.0 + staleness) ** -self.staleness_exponent)
 
-    def closes(self, updates: int) -> bool:
-        """Whether ``updates`` whole updates make a round."""
-        return updates >= self.quorum
+    def closes(self, updates: int, *, overdue: bool = False) -> bool:
+        """Whether ``updates`` whole updates make a round, ``overdue`` when its time is up."""
+        return updates >= (min(self.min_quorum, self.quorum) if overdue else self.quorum)

@@ -119,6 +119,10 @@ class Session:
         """Acknowledge deliveries of ``epoch``; those of a lost connection come again instead."""
         self._call(partial(self._acknowledge, sorted(tags), epoch))
 
+    def reopen(self) -> None:
+        """Let the link go and connect again: what is unacknowledged then comes once more."""
+        self._call(self._disconnect)
+
     def pause(self) -> None:
         """Read no more from the broker until ``resume``; for ``on_delivery``."""
         self._connection.pause()

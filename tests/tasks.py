@@ -81,6 +81,52 @@ def endless() -> Task:
     return Task(Endless(8), [0], 1.0)
 
 
+class Slow(Ledger):
+    """Training that takes its time."""
+
+    def __init__(self, size: int, seconds: float) -> None:
+        super().__init__(size)
+        self.seconds = seconds
+
+    def fit(self, data: list[int], learning_rate: float) -> None:
+        threading.Event().wait(self.seconds)
+        super().fit(data, learning_rate)
+
+
+def slow(index: int = 0, size: int = 8, seconds: float = 1.0) -> Task:
+    """The ledger task at ``seconds`` a round."""
+    return Task(Slow(size, seconds), [index], 1.0)
+
+
+class Once(Ledger):
+    """Training that comes back once, and never again."""
+
+    trained = False
+
+    def fit(self, data: list[int], learning_rate: float) -> None:
+        if self.trained:
+            threading.Event().wait()
+        self.trained = True
+        super().fit(data, learning_rate)
+
+
+def once(index: int = 0, size: int = 8) -> Task:
+    """The ledger task of a client that contributes once."""
+    return Task(Once(size), [index], 1.0)
+
+
+class Untouchable(Ledger):
+    """A model that must not be trained."""
+
+    def fit(self, data: list[int], learning_rate: float) -> None:
+        raise RuntimeError("this client was to send what it had trained before")
+
+
+def untouchable(index: int = 0, size: int = 8) -> Task:
+    """The ledger task for a client that must not do its work again."""
+    return Task(Untouchable(size), [index], 1.0)
+
+
 def missing_data(data: str) -> Task:
     """A task that reads its data from the file ``data``."""
     return Task(Line(1), np.loadtxt(data), 0.1)
