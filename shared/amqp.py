@@ -5,7 +5,6 @@ connects again for ever. Its thread belongs to the connection alone, so heartbea
 TensorFlow trains for an hour. Callbacks run on that thread, must be short, and never publish().
 """
 
-import contextlib
 import logging
 import os
 import secrets
@@ -140,6 +139,10 @@ class Session:
         self._closing.set()
         self._call(self._disconnect)
         if self._thread.is_alive():
+            self._thread.join(DRAIN_S)
+        if self._thread.is_alive():
+            # The broker does not answer our goodbye, and whoever waits for a confirm would wait on.
+            self._call(lambda: self._connection.ioloop.stop())  # noqa: PLW0108
             self._thread.join(DRAIN_S)
 
     def close_within(self, seconds: float) -> None:
@@ -367,8 +370,7 @@ class Session:
         connection = self._connection
         if connection.is_open:
             connection.resume()  # or the broker's answer would not be read
-            with contextlib.suppress(exceptions.ConnectionWrongStateError):
-                connection.close()
+            connection.leave()
         elif not connection.is_closing:
             connection.ioloop.stop()
 
