@@ -1,6 +1,7 @@
 """Tasks without a framework, for tests that are about everything but learning."""
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -96,6 +97,21 @@ class Slow(Ledger):
 def slow(index: int = 0, size: int = 8, seconds: float = 1.0) -> Task:
     """The ledger task at ``seconds`` a round."""
     return Task(Slow(size, seconds), [index], 1.0)
+
+
+class Busy(Slow):
+    """Training that never waits for anything."""
+
+    def fit(self, data: list[int], learning_rate: float) -> None:
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end:
+            sum(range(1000))
+        Ledger.fit(self, data, learning_rate)
+
+
+def busy(index: int = 0, size: int = 8, seconds: float = 1.0) -> Task:
+    """The ledger task of a client whose processor is busy for ``seconds`` a round."""
+    return Task(Busy(size, seconds), [index], 1.0)
 
 
 class Once(Ledger):
