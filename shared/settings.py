@@ -63,12 +63,16 @@ def load(
     description: str,
     argv: list[str],
     keep_unknown: bool = False,
+    own: argparse.ArgumentParser | None = None,
 ) -> tuple[S, list[str]]:
     """Settings from ``argv`` and the environment, and the arguments that were not ours.
 
+    ``own`` has a subcommand's flags that no environment may set; they are in the help, and it is
+    for the caller to parse them.
+
     Raises ConfigError with one line about the first thing that is wrong.
     """
-    parser = _parser(kind, description)
+    parser = _parser(kind, description, own)
     if keep_unknown:
         known, unknown = parser.parse_known_args(argv)
     else:
@@ -91,8 +95,15 @@ def load(
         raise ConfigError(f"--{flag}: {said}" if flag else said) from None
 
 
-def _parser(kind: type[BaseSettings], description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+def _parser(
+    kind: type[BaseSettings], description: str, own: argparse.ArgumentParser | None
+) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=own.prog if own else None,
+        description=description,
+        allow_abbrev=False,
+        parents=[own] if own else [],
+    )
     parser.add_argument(
         "--env-file", metavar="FILE", help="read settings from FILE, lines of WARREN_NAME=value"
     )

@@ -16,7 +16,13 @@ from benchmarks.report import Row, from_json, publish
 from benchmarks.wording import against_limit, against_peer
 from tests.processes import ROOT
 
-FLAGS = {"round": ["--no-peers"], "fold": ["--no-peers"], "scale": [], "start": ["--no-peers"]}
+FLAGS = {
+    "round": ["--no-peers"],
+    "fold": ["--no-peers"],
+    "scale": [],
+    "start": ["--no-peers"],
+    "straggler": [],
+}
 DEADLINE_S = 150.0
 
 
@@ -67,7 +73,7 @@ class Benchmarks:
 
 @pytest.fixture(scope="module")
 def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Benchmarks]:
-    """The four benchmarks, each in its short form and a process of its own."""
+    """The benchmarks, each in its short form and a process of its own."""
     started = Benchmarks(tmp_path_factory.mktemp("benchmarks"))
     try:
         yield started
@@ -145,6 +151,24 @@ def test_scale_runs_rounds_of_ever_more_clients(benchmarks: Benchmarks) -> None:
         assert row["more"]["rounds"] >= 2
         assert row["more"]["ms_per_client"] == pytest.approx(1000 * row["ours"] / count)
         assert 1e7 < row["peak_rss_bytes"] < 100e6 + 3 * row["model_bytes"]
+
+
+def test_a_straggler_holds_up_only_those_who_wait_for_it(benchmarks: Benchmarks) -> None:
+    well, well_with_less, slow, dead, slow_and_waited_for = benchmarks.rows("straggler")
+    training_s = well["more"]["training_s"]
+    slow_s = slow["more"]["straggler_training_s"]
+    assert slow_s == 10 * training_s
+    for row in (well, well_with_less, slow, dead):
+        assert row["ours"] < slow_s, "somebody waited for the straggler"
+        assert row["more"]["stragglers_updates_too_late"] == 0
+    assert well["ours"] > training_s
+    assert dead["ours"] > training_s, "three updates are a round's, so three clients train for each"
+    assert slow_and_waited_for["ours"] > slow_s
+    assert slow["more"]["stragglers_updates_counted"] >= 1, "it is late, not lost"
+    assert dead["more"]["stragglers_updates_counted"] == 0, "it is not dead"
+    assert well["more"]["stragglers_updates_counted"] == well["more"]["rounds_each"]
+    assert slow["limit"] == dead["limit"] == well["ours"]
+    assert slow["peer"] == dead["peer"] == well_with_less["ours"]
 
 
 def test_nothing_measured_is_an_error(tmp_path: Path) -> None:
