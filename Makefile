@@ -9,7 +9,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo heart-disease linear-regression bench bench-short test lint types imports unit format clean
+.PHONY: help demo heart-disease linear-regression bench bench-short chaos test lint types imports unit format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,10 @@ bench: $(VENV)/.bench $(FLOWER)/.installed ## measure rounds, fold, scale, start
 bench-short: $(VENV)/.bench ## the same in two minutes, small and without Flower, into runs/bench
 	@for name in "round --no-peers" "fold --no-peers" scale "start --no-peers" straggler; do \
 	  $(BIN)/python -m benchmarks.$$name --short --out runs/bench || exit 1; done
+
+chaos: $(VENV)/.dev $(BARE)/.installed ## break a federation at random: make chaos MINUTES=10 SEED=7
+	@TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m tests.chaos \
+	  --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 test: lint types imports unit ## everything that has to pass
 

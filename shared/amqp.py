@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -316,6 +317,7 @@ class Session:
             user_id=self.user,
             headers=message.headers,
             message_id=str(number),
+            timestamp=int(time.time()),
         )
         method = pika.spec.Basic.Publish(
             exchange=message.exchange,
