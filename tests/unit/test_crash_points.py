@@ -1,7 +1,8 @@
 """The coordinator is cut off after any of its effects, again and again; nothing is lost or doubled.
 
 The broker here is a real one in small: a queue that keeps what is not acknowledged and delivers it
-again, first and in whatever order, and that copies what it is given. The coordinator is the whole worker.
+again, first and in whatever order, and that copies what it is given. The coordinator is the whole
+worker.
 """
 
 import contextlib
@@ -76,6 +77,7 @@ class Life:
     def __init__(self, broker: Broker, effects: int, backwards: bool) -> None:
         self.broker, self.left, self.backwards = broker, effects, backwards
         self.dead = threading.Event()
+        self.sent = threading.Event()  # all that may be sent before something else happens
         self.told: list[Event] = [Connected()]
         self.models = self.updates = self
 
@@ -91,6 +93,7 @@ class Life:
         manifest = None
         for message in messages:
             if message is None:
+                self.sent.set()
                 if self.dead.wait(0.0005):
                     raise Blown
                 continue
@@ -98,6 +101,7 @@ class Life:
             manifest, _ = decode(b"".join(bytes(piece) for piece in message.body))
         if isinstance(manifest, ModelManifest):
             self.broker.models.setdefault(manifest.version, set()).add(manifest.digest)
+        self.sent.set()
         self.burn()
 
     def post(self, message: Publication) -> None:
@@ -147,11 +151,16 @@ class Life:
 
 
 class Fused(checkpoint.Checkpoint):
-    """A checkpoint that counts as two effects: not yet on the disk, and on it."""
+    """A checkpoint that counts as two effects: not yet on the disk, and on it.
+
+    It is slow: whatever may be published before it is there is published by then.
+    """
 
     life: Life
 
     def save(self, state: State) -> None:
+        self.life.sent.wait(1.0)
+        self.life.sent.clear()
         self.life.burn()
         super().save(state)
         self.life.burn()
