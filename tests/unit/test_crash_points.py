@@ -77,7 +77,8 @@ class Life:
     def __init__(self, broker: Broker, effects: int, backwards: bool) -> None:
         self.broker, self.left, self.backwards = broker, effects, backwards
         self.dead = threading.Event()
-        self.sent = threading.Event()  # all that may be sent before something else happens
+        self.sent = threading.Semaphore(0)  # a model, or all of it that may be sent so far
+        self.due = 2  # models until the next checkpoint: the first that is sent has one already
         self.told: list[Event] = [Connected()]
         self.models = self.updates = self
 
@@ -90,10 +91,12 @@ class Life:
     # --- as Session ---
 
     def publish(self, messages: Iterable[Publication | None]) -> None:
-        manifest = None
+        manifest, held = None, False
         for message in messages:
             if message is None:
-                self.sent.set()
+                if not held:
+                    self.sent.release()
+                held = True
                 if self.dead.wait(0.0005):
                     raise Blown
                 continue
@@ -101,7 +104,8 @@ class Life:
             manifest, _ = decode(b"".join(bytes(piece) for piece in message.body))
         if isinstance(manifest, ModelManifest):
             self.broker.models.setdefault(manifest.version, set()).add(manifest.digest)
-        self.sent.set()
+        if not held:
+            self.sent.release()
         self.burn()
 
     def post(self, message: Publication) -> None:
@@ -159,8 +163,10 @@ class Fused(checkpoint.Checkpoint):
     life: Life
 
     def save(self, state: State) -> None:
-        self.life.sent.wait(1.0)
-        self.life.sent.clear()
+        while self.life.due:
+            self.life.due -= 1
+            self.life.sent.acquire(timeout=1.0)
+        self.life.due = 1
         self.life.burn()
         super().save(state)
         self.life.burn()
