@@ -40,8 +40,8 @@ class Plan:
 
     seconds: float
     seed: int
-    slots: int = 16384
-    padding: int = 1  # further float64 of the model: from 131072 on an update is many messages
+    slots: int = 16000
+    padding: int = 1  # further float64 of the model: without any an update is one message
     training_s: float = 0.05
     server: str | None = None
 
