@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -14,7 +14,7 @@ from shared.errors import ConfigError, Rejected
 from shared.layout import Layout, Weights
 from shared.log import Log
 from shared.messages import Chunk, UpdateManifest
-from shared.wire import decode
+from shared.wire import Piece, decode
 
 log = Log(__name__)
 
@@ -40,11 +40,7 @@ class Keep:
 
     def put(self, update: Outgoing, client: str) -> None:
         """Keep ``update`` instead of what was kept for ``client``."""
-        with self._to_disk(self._update(client)) as file:
-            for body in update:
-                file.write(sum(map(len, body)).to_bytes(LENGTH_BYTES, "big"))
-                for piece in body:
-                    file.write(piece)
+        self._write(self._update(client), _framed(update))
 
     def get(self, client: str, layout: Layout) -> Outgoing | None:
         """The update of ``client`` that was not confirmed, if there is one of this layout."""
@@ -60,8 +56,7 @@ class Keep:
 
     def confirmed(self, client: str, run: str, version: int) -> None:
         """The broker has the update of ``client`` to ``version`` of ``run``: forget it."""
-        with self._to_disk(self._folder / f"{client}.confirmed") as file:
-            file.write(json.dumps([run, version]).encode())
+        self._write(self._folder / f"{client}.confirmed", [json.dumps([run, version]).encode()])
         self.drop(client)
 
     def last_confirmed(self, client: str) -> tuple[str, int] | None:
@@ -79,21 +74,28 @@ class Keep:
     def _update(self, client: str) -> Path:
         return self._folder / f"{client}.update"
 
-    @contextmanager
-    def _to_disk(self, path: Path) -> Iterator[BinaryIO]:
-        """A file that takes the place of ``path`` whole, or not at all.
+    @staticmethod
+    def _write(path: Path, pieces: Iterable[Piece]) -> None:
+        """Put a file in the place of ``path``, whole or not at all.
 
         A disk that is full costs the copy, not the update, which goes out all the same.
         """
         temporary = path.with_name(f"{path.name}.tmp")
         try:
             with temporary.open("wb") as file:
-                yield file
+                for piece in pieces:
+                    file.write(piece)
                 file.flush()
                 os.fdatasync(file.fileno())
             temporary.replace(path)
         except OSError as error:
             log.warning("not_kept", "%s cannot be written: %s", path, error)
+
+
+def _framed(update: Outgoing) -> Iterator[Piece]:
+    for body in update:
+        yield sum(map(len, body)).to_bytes(LENGTH_BYTES, "big")
+        yield from body
 
 
 def _bodies(file: BinaryIO) -> Iterator[bytes]:

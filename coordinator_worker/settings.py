@@ -50,6 +50,12 @@ class CoordinatorSettings(WorkerSettings):
     staleness_exponent: float = Field(
         0.5, ge=0, description="a: an update s versions late weighs (1+s)^-a of a fresh one"
     )
+    staleness_hinge: int | None = Field(
+        None,
+        ge=0,
+        description="b: an update up to b versions late weighs as much as a fresh one, and one s"
+        " versions late 1/(a(s-b)+1) of it",
+    )
     checkpoint_dir: Path = Field(
         Path("checkpoint"), description="folder of the checkpoint; a run goes on where it stopped"
     )

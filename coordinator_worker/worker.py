@@ -71,6 +71,7 @@ class CoordinatorWorker:
             settings.max_staleness,
             settings.staleness_exponent,
             settings.min_quorum,
+            settings.staleness_hinge,
         )
         self._links = Links(settings)
         self._store = Store(settings, self._links.stopped_within)

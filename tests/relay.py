@@ -10,10 +10,10 @@ from urllib.parse import urlsplit, urlunsplit
 class Relay:
     """Passes bytes on to the broker at ``url`` and back, for whoever connects to ``self.url``."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, port: int = 0) -> None:
         parts = urlsplit(url)
         self._broker = (parts.hostname or "", parts.port or 0)
-        self._server = socket.create_server(("127.0.0.1", 0))
+        self._server = socket.create_server(("127.0.0.1", port))
         user, _, _ = parts.netloc.rpartition("@")
         port = self._server.getsockname()[1]
         self.url = urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{port}"))

@@ -2,8 +2,10 @@
 
 import resource
 import signal
+import socket
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from coordinator_worker import checkpoint
 from tests.acceptance.test_federation import final_weights, start_client, start_coordinator
 from tests.conftest import Place
 from tests.processes import Worker, workers
-from tests.relay import relay
+from tests.relay import Relay, relay
 
 SIZE = 1_000_000  # four chunks
 UNLIMITED = resource.RLIM_INFINITY
@@ -233,3 +235,37 @@ def test_a_mailbox_that_was_deleted_is_used_again_once_it_is_back(
         client.wait_for("connected")
         client.wait_for("update_confirmed")
         client.wait_for("update_confirmed")
+
+
+def test_a_client_that_was_away_for_long_goes_on_from_the_newest_model_alone(
+    place: Place, tmp_path: Path
+) -> None:
+    arguments = ("--index", "1", "--size", str(SIZE))
+    with workers() as started:
+        coordinator = start_coordinator(place, tmp_path, "--quorum", "1", "--max-staleness", "9")
+        away = start_client(place, "bravo", "ledger", *arguments)
+        started += [coordinator, away]
+        away.wait_for("update_confirmed")
+        away.kill()
+        started.append(start_client(place, "alfa", "ledger", "--size", str(SIZE)))
+        version = int(coordinator.wait_for("update_accepted", client="alfa")["base_version"])
+        for _ in range(20):
+            version = int(coordinator.wait_for("model_published")["version"])
+        back = start_client(place, "bravo", "ledger", *arguments)
+        started.append(back)
+        trained = back.wait_for("update_confirmed")["base_version"]
+        assert trained >= version - 1
+        assert [line for line in back.lines if '"training"' in line][1:] == []
+
+
+def test_a_client_may_be_there_before_the_broker_is(place: Place, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    url = place.urls["alfa"].rpartition("@")[0] + f"@127.0.0.1:{port}/{place.name}"
+    with workers() as started:
+        client = keeping(url, tmp_path / "s", "ledger", "--wait-broker-s", "60")
+        coordinator = start_coordinator(place, tmp_path / "c", "--quorum", "1", "--rounds", "1")
+        started += [client, coordinator]
+        coordinator.wait_for("connected")
+        with closing(Relay(place.urls["alfa"], port)):
+            assert [coordinator.end(), client.end()] == [0, 0]
