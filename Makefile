@@ -9,10 +9,11 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo heart-disease linear-regression bench bench-short chaos test lint types imports unit format clean
+.PHONY: help demo heart-disease linear-regression bench bench-short chaos test test-rabbitmq4 lint \
+	types imports unit format clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.examples ## train on real patients of four clinics, over a RabbitMQ node of its own
 	@$(BIN)/python -m examples.breast_cancer
@@ -55,12 +56,20 @@ imports: $(VENV)/.dev
 unit: $(VENV)/.dev $(BARE)/.installed
 	TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m pytest
 
+# First on the PATH, its rabbitmq-server is what every node of the run starts, those of examples and
+# README too; erl and epmd beside it are of the same age.
+test-rabbitmq4: $(VENV)/.dev $(BARE)/.installed ## the tests that need a broker, on RabbitMQ 4
+	@tests/rabbitmq4/unpack
+	PATH="$(CURDIR)/tests/rabbitmq4/bin:$$PATH" WARREN_TEST_RABBITMQ_VERSION=4 \
+	  TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker \
+	  $(BIN)/python -m pytest tests/integration tests/acceptance
+
 format: $(VENV)/.dev ## bring the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## remove what was installed and produced here
-	rm -rf $(VENV) $(BARE) $(FLOWER) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(BARE) $(FLOWER) .rabbitmq4 runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 # --- environments: made anew when what they are made from changes ---------------------------------
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MARK: Final = "WARREN_NODE"
 _POLL_S: Final = 0.03
+_EXEC_S: Final = 1.0
 
 
 @contextmanager
@@ -63,11 +64,29 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], folder: Path, 
 
 def is_ours(pid: int, mark: str) -> bool:
     """Whether ``pid`` runs and carries our ``mark``: a pid may long belong to somebody else."""
+    until = time.monotonic() + _EXEC_S
+    environment = _environment(pid)
+    # Linux shows none while a process becomes another program, as the start script does several
+    # times on its way to the Erlang VM: a node that is starting would be taken for dead.
+    while environment == b"" and not _has_ended(pid) and time.monotonic() < until:
+        environment = _environment(pid)
+    return f"{MARK}={mark}".encode() in (environment or b"").split(b"\0")
+
+
+def _environment(pid: int) -> bytes | None:
     try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        return Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
-        return False
-    return f"{MARK}={mark}".encode() in environment.split(b"\0")
+        return None
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether ``pid`` is no more, or only waits for its parent to take note of its end."""
+    try:
+        # The name before the state may itself hold spaces and parentheses.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def end(pid: int, mark: str, deadline_s: float) -> bool:

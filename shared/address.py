@@ -33,6 +33,13 @@ def refusal(error: Any, where: str) -> WarrenError:
     return BrokerRefused(f"{where} refused: {error.reply_text}")
 
 
+def is_final(error: Any) -> bool:
+    """Whether the broker closed a channel over what it will refuse again."""
+    # 406 has many reasons; one is a delivery that stayed unacknowledged for too long.
+    final = any(words in error.reply_text for words in ("user_id", "message size"))
+    return error.reply_code in (403, 404) or final
+
+
 def diagnose(error: Exception, where: str) -> tuple[WarrenError, bool]:
     """What a failed connection means for the user, and whether waiting cannot mend it."""
     if isinstance(error, exceptions.ProbableAuthenticationError):

@@ -18,7 +18,7 @@ from typing import Any, Final
 import pika
 from pika import exceptions
 
-from shared.address import diagnose, parameters, refusal
+from shared.address import diagnose, is_final, parameters, refusal
 from shared.backoff import backoff_s
 from shared.connection import Connection
 from shared.delivery import Delivery, Subscription
@@ -360,8 +360,7 @@ class Session:
                 self._tried -= 1
                 self._all_taken()  # the row ends here
                 return
-            # 406 is also how a broker ends a delivery that stayed unacknowledged too long.
-            hopeless = error.reply_code in (403, 404) or "user_id" in error.reply_text
+            hopeless = is_final(error)
             refused = refusal(error, self._where)
             self._fail(refused, hopeless=hopeless)
             self._lose_link(refused if hopeless else None)

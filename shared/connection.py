@@ -20,7 +20,7 @@ from shared.wire import Body, Piece
 
 # What the broker lets through may be 128 MiB long, and none of it is ours: no message of the
 # protocol is longer than a chunk and the longest header, so what exceeds this is not kept.
-MOST_KEPT_BYTES: Final = 17 << 20
+MOST_KEPT_BYTES: Final = 16 << 20
 BETWEEN_BYTES: Final = 4096  # what is between two bodies is some 200
 MOST_CONSUMED_BYTES: Final = 1 << 20  # before others of the loop have their turn
 MOST_GATHERED: Final = 64  # pieces a system call; a socket seldom takes more at once

@@ -1,14 +1,15 @@
 """Fixtures: one private RabbitMQ node for the whole test run, a federation (vhost) for each test.
 
 The tests never skip for want of a broker: without one they fail. ``WARREN_TEST_RABBITMQ_SERVER``
-names another ``rabbitmq-server`` to run them on.
+names another ``rabbitmq-server`` to run them on; ``WARREN_TEST_RABBITMQ_VERSION`` says of which
+version it has to be (``4``, ``4.0``), and the run ends when it is another.
 """
 
 import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,18 +27,52 @@ settings.load_profile("warren")
 CLIENTS = ("alfa", "bravo", "charlie", "delta")
 FLEET = Fleet("fleet", 3)
 
+# Read at once, since some tests take all of these variables away.
+WANTED_VERSION = os.environ.get("WARREN_TEST_RABBITMQ_VERSION", "")
+
 _numbers = itertools.count()
+_brokers: set[str] = set()
 
 
 @pytest.fixture(scope="session")
-def node() -> Iterator[private_node.Node]:
+def seen(pytestconfig: pytest.Config) -> Callable[[private_node.Node], private_node.Node]:
+    """Says which broker a node is, once, and lets no test begin on one that is not wanted."""
+    terminal = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+    capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
+
+    def see(node: private_node.Node) -> private_node.Node:
+        with Management(node.management_url()) as management:
+            found = management.get("overview")
+        version = found["rabbitmq_version"]
+        broker = f"RabbitMQ {version} on Erlang {found['erlang_version']}"
+        if broker not in _brokers:
+            _brokers.add(broker)
+            with capture.global_and_fixture_disabled():
+                terminal.write_line(f"\ntests run on {broker}")
+        if WANTED_VERSION and not f"{version}.".startswith(f"{WANTED_VERSION}."):
+            pytest.exit(f"this is {broker}, wanted is {WANTED_VERSION}", returncode=1)
+        return node
+
+    return see
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say it again where one looks for the result."""
+    for broker in sorted(_brokers):
+        terminalreporter.write_line(f"tests ran on {broker}")
+
+
+@pytest.fixture(scope="session")
+def node(
+    seen: Callable[[private_node.Node], private_node.Node],
+) -> Iterator[private_node.Node]:
     """A private node, stopped at the end."""
     # Not under pytest's own temporary folders: those outlive the run, and so would the passwords.
     home = Path(tempfile.mkdtemp(prefix="warren-tests-"))
     try:
-        yield private_node.up(
-            home, Federation(fleets=()), server=os.environ.get("WARREN_TEST_RABBITMQ_SERVER")
-        )
+        server = os.environ.get("WARREN_TEST_RABBITMQ_SERVER")
+        yield seen(private_node.up(home, Federation(fleets=()), server=server))
     finally:
         private_node.down(home)
         shutil.rmtree(home, ignore_errors=True)
@@ -51,6 +86,12 @@ class Place:
     node: private_node.Node
     urls: dict[str, str]
     management: Management
+
+    @property
+    def largest_message_bytes(self) -> int:
+        """What the broker takes as one message by default."""
+        version = str(self.management.get("overview")["rabbitmq_version"])
+        return 128 << 20 if version.startswith("3.") else 16 << 20
 
     def queue(self, name: str) -> dict[str, object]:
         """What the management API says of a queue."""

@@ -32,10 +32,10 @@ def no_broker_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def node(tmp_path_factory: pytest.TempPathFactory, seen: Callable[[Node], Node]) -> Iterator[Node]:
     home = tmp_path_factory.mktemp("a home with spaces")
     try:
-        yield private.up(home, FEDERATION)
+        yield seen(private.up(home, FEDERATION))
     finally:
         private.down(home)
 

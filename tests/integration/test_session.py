@@ -186,6 +186,20 @@ def test_publishing_what_a_client_may_not_is_refused_by_the_broker_and_said(
         opened("alfa").publish([Publication("model", "", body, "model")])
 
 
+def test_a_message_longer_than_the_broker_takes_is_refused_and_said_once(
+    opened: Callable[..., Session], place: Place
+) -> None:
+    """Published again and again, it would stop its sender for good and tell nobody why."""
+    received = Received()
+    opened("coordinator", received.subscribe("update"))
+    body = (bytes(place.largest_message_bytes + 1),)
+    sender = opened("alfa")
+    with pytest.raises(BrokerRefused, match="message size"):
+        sender.publish([Publication("update", "update", body, "update")])
+    sender.publish([join("alfa")])
+    assert received.next().user == "alfa"
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
