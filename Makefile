@@ -25,14 +25,14 @@ linear-regression: $(VENV)/.examples ## the algorithm in one process, in a few l
 	@$(BIN)/python -m examples.linear_regression
 
 # Each benchmark is a command of its own: one that fails does not cost the others' results.
-bench: $(VENV)/.bench $(FLOWER)/.installed ## measure rounds, fold, scale, start, stragglers, with Flower beside them
-	@failed=; for name in round fold scale start straggler; do \
+bench: $(VENV)/.bench $(FLOWER)/.installed ## measure it all, with Flower beside it
+	@failed=; for name in round fold scale start straggler endurance; do \
 	  $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	$(BIN)/python -m benchmarks.report; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 bench-short: $(VENV)/.bench ## the same in two minutes, small and without Flower, into runs/bench
-	@for name in "round --no-peers" "fold --no-peers" scale "start --no-peers" straggler; do \
+	@for name in "round --no-peers" "fold --no-peers" scale "start --no-peers" straggler endurance; do \
 	  $(BIN)/python -m benchmarks.$$name --short --out runs/bench || exit 1; done
 
 chaos: $(VENV)/.dev $(BARE)/.installed ## break a federation at random: make chaos MINUTES=10 SEED=7
