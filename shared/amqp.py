@@ -281,6 +281,8 @@ class Session:
     def _delivered(
         self, wanted: Subscription, _channel: Any, method: Any, properties: Any, body: memoryview
     ) -> None:
+        if not self._connection.is_open:
+            return  # we have said goodbye; whoever is told might pause, and miss the answer to it
         if wanted.manual_ack:
             self._unacknowledged[method.delivery_tag] = None
         wanted.on_delivery(
