@@ -35,8 +35,11 @@ bench-short: $(VENV)/.bench ## the same in two minutes, small and without Flower
 	@for name in "round --no-peers" "fold --no-peers" scale "start --no-peers" straggler endurance; do \
 	  $(BIN)/python -m benchmarks.$$name --short --out runs/bench || exit 1; done
 
+# RABBITMQ=4 for that instead of this machine's own.
 chaos: $(VENV)/.dev $(BARE)/.installed ## break a federation at random: make chaos MINUTES=10 SEED=7
-	@TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m tests.chaos \
+	@[ "$(RABBITMQ)" != 4 ] || tests/rabbitmq4/unpack
+	@PATH="$(if $(filter 4,$(RABBITMQ)),$(CURDIR)/tests/rabbitmq4/bin:)$$PATH" \
+	  TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m tests.chaos \
 	  --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 test: lint types imports unit ## everything that has to pass

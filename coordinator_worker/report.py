@@ -43,7 +43,7 @@ def report(folder: Path, *, as_json: bool) -> None:
 def _table(state: State, standings: list[Standing]) -> Table:
     table = Table(
         title=f"{state.federation}, run {state.run}, version {state.version}",
-        caption=f"gone: no contribution for more than {GONE_AFTER} rounds; data: of all members'",
+        caption=f"gone: no contribution for more than {GONE_AFTER} rounds; data: share of examples",
         box=None,
         header_style="dim",
         title_justify="left",

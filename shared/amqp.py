@@ -31,6 +31,7 @@ logging.getLogger("pika").setLevel(logging.CRITICAL)
 log = Log(__name__)
 
 DRAIN_S: Final = 5.0
+HOPELESS_S: Final = 0.5  # for a broker that has not confirmed a word in DRAIN_S
 # A consumer that names no limit gets 2000 messages from a quorum queue and then, until it
 # acknowledges, nothing: a round of 2 GB would wait for ever. This is the highest that can be named.
 MOST_UNACKNOWLEDGED: Final = 65535
@@ -133,14 +134,16 @@ class Session:
 
     def close(self) -> None:
         """Send what was posted, close, and wait for the thread to end."""
+        patience_s = DRAIN_S
         if self._ready and not self._closing.is_set():
             last = Job([])
             self._submit(last)
-            last.done.wait(DRAIN_S)
+            if not last.done.wait(DRAIN_S):
+                patience_s = HOPELESS_S
         self._closing.set()
         self._call(self._disconnect)
         if self._thread.is_alive():
-            self._thread.join(DRAIN_S)
+            self._thread.join(patience_s)
         if self._thread.is_alive():
             # The broker does not answer our goodbye, and whoever waits for a confirm would wait on.
             self._call(lambda: self._connection.ioloop.stop())  # noqa: PLW0108
