@@ -48,9 +48,9 @@ def read(letter: peek.Letter) -> Rejection:
     kind, size_bytes = kind_of(letter.body) or "", len(letter.body)
     deaths = letter.headers.get("x-death")
     if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
-        # Only a broker adds this, so the other headers are the sender's own.
+        # Only a broker adds this, so the other headers and the timestamp are the sender's own.
         last = deaths[0]
-        moment = letter.timestamp if letter.timestamp is not None else _seconds(last.get("time"))
+        moment = _seconds(last.get("time"))
         detail = f"given up by the broker in queue {last.get('queue')}"
         return Rejection(
             moment, letter.user or "", str(last.get("reason", "")), detail, kind, size_bytes

@@ -4,6 +4,7 @@ import json
 import queue
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,7 @@ def test_what_clients_sent_is_listed_with_who_and_why_and_stays(poisoned: Place)
     newest, *_, total = [json.loads(line) for line in listed(poisoned, "--json").splitlines()]
     assert (newest["client"], newest["reason"], newest["kind"]) == ("bravo", "run", "update")
     assert newest["size_bytes"] > 4
+    assert 0 <= time.time() - newest["time"] < 2 * DEADLINE_S
     assert (total["client"], total["reason"], total["kind"]) == ("alfa", "malformed", "")
     assert listed(poisoned) == first
     assert waiting(poisoned) == 3

@@ -44,7 +44,7 @@ def test_a_letter_of_the_broker_is_its_senders_whatever_the_sender_wrote_on_it()
         "time": datetime.fromtimestamp(NOON, UTC),
     }
     forged = {"reason": "none", "client": "bravo", "x-death": [death]}
-    found = read(Letter(b"\xc1", forged, "alfa", None))
+    found = read(Letter(b"\xc1", forged, "alfa", 7))
     assert (found.client, found.reason, found.time) == ("alfa", "delivery_limit", NOON)
     assert found.detail == "given up by the broker in queue update"
 
