@@ -9,6 +9,7 @@ and the one that was being written without the digest it announces.
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -30,19 +31,23 @@ MAGIC: Final = b"warren checkpoint 3\n"
 NAMES: Final = ("a.checkpoint", "b.checkpoint")
 OLD_NAME: Final = "current.checkpoint"  # of format 1
 PREFIX_BYTES: Final = len(MAGIC) + 24
+READ_ATTEMPTS: Final = 5
 STEP_BYTES: Final = 64 << 10  # files grow by this much: a new length would be one more disk write
 
 
 class Checkpoint:
     """The checkpoint in ``folder``; ``state`` is what it holds, None if there is none.
 
+    ``in_use``: somebody else may be writing it.
+
     Raises ConfigError if there are files but none is a whole checkpoint of this format.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, in_use: bool = False) -> None:
         self._paths = [folder / name for name in NAMES]
         self._target = self._paths[0]
         self._sequence = 0
+        self._in_use = in_use
         self.state = self._load()
 
     def save(self, state: State) -> None:
@@ -83,7 +88,7 @@ class Checkpoint:
             except _READ_ERRORS as error:
                 damaged.append(f"{path} is not a whole checkpoint ({error})")
                 continue
-            if damaged:
+            if damaged and not self._in_use:
                 log.warning(
                     "checkpoint_torn",
                     "%s: the coordinator ended while it wrote it; going on from version %d",
@@ -98,8 +103,15 @@ class Checkpoint:
 
 
 def load(folder: Path) -> State | None:
-    """The state in ``folder``, or None if it holds no checkpoint; raises as Checkpoint does."""
-    return Checkpoint(folder).state
+    """The state in ``folder``, or None if it holds no checkpoint; raises as Checkpoint does.
+
+    A coordinator may be writing there: then the file that it writes is torn for the moment, and
+    reading the other may take so long that it is the next one to be written.
+    """
+    for _ in range(READ_ATTEMPTS - 1):
+        with suppress(ConfigError):
+            return Checkpoint(folder, in_use=True).state
+    return Checkpoint(folder, in_use=True).state
 
 
 def save(folder: Path, state: State) -> None:

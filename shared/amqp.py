@@ -21,7 +21,7 @@ from pika import exceptions
 from shared.address import diagnose, is_final, parameters, refusal
 from shared.backoff import backoff_s
 from shared.connection import Connection
-from shared.delivery import Delivery, Subscription
+from shared.delivery import Delivery, Subscription, Unacknowledged
 from shared.errors import BrokerRefused, BrokerUnavailable, Stopped, WarrenError
 from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
@@ -118,7 +118,7 @@ class Session:
 
     def acknowledge(self, tags: Iterable[int], epoch: int) -> None:
         """Acknowledge deliveries of ``epoch``; those of a lost connection come again instead."""
-        self._call(partial(self._acknowledge, sorted(tags), epoch))
+        self._call(partial(self._acknowledge, list(tags), epoch))
 
     def reopen(self) -> None:
         """Let the link go and connect again: what is unacknowledged then comes once more."""
@@ -193,7 +193,7 @@ class Session:
     def _connect_once(self) -> bool:
         """One connection from attempt to end; True if it was ready in between."""
         self.epoch += 1
-        self._unacknowledged: dict[int, None] = {}  # delivery tags, oldest first
+        self._unacknowledged = Unacknowledged()
         self._candidates = iter(self._subscription.queues if self._subscription else ())
         self._tried = 0
         self._was_up = False
@@ -287,7 +287,7 @@ class Session:
         if not self._connection.is_open:
             return  # we have said goodbye; whoever is told might pause, and miss the answer to it
         if wanted.manual_ack:
-            self._unacknowledged[method.delivery_tag] = None
+            self._unacknowledged.add(method.delivery_tag)
         wanted.on_delivery(
             Delivery(body, method.delivery_tag, self.epoch, properties.user_id, method.redelivered)
         )
@@ -295,19 +295,11 @@ class Session:
     def _acknowledge(self, tags: list[int], epoch: int) -> None:
         if not self._ready or epoch != self.epoch or not self._channel.is_open:
             return
-        # A round's deliveries are mostly all there are: one acknowledgement up to the last of them
-        # instead of a thousand, each of which a quorum queue would write to its log.
-        settled, last = set(tags), 0
-        for tag in self._unacknowledged:
-            if tag not in settled:
-                break
-            last = tag
+        last, others = self._unacknowledged.settle(tags)
         if last:
             self._channel.basic_ack(last, multiple=True)
-        for tag in tags:
-            if tag in self._unacknowledged and tag > last:
-                self._channel.basic_ack(tag)
-            self._unacknowledged.pop(tag, None)
+        for tag in others:
+            self._channel.basic_ack(tag)
 
     def _pump(self) -> None:
         if self._ready:

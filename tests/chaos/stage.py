@@ -26,6 +26,9 @@ MALLORY: Final = "mallory"
 QUORUM: Final = 4
 FOREVER: Final = "1000000"
 HEARTBEAT_S: Final = 4
+# Far beyond how late any client here may be. Without end, one update that is never finished would
+# keep the whole log of the queue from being cut.
+MAX_STALENESS: Final = "400"
 STUCK_S: Final = 60.0
 CLOCK: Final = Path(__file__).parent / "clock"
 
@@ -40,7 +43,7 @@ class Plan:
 
     seconds: float
     seed: int
-    slots: int = 16000
+    slots: int = 8000
     padding: int = 1  # further float64 of the model: without any an update is one message
     training_s: float = 0.05
     server: str | None = None
@@ -90,7 +93,7 @@ class Stage:
     def coordinator(self, name: str, quorum: int = QUORUM) -> Post:
         """A coordinator; all share one checkpoint folder."""
         arguments = ["--checkpoint-dir", str(self.checkpoints), "--quorum", str(quorum)]
-        arguments += ["--max-staleness", FOREVER, "--staleness-exponent", "0"]
+        arguments += ["--max-staleness", MAX_STALENESS, "--staleness-exponent", "0"]
         arguments += ["--wait-broker-s", FOREVER]
         return Post(name, "coordinator-worker", arguments, self._environment(name))
 
