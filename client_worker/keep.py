@@ -10,7 +10,8 @@ from typing import BinaryIO, Final
 import numpy as np
 
 from shared.chunks import Incoming, Outgoing
-from shared.errors import ConfigError, Rejected
+from shared.errors import Rejected
+from shared.folder import writable
 from shared.layout import Layout, Weights
 from shared.log import Log
 from shared.messages import Chunk, UpdateManifest
@@ -30,13 +31,7 @@ class Keep:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"--state-dir {folder} cannot be made: {error}") from None
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise ConfigError(f"--state-dir {folder} cannot be written: permission denied")
+        self._folder = writable(folder, "--state-dir")
 
     def put(self, update: Outgoing, client: str) -> None:
         """Keep ``update`` instead of what was kept for ``client``."""

@@ -1,9 +1,7 @@
 """The checkpoint folder: read when it is our turn, written while we have its lease."""
 
-import os
 import secrets
 from collections.abc import Callable
-from pathlib import Path
 
 from coordinator_worker.checkpoint import Checkpoint
 from coordinator_worker.chronicle import Chronicle
@@ -12,6 +10,7 @@ from coordinator_worker.settings import CoordinatorSettings, read_initial_model
 from coordinator_worker.state import State
 from shared.backoff import backoff_s
 from shared.errors import ConfigError, Stopped
+from shared.folder import writable
 from shared.layout import Weights
 
 StoppedWithin = Callable[[float], bool]
@@ -29,7 +28,7 @@ class Store:
 
     def __init__(self, settings: CoordinatorSettings, stopped_within: StoppedWithin) -> None:
         self.state: State | None = None
-        self.folder = _writable(settings.checkpoint_dir)
+        self.folder = writable(settings.checkpoint_dir, "--checkpoint-dir")
         self._settings = settings
         self._stopped_within = stopped_within
         self._lease = Lease(self.folder)
@@ -95,13 +94,3 @@ class Patience:
         if self._attempts:
             self._attempts = 0
             self._chronicle.recovered()
-
-
-def _writable(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--checkpoint-dir {folder} cannot be written: {error}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"--checkpoint-dir {folder} cannot be written: permission denied")
-    return folder
