@@ -9,8 +9,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo heart-disease linear-regression bench bench-short test test-rabbitmq4 lint types \
-	imports unit format clean
+.PHONY: help demo heart-disease linear-regression bench bench-short chaos test test-rabbitmq4 lint \
+	types imports unit format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -25,15 +25,22 @@ linear-regression: $(VENV)/.examples ## the algorithm in one process, in a few l
 	@$(BIN)/python -m examples.linear_regression
 
 # Each benchmark is a command of its own: one that fails does not cost the others' results.
-bench: $(VENV)/.bench $(FLOWER)/.installed ## measure rounds, fold, scale and start, with Flower beside them
-	@failed=; for name in round fold scale start; do \
+bench: $(VENV)/.bench $(FLOWER)/.installed ## measure it all, with Flower beside it
+	@failed=; for name in round fold scale start straggler endurance; do \
 	  $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	$(BIN)/python -m benchmarks.report; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
-bench-short: $(VENV)/.bench ## the same in a minute, small and without Flower, into runs/bench
-	@for name in "round --no-peers" "fold --no-peers" scale "start --no-peers"; do \
+bench-short: $(VENV)/.bench ## the same in two minutes, small and without Flower, into runs/bench
+	@for name in "round --no-peers" "fold --no-peers" scale "start --no-peers" straggler endurance; do \
 	  $(BIN)/python -m benchmarks.$$name --short --out runs/bench || exit 1; done
+
+# RABBITMQ=4 for that instead of this machine's own.
+chaos: $(VENV)/.dev $(BARE)/.installed ## break a federation at random: make chaos MINUTES=10 SEED=7
+	@[ "$(RABBITMQ)" != 4 ] || tests/rabbitmq4/unpack
+	@PATH="$(if $(filter 4,$(RABBITMQ)),$(CURDIR)/tests/rabbitmq4/bin:)$$PATH" \
+	  TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m tests.chaos \
+	  --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 test: lint types imports unit ## everything that has to pass
 

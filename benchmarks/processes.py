@@ -126,8 +126,24 @@ def cpu_s(pid: int) -> float:
 
 def peak_rss_bytes(pid: int) -> int:
     """The most memory a process has held so far; 0 if it is gone."""
+    return _status_bytes(pid, "VmHWM:")
+
+
+def rss_bytes(pid: int) -> int:
+    """The memory a process holds now; 0 if it is gone."""
+    return _status_bytes(pid, "VmRSS:")
+
+
+def _status_bytes(pid: int, field: str) -> int:
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(field):
                 return int(line.split()[1]) * 1024
+    return 0
+
+
+def descriptors(pid: int) -> int:
+    """How many files and sockets a process has open; 0 if it is gone."""
+    with suppress(OSError):
+        return len(os.listdir(f"/proc/{pid}/fd"))
     return 0

@@ -8,9 +8,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from benchmarks.curves import Curves
 
 RESULTS: Final = Path(__file__).parent / "results"
 
@@ -57,14 +60,24 @@ class Row:
         return None if self.limit is None else self.ours / self.limit
 
 
-def publish(name: str, title: str, rows: Sequence[Row], *, folder: Path = RESULTS) -> None:
+def publish(
+    name: str,
+    title: str,
+    rows: Sequence[Row],
+    *,
+    folder: Path = RESULTS,
+    curves: "Curves | None" = None,
+) -> None:
     """Print ``rows`` as a table and write ``<folder>/<name>.json`` and ``<folder>/<name>.svg``.
+
+    The plot shows ``curves`` if there are any, else the rows.
 
     Raises:
         ValueError: there is no row: a benchmark that measured nothing must not look like one.
     """
     if not rows:
         raise ValueError(f"benchmark {name} measured nothing")
+    from benchmarks.curves import plot_curves
     from benchmarks.machine import machine
     from benchmarks.plots import plot
     from benchmarks.wording import also, table
@@ -73,8 +86,12 @@ def publish(name: str, title: str, rows: Sequence[Row], *, folder: Path = RESULT
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table(title, rows), also(rows) or "")
     record = {"title": title, "machine": machine(), "rows": [as_json(row) for row in rows]}
+    record |= {"curves": asdict(curves)} if curves is not None else {}
     (folder / f"{name}.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    plot(folder / f"{name}.svg", title, rows)
+    if curves is not None:
+        plot_curves(folder / f"{name}.svg", title, curves)
+    else:
+        plot(folder / f"{name}.svg", title, rows)
 
 
 def measured_again(name: str, rows: Sequence[Row], *, folder: Path = RESULTS) -> list[Row]:

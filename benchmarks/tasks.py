@@ -1,10 +1,11 @@
-"""A task that trains nothing, so that a round costs what the federation costs.
+"""Tasks that train nothing, so that a round costs what the federation costs.
 
 ``client-worker --task benchmarks.tasks:counting --size 1000000 --index 3``: a model of ``size``
 float32, of which this client counts up the one at ``index``. After R rounds of N such clients, each
 with an index of its own, every one of them must read R / N: a ledger of who was counted, how often.
 """
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,3 +38,21 @@ class Counting:
 def counting(size: int, index: int = 0) -> Task:
     """The task of the client that counts at ``index`` in a model of ``size`` float32."""
     return Task(Counting(size, index), [0], 1.0, num_examples=1)
+
+
+class Waiting(Counting):
+    """A model whose training takes ``seconds`` and no processor, as if on a machine of its own."""
+
+    def __init__(self, size: int, index: int, seconds: float) -> None:
+        super().__init__(size, index)
+        self._seconds = seconds
+
+    def fit(self, data: Any, learning_rate: float) -> None:
+        """Count one round, which takes its time."""
+        threading.Event().wait(self._seconds)
+        super().fit(data, learning_rate)
+
+
+def waiting(size: int, index: int = 0, seconds: float = 0.1) -> Task:
+    """`counting` whose training takes ``seconds``."""
+    return Task(Waiting(size, index, seconds), [0], 1.0, num_examples=1)

@@ -1,5 +1,7 @@
 """What ``client-worker`` can be told."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from broker_config.names import fleet_member, is_client_id, mailbox
@@ -22,6 +24,11 @@ class ClientSettings(WorkerSettings):
     fleet: str | None = Field(
         None,
         description="take any free place in this fleet of replicas instead of being one client",
+    )
+    state_dir: Path | None = Field(
+        None,
+        description="folder in which an update is kept until the broker has confirmed it, so that a"
+        " client that is started anew sends it instead of training again",
     )
     stay: bool = Field(
         False, description="serve the federation's next runs too, instead of ending with this one"

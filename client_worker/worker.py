@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from broker_config.names import UPDATE_EXCHANGE, UPDATE_QUEUE, mailbox
 from client_worker.client import FederatedClient
+from client_worker.keep import Keep
 from client_worker.mailbox import GlobalModel, Mailbox
 from client_worker.settings import ClientSettings
 from client_worker.task import TaskSource
@@ -19,6 +20,7 @@ from shared.layout import Weights
 from shared.log import Log
 from shared.messages import InitialManifest, Join, ModelManifest, Notice, UpdateManifest
 from shared.pipeline import Publication
+from shared.sampling import is_drawn
 from shared.service import LAST_CHANCE_S, ReadyFile, on_stop_signal
 from shared.update import Update
 from shared.wire import Body, encode, layout_of, tensor_entries
@@ -65,6 +67,9 @@ class ClientWorker:
         self._id = ""
         self._stopping = self._publishing = self._must_join = False
         self._trained: tuple[str, int] | None = None  # run and version of our last update
+        self._keep = Keep(settings.state_dir) if settings.state_dir is not None else None
+        self._skipped: GlobalModel | None = None  # we were not drawn for it
+        self._called = -1  # version that all shall train from, drawn or not
         self._torn = 0  # models in a row that did not arrive whole
         self._arguments: dict[str, Any] | None = None
         if settings.fleet is None:
@@ -77,12 +82,15 @@ class ClientWorker:
             self._session.start(self._settings.wait_broker_s)
             if self._settings.fleet is not None:
                 self._make_client({})
+            if self._keep is not None:
+                self._trained = self._keep.last_confirmed(self._id)
             while not self._stopping and self._look():
                 pass
         except Stopped:
             log.warning(
-                "update_dropped",
-                "stopped before the broker confirmed the update in hand; it will be trained again",
+                "update_unconfirmed",
+                "stopped before the broker confirmed the update in hand; it will be %s",
+                "trained again" if self._keep is None else "sent again",
             )
         finally:
             self._session.close()
@@ -160,6 +168,12 @@ class ClientWorker:
         if notice.notice == "join":
             self._join()
             return
+        if notice.notice == "all-hands":
+            self._called = notice.base_version if notice.base_version is not None else -1
+            if self._skipped is not None:
+                skipped, self._skipped = self._skipped, None
+                self._work(skipped)
+            return
         if notice.notice == "rejected":
             log.warning(
                 "update_rejected",
@@ -193,7 +207,14 @@ class ClientWorker:
                 _told(self._client.evaluate()),
             )
             return self._settings.stay
+        self._send_kept(manifest)
         if self._trained == (manifest.run, manifest.version):
+            return True
+        if manifest.version != self._called and not is_drawn(
+            manifest.run, manifest.version, self._id, manifest.participation
+        ):
+            log.info("not_drawn", "not drawn for version %d", manifest.version)
+            self._skipped = model
             return True
         log.info("training", "training from version %d", manifest.version)
         update = self._client.train(model.weights)
@@ -222,14 +243,45 @@ class ClientWorker:
             metrics=dict(update.metrics),
             **transfer_fields(delta.buffer),  # type: ignore[arg-type]
         )
-        self._publish(Outgoing(manifest, delta.buffer), "update")
+        bodies = Outgoing(manifest, delta.buffer)
+        if self._keep is not None:
+            self._keep.put(bodies, self._id)
+        self._send(bodies, manifest)
+
+    def _send(self, bodies: Outgoing, manifest: UpdateManifest) -> None:
+        self._publish(bodies, "update")
+        if self._keep is not None:
+            self._keep.confirmed(manifest.client, manifest.run, manifest.base_version)
         log.info(
             "update_confirmed",
             "update to version %d is confirmed%s",
-            model.version,
-            _told(update.metrics),
-            base_version=model.version,
+            manifest.base_version,
+            _told(manifest.metrics),
+            base_version=manifest.base_version,
         )
+
+    def _send_kept(self, newest: ModelManifest) -> None:
+        """Send what an earlier process of this client trained, unless it is too late to count."""
+        kept = self._keep.get(self._id, self._client.layout) if self._keep is not None else None
+        if self._keep is None or kept is None or not isinstance(kept.manifest, UpdateManifest):
+            return
+        manifest = kept.manifest
+        late = newest.version - manifest.base_version
+        if manifest.run != newest.run or late > newest.max_staleness:
+            log.warning(
+                "update_dropped",
+                "the update to version %d that was kept is too late to count: version %d of run %s"
+                " is newest",
+                manifest.base_version,
+                newest.version,
+                newest.run,
+                base_version=manifest.base_version,
+            )
+            self._keep.drop(self._id)
+            return
+        log.info("kept_update", "sending the update to version %d again", manifest.base_version)
+        self._send(kept, manifest)
+        self._trained = (manifest.run, manifest.base_version)
 
     def _publish(self, bodies: Outgoing | list[Body], kind: str) -> None:
         self._publishing = True

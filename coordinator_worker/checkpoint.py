@@ -7,15 +7,17 @@ seventh of the time at 400 MB and a third at 4. A crash half-way leaves the newe
 and the one that was being written without the digest it announces.
 """
 
-import fcntl
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import astuple
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgpack
 from xxhash import xxh3_64
 
+from coordinator_worker.roster import Member
 from coordinator_worker.state import State
 from shared.chunks import digest
 from shared.errors import ConfigError
@@ -25,23 +27,27 @@ from shared.wire import Piece
 
 log = Log(__name__)
 
-MAGIC: Final = b"warren checkpoint 2\n"
+MAGIC: Final = b"warren checkpoint 3\n"
 NAMES: Final = ("a.checkpoint", "b.checkpoint")
 OLD_NAME: Final = "current.checkpoint"  # of format 1
 PREFIX_BYTES: Final = len(MAGIC) + 24
+READ_ATTEMPTS: Final = 5
 STEP_BYTES: Final = 64 << 10  # files grow by this much: a new length would be one more disk write
 
 
 class Checkpoint:
     """The checkpoint in ``folder``; ``state`` is what it holds, None if there is none.
 
+    ``in_use``: somebody else may be writing it.
+
     Raises ConfigError if there are files but none is a whole checkpoint of this format.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, in_use: bool = False) -> None:
         self._paths = [folder / name for name in NAMES]
         self._target = self._paths[0]
         self._sequence = 0
+        self._in_use = in_use
         self.state = self._load()
 
     def save(self, state: State) -> None:
@@ -57,6 +63,13 @@ class Checkpoint:
             _create(self._target, pieces)
         self._written(self._target, sequence)
         self.state = state
+
+    def refresh(self) -> bool:
+        """Read it again if another coordinator has written it since; whether one has."""
+        before = self._sequence
+        if max((_sequence_in(path) for path in self._paths if path.exists()), default=0) != before:
+            self.state = self._load()
+        return self._sequence != before
 
     def _written(self, path: Path, sequence: int) -> None:
         self._sequence = sequence
@@ -75,7 +88,7 @@ class Checkpoint:
             except _READ_ERRORS as error:
                 damaged.append(f"{path} is not a whole checkpoint ({error})")
                 continue
-            if damaged:
+            if damaged and not self._in_use:
                 log.warning(
                     "checkpoint_torn",
                     "%s: the coordinator ended while it wrote it; going on from version %d",
@@ -89,29 +102,16 @@ class Checkpoint:
         return None
 
 
-def hold(folder: Path) -> int:
-    """Wait until no other coordinator uses ``folder``, and keep others out until this process ends.
-
-    Two that overwrite in turn would each take the other's newest file for the older one. A second
-    one that is started on the same folder so becomes a standby, which reads the checkpoint when it
-    is its turn. The lock is on the folder itself; the descriptor returned holds it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        log.warning(
-            "standby", "another coordinator uses %s; waiting until it has ended", str(folder)
-        )
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        log.warning("unlocked", "%s cannot be locked (%s): start no second one", folder, error)
-    return descriptor
-
-
 def load(folder: Path) -> State | None:
-    """The state in ``folder``, or None if it holds no checkpoint; raises as Checkpoint does."""
-    return Checkpoint(folder).state
+    """The state in ``folder``, or None if it holds no checkpoint; raises as Checkpoint does.
+
+    A coordinator may be writing there: then the file that it writes is torn for the moment, and
+    reading the other may take so long that it is the next one to be written.
+    """
+    for _ in range(READ_ATTEMPTS - 1):
+        with suppress(ConfigError):
+            return Checkpoint(folder, in_use=True).state
+    return Checkpoint(folder, in_use=True).state
 
 
 def save(folder: Path, state: State) -> None:
@@ -127,6 +127,7 @@ def _header(state: State) -> dict[str, object]:
         "tensors": [[t.name, list(t.shape), t.dtype] for t in state.weights.layout.tensors],
         "applied": {client: sorted(bases) for client, bases in state.applied.items()},
         "history": list(state.history),
+        "roster": {client: astuple(member) for client, member in state.roster.items()},
         "digest": digest(state.weights.buffer),
     }
 
@@ -224,4 +225,5 @@ def _read(path: Path) -> tuple[int, State]:
         weights=weights,
         applied={client: frozenset(bases) for client, bases in header["applied"].items()},
         history=tuple(header["history"]),
+        roster={client: Member(*facts) for client, facts in header["roster"].items()},
     )

@@ -1,5 +1,6 @@
-"""The command ``coordinator-worker``: coordinate, or ``watch`` a federation from anywhere."""
+"""The command ``coordinator-worker``: coordinate, or look at a federation from anywhere."""
 
+import argparse
 import sys
 import threading
 
@@ -8,16 +9,27 @@ from shared import log, service, settings
 DESCRIPTION = (
     "Coordinate a federation: take weight deltas from the queue `update`, fold them, and at each"
     " quorum checkpoint the new global model and publish it to every client's mailbox."
-    " `coordinator-worker watch` shows a running federation instead."
+    " `coordinator-worker watch` shows a running federation instead, `coordinator-worker"
+    " participation` who takes part, `coordinator-worker rejected` what was rejected and why."
+)
+PARTICIPATION = (
+    "Print who takes part, from the checkpoint: who is in the newest model, who is late, who has"
+    " gone, and the share of the data that each of them stands for."
 )
 WATCH = "Show a running federation: rounds, quorum, clients and their metrics, bytes."
+REJECTED = (
+    "List what was rejected and why, newest first, and how many for each reason: the messages in"
+    " the queue `update.rejected`, which stay there for a week. Takes the coordinator's bundle, and"
+    " may run beside the coordinator; nothing is taken out of the queue."
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the coordinator, or a view of one; return its exit code."""
     words = sys.argv[1:] if argv is None else argv
-    if words[:1] == ["watch"]:
-        return service.run("coordinator-worker watch", lambda: _watch(words[1:]))
+    commands = {"watch": _watch, "participation": _participation, "rejected": _rejected}
+    if words and words[0] in commands:
+        return service.run(f"coordinator-worker {words[0]}", lambda: commands[words[0]](words[1:]))
     return service.run("coordinator-worker", lambda: _coordinate(words))
 
 
@@ -32,6 +44,13 @@ def _coordinate(argv: list[str]) -> None:
     CoordinatorWorker(given).run()
 
 
+def _participation(argv: list[str]) -> None:
+    from coordinator_worker.report import ReportSettings, report
+
+    given, _ = settings.load(ReportSettings, description=PARTICIPATION, argv=argv)
+    report(given.checkpoint_dir, as_json=given.json_)
+
+
 def _watch(argv: list[str]) -> None:
     from coordinator_worker.watch import watch
 
@@ -39,6 +58,44 @@ def _watch(argv: list[str]) -> None:
     stopped = threading.Event()
     service.on_stop_signal(lambda: threading.Thread(target=stopped.set).start())
     watch(given.broker_url, given.federation, stopped)
+
+
+def _rejected(argv: list[str]) -> None:
+    from coordinator_worker.rejected import delete_all, show
+
+    own = _flags_of_rejected()
+    given, _ = settings.load(settings.WorkerSettings, description=REJECTED, argv=argv, own=own)
+    asked, _ = own.parse_known_args(argv)
+    if asked.delete_all:
+        delete_all(given.broker_url, given.federation, as_json=asked.json)
+    else:
+        show(given.broker_url, given.federation, limit=asked.limit, as_json=asked.json)
+
+
+def _flags_of_rejected() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        prog="coordinator-worker rejected", add_help=False, allow_abbrev=False
+    )
+    flags.add_argument("--json", action="store_true", help="for programs: an object a line")
+    flags.add_argument(
+        "--limit",
+        type=_count,
+        metavar="N",
+        help="list the newest N only (default: 50, with --json all); the total counts all",
+    )
+    flags.add_argument(
+        "--delete-all",
+        action="store_true",
+        help="instead of listing them, delete all rejected messages for good, unseen ones too; no"
+        " model changes by it, only the record of what was rejected is gone",
+    )
+    return flags
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """Every client's mailbox as one model: what ``FederatedCoordinator.send`` sends to."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
-from broker_config.names import MODEL_EXCHANGE, mailbox
+from broker_config.names import MODEL_EXCHANGE, UPDATE_QUEUE, mailbox
 from shared.amqp import Session
 from shared.chunks import Outgoing, transfer_fields
+from shared.errors import Stopped
 from shared.layout import Array, Weights
-from shared.messages import ModelManifest, Notice
+from shared.messages import ModelManifest, Notice, Probe
 from shared.pipeline import HELD_BACK, Publication
 from shared.wire import encode, tensor_entries
 
@@ -88,6 +90,21 @@ class Fanout:
 def notify(session: Session, client: str, notice: Notice) -> None:
     """Put a notice into the mailbox of ``client``, if it has one."""
     session.post(Publication("", mailbox(client), encode(notice), "notice"))
+
+
+def probe(session: Session) -> None:
+    """Send a message to whoever is the active coordinator; wait until the queue has it."""
+    with contextlib.suppress(Stopped):
+        session.publish([Publication("", UPDATE_QUEUE, encode(Probe()), "probe")])
+
+
+def call_all_hands(session: Session, version: int, client: str | None = None) -> None:
+    """Ask also those who were not drawn for ``version`` to train from it: all, or ``client``."""
+    notice = Notice(notice="all-hands", base_version=version)
+    if client is not None:
+        notify(session, client, notice)
+    else:
+        session.post(Publication(MODEL_EXCHANGE, "", encode(notice), "notice"))
 
 
 def call_together(session: Session) -> None:

@@ -17,6 +17,23 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class Connected:
+    """There is a link to the broker, and we consume or wait for our turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Time to see whether connecting has made us the active coordinator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """The round that makes the model after ``version`` has lasted as long as it should."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sent:
     """The global model that was being published is published, or could not be."""
 
@@ -31,7 +48,7 @@ class Stop:
     """We were asked to stop."""
 
 
-Event = Lost | Sent | AskAgain | Stop
+Event = Connected | Quiet | Lost | Sent | AskAgain | Deadline | Stop
 
 
 class Inbox:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from broker_config.names import speaks_for
+from broker_config.names import COORDINATOR_USER, speaks_for
 from coordinator_worker.fold import sum_of_squares
 from coordinator_worker.quorum import Policy
 from coordinator_worker.staging import Piece, Staging
@@ -17,7 +17,7 @@ from shared.chunks import Incoming
 from shared.delivery import Delivery
 from shared.errors import Rejected
 from shared.layout import Layout
-from shared.messages import Chunk, InitialManifest, Join, UpdateManifest
+from shared.messages import Chunk, InitialManifest, Join, Probe, UpdateManifest
 from shared.wire import decode, layout_of
 
 
@@ -119,6 +119,8 @@ class Intake:
                 case Join():
                     self._vouch(message.client, message.federation, delivery.user)
                     return Outcome(join=message, settled=(delivery.tag,), client=message.client)
+                case Probe() if delivery.user == COORDINATOR_USER:
+                    return Outcome(settled=(delivery.tag,))
                 case _:
                     raise Rejected("malformed", f"a client may not send a {message.kind}")
         except Rejected as rejected:

@@ -7,16 +7,20 @@ from shared.errors import Rejected
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """``quorum`` whole updates close a round.
+    """``quorum`` whole updates close a round, ``min_quorum`` one that is past its deadline.
 
-    An update trained from version v - s counts with weight (1 + s) ** -staleness_exponent (the
-    polynomial weight of Xie et al. 2019, "Asynchronous Federated Optimization", section 5.2) up
-    to s = ``max_staleness``; 0 is synchronous federated averaging.
+    An update trained from version v - s counts with a weight w(s), up to s = ``max_staleness``; 0
+    is synchronous federated averaging. The weights are those of Xie et al. 2019, "Asynchronous
+    Federated Optimization", section 5.2, with a = ``staleness_exponent``: (1 + s) ** -a, the
+    polynomial one, or with a ``hinge`` b: 1 up to s = b, then 1 / (a (s - b) + 1). a = 0 makes
+    either constant.
     """
 
     quorum: int
     max_staleness: int = 0
     staleness_exponent: float = 0.5
+    min_quorum: int = 1
+    hinge: int | None = None
 
     def staleness_weight(self, version: int, base_version: int) -> float:
         """Weight of an update from ``base_version`` while ``version`` is current.
@@ -35,8 +39,10 @@ class Policy:
                 f"trained from version {base_version}, {staleness} behind {version};"
                 f" at most {self.max_staleness} is allowed",
             )
-        return float((1.0 + staleness) ** -self.staleness_exponent)
+        if self.hinge is None:
+            return float((1.0 + staleness) ** -self.staleness_exponent)
+        return 1.0 / (self.staleness_exponent * max(0, staleness - self.hinge) + 1.0)
 
-    def closes(self, updates: int) -> bool:
-        """Whether ``updates`` whole updates make a round."""
-        return updates >= self.quorum
+    def closes(self, updates: int, *, overdue: bool = False) -> bool:
+        """Whether ``updates`` whole updates make a round, ``overdue`` when its time is up."""
+        return updates >= (min(self.min_quorum, self.quorum) if overdue else self.quorum)

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from coordinator_worker.fold import WeightedSum
 from coordinator_worker.intake import Arrival
 from shared.layout import Layout, Weights
 from shared.messages import UpdateManifest
+
+NONE: Final[Mapping[str, int]] = {}
 
 
 def weighted_means(reports: Mapping[str, tuple[float, Mapping[str, float]]]) -> dict[str, float]:
@@ -32,6 +34,7 @@ class Round:
         self.sum = WeightedSum(layout, memory)
         self.tags: list[int] = []
         self.contributions: list[tuple[str, int]] = []
+        self.examples: list[tuple[str, int]] = []
         self._reports: dict[str, tuple[float, Mapping[str, float]]] = {}
         self._bytes_up = 0
         self._began = time.monotonic()
@@ -50,18 +53,22 @@ class Round:
         arrival.release()
         self.tags += arrival.tags
         self.contributions.append((manifest.client, manifest.base_version))
+        self.examples.append((manifest.client, manifest.num_examples))
         self._reports[manifest.client] = (manifest.num_examples, manifest.metrics)
         self._bytes_up += manifest.size_bytes
 
-    def record(self, version: int, incomplete: int = 0) -> dict[str, Any]:
+    def record(
+        self, version: int, incomplete: int = 0, rejected: Mapping[str, int] = NONE
+    ) -> dict[str, Any]:
         """What the history and the event say of this round, which made ``version``.
 
-        ``incomplete``: updates that were dropped half-way.
+        ``incomplete``: updates that were dropped half-way; ``rejected``: how many, by reason.
         """
         return {
             "version": version,
             "updates": self.updates,
             "incomplete": incomplete,
+            "rejected": dict(rejected),
             "clients": {
                 client: {"examples": examples, "metrics": dict(metrics)}
                 for client, (examples, metrics) in self._reports.items()

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 from zipfile import BadZipFile
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from coordinator_worker.state import State
 from shared.errors import ConfigError
 from shared.layout import Layout, Weights
 from shared.messages import Config, Setting
@@ -30,11 +31,30 @@ class CoordinatorSettings(WorkerSettings):
         description="stop when a metric that the clients report, averaged by their numbers of"
         " examples, gets there: NAME>=VALUE or NAME<=VALUE, such as eval_loss<=0.1",
     )
+    deadline_s: float | None = Field(
+        None, gt=0, description="close a round that has lasted so many seconds with what is there"
+    )
+    min_quorum: int = Field(
+        1, ge=1, description="with --deadline-s: but not with fewer updates than this"
+    )
+    participation: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the clients that train from each version, drawn by a hash; below 1 it"
+        " needs --deadline-s, after which all may",
+    )
     max_staleness: int = Field(
         0, ge=0, description="accept updates up to this many versions late, at less weight"
     )
     staleness_exponent: float = Field(
         0.5, ge=0, description="a: an update s versions late weighs (1+s)^-a of a fresh one"
+    )
+    staleness_hinge: int | None = Field(
+        None,
+        ge=0,
+        description="b: an update up to b versions late weighs as much as a fresh one, and one s"
+        " versions late 1/(a(s-b)+1) of it",
     )
     checkpoint_dir: Path = Field(
         Path("checkpoint"), description="folder of the checkpoint; a run goes on where it stopped"
@@ -47,6 +67,17 @@ class CoordinatorSettings(WorkerSettings):
     config: Words = Field(
         (), description="NAME=VALUE that every client's task is told with the model; repeatable"
     )
+
+    @model_validator(mode="after")
+    def _can_close(self) -> Self:
+        if self.participation < 1 and self.deadline_s is None:
+            raise ValueError(
+                "--participation below 1 needs --deadline-s, or a round for which too few clients"
+                " were drawn would never close"
+            )
+        if self.min_quorum > self.quorum:
+            raise ValueError(f"--min-quorum {self.min_quorum} is more than --quorum {self.quorum}")
+        return self
 
 
 def parse_config(words: tuple[str, ...]) -> dict[str, Setting]:
@@ -103,6 +134,27 @@ class Target:
         if found is None:
             return False
         return found >= self.value if self.at_least else found <= self.value
+
+
+@dataclass(frozen=True)
+class Goal:
+    """When a run is over: after so many rounds, or when a metric gets there; None: never."""
+
+    rounds: int | None = None
+    target: Target | None = None
+
+    @classmethod
+    def of(cls, settings: CoordinatorSettings) -> Self:
+        """The goal that ``settings`` name."""
+        target = Target.parse(settings.target) if settings.target else None
+        return cls(settings.rounds, target)
+
+    def reached(self, state: State) -> bool:
+        """Whether ``state`` is the run's last."""
+        if self.rounds is not None and state.version >= self.rounds:
+            return True
+        last = state.history[-1]["metrics"] if state.history else {}
+        return self.target is not None and self.target.reached(last)
 
 
 def read_initial_model(path: Path) -> Weights:

@@ -1,12 +1,17 @@
 """All of the coordinator that survives a crash, as one record. Nothing outside it matters."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
+from coordinator_worker.roster import Roster
 from shared.layout import Weights
 
 Ledger = Mapping[str, frozenset[int]]  # client -> base versions whose update is in the model
+Record = Mapping[str, Any]
+
+# A checkpoint is written whole each round, so what is in it must not grow for ever.
+HISTORY_ROUNDS: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -15,7 +20,8 @@ class State:
 
     ``(client, base version)`` identifies a contribution; ``applied`` remembers those in the model
     for as long as they could come again and still be fresh enough. ``history`` has one record of
-    plain figures for each closed round.
+    plain figures for each of the newest HISTORY_ROUNDS rounds, and for the newest of all also what
+    each client said (``clients``). ``run`` is random, and the seed of what is drawn in this run.
     """
 
     federation: str
@@ -23,7 +29,8 @@ class State:
     version: int
     weights: Weights
     applied: Ledger
-    history: tuple[Mapping[str, Any], ...] = ()
+    history: tuple[Record, ...] = ()
+    roster: Roster = field(default_factory=dict)
 
     def has_applied(self, client: str, base_version: int) -> bool:
         """Whether that client's update from that version is in the model already."""
@@ -33,7 +40,7 @@ class State:
         self,
         weights: Weights,
         contributions: Iterable[tuple[str, int]],
-        record: Mapping[str, Any],
+        record: Record,
         max_staleness: int,
     ) -> "State":
         """The state one version on, with ``contributions`` in the ledger.
@@ -52,5 +59,12 @@ class State:
             version=self.version + 1,
             weights=weights,
             applied={client: bases for client, bases in applied.items() if bases},
-            history=(*self.history, record),
+            history=(*_without_clients(self.history), record)[-HISTORY_ROUNDS:],
         )
+
+
+def _without_clients(history: tuple[Record, ...]) -> tuple[Record, ...]:
+    if not history or "clients" not in history[-1]:
+        return history
+    newest = {name: value for name, value in history[-1].items() if name != "clients"}
+    return (*history[:-1], newest)

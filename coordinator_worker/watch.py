@@ -65,6 +65,7 @@ class Board:
         self._quorum = (0, 1)
         self._clients: dict[str, dict[str, Any]] = {}
         self._metrics: Mapping[str, float] = {}
+        self._trouble = ""
 
     def feed(self, event: Mapping[str, Any]) -> None:
         """Take one event."""
@@ -76,6 +77,8 @@ class Board:
         elif topic.startswith("update.rejected."):
             client = self._clients.setdefault(event["client"], {"updates": 0})
             client["rejected"] = event["reason"]
+        elif topic in ("coordinator.stalled", "coordinator.recovered"):
+            self._trouble = str(event.get("detail", ""))
         elif topic == "round.closed":
             self.rounds += 1
             self.updates_folded += event["updates"]
@@ -111,6 +114,9 @@ class Board:
             f"{have} of {need}",
             f"up {size(self.bytes_up)}, down {size(self.bytes_down)}",
         )
+        if self._trouble:
+            trouble = Text(f"the coordinator waits: {self._trouble}", style="bold red")
+            return Group(head, trouble, self._table())
         return Group(head, self._table())
 
     def _table(self) -> Table:

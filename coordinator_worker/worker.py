@@ -3,40 +3,54 @@
 The order of operations at quorum is the promise of the project: compute the new model, write the
 checkpoint, publish and wait for the confirms, acknowledge. Killed anywhere, the next start finds
 each update either still in the broker or in the checkpoint's ledger, and never in both uncounted.
+
+Of several coordinators the broker lets one consume, the active one; it alone takes the checkpoint
+folder's lease, reads the newest checkpoint, and publishes.
 """
 
-import secrets
+import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import Final
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-from broker_config.names import REJECTED_EXCHANGE, UPDATE_QUEUE
-from coordinator_worker.checkpoint import Checkpoint, hold
+from coordinator_worker import roster
+from coordinator_worker.chronicle import Chronicle
 from coordinator_worker.coordinator import FederatedCoordinator
 from coordinator_worker.events import Events
-from coordinator_worker.fanout import Fanout, call_together, notify
-from coordinator_worker.inbox import AskAgain, Event, Inbox, Lost, Sent, Stop
-from coordinator_worker.initiation import Initiation
-from coordinator_worker.intake import Arrival, Intake, Outcome
-from coordinator_worker.quorum import Policy
-from coordinator_worker.round import Round
-from coordinator_worker.settings import (
-    CoordinatorSettings,
-    Target,
-    parse_config,
-    read_initial_model,
+from coordinator_worker.fanout import Fanout, call_all_hands, call_together, notify
+from coordinator_worker.inbox import (
+    AskAgain,
+    Connected,
+    Deadline,
+    Event,
+    Lost,
+    Quiet,
+    Sent,
+    Stop,
 )
+from coordinator_worker.initiation import Initiation
+from coordinator_worker.intake import Arrival, Intake
+from coordinator_worker.links import Links
+from coordinator_worker.quorum import Policy
+from coordinator_worker.rejections import Rejections
+from coordinator_worker.round import Round
+from coordinator_worker.settings import CoordinatorSettings, Goal, parse_config
 from coordinator_worker.staging import Staging
 from coordinator_worker.state import State
-from shared.amqp import MOST_UNACKNOWLEDGED, Session
+from coordinator_worker.store import Patience, Store
+from shared.amqp import MOST_UNACKNOWLEDGED
 from shared.chunks import message_count
-from shared.delivery import Delivery, Subscription
-from shared.errors import ConfigError, Rejected, Stopped
+from shared.delivery import Delivery
+from shared.errors import ConfigError, Stopped
 from shared.layout import Weights
 from shared.log import Log
 from shared.messages import Notice, UpdateManifest
-from shared.pipeline import Publication
-from shared.service import LAST_CHANCE_S, ReadyFile, on_stop_signal
+from shared.service import on_stop_signal
+
+if TYPE_CHECKING:
+    from threading import Timer
 
 log = Log(__name__)
 
@@ -51,94 +65,111 @@ class CoordinatorWorker:
     def __init__(self, settings: CoordinatorSettings) -> None:
         self._settings = settings
         self._config = parse_config(settings.config)
-        self._target = Target.parse(settings.target) if settings.target else None
-        self._policy = Policy(settings.quorum, settings.max_staleness, settings.staleness_exponent)
-        self._folder = _writable(settings.checkpoint_dir)
-        self._lock = hold(self._folder)
-        self._checkpoint = Checkpoint(self._folder)
-        self._state = self._first_state()
-        self._staging = Staging(self._folder, memory_bytes=0)
-        self._intake = Intake(settings.federation, self._policy, self._staging)
-        self._initiation = Initiation(self._ask_for_weights, lambda: self._inbox.put(AskAgain()))
-        self._ready = ReadyFile(settings.ready_file)
-        name = f"coordinator · {settings.federation}"
-        # Two connections: a broker short of memory stops reading from a connection that
-        # publishes, and acknowledgements must not be stuck behind a model.
-        self._out = Session(settings.broker_url, f"{name} · models out")
-        self._inbox = Inbox(lambda: self._in.pause(), lambda: self._in.resume())  # noqa: PLW0108
-        self._in = Session(
-            settings.broker_url,
-            f"{name} · updates in",
-            Subscription((UPDATE_QUEUE,), self._inbox.deliver, tag="coordinator"),
-            on_ready=lambda _queue: self._ready.show(),
-            on_lost=self._lost,
+        self._goal = Goal.of(settings)
+        self._policy = Policy(
+            settings.quorum,
+            settings.max_staleness,
+            settings.staleness_exponent,
+            settings.min_quorum,
+            settings.staleness_hinge,
         )
-        self._events = Events(self._out, federation=settings.federation)
+        self._links = Links(settings)
+        self._store = Store(settings, self._links.stopped_within)
+        self._state: State | None = None
+        self._staging = Staging(self._store.folder, memory_bytes=0)
+        self._intake = Intake(settings.federation, self._policy, self._staging)
+        self._initiation = Initiation(self._ask_for_weights, lambda: self._links.put(AskAgain()))
+        events = Events(self._links.models, federation=settings.federation)
+        self._chronicle = Chronicle(events, settings.quorum)
+        self._rejections = Rejections(self._links.models, self._chronicle)
+        self._patience = Patience(self._chronicle, self._links.stopped_within)
+        self._active = False
         self._epoch = 0  # of the connection over which all that is unacknowledged came
         self._fanout: Fanout | None = None
+        self._round: Round
         self._finished = False
+        self._deadline: Timer | None = None
+        self._overdue = False
+        self._abandoned = 0  # epoch of which nothing more is taken: it lacks a message
         self._sender = ThreadPoolExecutor(1, "send")
         self._sending: tuple[Future[None], list[int], int] | None = None
 
     def run(self) -> None:
         """Serve until the goal is reached or a signal asks to stop."""
-        on_stop_signal(self._stop)
-        patience_s = self._settings.wait_broker_s
+        on_stop_signal(self._links.ask_to_stop)
         try:
-            self._out.start(patience_s)
-            if self._state is not None:
-                self._begin(self._state)
-            else:
-                call_together(self._out)
-            if not self._finished:
-                self._in.start(patience_s)
+            self._links.start()
             while not self._finished:
-                item = self._inbox.get()
+                item = self._links.get()
                 if isinstance(item, Stop):
                     log.info(
                         "stopping", "asked to stop; what is not in a model stays in the broker"
                     )
                     break
-                self._step(item)
+                if isinstance(item, Delivery):
+                    self._deliver(item)
+                else:
+                    self._heed(item)
             self._settle_sending()
-        except Stopped:
-            log.warning("stopped", "stopped while the broker was away; nothing is lost")
-        except OSError as error:
-            raise ConfigError(
-                f"--checkpoint-dir {self._folder} cannot be written: {error}; make room and start"
-                " again, nothing is lost"
-            ) from error
+        except Stopped as error:
+            log.warning("stopped", "%s; nothing is lost", error)
         finally:
-            self._in.close()
-            self._out.close()
+            self._links.close()
             self._sender.shutdown()
-            self._ready.hide()
 
-    def _stop(self) -> None:
-        self._inbox.put(Stop())
-        self._out.close_within(LAST_CHANCE_S)
+    # --- becoming and being the active coordinator ----------------------------------------------
 
-    def _lost(self) -> None:
-        self._ready.hide()
-        self._inbox.put(Lost())
+    def _heed(self, event: Event) -> None:
+        match event:
+            case Connected():
+                self._links.ask_whether_active()
+            case Quiet() if not self._active:
+                log.info("standby", "another coordinator is active; waiting for its end")
+            case Lost():
+                self._let_go()
+            case Sent() if self._sending is not None and self._sending[0].done():
+                self._settle_sending()
+            case AskAgain() if self._active and self._state is None:
+                self._initiation.reminded()
+            case Deadline(version) if self._active and self._state is not None:
+                if version == self._state.version:
+                    self._overdue = True
+                    self._look_at_deadline(self._state)
 
-    def _first_state(self) -> State | None:
-        """The checkpoint's state, or version 0 from --initial-model, or None: ask a client."""
-        settings = self._settings
-        state = self._checkpoint.state
-        if state is not None:
-            if state.federation != settings.federation:
-                raise ConfigError(
-                    f"{self._folder} holds a checkpoint of federation {state.federation!r}, this"
-                    f" is {settings.federation!r}: give another --checkpoint-dir"
-                )
-            return state
-        if settings.initial_model is None:
-            return None
-        return self._version_zero(read_initial_model(settings.initial_model))
+    def _deliver(self, item: Delivery) -> None:
+        if item.epoch != self._links.updates.epoch or item.epoch == self._abandoned:
+            return  # of a connection that is gone; it comes again over the new one
+        if not self._active:
+            self._become_active()
+        if self._finished:
+            return
+        try:
+            self._receive(item)
+        except OSError as error:  # of the staging file
+            self._patience.wait(error)
+            self._abandoned = item.epoch
+            self._links.updates.reopen()  # what is unacknowledged comes again
 
-    def _version_zero(self, weights: Weights) -> State:
-        return State(self._settings.federation, secrets.token_hex(4), 0, weights, applied={})
+    def _become_active(self) -> None:
+        """Something was delivered, so the broker chose us: go on from the newest checkpoint."""
+        changed = self._store.take_over()
+        self._active = True
+        self._settle_sending()
+        state = self._store.state if changed else self._state or self._store.state
+        if state is None:
+            call_together(self._links.models)
+        elif changed or self._fanout is None:
+            self._begin(state)
+        else:
+            self._await_deadline(state)
+
+    def _let_go(self) -> None:
+        """All that is unacknowledged is delivered again, to us or to another coordinator."""
+        self._active = False
+        self._store.give_back()
+        self._intake.reset()
+        if self._state is not None and self._fanout is not None:
+            self._round = Round(self._state.weights.layout, self._round.sum.total)
 
     def _begin(self, state: State) -> None:
         """Start from ``state``: everybody hears of its model, whoever missed it before."""
@@ -149,22 +180,24 @@ class CoordinatorWorker:
                 f" messages, and a consumer may hold {MOST_UNACKNOWLEDGED}; lower the quorum"
             )
         self._state = state
-        self._finished = self._is_goal(state)
+        self._finished = self._goal.reached(state)
         self._fanout = Fanout(
-            self._out,
+            self._links.models,
             state.weights,
             federation=state.federation,
             run=state.run,
             version=state.version,
             config=self._config,
             max_staleness=self._policy.max_staleness,
+            participation=self._settings.participation,
             final=self._finished,
         )
         self._coordinator = FederatedCoordinator([self._fanout])
         self._round = Round(state.weights.layout)
         self._staging.memory_bytes = max(0, state.weights.buffer.nbytes - IN_FLIGHT_BYTES)
         self._coordinator.send(state.weights)
-        self._tell_published(state)
+        self._chronicle.published(state, final=self._finished)
+        self._await_deadline(state)
         if self._finished:
             log.info(
                 "finished",
@@ -172,29 +205,7 @@ class CoordinatorWorker:
                 state.version,
             )
 
-    def _is_goal(self, state: State) -> bool:
-        rounds = self._settings.rounds
-        if rounds is not None and state.version >= rounds:
-            return True
-        last = state.history[-1]["metrics"] if state.history else {}
-        return self._target is not None and self._target.reached(last)
-
-    def _step(self, item: Delivery | Event) -> None:
-        match item:
-            case Lost():
-                # All that is unacknowledged is delivered again, so what is in memory must not stay.
-                self._intake.reset()
-                if self._state is not None:
-                    self._round = Round(self._state.weights.layout, self._round.sum.total)
-            case Sent() if self._sending is not None and self._sending[0].done():
-                self._settle_sending()
-            case AskAgain():
-                if self._state is None:
-                    self._initiation.reminded()
-            case Delivery() if item.epoch == self._in.epoch:
-                self._receive(item)
-            case _:
-                pass  # a delivery of a connection that is gone; it comes again over the new one
+    # --- a round --------------------------------------------------------------------------------
 
     def _receive(self, item: Delivery) -> None:
         # Not the session's epoch at the time of acknowledging: the link may be lost and back while
@@ -206,23 +217,31 @@ class CoordinatorWorker:
         if outcome.join is not None:
             self._welcome(outcome.join.client)
         if outcome.rejected is not None:
-            self._reject(outcome, outcome.rejected, item)
+            self._rejections.put(outcome, outcome.rejected, item)
+            self._remember(partial(roster.rejected, client=outcome.client or ""))
         if outcome.whole is not None:
             self._take(outcome.whole)
         if outcome.settled:
-            self._in.acknowledge(outcome.settled, item.epoch)
+            self._links.updates.acknowledge(outcome.settled, item.epoch)
+
+    def _remember(self, change: Callable[[roster.Roster], roster.Roster]) -> None:
+        """Change the roster; the next checkpoint has it."""
+        if self._state is not None:
+            self._state = replace(self._state, roster=change(self._state.roster))
 
     def _welcome(self, client: str) -> None:
-        log.info("client_joined", "%s joined", client, client=client)
-        self._events.post("client.joined", client=client)
+        self._chronicle.joined(client)
+        self._remember(partial(roster.joined, client=client, now=time.time()))
         if self._fanout is None:
             self._initiation.joined(client)
         else:
             self._settle_sending()  # or it would hear of a model that is not published yet
             self._fanout.send_to(client)
+            if self._overdue and self._settings.participation < 1 and self._state is not None:
+                call_all_hands(self._links.models, self._state.version, client)
 
     def _ask_for_weights(self, client: str) -> None:
-        notify(self._out, client, Notice(notice="send-initial", config=self._config))
+        notify(self._links.models, client, Notice(notice="send-initial", config=self._config))
 
     def _take(self, arrival: Arrival) -> None:
         if not isinstance(arrival.manifest, UpdateManifest):
@@ -232,28 +251,8 @@ class CoordinatorWorker:
         if state is None:
             raise RuntimeError("an update was admitted before there was a model")
         self._round.fold(arrival)
-        manifest = arrival.manifest
-        progress = (self._round.updates, self._policy.quorum)
-        log.info(
-            "update_accepted",
-            "%s contributed to version %d (%d of %d)",
-            manifest.client,
-            state.version + 1,
-            *progress,
-            client=manifest.client,
-            base_version=manifest.base_version,
-        )
-        self._events.post(
-            f"update.accepted.{manifest.client}",
-            client=manifest.client,
-            version=state.version,
-            base_version=manifest.base_version,
-            examples=manifest.num_examples,
-            bytes=manifest.size_bytes,
-            metrics=manifest.metrics,
-            quorum=progress,
-        )
-        if self._policy.closes(self._round.updates):
+        self._chronicle.accepted(arrival.manifest, state.version, self._round.updates)
+        if self._policy.closes(self._round.updates, overdue=self._overdue):
             self._close_round(state)
 
     def _take_initial(self, arrival: Arrival) -> None:
@@ -261,17 +260,28 @@ class CoordinatorWorker:
             weights = Weights.uninitialized(arrival.layout)
             for start, data in arrival.chunks():
                 weights.buffer[start : start + len(data)] = data
-            state = self._version_zero(weights)
-            self._checkpoint.save(state)
-            log.info(
-                "initial_model",
-                "%s sent the initial model",
-                arrival.manifest.client,
-                client=arrival.manifest.client,
-            )
+            state = self._store.version_zero(weights)
+            self._save(state)
+            client = arrival.manifest.client
+            log.info("initial_model", "%s sent the initial model", client, client=client)
             self._begin(state)
         arrival.release()
-        self._in.acknowledge(arrival.tags, self._epoch)
+        self._links.updates.acknowledge(arrival.tags, self._epoch)
+
+    def _await_deadline(self, state: State) -> None:
+        self._overdue = False
+        if self._settings.deadline_s is not None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._deadline = self._links.remind(self._settings.deadline_s, Deadline(state.version))
+
+    def _look_at_deadline(self, state: State) -> None:
+        updates = self._round.updates
+        self._chronicle.overdue(state.version + 1, updates, self._policy.min_quorum)
+        if self._policy.closes(updates, overdue=True):
+            self._close_round(state)
+        elif self._settings.participation < 1:
+            call_all_hands(self._links.models, state.version)
 
     def _close_round(self, state: State) -> None:
         """Compute, checkpoint, publish, acknowledge, in this order and no other.
@@ -284,22 +294,41 @@ class CoordinatorWorker:
         self._settle_sending()
         closed, spare = self._round, state.weights
         weights = self._coordinator.aggregate([closed.sum])
-        record = closed.record(state.version + 1, self._intake.incomplete)
-        state = state.after(weights, closed.contributions, record, self._policy.max_staleness)
-        self._finished = self._is_goal(state)
+        version = state.version + 1
+        record = closed.record(version, self._intake.incomplete, self._rejections.counted)
+        members = roster.contributed(state.roster, version, closed.examples, time.time())
+        record["participation"] = roster.summary(roster.participation(members, version))
+        staleness = self._policy.max_staleness
+        state = replace(state, roster=members).after(
+            weights, closed.contributions, record, staleness
+        )
+        self._finished = self._goal.reached(state)
         if self._fanout is None:
             raise RuntimeError("a round closed before there was a model")
-        self._fanout.describe(version=state.version, final=self._finished)
+        self._fanout.describe(version=version, final=self._finished)
         self._fanout.hold()
         sending = self._sender.submit(self._coordinator.send, weights)
-        self._checkpoint.save(state)
+        self._save(state)
         self._fanout.release()
         self._sending = (sending, closed.tags, self._epoch)
-        sending.add_done_callback(lambda _sending: self._inbox.put(Sent()))
+        sending.add_done_callback(lambda _sending: self._links.put(Sent()))
         self._state = state
-        self._in.acknowledge(self._intake.round_closed(state), self._epoch)
+        self._links.updates.acknowledge(self._intake.round_closed(state), self._epoch)
+        self._rejections.counted.clear()
         self._round = Round(weights.layout, memory=spare)
-        self._events.post("round.closed", run=state.run, **record)
+        self._await_deadline(state)
+        self._chronicle.closed(state.run, record)
+
+    def _save(self, state: State) -> None:
+        """Write the checkpoint; while the disk is full, wait: nothing else may happen before."""
+        while True:
+            try:
+                self._store.save(state)
+            except OSError as error:
+                self._patience.wait(error)
+            else:
+                self._patience.over()
+                return
 
     def _settle_sending(self) -> None:
         """Wait until the newest model is published, if it is not; let its updates go."""
@@ -308,52 +337,5 @@ class CoordinatorWorker:
         sending, tags, epoch = self._sending
         sending.result()
         self._sending = None
-        self._in.acknowledge(tags, epoch)
-        self._tell_published(self._state)
-
-    def _tell_published(self, state: State) -> None:
-        log.info("model_published", "version %d is published", state.version, version=state.version)
-        self._events.post(
-            "federation.finished" if self._finished else "model.published",
-            run=state.run,
-            version=state.version,
-            bytes=state.weights.buffer.nbytes,
-            quorum=(0, self._policy.quorum),
-        )
-
-    def _reject(self, outcome: Outcome, rejected: Rejected, delivery: Delivery) -> None:
-        """Dead-letter a copy with the reason, tell the sender, then let the original go."""
-        client = outcome.client or "unknown"
-        log.warning(
-            "update_rejected",
-            "rejected from %s: %s",
-            client,
-            rejected,
-            client=client,
-            reason=rejected.reason,
-        )
-        headers = {"reason": rejected.reason, "detail": rejected.detail, "client": client}
-        letter = Publication(
-            REJECTED_EXCHANGE, "", (delivery.body,), "rejected", persistent=True, headers=headers
-        )
-        self._out.publish([letter])
-        notice = Notice(
-            notice="rejected",
-            reason=rejected.reason,
-            detail=rejected.detail,
-            base_version=outcome.base_version,
-        )
-        if outcome.client is not None:
-            notify(self._out, outcome.client, notice)
-        self._events.post(f"update.rejected.{client}", **headers)
-
-
-def _writable(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(f"--checkpoint-dir {folder} cannot be written: {error}") from None
-    return folder
+        self._links.updates.acknowledge(tags, epoch)
+        self._chronicle.published(self._state, final=self._finished)

@@ -5,11 +5,11 @@ connects again for ever. Its thread belongs to the connection alone, so heartbea
 TensorFlow trains for an hour. Callbacks run on that thread, must be short, and never publish().
 """
 
-import contextlib
 import logging
 import os
 import secrets
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -21,7 +21,7 @@ from pika import exceptions
 from shared.address import diagnose, is_final, parameters, refusal
 from shared.backoff import backoff_s
 from shared.connection import Connection
-from shared.delivery import Delivery, Subscription
+from shared.delivery import Delivery, Subscription, Unacknowledged
 from shared.errors import BrokerRefused, BrokerUnavailable, Stopped, WarrenError
 from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
@@ -31,6 +31,7 @@ logging.getLogger("pika").setLevel(logging.CRITICAL)
 log = Log(__name__)
 
 DRAIN_S: Final = 5.0
+HOPELESS_S: Final = 0.5  # for a broker that has not confirmed a word in DRAIN_S
 # A consumer that names no limit gets 2000 messages from a quorum queue and then, until it
 # acknowledges, nothing: a round of 2 GB would wait for ever. This is the highest that can be named.
 MOST_UNACKNOWLEDGED: Final = 65535
@@ -117,7 +118,11 @@ class Session:
 
     def acknowledge(self, tags: Iterable[int], epoch: int) -> None:
         """Acknowledge deliveries of ``epoch``; those of a lost connection come again instead."""
-        self._call(partial(self._acknowledge, sorted(tags), epoch))
+        self._call(partial(self._acknowledge, list(tags), epoch))
+
+    def reopen(self) -> None:
+        """Let the link go and connect again: what is unacknowledged then comes once more."""
+        self._call(self._disconnect)
 
     def pause(self) -> None:
         """Read no more from the broker until ``resume``; for ``on_delivery``."""
@@ -129,13 +134,19 @@ class Session:
 
     def close(self) -> None:
         """Send what was posted, close, and wait for the thread to end."""
+        patience_s = DRAIN_S
         if self._ready and not self._closing.is_set():
             last = Job([])
             self._submit(last)
-            last.done.wait(DRAIN_S)
+            if not last.done.wait(DRAIN_S):
+                patience_s = HOPELESS_S
         self._closing.set()
         self._call(self._disconnect)
         if self._thread.is_alive():
+            self._thread.join(patience_s)
+        if self._thread.is_alive():
+            # The broker does not answer our goodbye, and whoever waits for a confirm would wait on.
+            self._call(lambda: self._connection.ioloop.stop())  # noqa: PLW0108
             self._thread.join(DRAIN_S)
 
     def close_within(self, seconds: float) -> None:
@@ -182,7 +193,7 @@ class Session:
     def _connect_once(self) -> bool:
         """One connection from attempt to end; True if it was ready in between."""
         self.epoch += 1
-        self._unacknowledged: dict[int, None] = {}  # delivery tags, oldest first
+        self._unacknowledged = Unacknowledged()
         self._candidates = iter(self._subscription.queues if self._subscription else ())
         self._tried = 0
         self._was_up = False
@@ -273,8 +284,10 @@ class Session:
     def _delivered(
         self, wanted: Subscription, _channel: Any, method: Any, properties: Any, body: memoryview
     ) -> None:
+        if not self._connection.is_open:
+            return  # we have said goodbye; whoever is told might pause, and miss the answer to it
         if wanted.manual_ack:
-            self._unacknowledged[method.delivery_tag] = None
+            self._unacknowledged.add(method.delivery_tag)
         wanted.on_delivery(
             Delivery(body, method.delivery_tag, self.epoch, properties.user_id, method.redelivered)
         )
@@ -282,19 +295,11 @@ class Session:
     def _acknowledge(self, tags: list[int], epoch: int) -> None:
         if not self._ready or epoch != self.epoch or not self._channel.is_open:
             return
-        # A round's deliveries are mostly all there are: one acknowledgement up to the last of them
-        # instead of a thousand, each of which a quorum queue would write to its log.
-        settled, last = set(tags), 0
-        for tag in self._unacknowledged:
-            if tag not in settled:
-                break
-            last = tag
+        last, others = self._unacknowledged.settle(tags)
         if last:
             self._channel.basic_ack(last, multiple=True)
-        for tag in tags:
-            if tag in self._unacknowledged and tag > last:
-                self._channel.basic_ack(tag)
-            self._unacknowledged.pop(tag, None)
+        for tag in others:
+            self._channel.basic_ack(tag)
 
     def _pump(self) -> None:
         if self._ready:
@@ -309,6 +314,7 @@ class Session:
             user_id=self.user,
             headers=message.headers,
             message_id=str(number),
+            timestamp=int(time.time()),
         )
         method = pika.spec.Basic.Publish(
             exchange=message.exchange,
@@ -362,8 +368,7 @@ class Session:
         connection = self._connection
         if connection.is_open:
             connection.resume()  # or the broker's answer would not be read
-            with contextlib.suppress(exceptions.ConnectionWrongStateError):
-                connection.close()
+            connection.leave()
         elif not connection.is_closing:
             connection.ioloop.stop()
 

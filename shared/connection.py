@@ -69,6 +69,18 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
         self.bytes_received += 1
         self._paused = self.ioloop.call_later(SIGN_OF_LIFE_S, self._still_there)
 
+    def leave(self) -> None:
+        """Say goodbye to the broker; the connection's end is reported as after ``close``.
+
+        ``close`` would cancel the consumers first. A queue with a single active consumer then goes
+        on with the next one at once, and what is unacknowledged here comes back only after it, when
+        the channel ends: the next coordinator would get the end of an update before its beginning.
+        """
+        if self.is_open:
+            self._set_connection_state(self.CONNECTION_CLOSING)
+            self._error = exceptions.ConnectionClosedByClient(200, "Normal shutdown")
+            self._on_close_ready()
+
     def let_go(self) -> None:
         """Close the socket of a connection whose loop has stopped, however far it had come.
 

@@ -1,6 +1,6 @@
 """What comes out of a queue, and how one says which queue."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 
@@ -32,3 +32,31 @@ class Subscription:
     manual_ack: bool = True
     follows: tuple[str, str] | None = None
     tag: str | None = None
+
+
+class Unacknowledged:
+    """Tags of a channel's deliveries that the broker has not heard of yet, oldest first."""
+
+    def __init__(self) -> None:
+        self._tags: dict[int, None] = {}
+
+    def add(self, tag: int) -> None:
+        """Another delivery has come."""
+        self._tags[tag] = None
+
+    def settle(self, tags: Iterable[int]) -> tuple[int, list[int]]:
+        """Forget ``tags``; return the last of those that can go in one acknowledgement (0: none)
+        with all before it, and the others.
+
+        A round's deliveries are mostly all there are: one acknowledgement up to the last of them
+        instead of a thousand, each of which a quorum queue would write to its log.
+        """
+        settled = {tag for tag in tags if tag in self._tags}
+        last = 0
+        for tag in self._tags:
+            if tag not in settled:
+                break
+            last = tag
+        for tag in settled:
+            del self._tags[tag]
+        return last, sorted(tag for tag in settled if tag > last)

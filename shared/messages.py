@@ -58,7 +58,8 @@ class ModelManifest(Transfer):
     """The global model, version ``version`` of training run ``run``.
 
     ``config`` reaches every client's task; ``max_staleness`` is how many versions late an update
-    may be; ``final`` says that no further version will come in this run.
+    may be; ``participation`` is the share of the clients that are drawn to train from this version
+    (`shared.sampling`); ``final`` says that no further version will come in this run.
     """
 
     kind: Literal["model"] = "model"
@@ -68,6 +69,7 @@ class ModelManifest(Transfer):
     tensors: Annotated[list[TensorEntry], Field(min_length=1, max_length=MAX_TENSORS)]
     config: Config = {}
     max_staleness: Annotated[int, Field(ge=0)] = 0
+    participation: Annotated[float, Field(gt=0, le=1)] = 1.0
     final: bool = False
 
 
@@ -109,16 +111,26 @@ class Join(Message):
     client: ClientId
 
 
+class Probe(Message):
+    """From a coordinator to itself: the one that receives what goes to `update` is the active one.
+
+    The queue has a single active consumer, and the broker does not tell a consumer whether it is.
+    """
+
+    kind: Literal["probe"] = "probe"
+
+
 class Notice(Message):
     """What the coordinator asks or says besides models.
 
     ``join``: to everybody, from a coordinator that has no model yet and knows nobody;
     ``send-initial``: to one that joined, with the config its task is to be made with;
-    ``rejected``: to the sender of an update, with the reason.
+    ``rejected``: to the sender of an update, with the reason;
+    ``all-hands``: to everybody, whoever was not drawn for ``base_version`` shall train from it too.
     """
 
     kind: Literal["notice"] = "notice"
-    notice: Literal["join", "send-initial", "rejected"]
+    notice: Literal["join", "send-initial", "rejected", "all-hands"]
     reason: str = ""
     detail: str = ""
     base_version: Version | None = None
@@ -126,7 +138,7 @@ class Notice(Message):
 
 
 AnyMessage = Annotated[
-    ModelManifest | UpdateManifest | InitialManifest | Chunk | Join | Notice,
+    ModelManifest | UpdateManifest | InitialManifest | Chunk | Join | Probe | Notice,
     Field(discriminator="kind"),
 ]
 ANY_MESSAGE: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)

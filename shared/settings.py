@@ -54,7 +54,7 @@ class WorkerSettings(BaseSettings):
         return unquote(urlsplit(self.broker_url).path.removeprefix("/")) or "/"
 
 
-S = TypeVar("S", bound=WorkerSettings)
+S = TypeVar("S", bound=BaseSettings)
 
 
 def load(
@@ -63,12 +63,16 @@ def load(
     description: str,
     argv: list[str],
     keep_unknown: bool = False,
+    own: argparse.ArgumentParser | None = None,
 ) -> tuple[S, list[str]]:
     """Settings from ``argv`` and the environment, and the arguments that were not ours.
 
+    ``own`` has a subcommand's flags that no environment may set; they are in the help, and it is
+    for the caller to parse them.
+
     Raises ConfigError with one line about the first thing that is wrong.
     """
-    parser = _parser(kind, description)
+    parser = _parser(kind, description, own)
     if keep_unknown:
         known, unknown = parser.parse_known_args(argv)
     else:
@@ -87,19 +91,27 @@ def load(
             raise ConfigError(
                 f"--{flag} (or WARREN_{name.upper()}) is needed; see --help"
             ) from None
-        raise ConfigError(f"--{flag}: {first['msg'].removeprefix('Value error, ')}") from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"--{flag}: {said}" if flag else said) from None
 
 
-def _parser(kind: type[WorkerSettings], description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+def _parser(
+    kind: type[BaseSettings], description: str, own: argparse.ArgumentParser | None
+) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=own.prog if own else None,
+        description=description,
+        allow_abbrev=False,
+        parents=[own] if own else [],
+    )
     parser.add_argument(
         "--env-file", metavar="FILE", help="read settings from FILE, lines of WARREN_NAME=value"
     )
     for name, field in kind.model_fields.items():
-        flag = "--" + name.replace("_", "-")
+        flag = "--" + name.rstrip("_").replace("_", "-")  # json_: a model has a method json
         text = f"{field.description}{_default(field)}".replace("%", "%%")
         if field.annotation is bool:
-            parser.add_argument(flag, action="store_true", default=None, help=text)
+            parser.add_argument(flag, action="store_true", default=None, dest=name, help=text)
         elif str in get_args(field.annotation) and ... in get_args(field.annotation):
             parser.add_argument(flag, action="append", metavar="NAME=VALUE", help=text)
         else:

@@ -69,6 +69,15 @@ def decode(body: Piece) -> tuple[AnyMessage, memoryview]:
     return message, _data(body, end)
 
 
+def kind_of(body: Piece) -> str | None:
+    """What a body calls itself, true or not; None if it says nothing that can be read."""
+    try:
+        kind = _unpack_header(body)[0].get("kind")
+    except Rejected:
+        return None
+    return kind if isinstance(kind, str) else None
+
+
 def _unpack_header(body: Piece) -> tuple[dict[str, object], int]:
     look = FIRST_LOOK_BYTES
     while True:

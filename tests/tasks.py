@@ -1,6 +1,7 @@
 """Tasks without a framework, for tests that are about everything but learning."""
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -79,6 +80,67 @@ class Endless(Ledger):
 def endless() -> Task:
     """A task whose first round goes on until the process ends."""
     return Task(Endless(8), [0], 1.0)
+
+
+class Slow(Ledger):
+    """Training that takes its time."""
+
+    def __init__(self, size: int, seconds: float) -> None:
+        super().__init__(size)
+        self.seconds = seconds
+
+    def fit(self, data: list[int], learning_rate: float) -> None:
+        threading.Event().wait(self.seconds)
+        super().fit(data, learning_rate)
+
+
+def slow(index: int = 0, size: int = 8, seconds: float = 1.0) -> Task:
+    """The ledger task at ``seconds`` a round."""
+    return Task(Slow(size, seconds), [index], 1.0)
+
+
+class Busy(Slow):
+    """Training that never waits for anything."""
+
+    def fit(self, data: list[int], learning_rate: float) -> None:
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end:
+            sum(range(1000))
+        Ledger.fit(self, data, learning_rate)
+
+
+def busy(index: int = 0, size: int = 8, seconds: float = 1.0) -> Task:
+    """The ledger task of a client whose processor is busy for ``seconds`` a round."""
+    return Task(Busy(size, seconds), [index], 1.0)
+
+
+class Once(Ledger):
+    """Training that comes back once, and never again."""
+
+    trained = False
+
+    def fit(self, data: list[int], learning_rate: float) -> None:
+        if self.trained:
+            threading.Event().wait()
+        self.trained = True
+        super().fit(data, learning_rate)
+
+
+def once(index: int = 0, size: int = 8) -> Task:
+    """The ledger task of a client that contributes once."""
+    return Task(Once(size), [index], 1.0)
+
+
+class Untouchable(Ledger):
+    """A model that must not be trained."""
+
+    def fit(self, data: list[int], learning_rate: float) -> None:
+        raise RuntimeError("this client was to send what it had trained before")
+
+
+def untouchable(index: int = 0, size: int = 8) -> Task:
+    """The ledger task for a client that must not do its work again."""
+    return Task(Untouchable(size), [index], 1.0)
 
 
 def missing_data(data: str) -> Task:

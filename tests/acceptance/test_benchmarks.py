@@ -11,12 +11,21 @@ from typing import Any
 
 import pytest
 
+from benchmarks.curves import Curves
+from benchmarks.growth import Growth
 from benchmarks.readme import BEGIN, END, rewrite
 from benchmarks.report import Row, from_json, publish
 from benchmarks.wording import against_limit, against_peer
 from tests.processes import ROOT
 
-FLAGS = {"round": ["--no-peers"], "fold": ["--no-peers"], "scale": [], "start": ["--no-peers"]}
+FLAGS = {
+    "round": ["--no-peers"],
+    "fold": ["--no-peers"],
+    "scale": [],
+    "start": ["--no-peers"],
+    "straggler": [],
+    "endurance": [],
+}
 DEADLINE_S = 150.0
 
 
@@ -24,7 +33,7 @@ class Benchmarks:
     """All of them at once: they mostly wait for brokers and processes to start."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._output = {name: (folder / f"{name}.txt").open("w+") for name in FLAGS}
         self._processes = {
             name: subprocess.Popen(
@@ -37,9 +46,9 @@ class Benchmarks:
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The rows that ``name`` wrote, after what holds for every benchmark was checked."""
         code = self._processes[name].wait(DEADLINE_S)
-        said = (self._folder / f"{name}.txt").read_text()
+        said = (self.folder / f"{name}.txt").read_text()
         assert code == 0, said
-        record = json.loads((self._folder / f"{name}.json").read_text())
+        record = json.loads((self.folder / f"{name}.json").read_text())
         rows: list[dict[str, Any]] = record["rows"]
         assert rows, "a benchmark without rows measured nothing"
         for row in rows:
@@ -50,7 +59,7 @@ class Benchmarks:
         assert machine["memory_bytes"] > 1e8
         assert machine["rabbitmq"].count(".") == 2
         assert {"cpu", "kernel", "python", "numpy", "pika", "date"} <= machine.keys()
-        plot = (self._folder / f"{name}.svg").read_text()
+        plot = (self.folder / f"{name}.svg").read_text()
         assert plot.count("<path") > 10, "the plot is empty"
         return rows
 
@@ -67,7 +76,7 @@ class Benchmarks:
 
 @pytest.fixture(scope="module")
 def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Benchmarks]:
-    """The four benchmarks, each in its short form and a process of its own."""
+    """The benchmarks, each in its short form and a process of its own."""
     started = Benchmarks(tmp_path_factory.mktemp("benchmarks"))
     try:
         yield started
@@ -145,6 +154,53 @@ def test_scale_runs_rounds_of_ever_more_clients(benchmarks: Benchmarks) -> None:
         assert row["more"]["rounds"] >= 2
         assert row["more"]["ms_per_client"] == pytest.approx(1000 * row["ours"] / count)
         assert 1e7 < row["peak_rss_bytes"] < 100e6 + 3 * row["model_bytes"]
+
+
+def test_a_straggler_holds_up_only_those_who_wait_for_it(benchmarks: Benchmarks) -> None:
+    well, well_with_less, slow, dead, slow_and_waited_for = benchmarks.rows("straggler")
+    training_s = well["more"]["training_s"]
+    slow_s = slow["more"]["straggler_training_s"]
+    assert slow_s == 10 * training_s
+    for row in (well, well_with_less, slow, dead):
+        assert row["ours"] < slow_s, "somebody waited for the straggler"
+        assert row["more"]["stragglers_updates_too_late"] == 0
+    assert well["ours"] > training_s
+    assert dead["ours"] > training_s, "three updates are a round's, so three clients train for each"
+    assert slow_and_waited_for["ours"] > slow_s
+    assert slow["more"]["stragglers_updates_counted"] >= 1, "it is late, not lost"
+    assert dead["more"]["stragglers_updates_counted"] == 0, "it is not dead"
+    assert well["more"]["stragglers_updates_counted"] == well["more"]["rounds_each"]
+    assert slow["limit"] == dead["limit"] == well["ours"]
+    assert slow["peer"] == dead["peer"] == well_with_less["ours"]
+
+
+def test_endurance_looks_at_every_process_and_finds_that_no_worker_grows(
+    benchmarks: Benchmarks,
+) -> None:
+    rows = {row["case"]: row for row in benchmarks.rows("endurance")}
+    workers = ["coordinator", *(f"client c{number}" for number in range(4))]
+    for name in workers:
+        memory, descriptors = rows.pop(f"{name}: memory"), rows.pop(f"{name}: descriptors")
+        assert 10 < memory["ours"] < 200, "MB of a Python"
+        assert descriptors["ours"] == descriptors["limit"] > 3
+        assert memory["more"]["flat"] == descriptors["more"]["flat"] == "yes"
+    assert rows.pop("broker: memory")["ours"] > 50, "MB of an Erlang"
+    assert rows.pop("broker: descriptors")["ours"] > 5, "one for each who is connected"
+    assert rows.pop("a round")["more"]["tolerance"] > 0
+    assert not rows
+    curves = Curves(**json.loads((benchmarks.folder / "endurance.json").read_text())["curves"])
+    assert len(curves.x) == 20
+    for lines in curves.panels.values():
+        assert {len(values) for values in lines.values()} == {20}
+
+
+def test_what_grows_is_not_flat() -> None:
+    growing = Growth(range(200, 2001, 100), [50 + 0.01 * n for n in range(19)], 0.1)
+    assert growing.total == pytest.approx(0.18)
+    assert growing.per_1000_rounds == pytest.approx(0.1)
+    assert not growing.is_flat
+    still = Growth([200, 300, 400], [7, 7, 7], 0)
+    assert (still.total, still.per_1000_rounds, still.is_flat) == (0, 0, True)
 
 
 def test_nothing_measured_is_an_error(tmp_path: Path) -> None:

@@ -248,6 +248,26 @@ def test_a_session_that_gives_up_on_a_silent_broker_lets_go_of_its_socket() -> N
     assert not [t for t in threading.enumerate() if t.name == "amqp test"]
 
 
+def test_who_takes_over_gets_what_was_unacknowledged_first_and_all_in_order(
+    opened: Callable[..., Session],
+) -> None:
+    """Chunks that came before their manifest would belong to nothing."""
+    first, second = Received(), Received()
+    active = opened("coordinator", first.subscribe("update"))
+    opened("coordinator", second.subscribe("update"))
+    sender = opened("alfa")
+    total = 3000
+    bodies = [Publication("update", "update", (b"%d" % n,), "n") for n in range(total)]
+    sending = threading.Thread(target=sender.publish, args=[bodies])
+    sending.start()
+    for _ in range(50):
+        first.next()
+    active.close()
+    sending.join()
+    came = [int(bytes(second.next().body)) for _ in range(total)]
+    assert came == list(range(total))
+
+
 def test_a_round_may_hold_more_unacknowledged_messages_than_a_quorum_queue_gives_by_itself(
     opened: Callable[..., Session],
 ) -> None:

@@ -46,10 +46,12 @@ def test_the_record_says_who_took_part_with_what() -> None:
     now = Round(DELTA.layout)
     now.fold(arrival("alfa", 4, 10, 10.0, loss=1.0))
     now.fold(arrival("bravo", 3, 30, 15.0, loss=2.0, norm=0.5))
-    record = now.record(5, incomplete=3)
+    record = now.record(5, incomplete=3, rejected={"stale": 2})
+    assert now.examples == [("alfa", 10), ("bravo", 30)]
     assert record.pop("seconds") >= 0
     assert record == {
-        "version": 5, "updates": 2, "incomplete": 3, "bytes_up": 2 * DELTA.buffer.nbytes,
+        "version": 5, "updates": 2, "incomplete": 3, "rejected": {"stale": 2},
+        "bytes_up": 2 * DELTA.buffer.nbytes,
         "clients": {
             "alfa": {"examples": 10, "metrics": {"loss": 1.0}},
             "bravo": {"examples": 30, "metrics": {"loss": 2.0, "norm": 0.5}},

@@ -76,6 +76,13 @@ def test_the_last_model_finishes_the_federation(board: Board) -> None:
     assert board.version == 9
 
 
+def test_a_coordinator_that_waits_for_its_disk_is_shown_until_it_goes_on(board: Board) -> None:
+    board.feed({"event": "coordinator.stalled", "detail": "No space left on device"})
+    assert "the coordinator waits: No space left" in drawn(board)
+    board.feed({"event": "coordinator.recovered"})
+    assert "waits" not in drawn(board)
+
+
 def test_an_event_that_it_does_not_know_changes_nothing(board: Board) -> None:
     before = drawn(board)
     board.feed({})

@@ -1,0 +1,108 @@
+"""What the coordinator says of what happens: a log line for its host, an event for everybody."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from coordinator_worker.events import Events
+from coordinator_worker.state import State
+from shared.errors import Rejected
+from shared.log import Log
+from shared.messages import UpdateManifest
+
+log = Log(__name__)
+
+
+class Chronicle:
+    """Tells of a federation whose rounds close at ``quorum`` updates."""
+
+    def __init__(self, events: Events, quorum: int) -> None:
+        self._events = events
+        self._quorum = quorum
+
+    def joined(self, client: str) -> None:
+        """A client is there."""
+        log.info("client_joined", "%s joined", client, client=client)
+        self._events.post("client.joined", client=client)
+
+    def accepted(self, manifest: UpdateManifest, version: int, updates: int) -> None:
+        """An update is in the sum that will make ``version`` + 1, as the ``updates``-th."""
+        client = manifest.client
+        log.info(
+            "update_accepted",
+            "%s contributed to version %d (%d of %d)",
+            client,
+            version + 1,
+            updates,
+            self._quorum,
+            client=client,
+            base_version=manifest.base_version,
+        )
+        self._events.post(
+            f"update.accepted.{client}",
+            client=client,
+            version=version,
+            base_version=manifest.base_version,
+            examples=manifest.num_examples,
+            bytes=manifest.size_bytes,
+            metrics=manifest.metrics,
+            quorum=(updates, self._quorum),
+        )
+
+    def rejected(self, client: str, rejected: Rejected) -> None:
+        """Something of ``client`` must not count."""
+        reason = rejected.reason
+        log.warning(
+            "update_rejected",
+            "rejected from %s: %s",
+            client,
+            rejected,
+            client=client,
+            reason=reason,
+        )
+        self._events.post(
+            f"update.rejected.{client}", client=client, reason=reason, detail=rejected.detail
+        )
+
+    def overdue(self, version: int, updates: int, needed: int) -> None:
+        """The round's time is up."""
+        log.warning(
+            "round_overdue",
+            "the deadline has passed with %d of %d updates to version %d%s",
+            updates,
+            self._quorum,
+            version,
+            "" if updates >= needed else f"; the next {needed - updates} will close the round",
+            version=version,
+        )
+        self._events.post("round.overdue", version=version, quorum=(updates, self._quorum))
+
+    def closed(self, run: str, record: Mapping[str, Any]) -> None:
+        """A round has made a model, which is in the checkpoint."""
+        self._events.post("round.closed", run=run, **record)
+
+    def published(self, state: State, *, final: bool) -> None:
+        """Every mailbox has the model."""
+        version = state.version
+        log.info("model_published", "version %d is published", version, version=version)
+        self._events.post(
+            "federation.finished" if final else "model.published",
+            run=state.run,
+            version=version,
+            bytes=state.weights.buffer.nbytes,
+            quorum=(0, self._quorum),
+        )
+
+    def stalled(self, error: OSError) -> None:
+        """The checkpoint's disk does not take what must be on it."""
+        log.warning(
+            "disk_full",
+            "the checkpoint folder cannot be written (%s); nothing is folded until it can, updates"
+            " wait in the broker",
+            error,
+        )
+        self._events.post("coordinator.stalled", detail=str(error))
+
+    def recovered(self) -> None:
+        """There is room again."""
+        log.info("disk_recovered", "there is room again; going on")
+        self._events.post("coordinator.recovered")

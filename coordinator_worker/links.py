@@ -1,0 +1,92 @@
+"""The coordinator's two connections, and what comes from them, from timers and from signals."""
+
+import threading
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from broker_config.names import UPDATE_QUEUE
+from coordinator_worker.fanout import probe
+from coordinator_worker.inbox import Connected, Event, Inbox, Lost, Quiet, Stop
+from coordinator_worker.settings import CoordinatorSettings
+from shared.amqp import Session
+from shared.delivery import Delivery, Subscription
+from shared.service import LAST_CHANCE_S, ReadyFile
+
+QUIET_S: Final = 2.0  # connected for so long and nothing came: another one is active
+
+
+class Links:
+    """``updates`` is the connection that consumes, ``models`` the one that publishes.
+
+    Two, since a broker short of memory stops reading from a connection that publishes, and
+    acknowledgements must not be stuck behind a model. All that happens comes out of ``get``.
+    """
+
+    def __init__(self, settings: CoordinatorSettings) -> None:
+        name = f"coordinator · {settings.federation}"
+        self._patience_s = settings.wait_broker_s
+        self._ready = ReadyFile(settings.ready_file)
+        self._stop_asked: SimpleQueue[None] = SimpleQueue()
+        self._inbox = Inbox(lambda: self.updates.pause(), lambda: self.updates.resume())  # noqa: PLW0108
+        self.models = Session(settings.broker_url, f"{name} · models out")
+        self.updates = Session(
+            settings.broker_url,
+            f"{name} · updates in",
+            Subscription((UPDATE_QUEUE,), self._inbox.deliver, tag="coordinator"),
+            on_ready=lambda _queue: self._connected(),
+            on_lost=self._lost,
+        )
+
+    def start(self) -> None:
+        """Connect both; raises as Session.start does."""
+        self.models.start(self._patience_s)
+        self.updates.start(self._patience_s)
+
+    def close(self) -> None:
+        """Give back what is unacknowledged, send what was posted, close."""
+        self.updates.close()
+        self.models.close()
+        self._ready.hide()
+
+    def get(self) -> Delivery | Event:
+        """The next delivery or event, however long it takes."""
+        return self._inbox.get()
+
+    def put(self, event: Event) -> None:
+        """Have ``get`` return ``event``; safe from any thread."""
+        self._inbox.put(event)
+
+    def remind(self, seconds: float, event: Event) -> threading.Timer:
+        """Have ``get`` return ``event`` after ``seconds``, unless the timer is cancelled."""
+        timer = threading.Timer(seconds, self._inbox.put, [event])
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def ask_to_stop(self) -> None:
+        """End all waiting; safe in a signal handler."""
+        self._stop_asked.put(None)
+        self._inbox.put(Stop())
+        self.models.close_within(LAST_CHANCE_S)
+
+    def stopped_within(self, seconds: float) -> bool:
+        """Wait; True as soon as we are asked to stop."""
+        try:
+            self._stop_asked.get(timeout=seconds)
+        except Empty:
+            return False
+        return True
+
+    def ask_whether_active(self) -> None:
+        """Something will be delivered if we are the active one, ``Quiet`` comes in any case."""
+        # Not by this thread: it may be a while until the queue has room for it.
+        threading.Thread(target=probe, args=(self.models,), daemon=True).start()
+        self.remind(QUIET_S, Quiet())
+
+    def _connected(self) -> None:
+        self._ready.show()
+        self._inbox.put(Connected())
+
+    def _lost(self) -> None:
+        self._ready.hide()
+        self._inbox.put(Lost())

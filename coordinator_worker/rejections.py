@@ -1,0 +1,44 @@
+"""What becomes of a message that must not count: kept for a look, told to its sender, counted."""
+
+from collections import Counter
+
+from broker_config.names import REJECTED_EXCHANGE
+from coordinator_worker.chronicle import Chronicle
+from coordinator_worker.fanout import notify
+from coordinator_worker.intake import Outcome
+from shared.amqp import Session
+from shared.delivery import Delivery
+from shared.errors import Rejected
+from shared.messages import Notice
+from shared.pipeline import Publication
+
+
+class Rejections:
+    """Dead-letters through ``session``; ``counted`` since the round began, by reason."""
+
+    def __init__(self, session: Session, chronicle: Chronicle) -> None:
+        self._session = session
+        self._chronicle = chronicle
+        self.counted: Counter[str] = Counter()
+
+    def put(self, outcome: Outcome, rejected: Rejected, delivery: Delivery) -> None:
+        """Dead-letter a copy with the reason and tell the sender; the original may go then.
+
+        The broker's own dead-lettering could not say why.
+        """
+        client = outcome.client or "unknown"
+        self.counted[rejected.reason] += 1
+        headers = {"reason": rejected.reason, "detail": rejected.detail, "client": client}
+        letter = Publication(
+            REJECTED_EXCHANGE, "", (delivery.body,), "rejected", persistent=True, headers=headers
+        )
+        self._session.publish([letter])
+        if outcome.client is not None:
+            notice = Notice(
+                notice="rejected",
+                reason=rejected.reason,
+                detail=rejected.detail,
+                base_version=outcome.base_version,
+            )
+            notify(self._session, client, notice)
+        self._chronicle.rejected(client, rejected)

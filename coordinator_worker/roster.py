@@ -1,0 +1,108 @@
+"""Who takes part: the members of a federation as the coordinator knows them, and their report."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Literal
+
+GONE_AFTER: Final = 10  # rounds without a contribution
+
+Status = Literal["in", "late", "gone", "silent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One client. Times are seconds since the epoch, 0 if it never happened.
+
+    ``version``: the newest model it is in, -1 if it is in none; ``examples``: the number it last
+    trained on.
+    """
+
+    joined: float = 0.0
+    seen: float = 0.0
+    version: int = -1
+    contributions: int = 0
+    examples: int = 0
+    rejected: int = 0
+
+
+Roster = Mapping[str, Member]
+
+
+def joined(roster: Roster, client: str, now: float) -> Roster:
+    """``client`` has said that it is there."""
+    return {**roster, client: replace(roster.get(client, Member()), joined=now)}
+
+
+def rejected(roster: Roster, client: str) -> Roster:
+    """Something of ``client`` was rejected; of a stranger nothing is remembered."""
+    if client not in roster:
+        return roster
+    member = roster[client]
+    return {**roster, client: replace(member, rejected=member.rejected + 1)}
+
+
+def contributed(
+    roster: Roster, version: int, examples: Iterable[tuple[str, int]], now: float
+) -> Roster:
+    """Model ``version`` was made; ``examples`` has an entry for each update in it."""
+    members = dict(roster)
+    for client, count in examples:
+        member = members.get(client, Member())
+        members[client] = replace(
+            member,
+            seen=now,
+            version=version,
+            contributions=member.contributions + 1,
+            examples=count,
+        )
+    return members
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A line of the participation report: a member, and where it stands at a version.
+
+    ``data_share``: its part of all members' examples; ``behind``: rounds since its last
+    contribution. ``status``: ``in`` the newest model, ``late``, ``gone`` after GONE_AFTER rounds
+    without a contribution, or ``silent``: it joined, and nothing has come of it yet.
+    """
+
+    client: str
+    status: Status
+    behind: int
+    data_share: float
+    member: Member
+
+    def fields(self) -> dict[str, Any]:
+        """As plain figures, for JSON."""
+        line = {"client": self.client, "status": self.status, "behind": self.behind}
+        return {**line, "data_share": self.data_share, **asdict(self.member)}
+
+
+def participation(roster: Roster, version: int) -> list[Standing]:
+    """Where every member stands now that ``version`` is the newest model, those in it first."""
+    total = sum(member.examples for member in roster.values()) or 1
+    standings = [
+        Standing(client, *_status(member, version), member.examples / total, member)
+        for client, member in roster.items()
+    ]
+    return sorted(standings, key=lambda standing: (standing.behind, standing.client))
+
+
+def _status(member: Member, version: int) -> tuple[Status, int]:
+    if not member.contributions:
+        return "silent", version
+    behind = version - member.version
+    if behind <= 0:
+        return "in", 0
+    return ("late" if behind <= GONE_AFTER else "gone"), behind
+
+
+def summary(standings: Iterable[Standing]) -> dict[str, dict[str, float]]:
+    """For each status, how many ``clients`` and which ``data_share`` they stand for together."""
+    found: dict[str, dict[str, float]] = {}
+    for standing in standings:
+        entry = found.setdefault(standing.status, {"clients": 0, "data_share": 0.0})
+        entry["clients"] += 1
+        entry["data_share"] += standing.data_share
+    return found

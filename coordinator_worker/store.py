@@ -1,0 +1,107 @@
+"""The checkpoint folder: read when it is our turn, written while we have its lease."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from coordinator_worker.checkpoint import Checkpoint
+from coordinator_worker.chronicle import Chronicle
+from coordinator_worker.lease import Lease
+from coordinator_worker.settings import CoordinatorSettings, read_initial_model
+from coordinator_worker.state import State
+from shared.backoff import backoff_s
+from shared.errors import ConfigError, Stopped
+from shared.layout import Weights
+
+StoppedWithin = Callable[[float], bool]
+
+
+class Store:
+    """What survives the coordinator; ``state`` is what was read last, None before version 0.
+
+    ``stopped_within(seconds)`` waits, and is True as soon as the coordinator is asked to stop.
+
+    Raises:
+        ConfigError: the folder cannot be written, or holds something else than this federation's
+            checkpoint.
+    """
+
+    def __init__(self, settings: CoordinatorSettings, stopped_within: StoppedWithin) -> None:
+        self.state: State | None = None
+        self.folder = _writable(settings.checkpoint_dir)
+        self._settings = settings
+        self._stopped_within = stopped_within
+        self._lease = Lease(self.folder)
+        self._checkpoint: Checkpoint | None = None
+        if self._lease.take():  # else its faults show when it is our turn
+            self._read()
+            self._lease.give_back()
+
+    def take_over(self) -> bool:
+        """Take the folder's lease; whether ``state`` is another now than when we last looked."""
+        self._lease.wait(self._stopped_within)
+        return self._read()
+
+    def give_back(self) -> None:
+        """Another coordinator may write now."""
+        self._lease.give_back()
+
+    def version_zero(self, weights: Weights) -> State:
+        """A new training run that begins with ``weights``."""
+        return State(self._settings.federation, secrets.token_hex(4), 0, weights, applied={})
+
+    def save(self, state: State) -> None:
+        """Write the checkpoint; raises OSError if the disk does not take it."""
+        if self._checkpoint is None:
+            raise RuntimeError("only who has taken over may write")
+        self._checkpoint.save(state)
+
+    def _read(self) -> bool:
+        settings = self._settings
+        if self._checkpoint is None:
+            self._checkpoint = Checkpoint(self.folder)
+        elif not self._checkpoint.refresh():
+            return False
+        self.state = self._checkpoint.state
+        if self.state is None and settings.initial_model is not None:
+            self.state = self.version_zero(read_initial_model(settings.initial_model))
+        if self.state is not None and self.state.federation != settings.federation:
+            raise ConfigError(
+                f"{self.folder} holds a checkpoint of federation {self.state.federation!r}, this"
+                f" is {settings.federation!r}: give another --checkpoint-dir"
+            )
+        return True
+
+
+class Patience:
+    """With a disk that is full: say so once, and try again for ever, at growing intervals."""
+
+    def __init__(self, chronicle: Chronicle, stopped_within: StoppedWithin) -> None:
+        self._chronicle = chronicle
+        self._stopped_within = stopped_within
+        self._attempts = 0
+
+    def wait(self, error: OSError) -> None:
+        """Wait before the next attempt; raises Stopped if we are asked to stop meanwhile."""
+        self._attempts += 1
+        if self._attempts == 1:
+            self._chronicle.stalled(error)
+        if self._stopped_within(backoff_s(self._attempts)):
+            raise Stopped("stopped while the checkpoint folder could not be written")
+
+    def over(self) -> None:
+        """It worked."""
+        if self._attempts:
+            self._attempts = 0
+            self._chronicle.recovered()
+
+
+def _writable(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--checkpoint-dir {folder} cannot be written: {error}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"--checkpoint-dir {folder} cannot be written: permission denied")
+    return folder

@@ -1,0 +1,177 @@
+"""``coordinator-worker rejected``: what a client's account sent, why it went, who may look."""
+
+import json
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pika
+import pytest
+
+from coordinator_worker.cli import main
+from coordinator_worker.watch import Watch
+from shared.amqp import Session
+from shared.messages import Join, UpdateManifest
+from shared.peek import peek
+from shared.pipeline import Publication
+from shared.wire import Body, encode
+from tests.conftest import Place
+from tests.processes import BIN, DEADLINE_S, ROOT, Worker, workers
+
+QUEUE = "update.rejected"
+
+
+def update(place: Place, client: str, *, base_version: int = 0) -> Body:
+    manifest = UpdateManifest(
+        federation=place.name, run="ab" * 4, client=client, base_version=base_version,
+        num_examples=1, layout="cd" * 8, transfer="ef" * 8, size_bytes=4, digest=0,
+    )  # fmt: skip
+    return encode(manifest, b"\0\0\0\0")
+
+
+def send(place: Place, user: str, *bodies: Body) -> None:
+    session = Session(place.urls[user], f"test {user}")
+    session.start(10.0)
+    session.publish([Publication("update", "update", b, "x", persistent=True) for b in bodies])
+    session.close()
+
+
+def listed(place: Place, *flags: str, user: str = "coordinator") -> str:
+    """What the command prints; its log and its errors would fail the test."""
+    command = [BIN / "coordinator-worker", "rejected", "--broker-url", place.urls[user], *flags]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def waiting(place: Place) -> int:
+    with pika.BlockingConnection(pika.URLParameters(place.urls["coordinator"])) as connection:
+        return connection.channel().queue_declare(QUEUE, passive=True).method.message_count
+
+
+@pytest.fixture
+def poisoned(place: Place, tmp_path: Path) -> Iterator[Place]:
+    """A federation with a running coordinator that has rejected three messages of two clients."""
+    initial = tmp_path / "initial.npz"
+    np.savez(initial, np.zeros(1, np.float32))
+    arguments = ("--initial-model", str(initial), "--checkpoint-dir", str(tmp_path / "checkpoint"))
+    events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    with workers() as started, Watch(place.urls["watcher"], events.put):
+        started.append(Worker("coordinator-worker", place.urls["coordinator"], *arguments))
+        send(place, "alfa", (b"rubbish",), update(place, "bravo"))
+        send(place, "bravo", update(place, "bravo", base_version=7))
+        rejected = 0
+        while rejected < 3:  # the event comes when the broker has confirmed the letter
+            event = events.get(timeout=DEADLINE_S)
+            rejected += event["event"].startswith("update.rejected.")
+        yield place
+        assert started[0].process.poll() is None, "the coordinator did not survive being looked at"
+
+
+def test_what_clients_sent_is_listed_with_who_and_why_and_stays(poisoned: Place) -> None:
+    first = listed(poisoned)
+    assert "3 rejected: " in first
+    assert "1 malformed" in first
+    assert "may not speak for client 'bravo'" in first
+    newest, *_, total = [json.loads(line) for line in listed(poisoned, "--json").splitlines()]
+    assert (newest["client"], newest["reason"], newest["kind"]) == ("bravo", "run", "update")
+    assert newest["size_bytes"] > 4
+    assert 0 <= time.time() - newest["time"] < 2 * DEADLINE_S
+    assert (total["client"], total["reason"], total["kind"]) == ("alfa", "malformed", "")
+    assert listed(poisoned) == first
+    assert waiting(poisoned) == 3
+    assert "(2 older ones not shown" in listed(poisoned, "--limit", "1")
+
+
+def test_letters_that_come_later_are_listed_before(poisoned: Place) -> None:
+    """Those looked at go back to where they were, not to the end."""
+    before = listed(poisoned, "--json").splitlines()
+    body = encode(Join(federation=poisoned.name, client="charlie"))
+    letter = Publication(QUEUE, "", body, "rejected", headers={"reason": "later"})
+    session = Session(poisoned.urls["coordinator"], "test")
+    session.start(10.0)
+    session.publish([letter])
+    session.close()
+    after = listed(poisoned, "--json").splitlines()
+    assert after[1:] == before
+    assert json.loads(after[0])["reason"] == "later"
+
+
+def test_what_the_broker_gave_up_itself_is_its_senders(place: Place) -> None:
+    send(place, "alfa", update(place, "alfa"))
+    with pika.BlockingConnection(pika.URLParameters(place.urls["coordinator"])) as connection:
+        channel = connection.channel()
+        method, _properties, _body = next(channel.consume("update", inactivity_timeout=DEADLINE_S))
+        channel.basic_reject(method.delivery_tag, requeue=False)
+    patience = threading.Event()
+    while not waiting(place):  # a quorum queue dead-letters some time after
+        patience.wait(0.05)
+    found = json.loads(listed(place, "--json"))
+    assert (found["client"], found["reason"], found["kind"]) == ("alfa", "rejected", "update")
+    assert found["time"] > 1.7e9
+
+
+def test_an_empty_queue_is_one_line(place: Place) -> None:
+    assert listed(place) == f"nothing was rejected: update.rejected of {place.name} is empty\n"
+    assert listed(place, "--json") == ""
+
+
+def test_only_the_explicit_flag_deletes_and_no_variable_does(
+    poisoned: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARREN_DELETE_ALL", "true")
+    assert "3 rejected" in listed(poisoned)
+    assert waiting(poisoned) == 3
+    assert listed(poisoned, "--delete-all") == "deleted 3 rejected messages\n"
+    assert waiting(poisoned) == 0
+    assert json.loads(listed(poisoned, "--delete-all", "--json")) == {"deleted": 0}
+
+
+def test_two_that_look_at_once_are_told_instead_of_seeing_half(
+    poisoned: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    letters = peek(poisoned.urls["coordinator"], "first", QUEUE)
+    next(letters)
+    assert main(["rejected", "--broker-url", poisoned.urls["coordinator"]]) == 1
+    assert "somebody else is looking" in capsys.readouterr().err
+    assert len(list(letters)) == 2
+    assert waiting(poisoned) == 3
+
+
+def test_who_stops_looking_half_way_leaves_everything_there(poisoned: Place) -> None:
+    letters = peek(poisoned.urls["coordinator"], "first", QUEUE)
+    next(letters)
+    letters.close()  # type: ignore[attr-defined]  as after Ctrl-C
+    assert len(list(peek(poisoned.urls["coordinator"], "second", QUEUE))) == 3
+
+
+def test_a_client_may_not_look_at_what_others_sent_nor_hear_that_there_is_nothing(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    letter = Publication(QUEUE, "", (b"rubbish",), "rejected")
+    session = Session(place.urls["coordinator"], "test")
+    session.start(10.0)
+    for flags in ([], ["--delete-all"]) * 2:
+        assert main(["rejected", "--broker-url", place.urls["alfa"], *flags]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("coordinator-worker rejected: the broker at ")
+        assert "refused" in error
+        assert error.count("\n") == 1
+        session.publish([letter])  # the second time there is something
+    session.close()
+    assert waiting(place) == 4
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "many"])
+def test_a_limit_is_a_number_from_one_on(limit: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["rejected", "--broker-url", "amqp://a:b@127.0.0.1:1/f", f"--limit={limit}"])
+    assert ended.value.code == 2
+    assert f"--limit: {limit} is not a number from 1 on" in capsys.readouterr().err

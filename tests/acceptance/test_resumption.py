@@ -1,0 +1,92 @@
+"""A run that was killed again and again is, bit for bit, the run that was not."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from broker_config.names import CHUNK_BYTES
+from coordinator_worker import checkpoint
+from coordinator_worker.state import State
+from shared.amqp import Session
+from shared.chunks import Outgoing, transfer_fields
+from shared.layout import Weights
+from shared.messages import UpdateManifest
+from shared.pipeline import Publication
+from tests.acceptance.test_federation import start_coordinator
+from tests.conftest import Place
+from tests.processes import workers
+
+RUN = "ab" * 4
+ROUNDS, QUORUM = 10, 3
+LAYOUT = Weights.of(
+    [np.zeros(CHUNK_BYTES // 4 + 99, np.float32), np.zeros(7)]  # two chunks, two dtypes
+).layout
+
+
+def publish_updates(place: Place) -> None:
+    """Thirty replicas' updates to version 0, the same whenever they are published."""
+    draw = np.random.default_rng(7)
+    session = Session(place.urls["fleet"], "test")
+    session.start(10)
+    for number in range(ROUNDS * QUORUM):
+        delta = Weights.of([draw.normal(size=t.shape).astype(t.dtype) for t in LAYOUT.tensors])
+        manifest = UpdateManifest(
+            federation=place.name, run=RUN, client=f"fleet.{number}", base_version=0,
+            num_examples=number + 1, layout=LAYOUT.digest, metrics={"loss": number / 7},
+            **transfer_fields(delta.buffer),
+        )  # fmt: skip
+        bodies = Outgoing(manifest, delta.buffer)
+        session.publish(
+            [Publication("update", "update", body, "update", persistent=True) for body in bodies]
+        )
+    session.close()
+
+
+def train(place: Place, folder: Path, kills: Sequence[tuple[str, dict[str, object]]]) -> State:
+    """The run's last state, with a coordinator that is killed at each of ``kills``."""
+    folder.mkdir()
+    checkpoint.save(folder, State(place.name, RUN, 0, Weights.empty(LAYOUT), applied={}))
+    publish_updates(place)
+    arguments = ("--quorum", str(QUORUM), "--max-staleness", "20", "--rounds", str(ROUNDS))
+    with workers() as started:
+        for action, fields in kills:
+            started.append(start_coordinator(place, folder, *arguments))
+            started[-1].wait_for(action, **fields)
+            started[-1].kill()
+        started.append(start_coordinator(place, folder, *arguments))
+        assert started[-1].end() == 0
+    state = checkpoint.load(folder)
+    assert state is not None
+    return state
+
+
+def test_killed_or_not_the_same_updates_make_the_same_bits(place: Place, tmp_path: Path) -> None:
+    undisturbed = train(place, tmp_path / "undisturbed", [])
+    killed = train(
+        place,
+        tmp_path / "killed",
+        [
+            ("update_accepted", {"client": "fleet.1"}),
+            ("model_published", {"version": 1}),
+            ("update_accepted", {"client": "fleet.10"}),
+            ("connected", {}),
+            ("model_published", {"version": 5}),
+            ("update_accepted", {"client": "fleet.25"}),
+        ],
+    )
+    assert killed.version == undisturbed.version == ROUNDS
+    assert killed.weights.buffer.tobytes() == undisturbed.weights.buffer.tobytes()
+    assert killed.weights.buffer.any()
+    assert killed.applied == undisturbed.applied
+    timeless = [
+        [{k: v for k, v in record.items() if k != "seconds"} for record in state.history]
+        for state in (killed, undisturbed)
+    ]
+    assert timeless[0] == timeless[1]
+    members = [
+        {name: asdict(replace(member, seen=0.0)) for name, member in state.roster.items()}
+        for state in (killed, undisturbed)
+    ]
+    assert members[0] == members[1]

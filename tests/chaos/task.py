@@ -1,0 +1,44 @@
+"""The ledger: a model whose every number says how often one update took effect."""
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from xxhash import xxh3_64_hexdigest
+
+from client_worker import Task
+from shared.layout import Array
+
+
+class Ledger:
+    """Clients x versions; training adds 1 where this client and the model's version meet.
+
+    Every round adds 1 in all, a mean of such updates being what it is, so the model itself says
+    which version it is. ``seen`` collects a line for each model: version and digest.
+    """
+
+    def __init__(self, index: int, slots: int, padding: int, seconds: float, seen: Path) -> None:
+        self.index, self.slots, self.seconds, self.seen = index, slots, seconds, seen
+        self.weights: list[Array] = [np.zeros((8, slots)), np.zeros(padding)]
+
+    def get_weights(self) -> Sequence[Array]:
+        return self.weights
+
+    def set_weights(self, weights: Sequence[Array]) -> None:
+        self.weights = [np.array(array) for array in weights]
+
+    def fit(self, data: Sequence[int], learning_rate: float) -> None:
+        counts = self.weights[0]
+        version = round(float(counts.sum()))
+        with self.seen.open("a") as file:
+            file.write(f"{version} {xxh3_64_hexdigest(counts.tobytes())}\n")
+        threading.Event().wait(self.seconds)
+        counts[self.index, version] += 1.0
+
+
+def ledger(index: int, slots: int, padding: int = 1, seconds: float = 0.05) -> Task:
+    """The task of client ``index`` of eight; a round takes it ``seconds``."""
+    seen = Path(os.environ["CHAOS_FOLDER"]) / f"seen-{index}.txt"
+    return Task(Ledger(index, slots, padding, seconds, seen), [index], 1.0)

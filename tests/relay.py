@@ -1,0 +1,109 @@
+"""A wire between a worker and the broker that can be held, slowed and cut."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit, urlunsplit
+
+
+class Relay:
+    """Passes bytes on to the broker at ``url`` and back, for whoever connects to ``self.url``."""
+
+    def __init__(self, url: str, port: int = 0) -> None:
+        parts = urlsplit(url)
+        self._broker = (parts.hostname or "", parts.port or 0)
+        self._server = socket.create_server(("127.0.0.1", port))
+        user, _, _ = parts.netloc.rpartition("@")
+        port = self._server.getsockname()[1]
+        self.url = urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{port}"))
+        self._flows = threading.Event()
+        self._flows.set()
+        self._pause_s = 0.0
+        self._fuse: int | None = None
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def hold(self) -> None:
+        """What the worker says reaches nobody from now on."""
+        self._flows.clear()
+
+    def release(self) -> None:
+        """All flows again, as fast as it can."""
+        self._pause_s = 0.0
+        self._fuse = None
+        self._flows.set()
+
+    def slow(self, pause_s: float) -> None:
+        """Pause after every 64 KiB from the worker."""
+        self._pause_s = pause_s
+
+    def cut_after(self, size: int) -> None:
+        """Cut when the worker has sent ``size`` bytes more."""
+        self._fuse = size
+
+    def half_close(self) -> None:
+        """Tell the broker that the worker has nothing more to say."""
+        for end in self._sockets[1::2]:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        """End every connection, with all that was held back."""
+        for end in self._sockets:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._sockets.clear()
+        self.release()
+
+    def close(self) -> None:
+        """Cut, and accept nobody any more."""
+        with suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                worker, _address = self._server.accept()
+                try:
+                    broker = socket.create_connection(self._broker)
+                except OSError:
+                    worker.close()
+                    continue
+                self._sockets += [worker, broker]
+                for ends in ((worker, broker, True), (broker, worker, False)):
+                    threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, from_worker: bool) -> None:
+        with suppress(OSError), source:
+            while data := source.recv(1 << 16):
+                if from_worker:
+                    self._flows.wait()
+                    if self._pause_s:
+                        threading.Event().wait(self._pause_s)
+                    if self._fuse is not None and self._burn(target, data):
+                        return
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    def _burn(self, target: socket.socket, data: bytes) -> bool:
+        left = self._fuse or 0
+        if len(data) < left:
+            self._fuse = left - len(data)
+            return False
+        target.sendall(data[:left])
+        self.cut()
+        return True
+
+
+@contextmanager
+def relay(url: str) -> Iterator[Relay]:
+    """A relay to the broker at ``url``."""
+    between = Relay(url)
+    try:
+        yield between
+    finally:
+        between.close()

@@ -1,0 +1,213 @@
+"""The coordinator is cut off after any of its effects, again and again; nothing is lost or doubled.
+
+The broker here is a real one in small: a queue that keeps what is not acknowledged and delivers it
+again, before or after what is new, and that copies what it is given. The coordinator is the whole
+worker.
+"""
+
+import contextlib
+import tempfile
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator_worker import checkpoint, store, worker
+from coordinator_worker.inbox import Connected, Event, Stop
+from coordinator_worker.settings import CoordinatorSettings
+from coordinator_worker.state import State
+from shared.chunks import Outgoing, transfer_fields
+from shared.delivery import Delivery
+from shared.errors import Stopped
+from shared.layout import Weights
+from shared.messages import ModelManifest, UpdateManifest
+from shared.pipeline import Publication
+from shared.wire import decode
+
+RUN, UPDATES, QUORUM = "ab" * 4, 12, 2
+LAYOUT = Weights.of([np.zeros(UPDATES)]).layout
+SETTINGS = {
+    "broker_url": "amqp://coordinator:x@localhost/f",
+    "quorum": QUORUM,
+    "max_staleness": 100,
+    "staleness_exponent": 0.0,
+}
+
+
+class Blown(BaseException):
+    """The end of a process, as sudden as kill -9."""
+
+
+class Broker:
+    """The queue ``update``, and which models were published."""
+
+    def __init__(self) -> None:
+        self.waiting: list[bytes] = []
+        self.unacknowledged: dict[int, bytes] = {}
+        self.models: dict[int, set[int]] = {0: set()}  # clients may have it from an earlier life
+        self.published = 0  # updates confirmed to clients so far
+        self.tag = 0
+
+    def requeue(self, *, first: bool) -> None:
+        again = self.unacknowledged.values()
+        self.waiting = [*again, *self.waiting] if first else [*self.waiting, *again]
+        self.unacknowledged.clear()
+
+    def publish_next_update(self) -> None:
+        """A client trains from the newest model that is out, and its update is confirmed."""
+        number, self.published = self.published, self.published + 1
+        delta = Weights.empty(LAYOUT)
+        delta[0][number] = 1.0
+        manifest = UpdateManifest(
+            federation="f", run=RUN, client=f"c{number}", base_version=max(self.models),
+            num_examples=1, layout=LAYOUT.digest, **transfer_fields(delta.buffer),
+        )  # fmt: skip
+        (body,) = Outgoing(manifest, delta.buffer)
+        self.waiting.append(b"".join(bytes(piece) for piece in body))
+
+
+class Life:
+    """One process's links to the broker, which break after ``effects`` effects."""
+
+    epoch = 1
+
+    def __init__(self, broker: Broker, effects: int, first: bool) -> None:
+        self.broker, self.left, self.first = broker, effects, first
+        self.dead = threading.Event()
+        self.sent = threading.Semaphore(0)  # a model, or all of it that may be sent so far
+        self.due = 2  # models until the next checkpoint: the first that is sent has one already
+        self.told: list[Event] = [Connected()]
+        self.models = self.updates = self
+
+    def burn(self) -> None:
+        self.left -= 1
+        if self.left < 0 or self.dead.is_set():
+            self.dead.set()
+            raise Blown
+
+    # --- as Session ---
+
+    def publish(self, messages: Iterable[Publication | None]) -> None:
+        manifest, held = None, False
+        for message in messages:
+            if message is None:
+                if not held:
+                    self.sent.release()
+                held = True
+                if self.dead.wait(0.0005):
+                    raise Blown
+                continue
+            self.burn()
+            manifest, _ = decode(b"".join(bytes(piece) for piece in message.body))
+        if isinstance(manifest, ModelManifest):
+            self.broker.models.setdefault(manifest.version, set()).add(manifest.digest)
+        if not held:
+            self.sent.release()
+        self.burn()
+
+    def post(self, message: Publication) -> None:
+        pass
+
+    def nudge(self) -> None:
+        pass
+
+    def acknowledge(self, tags: Iterable[int], epoch: int) -> None:
+        for tag in tags:
+            self.burn()
+            del self.broker.unacknowledged[tag]
+
+    # --- as Links ---
+
+    def start(self) -> None:
+        self.broker.requeue(first=self.first)
+
+    def close(self) -> None:
+        self.dead.set()
+
+    def ask_to_stop(self) -> None:
+        pass
+
+    def ask_whether_active(self) -> None:
+        pass
+
+    def put(self, event: Event) -> None:
+        self.told.append(event)
+
+    def stopped_within(self, seconds: float) -> bool:
+        raise Stopped("nothing here is slow")
+
+    def get(self) -> Delivery | Event:
+        if self.told:
+            return self.told.pop(0)
+        broker = self.broker
+        if not broker.waiting:
+            if broker.published == UPDATES:
+                return Stop()
+            for _ in range(QUORUM + 1):  # so that what closes a round is not always all there is
+                broker.publish_next_update()
+        broker.tag += 1
+        body = broker.waiting.pop(0)
+        broker.unacknowledged[broker.tag] = body
+        user = f"c{decode(body)[0].client[1:]}"  # type: ignore[union-attr]
+        return Delivery(memoryview(body), broker.tag, self.epoch, user, redelivered=False)
+
+
+class Fused(checkpoint.Checkpoint):
+    """A checkpoint that counts as two effects: not yet on the disk, and on it.
+
+    It is slow: whatever may be published before it is there is published by then.
+    """
+
+    life: Life
+
+    def save(self, state: State) -> None:
+        while self.life.due:
+            self.life.due -= 1
+            self.life.sent.acquire(timeout=1.0)
+        self.life.due = 1
+        self.life.burn()
+        super().save(state)
+        self.life.burn()
+
+
+def live(folder: Path, broker: Broker, effects: int, first: bool) -> None:
+    """A coordinator's process from start to sudden end, or until there is nothing to do."""
+    with pytest.MonkeyPatch.context() as patch:
+        life = Life(broker, effects, first)
+        patch.setattr(Fused, "life", life, raising=False)
+        patch.setattr(worker, "Links", lambda _settings: life)
+        patch.setattr(worker, "on_stop_signal", lambda _stop: None)
+        patch.setattr(store, "Checkpoint", Fused)
+        given = CoordinatorSettings(checkpoint_dir=folder, **SETTINGS)  # type: ignore[arg-type]
+        process = worker.CoordinatorWorker(given)
+        with contextlib.suppress(Blown):
+            process.run()
+        process._store.give_back()  # as the system does
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=12))
+def test_cut_off_after_any_effect_every_update_counts_once(fuses: list[tuple[int, bool]]) -> None:
+    broker = Broker()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint.save(folder, State("f", RUN, 0, Weights.empty(LAYOUT), applied={}))
+        for effects, first in (*fuses, (1_000_000, False)):
+            live(folder, broker, effects, first)
+        state = checkpoint.load(folder)
+    assert state is not None
+    check(state, broker)
+
+
+def check(state: State, broker: Broker) -> None:
+    assert broker.published == UPDATES
+    left = {decode(body)[0].transfer for body in (*broker.waiting, *broker.unacknowledged.values())}  # type: ignore[union-attr]
+    effects = state.weights[0] * QUORUM
+    assert set(effects) <= {0.0, 1.0}, "an update counts once or, while it waits, not yet"
+    assert effects.sum() == UPDATES - len(left) == state.version * QUORUM
+    for version, digests in broker.models.items():
+        assert len(digests) <= 1, f"version {version} was more than one model"
