@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 _AMQP_HELLO: Final = b"AMQP\x00\x00\x09\x01"
 _STOP_CALL_S: Final = 20.0
+_ERROR: Final = re.compile(r"\b[Ee]rror(?!_)")  # and no feature of "mirrored" queues
+_VERSION: Final = re.compile(r"Starting RabbitMQ (\S+)")
+# What 4.0 says over data of 3.10, and the other way round.
+_FOREIGN_DATA: Final = re.compile("initialize_feature_flags_registry|schema_integrity_check_failed")
 
 
 def start_epmd(node: Node, epmd: str) -> Node:
@@ -52,7 +57,8 @@ def wait_until_ready(node: Node, deadline_s: float) -> None:
     """
     ready = processes.wait_for(lambda: not node.running or _is_ready(node), deadline_s)
     if not node.running:
-        raise BrokerConfigError(f"RabbitMQ did not start: {_decisive(node)} (log: {node.log})")
+        why = _decisive(node) + _on_foreign_data(node)
+        raise BrokerConfigError(f"RabbitMQ did not start: {why} (log: {node.log})")
     if not ready:
         raise BrokerConfigError(
             f"RabbitMQ does not answer after {deadline_s:.0f} s, see {node.log}: {_decisive(node)}"
@@ -124,5 +130,20 @@ def _decisive(node: Node) -> str:
         if path.exists():
             lines += path.read_text(errors="replace")[-20_000:].splitlines()
     told = [line.strip() for line in lines if line.strip(" =-*\t")]
-    errors = [line for line in told if "rror" in line and "BOOT FAILED" not in line]
+    errors = [line for line in told if _ERROR.search(line)]
     return (errors or told[-1:] or ["it printed nothing"])[0][:300]
+
+
+def _on_foreign_data(node: Node) -> str:
+    """What to do if the node's data are of a version whose data this one cannot read.
+
+    That is what becomes of a node when the system below it goes on to its next release.
+    """
+    if not _FOREIGN_DATA.search(_output(node).read_text(errors="replace")):
+        return ""
+    began = _VERSION.search(node.log.read_text(errors="replace") if node.log.exists() else "")
+    whose = f"RabbitMQ {began[1]}" if began else "another RabbitMQ"
+    return (
+        f"; the data of this node are of {whose}: end the training with that, "
+        f"then move {node.folder} away"
+    )

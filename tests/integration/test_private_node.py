@@ -16,6 +16,7 @@ import pytest
 from broker_config import node as private
 from broker_config.cli import main
 from broker_config.credentials import load_passwords
+from broker_config.errors import BrokerConfigError
 from broker_config.management import Management
 from broker_config.node import Node
 from broker_config.ports import is_free
@@ -260,6 +261,23 @@ def test_a_node_that_cannot_start_says_why_and_leaves_nothing_running(
     remembered = json.loads((home / "node.json").read_text())
     assert remembered["pid"] == remembered["epmd_pid"] == 0
     assert is_free(remembered["ports"]["epmd"])
+
+
+def test_a_node_whose_data_another_version_made_says_so(tmp_path: Path) -> None:
+    """What RabbitMQ 4.0 says over data of 3.10; both are more than a test run has."""
+    script = tmp_path / "rabbitmq-server"
+    script.write_text(
+        "#!/bin/sh\n"
+        "echo ' Starting RabbitMQ 3.10.8 on Erlang 25.2.3' >>$RABBITMQ_LOGS\n"
+        "echo '   [x] classic_mirrored_queue_version'\n"
+        "echo 'Error during startup: {error,failed_to_initialize_feature_flags_registry}'\n"
+    )
+    script.chmod(0o755)
+    with pytest.raises(BrokerConfigError) as refused:
+        private.up(tmp_path / "home", FEDERATION, server=script)
+    told = str(refused.value)
+    assert told.startswith("RabbitMQ did not start: Error during startup")
+    assert f"are of RabbitMQ 3.10.8: end the training with that, then move {tmp_path}" in told
 
 
 def test_commands_without_a_node_say_what_to_do(

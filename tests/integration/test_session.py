@@ -125,6 +125,20 @@ def test_what_is_not_acknowledged_comes_again_in_order_over_the_next_connection(
     assert again[0].redelivered
 
 
+def test_an_update_is_kept_however_often_it_comes_back(
+    place: Place, opened: Callable[..., Session]
+) -> None:
+    """RabbitMQ 4 by itself gives it up after twenty returns, say of restarted coordinators."""
+    opened("alfa").publish([join("alfa")])
+    plain = pika.BlockingConnection(pika.URLParameters(place.urls["coordinator"]))
+    channel = plain.channel()
+    for number in range(50):
+        delivered, _, _ = next(channel.consume("update", inactivity_timeout=PATIENCE_S))
+        assert delivered is not None, f"it is gone after {number} returns"
+        channel.basic_nack(delivered.delivery_tag, requeue=True)
+    plain.close()
+
+
 def test_publishing_goes_on_after_the_connection_was_cut(
     place: Place, opened: Callable[..., Session]
 ) -> None:
