@@ -22,7 +22,8 @@ def parameters(url: str, name: str) -> Any:
             "the broker URL is not of the form amqp://user:password@host:port/vhost"
         ) from None
     found.client_properties = {"connection_name": name, "product": "Warren"}
-    found.heartbeat = HEARTBEAT_S
+    if found.heartbeat is None:  # the URL may ask for another with ?heartbeat=SECONDS
+        found.heartbeat = HEARTBEAT_S
     found.socket_timeout = found.stack_timeout = CONNECT_TIMEOUT_S
     found.connection_attempts = 1
     return found
