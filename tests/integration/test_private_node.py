@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from broker_config.node import Node
 from broker_config.ports import is_free
 from broker_config.processes import is_ours, wait_for
 from broker_config.topology import Federation, Fleet
+from tests.inside import evaluate
 
 FEDERATION = Federation(fleets=(Fleet("client", 3),), model_bytes=1 << 20)
 
@@ -334,3 +336,14 @@ def test_an_interrupt_while_a_node_is_stopped_leaves_nothing_of_it(
         assert not is_ours(started.epmd_pid, str(started.folder))
     finally:
         private.down(tmp_path)
+
+
+def test_a_report_about_a_large_message_is_cut_short(node: Node) -> None:
+    """RabbitMQ would write out the whole message, and do nothing else for minutes."""
+    report = "[[binary:copy(<<X>>,1000000)||X<-lists:seq(1,50)]]"
+    begin = time.monotonic()
+    evaluate(node, f'error_logger:error_msg("** Channel ~tp terminating", {report})')
+    assert time.monotonic() - begin < 10
+    written = node.log.read_text()
+    assert "** Channel" in written
+    assert len(written) < 1_000_000
