@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import struct
 import tempfile
 import threading
@@ -157,3 +158,4 @@ class Stage:
             private_node.down(self.home)
         except BrokerConfigError:
             private_node.down(self.home)
+        shutil.rmtree(self.home)
