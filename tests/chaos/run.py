@@ -10,9 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from shared.layout import Array
 from tests.chaos.faults import FAULTS, Fault, fill_disk
 from tests.chaos.ledger import counts, reckon
-from tests.chaos.stage import CLIENTS, Plan, Stage, Stuck
+from tests.chaos.stage import CLIENTS, QUORUM, Plan, Stage, Stuck
 
 Told = Callable[[float, Counter[str], int], None]  # share of the time, faults so far, version
 
@@ -100,16 +101,19 @@ def _settle(stage: Stage, stuck: list[str]) -> Any:
         stage.crew.remove(name)
     for wire in stage.wires.values():
         wire.release()
-    _version, before = counts(stage)
+    # In rounds of the usual size, as long as they last; only then what is left, one by one.
+    _version, before = _fold_the_rest(stage, stuck, QUORUM)
+    version, after = _fold_the_rest(stage, stuck, 1)
+    return reckon(stage, before, version, after)
+
+
+def _fold_the_rest(stage: Stage, stuck: list[str], quorum: int) -> tuple[int, Array]:
     stage.crew.last_news = time.monotonic()
-    # Rounds of the usual size: one for each update that is left would make the others too late.
-    stage.crew.add(stage.coordinator("coordinator-a", "--deadline-s", "1"))
-    # Nothing to fold for so long: what is still in the queue is no whole update.
+    stage.crew.add(stage.coordinator("coordinator-a", quorum))
     if not stage.until(lambda: time.monotonic() > stage.crew.last_news + QUIET_S, EMPTY_S):
         stuck.append("the queue does not get empty")
     stage.crew.remove("coordinator-a")
-    version, after = counts(stage)
-    return reckon(stage, before, version, after)
+    return counts(stage)
 
 
 @contextmanager

@@ -91,9 +91,9 @@ class Stage:
         arguments = ["--task", "tests.chaos.task:ledger", "--wait-broker-s", FOREVER]
         return Post(name, "client-worker", [*arguments, *kept, *task], self._environment(name))
 
-    def coordinator(self, name: str, *further: str) -> Post:
+    def coordinator(self, name: str, quorum: int = QUORUM) -> Post:
         """A coordinator; all share one checkpoint folder."""
-        arguments = ["--checkpoint-dir", str(self.checkpoints), "--quorum", str(QUORUM), *further]
+        arguments = ["--checkpoint-dir", str(self.checkpoints), "--quorum", str(quorum)]
         arguments += ["--max-staleness", MAX_STALENESS, "--staleness-exponent", "0"]
         arguments += ["--wait-broker-s", FOREVER]
         return Post(name, "coordinator-worker", arguments, self._environment(name))
