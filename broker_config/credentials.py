@@ -73,7 +73,8 @@ def write_bundles(
     home: Path, federation: Federation, address: Address, passwords: Mapping[str, str]
 ) -> list[Path]:
     """Write one environment file per user whose password is known; return their paths."""
-    extra: dict[str, str] = {}
+    places = len(federation.clients) + sum(fleet.size for fleet in federation.fleets)
+    extra = {names.COORDINATOR_USER: f"WARREN_CLIENTS={places}\n"}
     extra |= {client: f"WARREN_CLIENT={client}\n" for client in federation.clients}
     extra |= {fleet.name: f"WARREN_FLEET={fleet.name}\n" for fleet in federation.fleets}
     written = []

@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from shared.errors import ConfigError
+from shared.evaluation import Evaluation
 from shared.layout import Array, Layout, Weights
 from shared.update import Update
 
@@ -14,8 +15,8 @@ from shared.update import Update
 class TrainableModel(Protocol):
     """All that a model needs to take part; a Keras model is wrapped into one by itself.
 
-    It may also have ``evaluate(data) -> Mapping[str, float]``, which is asked what the global
-    model is worth on held-out data.
+    It may also have ``evaluate(data)``, which is asked what the global model is worth on held-out
+    data and returns figures by name, or an Evaluation.
     """
 
     def get_weights(self) -> Sequence[Array]:
@@ -57,6 +58,7 @@ class FederatedClient:
         self.num_examples = num_examples if num_examples is not None else count_examples(data)
         if self.num_examples < 1:
             raise ConfigError(f"num_examples is {self.num_examples}; an update needs at least one")
+        self._validation_examples: int | None = None
         self._trainable = _trainable(model, data)
         self.layout = Layout.of([np.asarray(array) for array in self._trainable.get_weights()])
 
@@ -80,7 +82,8 @@ class FederatedClient:
         """
         start = Weights.of(global_model, self.layout)
         self.update(start)
-        metrics = {f"eval_{name}": value for name, value in self.evaluate().items()}
+        found = self.evaluation()
+        metrics = {f"eval_{name}": v for name, v in found.metrics().items()} if found else {}
         metrics |= _figures(self._trainable.fit(self.data, self.learning_rate))
         trained = [np.asarray(array) for array in self._trainable.get_weights()]
         if difference := self.layout.difference(Layout.of(trained)):
@@ -88,14 +91,28 @@ class FederatedClient:
         delta = Weights.uninitialized(self.layout)
         for changed, after, before in zip(delta, trained, start, strict=True):
             np.subtract(after, before, out=changed)
-        return Update(delta, self.num_examples, metrics)
+        return Update(delta, self.num_examples, metrics, evaluation=found)
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the local model's current weights on ``validation``; empty without any."""
+        found = self.evaluation()
+        return found.metrics() if found else {}
+
+    def evaluation(self) -> Evaluation | None:
+        """What the local model's current weights are worth on ``validation``; None without any.
+
+        Figures that the model's ``evaluate`` returns are means over the validation's examples; a
+        model that returns an Evaluation can be pooled with others' (`shared.evaluation`).
+        """
         evaluate = getattr(self._trainable, "evaluate", None)
         if evaluate is None or self.validation is None:
-            return {}
-        return _figures(evaluate(self.validation))
+            return None
+        found = evaluate(self.validation)
+        if isinstance(found, Evaluation):
+            return found
+        if self._validation_examples is None:
+            self._validation_examples = count_examples(self.validation)
+        return Evaluation(self._validation_examples, _figures(found))
 
 
 def count_examples(data: Any) -> int:

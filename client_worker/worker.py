@@ -16,9 +16,17 @@ from shared.amqp import Session
 from shared.chunks import Outgoing, transfer_fields
 from shared.delivery import Subscription
 from shared.errors import ConfigError, Stopped
+from shared.evaluation import Evaluation
 from shared.layout import Weights
 from shared.log import Log
-from shared.messages import InitialManifest, Join, ModelManifest, Notice, UpdateManifest
+from shared.messages import (
+    EvaluationEntry,
+    InitialManifest,
+    Join,
+    ModelManifest,
+    Notice,
+    UpdateManifest,
+)
 from shared.pipeline import Publication
 from shared.sampling import is_drawn
 from shared.service import LAST_CHANCE_S, ReadyFile, on_stop_signal
@@ -241,6 +249,8 @@ class ClientWorker:
             num_examples=update.num_examples,
             layout=delta.layout.digest,
             metrics=dict(update.metrics),
+            local_steps=update.local_steps,
+            evaluation=_entry(update.evaluation),
             **transfer_fields(delta.buffer),  # type: ignore[arg-type]
         )
         bodies = Outgoing(manifest, delta.buffer)
@@ -307,6 +317,18 @@ class ClientWorker:
         )
         self._arguments = arguments
         self._mailbox.expect(self._client.layout)
+
+
+def _entry(found: Evaluation | None) -> EvaluationEntry | None:
+    if found is None:
+        return None
+    confusion, scores = (list(map(list, table)) for table in (found.confusion, found.scores))
+    return EvaluationEntry(
+        num_examples=found.num_examples,
+        means=dict(found.means),
+        confusion=confusion,
+        scores=scores,
+    )
 
 
 def _told(metrics: Mapping[str, float]) -> str:

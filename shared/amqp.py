@@ -26,7 +26,9 @@ from shared.errors import BrokerRefused, BrokerUnavailable, Stopped, WarrenError
 from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
 
-logging.getLogger("pika").setLevel(logging.CRITICAL)
+# What matters comes back as an error. pika even calls it critical that the broker, which has not
+# read our goodbye yet, goes on delivering.
+logging.getLogger("pika").setLevel(logging.CRITICAL + 1)
 
 log = Log(__name__)
 

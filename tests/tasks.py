@@ -45,6 +45,26 @@ def line(shard: int = 0, features: int = 4, learning_rate: float = 0.1) -> Task:
     return Task(Line(features), (x, y), learning_rate, validation=(x[:10], y[:10]))
 
 
+class Liar(Line):
+    """Says that it has learned, a million times as much and the other way round."""
+
+    def fit(self, data: tuple[Array, Array], learning_rate: float) -> Mapping[str, float]:
+        before = [np.array(array) for array in self.weights]
+        super().fit(data, learning_rate)
+        self.weights = [
+            old - 1e6 * (new - old) for old, new in zip(before, self.weights, strict=True)
+        ]
+        return {}
+
+
+def line_or_lie(shard: int = 0) -> Task:
+    """The linear regression, but of shard 2 nothing is true."""
+    task = line(shard)
+    if shard == 2:
+        task.model = Liar(4)
+    return task
+
+
 class Ledger:
     """The model that counts: training adds 1 at the client's own index and nothing else.
 

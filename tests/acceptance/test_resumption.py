@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from broker_config.names import CHUNK_BYTES
 from coordinator_worker import checkpoint
@@ -44,12 +45,18 @@ def publish_updates(place: Place) -> None:
     session.close()
 
 
-def train(place: Place, folder: Path, kills: Sequence[tuple[str, dict[str, object]]]) -> State:
+def train(
+    place: Place,
+    folder: Path,
+    algorithm: Sequence[str],
+    kills: Sequence[tuple[str, dict[str, object]]],
+) -> State:
     """The run's last state, with a coordinator that is killed at each of ``kills``."""
     folder.mkdir()
     checkpoint.save(folder, State(place.name, RUN, 0, Weights.empty(LAYOUT), applied={}))
     publish_updates(place)
     arguments = ("--quorum", str(QUORUM), "--max-staleness", "20", "--rounds", str(ROUNDS))
+    arguments += tuple(algorithm)
     with workers() as started:
         for action, fields in kills:
             started.append(start_coordinator(place, folder, *arguments))
@@ -62,11 +69,24 @@ def train(place: Place, folder: Path, kills: Sequence[tuple[str, dict[str, objec
     return state
 
 
-def test_killed_or_not_the_same_updates_make_the_same_bits(place: Place, tmp_path: Path) -> None:
-    undisturbed = train(place, tmp_path / "undisturbed", [])
+ALGORITHMS = {
+    "FedAvg": (),
+    "robust, with moments": (
+        *("--aggregator", "centered-clipping:radius=100", "--server-optimizer", "yogi"),
+        *("--clip-norm", "1000"),
+    ),
+}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
+def test_killed_or_not_the_same_updates_make_the_same_bits(
+    place: Place, tmp_path: Path, algorithm: Sequence[str]
+) -> None:
+    undisturbed = train(place, tmp_path / "undisturbed", algorithm, [])
     killed = train(
         place,
         tmp_path / "killed",
+        algorithm,
         [
             ("update_accepted", {"client": "fleet.1"}),
             ("model_published", {"version": 1}),
@@ -79,6 +99,9 @@ def test_killed_or_not_the_same_updates_make_the_same_bits(place: Place, tmp_pat
     assert killed.version == undisturbed.version == ROUNDS
     assert killed.weights.buffer.tobytes() == undisturbed.weights.buffer.tobytes()
     assert killed.weights.buffer.any()
+    assert killed.slots.keys() == undisturbed.slots.keys()
+    for name, slot in undisturbed.slots.items():
+        assert killed.slots[name].buffer.tobytes() == slot.buffer.tobytes()
     assert killed.applied == undisturbed.applied
     timeless = [
         [{k: v for k, v in record.items() if k != "seconds"} for record in state.history]

@@ -35,6 +35,7 @@ SETTINGS = {
     "quorum": QUORUM,
     "max_staleness": 100,
     "staleness_exponent": 0.0,
+    "server_optimizer": "momentum:beta=0",  # FedAvg, but with moments to be kept
 }
 
 
