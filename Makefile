@@ -26,13 +26,13 @@ linear-regression: $(VENV)/.examples ## the algorithm in one process, in a few l
 
 # Each benchmark is a command of its own: one that fails does not cost the others' results.
 bench: $(VENV)/.bench $(FLOWER)/.installed ## measure it all, with Flower beside it
-	@failed=; for name in round fold scale start straggler endurance; do \
+	@failed=; for name in round fold aggregation scale start straggler recovery endurance; do \
 	  $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	$(BIN)/python -m benchmarks.report; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 bench-short: $(VENV)/.bench ## the same in two minutes, small and without Flower, into runs/bench
-	@for name in "round --no-peers" "fold --no-peers" scale "start --no-peers" straggler endurance; do \
+	@for name in "round --no-peers" "fold --no-peers" aggregation scale "start --no-peers" straggler recovery endurance; do \
 	  $(BIN)/python -m benchmarks.$$name --short --out runs/bench || exit 1; done
 
 # RABBITMQ=4 for that instead of this machine's own.

@@ -16,14 +16,18 @@ from benchmarks.growth import Growth
 from benchmarks.readme import BEGIN, END, rewrite
 from benchmarks.report import Row, from_json, publish
 from benchmarks.wording import against_limit, against_peer
+from coordinator_worker.aggregation.aggregators import AGGREGATORS
+from coordinator_worker.aggregation.optimizers import SERVER_OPTIMIZERS
 from tests.processes import ROOT
 
 FLAGS = {
     "round": ["--no-peers"],
     "fold": ["--no-peers"],
+    "aggregation": [],
     "scale": [],
     "start": ["--no-peers"],
     "straggler": [],
+    "recovery": [],
     "endurance": [],
 }
 DEADLINE_S = 150.0
@@ -156,6 +160,17 @@ def test_scale_runs_rounds_of_ever_more_clients(benchmarks: Benchmarks) -> None:
         assert 1e7 < row["peak_rss_bytes"] < 100e6 + 3 * row["model_bytes"]
 
 
+def test_every_algorithm_is_measured_and_none_holds_all_updates_in_memory(
+    benchmarks: Benchmarks,
+) -> None:
+    rows = {row["case"]: row for row in benchmarks.rows("aggregation")}
+    known = {*AGGREGATORS, *SERVER_OPTIMIZERS} - {"sgd", "uniform"}  # as fast as "mean"
+    assert {name.partition(":")[0] for name in rows} == known
+    for row in rows.values():
+        assert row["ours"] > 0
+        assert row["peak_rss_bytes"] < 60e6 + 6 * row["model_bytes"], "ten are there"
+
+
 def test_a_straggler_holds_up_only_those_who_wait_for_it(benchmarks: Benchmarks) -> None:
     well, well_with_less, slow, dead, slow_and_waited_for = benchmarks.rows("straggler")
     training_s = well["more"]["training_s"]
@@ -172,6 +187,14 @@ def test_a_straggler_holds_up_only_those_who_wait_for_it(benchmarks: Benchmarks)
     assert well["more"]["stragglers_updates_counted"] == well["more"]["rounds_each"]
     assert slow["limit"] == dead["limit"] == well["ours"]
     assert slow["peer"] == dead["peer"] == well_with_less["ours"]
+
+
+def test_a_killed_coordinator_is_back_soon_and_has_nobodys_work_done_again(
+    benchmarks: Benchmarks,
+) -> None:
+    (row,) = benchmarks.rows("recovery")
+    assert 0 < row["ours"] <= row["more"]["updates_folded_again_s"] < row["more"]["round_closed_s"]
+    assert row["ours"] < 10 * row["limit"], "on a machine that runs all benchmarks at once"
 
 
 def test_endurance_looks_at_every_process_and_finds_that_no_worker_grows(
