@@ -9,7 +9,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo heart-disease linear-regression bench bench-short chaos test test-rabbitmq4 lint \
+.PHONY: help demo heart-disease credit-default linear-regression bench bench-short chaos test test-rabbitmq4 lint \
 	types imports unit format clean
 
 help: ## show this list
@@ -20,6 +20,9 @@ demo: $(VENV)/.examples ## train on real patients of four clinics, over a Rabbit
 
 heart-disease: $(VENV)/.examples ## the same for four real hospitals: make heart-disease DATA=FOLDER
 	@$(BIN)/python -m examples.heart_disease --data "$(DATA)"
+
+credit-default: $(VENV)/.examples ## the same for four banks: make credit-default DATA=FOLDER
+	@$(BIN)/python -m examples.credit_default --data "$(DATA)"
 
 linear-regression: $(VENV)/.examples ## the algorithm in one process, in a few lines
 	@$(BIN)/python -m examples.linear_regression

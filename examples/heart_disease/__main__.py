@@ -1,11 +1,9 @@
 """Four real hospitals: ``python -m examples.heart_disease --data FOLDER``."""
 
-import argparse
 import sys
-from pathlib import Path
 
 from examples.heart_disease import HOSPITALS, WHERE
-from examples.stage.command import main
+from examples.stage.command import main_with_data
 from examples.stage.study import Study
 
 
@@ -27,17 +25,8 @@ def study(folder: str) -> Study:
 
 def start(argv: list[str]) -> int:
     """Take ``--data FOLDER`` out of the arguments and run the study."""
-    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    flags.add_argument("--data", default="")
-    given, rest = flags.parse_known_args(argv)
-    folder = Path(given.data).resolve()
-    wanted = [folder / f"processed.{hospital}.data" for hospital in HOSPITALS]
-    missing = [path for path in wanted if not path.is_file()]
-    if missing and "--help" not in rest:
-        what = f"there is no {missing[0]}" if given.data else "--data FOLDER is needed"
-        print(f"heart_disease: {what}: {WHERE}", file=sys.stderr)
-        return 2
-    return main(study(str(folder)), out="runs/heart-disease", argv=rest)
+    files = [f"processed.{hospital}.data" for hospital in HOSPITALS]
+    return main_with_data(study, files, WHERE, out="runs/heart-disease", argv=argv)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 import argparse
 import os
 import signal
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,27 @@ def main(study: Study, out: str, argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):  # leave nothing running then either
         signal.signal(number, signal.default_int_handler)
     return service.run("demo", lambda: play(replace(study, rounds=given.rounds), given))
+
+
+def main_with_data(
+    make: Callable[[str], Study],
+    files: Sequence[str],
+    where: str,
+    *,
+    out: str,
+    argv: Sequence[str],
+) -> int:
+    """``main`` for a study of the data in ``--data FOLDER``, which must hold ``files``."""
+    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    flags.add_argument("--data", default="")
+    given, rest = flags.parse_known_args(argv)
+    folder = Path(given.data).resolve()
+    missing = [folder / name for name in files if not (folder / name).is_file()]
+    if missing and "--help" not in rest:
+        what = f"there is no {missing[0]}" if given.data else "--data FOLDER is needed"
+        print(f"{what}: {where}", file=sys.stderr)
+        return 2
+    return main(make(str(folder)), out=out, argv=rest)
 
 
 def _count(text: str) -> int:

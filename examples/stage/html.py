@@ -47,7 +47,8 @@ def write_html(
     title = escape(figures.study.title)
     body = f"<h1>{title}</h1><p>{escape(figures.study.description)}</p>"
     body += _cards(figures, facts)
-    body += "<h2>Who does how well on all sites' held-out patients (AUC)</h2>" + _dots(figures)
+    people = escape(figures.study.people)
+    body += f"<h2>Who does how well on all sites' held-out {people} (AUC)</h2>{_dots(figures)}"
     body += '<p class="soft">Large dot: mean; small dots: one for each split of the data.</p>'
     body += '<div class="pair">'
     # What clients evaluate in round 1 is the untrained model: it would squash the rest flat.
@@ -99,6 +100,7 @@ def _table(figures: Figures) -> str:
         )
         rows += f'<tr class="{model}"><td>{escape(heading)}</td>{cells}</tr>'
     return (
-        '<p class="soft">AUC / accuracy on the held-out patients of the column.</p>'
+        f'<p class="soft">AUC / accuracy on the held-out {escape(figures.study.people)} of the'
+        " column.</p>"
         f'<div class="scroll"><table><tr><th>trained by</th>{head}</tr>{rows}</table></div>'
     )

@@ -58,8 +58,8 @@ def table(figures: Figures) -> Table:
     count = len(figures.federated)
     shown = Table(
         title=f"{figures.study.title}: who trained the model, and how good it is",
-        caption="On held-out patients: AUC and accuracy at all sites, mean ± standard deviation"
-        f" of {count} splits; A, B, …: accuracy at that site",
+        caption=f"On held-out {figures.study.people}: AUC and accuracy at all sites, mean ±"
+        f" standard deviation of {count} splits; A, B, …: accuracy at that site",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )

@@ -63,6 +63,7 @@ class Study:
     batch_size: int = 16
     options: Mapping[str, Any] = field(default_factory=dict)
     figures: tuple[str, ...] = ("auc", "accuracy")
+    people: str = "patients"
 
     @cached_property
     def _module(self) -> Any:
