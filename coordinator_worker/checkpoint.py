@@ -1,10 +1,11 @@
 """The checkpoint: the whole State, in the newer of two files that are overwritten in turn.
 
 A file is magic, sequence number, length and XXH3 of a msgpack header, the header, then the weights
-as they lie in memory. It comes into being whole, by a rename, and from then on the older of the two
-is overwritten where it lies: no pages or blocks to allocate and none to give back, which takes a
-seventh of the time at 400 MB and a third at 4. A crash half-way leaves the newer file as it was,
-and the one that was being written without the digest it announces.
+and the server optimizer's moments as they lie in memory. It comes into being whole, by a rename,
+and from then on the older of the two is overwritten where it lies: no pages or blocks to allocate
+and none to give back, which takes a seventh of the time at 400 MB and a third at 4. A crash
+half-way leaves the newer file as it was, and the one that was being written without the digest it
+announces.
 """
 
 import os
@@ -12,13 +13,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 import msgpack
 from xxhash import xxh3_64
 
 from coordinator_worker.roster import Member
-from coordinator_worker.state import State
+from coordinator_worker.state import Best, State
 from shared.chunks import digest
 from shared.errors import ConfigError
 from shared.layout import Layout, Tensor, Weights, bytes_of
@@ -27,7 +28,7 @@ from shared.wire import Piece
 
 log = Log(__name__)
 
-MAGIC: Final = b"warren checkpoint 3\n"
+MAGIC: Final = b"warren checkpoint 4\n"
 NAMES: Final = ("a.checkpoint", "b.checkpoint")
 OLD_NAME: Final = "current.checkpoint"  # of format 1
 PREFIX_BYTES: Final = len(MAGIC) + 24
@@ -56,7 +57,7 @@ class Checkpoint:
         packed = msgpack.packb(_header(state))
         numbers = sequence.to_bytes(8, "big") + len(packed).to_bytes(8, "big")
         head = MAGIC + numbers + xxh3_64(numbers + packed).digest() + packed
-        pieces = [head, bytes_of(state.weights.buffer)]
+        pieces = [head, *(bytes_of(part.buffer) for part in (state.weights, *state.slots.values()))]
         if self._target.exists():
             _overwrite(self._target, pieces)
         else:
@@ -129,6 +130,8 @@ def _header(state: State) -> dict[str, object]:
         "history": list(state.history),
         "roster": {client: astuple(member) for client, member in state.roster.items()},
         "digest": digest(state.weights.buffer),
+        "slots": [[name, digest(slot.buffer)] for name, slot in state.slots.items()],
+        "best": state.best and astuple(state.best),
     }
 
 
@@ -208,13 +211,10 @@ def _read(path: Path) -> tuple[int, State]:
         header = msgpack.unpackb(packed)
         tensors = (Tensor(name, tuple(shape), dtype) for name, shape, dtype in header["tensors"])
         layout = Layout(tuple(tensors))
-        if layout.size_bytes > path.stat().st_size:
+        if layout.size_bytes * (1 + len(header["slots"])) > path.stat().st_size:
             raise ValueError("its weights are cut short")
-        weights = Weights.uninitialized(layout)
-        if file.readinto(bytes_of(weights.buffer)) != layout.size_bytes:
-            raise ValueError("its weights are cut short")
-        if digest(weights.buffer) != header["digest"]:
-            raise ValueError("its weights are cut short or damaged")
+        weights = _read_weights(file, layout, header["digest"])
+        slots = {name: _read_weights(file, layout, wanted) for name, wanted in header["slots"]}
         # Whole in the system's cache is not yet on the disk: it may have been written by a process
         # that was killed before it could flush, and what follows from it must not be undone.
         os.fdatasync(file.fileno())
@@ -226,4 +226,15 @@ def _read(path: Path) -> tuple[int, State]:
         applied={client: frozenset(bases) for client, bases in header["applied"].items()},
         history=tuple(header["history"]),
         roster={client: Member(*facts) for client, facts in header["roster"].items()},
+        slots=slots,
+        best=Best(*header["best"]) if header["best"] else None,
     )
+
+
+def _read_weights(file: BinaryIO, layout: Layout, wanted: int) -> Weights:
+    weights = Weights.uninitialized(layout)
+    if file.readinto(weights.buffer) != layout.size_bytes:  # type: ignore[attr-defined]
+        raise ValueError("its weights are cut short")
+    if digest(weights.buffer) != wanted:
+        raise ValueError("its weights are cut short or damaged")
+    return weights

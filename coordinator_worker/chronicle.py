@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coordinator_worker.events import Events
-from coordinator_worker.state import State
+from coordinator_worker.state import Best, State
 from shared.errors import Rejected
 from shared.log import Log
 from shared.messages import UpdateManifest
@@ -79,6 +79,24 @@ class Chronicle:
     def closed(self, run: str, record: Mapping[str, Any]) -> None:
         """A round has made a model, which is in the checkpoint."""
         self._events.post("round.closed", run=run, **record)
+
+    def diverged(self, version: int, error: Exception) -> None:
+        """A round's updates would have spoilt the model."""
+        log.error(
+            "round_diverged",
+            "the round's updates are refused: %s; version %d has the weights of version %d, and the"
+            " server optimizer begins anew (lower the learning rates)",
+            error,
+            version + 1,
+            version,
+            version=version + 1,
+        )
+        self._events.post("round.diverged", version=version + 1, detail=str(error))
+
+    def found_best(self, best: Best) -> None:
+        """A version is better than all before it."""
+        log.info("best_version", "version %d is the best so far", best.version, value=best.value)
+        self._events.post("model.best", version=best.version, value=best.value)
 
     def published(self, state: State, *, final: bool) -> None:
         """Every mailbox has the model."""

@@ -3,10 +3,20 @@
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from coordinator_worker.aggregation import (
+    Aggregator,
+    Cohort,
+    ServerOptimizer,
+    aggregator,
+    server_optimizer,
+)
+from coordinator_worker.aggregation.optimizers import Slots
 from coordinator_worker.fold import WeightedSum
 from shared.errors import ConfigError
 from shared.layout import Array, Weights
 from shared.update import Update
+
+CENTER = "center"
 
 
 class Model(Protocol):
@@ -22,7 +32,7 @@ class Model(Protocol):
 
 
 class FederatedCoordinator:
-    """Federated averaging over the models of its clients (McMahan et al. 2017, algorithm 1).
+    """Federated learning over the models of its clients.
 
     ``models``: who receives the global model. In one process these are the clients' models; in
     ``coordinator-worker`` it is one object, the fanout exchange that reaches every mailbox. The
@@ -32,50 +42,102 @@ class FederatedCoordinator:
         for _ in range(rounds):
             updates = [client.train(coordinator.weights) for client in clients]
             coordinator.send(coordinator.aggregate(updates))
+
+    ``aggregator`` makes one delta of a round's updates, ``server_optimizer`` moves the model by it;
+    both are named as on the command line (docs/algorithms.md) or given. As they are this is FedAvg
+    (McMahan et al. 2017, algorithm 1). ``clip_norm`` bounds the L2 norm of each update.
+
+    ``slots`` is what the two remember from round to round; ``population`` the number of clients
+    there are, by which SCAFFOLD's control variates move (Karimireddy et al. 2020, algorithm 1).
     """
 
-    def __init__(self, models: Sequence[Model]) -> None:
+    def __init__(
+        self,
+        models: Sequence[Model],
+        *,
+        aggregator: str | Aggregator = "mean",
+        server_optimizer: str | ServerOptimizer = "sgd",
+        clip_norm: float | None = None,
+        slots: Slots | None = None,
+    ) -> None:
         if not models:
             raise ConfigError("a coordinator needs at least one model to send to")
         self.models = list(models)
+        self.population = len(models)
+        self._aggregator = _aggregator(aggregator)
+        self._optimizer = _optimizer(server_optimizer)
+        self._clip_norm = clip_norm
         self._weights = Weights.of(self.models[0].get_weights())
+        self.slots = slots if slots else self._initial_slots()
 
     @property
     def weights(self) -> Weights:
         """The current global model: one array per tensor, not to be written to."""
         return self._weights
 
-    def aggregate(self, updates: Iterable[Update | WeightedSum]) -> Weights:
-        """Return the global model moved by the weighted mean of ``updates``.
+    def begin(self, memory: Weights | None = None) -> Cohort:
+        """Begin a round; updates are added to it, and ``aggregate([it])`` closes it."""
+        return Cohort(
+            self._weights.layout, self._aggregator, clip_norm=self._clip_norm, memory=memory
+        )
 
-        w' = w + (sum_k n_k * delta_k) / (sum_k n_k), n_k the number of examples of update k. A
-        WeightedSum counts as the updates folded into it; its memory may become the result. The
-        current model stays as it is until ``send``. Raises ConfigError if there are no updates or
-        one does not fit the model, Rejected if one is not finite.
+    def aggregate(self, updates: Iterable[Update | WeightedSum | Cohort]) -> Weights:
+        """Return the global model moved by what the aggregator makes of ``updates``.
+
+        With FedAvg that is w + (sum_k n_k * delta_k) / (sum_k n_k), n_k the number of examples of
+        update k. A Cohort, or a WeightedSum, counts as the updates in it; its memory may become the
+        result. The current model stays as it is until ``send``.
+
+        Raises:
+            ConfigError: there are no updates or too few, or one does not fit the model.
+            Rejected: one is not finite, or lacks what the aggregator needs.
+            Diverged: the new model would not be finite. The slots have begun anew.
         """
-        total: WeightedSum | None = None
+        cohort: Cohort | None = None
         for update in updates:
-            if isinstance(update, WeightedSum):
-                self._check(update)
-            if total is None and isinstance(update, WeightedSum):
-                total = update
+            if isinstance(update, Cohort):
+                if cohort is not None:
+                    raise ConfigError("a round is one cohort")
+                cohort = update
                 continue
-            if total is None:
-                total = WeightedSum(self._weights.layout)
-            if isinstance(update, WeightedSum):
-                total.merge(update)
-            else:
-                total.add(update)
-        if total is None or not total.weight:
+            if cohort is None:
+                cohort = self.begin()
+            self._take(cohort, update)
+        if cohort is None or not cohort.count:
             raise ConfigError("there are no updates to aggregate")
-        return total.apply_to(self._weights)
+        controls = min(1.0, cohort.count / self.population)
+        total, factor = cohort.delta(self.slots.get(CENTER))
+        try:
+            return self._optimizer.move(self._weights, total, factor, self.slots, controls=controls)
+        except Exception:
+            self.slots.update(self._initial_slots())
+            raise
 
-    def _check(self, part: WeightedSum) -> None:
-        if difference := self._weights.layout.difference(part.layout):
+    def _take(self, cohort: Cohort, update: Update | WeightedSum) -> None:
+        if not isinstance(update, WeightedSum):
+            cohort.add(update)
+            return
+        if difference := self._weights.layout.difference(update.layout):
             raise ConfigError(f"this sum does not fit the model: {difference}")
+        cohort.merge(update)
+
+    def _initial_slots(self) -> Slots:
+        layout = self._weights.layout
+        slots = self._optimizer.initial(layout)
+        if self._aggregator.centered:
+            slots[CENTER] = Weights.empty(layout)
+        return slots
 
     def send(self, model_updates: Sequence[Array]) -> None:
         """Make ``model_updates`` the global model and hand it to every model."""
         self._weights = Weights.of(model_updates, self._weights.layout)
         for model in self.models:
             model.set_weights(self._weights)
+
+
+def _aggregator(given: str | Aggregator) -> Aggregator:
+    return aggregator(given) if isinstance(given, str) else given
+
+
+def _optimizer(given: str | ServerOptimizer) -> ServerOptimizer:
+    return server_optimizer(given) if isinstance(given, str) else given

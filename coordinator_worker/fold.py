@@ -37,11 +37,13 @@ class WeightedSum:
         factor = float(update.num_examples) if weight is None else weight
         self.add_chunks([(0, data)], factor)
 
-    def add_chunks(self, chunks: Iterable[tuple[int, memoryview]], weight: float) -> None:
-        """Fold an update in that lies in pieces of (byte offset, bytes), without joining them."""
+    def add_chunks(
+        self, chunks: Iterable[tuple[int, memoryview]], weight: float, scale: float = 1.0
+    ) -> None:
+        """Fold ``scale`` times an update in that lies in pieces of (byte offset, bytes)."""
         for start, data in chunks:
             for total, values in _aligned(self.layout, self.total.buffer, start, data):
-                _add_scaled(total, values, weight)
+                _add_scaled(total, values, weight * scale)
         self.weight += weight
         self.count += 1
 
@@ -52,11 +54,10 @@ class WeightedSum:
         self.weight += other.weight
         self.count += other.count
 
-    def apply_to(self, model: Weights) -> Weights:
-        """``model + sum / weight``, computed in this sum's own memory, which is given away."""
-        for total, old in zip(self.total.runs(), model.runs(), strict=True):
+    def mean(self) -> Weights:
+        """``sum / weight``, computed in this sum's own memory, which is given away."""
+        for total in self.total.runs():
             np.divide(total, self.weight, out=total)
-            np.add(total, old, out=total)
         return self.total
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from broker_config.names import COORDINATOR_USER, speaks_for
+from coordinator_worker.aggregation.aggregators import NO_LOCAL_STEPS
 from coordinator_worker.fold import sum_of_squares
 from coordinator_worker.quorum import Policy
 from coordinator_worker.staging import Piece, Staging
@@ -31,7 +32,7 @@ class Arrival:
     manifest: UpdateManifest | InitialManifest
     layout: Layout
     staging: Staging
-    weight: float = 0.0
+    staleness_weight: float = 1.0
     sum_of_squares: float = 0.0
     tags: list[int] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
@@ -47,6 +48,10 @@ class Arrival:
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
         """The transfer's bytes in pieces of (offset, bytes), each good until the next is asked."""
         return self.staging.chunks(self.pieces)
+
+    def read(self, start: int, into: memoryview) -> None:
+        """Copy the transfer's bytes from ``start`` on until ``into`` is full."""
+        self.staging.read(self.pieces, start, into)
 
     def release(self) -> None:
         """Give the pieces up."""
@@ -186,6 +191,8 @@ class Intake:
                 f"its tensors ({manifest.size_bytes} bytes) are not the model's"
                 f" ({layout.size_bytes} bytes): start the client with the federation's task",
             )
+        if self._policy.needs_local_steps and manifest.local_steps is None:
+            raise Rejected("local-steps", NO_LOCAL_STEPS)
         return Arrival(manifest, layout, self._staging)
 
     def _chunk(
@@ -218,8 +225,9 @@ class Intake:
         self._drop(manifest.transfer)
         if isinstance(manifest, UpdateManifest) and state is not None:
             # As late as it is now that it counts; a round may have closed since its manifest came.
-            factor = self._policy.staleness_weight(state.version, manifest.base_version)
-            arrival.weight = factor * manifest.num_examples
+            arrival.staleness_weight = self._policy.staleness_weight(
+                state.version, manifest.base_version
+            )
             self._here.add((manifest.client, manifest.base_version))
         return Outcome(whole=arrival, client=manifest.client, base_version=base_version)
 

@@ -21,6 +21,7 @@ class Policy:
     staleness_exponent: float = 0.5
     min_quorum: int = 1
     hinge: int | None = None
+    needs_local_steps: bool = False
 
     def staleness_weight(self, version: int, base_version: int) -> float:
         """Weight of an update from ``base_version`` while ``version`` is current.

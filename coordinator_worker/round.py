@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Mapping
+from math import sqrt
+from operator import itemgetter
 from typing import Any, Final
 
-from coordinator_worker.fold import WeightedSum
+from coordinator_worker.aggregation import Cohort, Contribution
 from coordinator_worker.intake import Arrival
-from shared.layout import Layout, Weights
-from shared.messages import UpdateManifest
+from shared.evaluation import Evaluation, pool
+from shared.messages import EvaluationEntry, UpdateManifest
 
 NONE: Final[Mapping[str, int]] = {}
 
@@ -28,34 +30,47 @@ def weighted_means(reports: Mapping[str, tuple[float, Mapping[str, float]]]) -> 
 
 
 class Round:
-    """Updates folded since the last version; ``memory`` is reused for their sum if given."""
+    """The updates since the last version, which ``cohort`` gathers."""
 
-    def __init__(self, layout: Layout, memory: Weights | None = None) -> None:
-        self.sum = WeightedSum(layout, memory)
+    def __init__(self, cohort: Cohort) -> None:
+        self.cohort = cohort
         self.tags: list[int] = []
         self.contributions: list[tuple[str, int]] = []
         self.examples: list[tuple[str, int]] = []
         self._reports: dict[str, tuple[float, Mapping[str, float]]] = {}
+        self._evaluations: dict[int, list[Evaluation]] = {}  # by the version that was evaluated
         self._bytes_up = 0
         self._began = time.monotonic()
 
     @property
     def updates(self) -> int:
-        """How many updates are in the sum."""
-        return self.sum.count
+        """How many updates are in it."""
+        return self.cohort.count
 
     def fold(self, arrival: Arrival) -> None:
-        """Fold a whole update in; its deliveries now belong to this round."""
+        """Take a whole update; its deliveries now belong to this round.
+
+        Raises Rejected if it lacks what the aggregator needs.
+        """
         manifest = arrival.manifest
         if not isinstance(manifest, UpdateManifest):
             raise TypeError(f"{manifest.kind} is not an update")
-        self.sum.add_chunks(arrival.chunks(), arrival.weight)
-        arrival.release()
+        self.cohort.take(
+            Contribution(
+                manifest.num_examples,
+                arrival.staleness_weight,
+                sqrt(arrival.sum_of_squares),
+                manifest.local_steps,
+            ),
+            arrival,
+        )
         self.tags += arrival.tags
         self.contributions.append((manifest.client, manifest.base_version))
         self.examples.append((manifest.client, manifest.num_examples))
         self._reports[manifest.client] = (manifest.num_examples, manifest.metrics)
         self._bytes_up += manifest.size_bytes
+        if (found := manifest.evaluation) is not None:
+            self._evaluations.setdefault(manifest.base_version, []).append(_evaluation(found))
 
     def record(
         self, version: int, incomplete: int = 0, rejected: Mapping[str, int] = NONE
@@ -73,7 +88,28 @@ class Round:
                 client: {"examples": examples, "metrics": dict(metrics)}
                 for client, (examples, metrics) in self._reports.items()
             },
-            "metrics": weighted_means(self._reports),
+            "metrics": weighted_means(self._reports) | self._pooled(),
+            "evaluation": self._evaluation(),
             "bytes_up": self._bytes_up,
             "seconds": time.monotonic() - self._began,
         }
+
+    def _evaluation(self) -> dict[str, int] | None:
+        """Which version was evaluated: the newest, if clients report of several."""
+        if not self._evaluations:
+            return None
+        version, found = max(self._evaluations.items(), key=itemgetter(0))
+        examples = sum(evaluation.num_examples for evaluation in found)
+        return {"version": version, "clients": len(found), "examples": examples}
+
+    def _pooled(self) -> dict[str, float]:
+        """Its metrics over the held-out examples of all clients together."""
+        if not self._evaluations:
+            return {}
+        pooled = pool(self._evaluations[max(self._evaluations)])
+        return {f"eval_{name}": value for name, value in pooled.metrics().items()}
+
+
+def _evaluation(entry: EvaluationEntry) -> Evaluation:
+    confusion, scores = (tuple(map(tuple, table)) for table in (entry.confusion, entry.scores))
+    return Evaluation(entry.num_examples, entry.means, confusion, scores)

@@ -2,8 +2,6 @@
 
 import re
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Final, Self
@@ -12,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from coordinator_worker.state import State
+from coordinator_worker.learning import LearningSettings
 from shared.errors import ConfigError
 from shared.layout import Layout, Weights
 from shared.messages import Config, Setting
@@ -21,7 +19,7 @@ from shared.settings import Words, WorkerSettings
 CONFIG: Final[TypeAdapter[dict[str, Setting]]] = TypeAdapter(Config, config=ConfigDict(strict=True))
 
 
-class CoordinatorSettings(WorkerSettings):
+class CoordinatorSettings(LearningSettings, WorkerSettings):
     """Flags, environment and defaults of the coordinator."""
 
     quorum: int = Field(2, ge=1, description="aggregate as soon as this many updates are whole")
@@ -30,6 +28,17 @@ class CoordinatorSettings(WorkerSettings):
         None,
         description="stop when a metric that the clients report, averaged by their numbers of"
         " examples, gets there: NAME>=VALUE or NAME<=VALUE, such as eval_loss<=0.1",
+    )
+    clients: int | None = Field(
+        None, ge=1, description="how many clients the federation has; `broker-config` writes it"
+    )
+    monitor: str | None = Field(
+        None,
+        description="metric by which the best version is told, as NAME:max or NAME:min, such as"
+        " eval_auc:max; its model is kept as best.npz beside the checkpoint",
+    )
+    patience: int | None = Field(
+        None, ge=1, description="with --monitor: stop after so many rounds without a better one"
     )
     deadline_s: float | None = Field(
         None, gt=0, description="close a round that has lasted so many seconds with what is there"
@@ -77,6 +86,14 @@ class CoordinatorSettings(WorkerSettings):
             )
         if self.min_quorum > self.quorum:
             raise ValueError(f"--min-quorum {self.min_quorum} is more than --quorum {self.quorum}")
+        if self.patience is not None and self.monitor is None:
+            raise ValueError("--patience needs --monitor, the metric that is to get better")
+        needed = self.quorum if self.deadline_s is None else self.min_quorum
+        if self.clients is not None and needed > self.clients:
+            raise ValueError(
+                f"--quorum {self.quorum} needs {needed} clients and the federation has"
+                f" {self.clients}: lower it, or enlarge the federation with `broker-config apply`"
+            )
         return self
 
 
@@ -107,54 +124,6 @@ def _value(text: str) -> Setting:
         return text
     # A NaN is never equal to itself, so clients would make their task anew for every model.
     return number if isfinite(number) and "_" not in text else text
-
-
-@dataclass(frozen=True)
-class Target:
-    """A goal for a metric: at least (or at most) ``value``."""
-
-    metric: str
-    at_least: bool
-    value: float
-
-    @classmethod
-    def parse(cls, text: str) -> "Target":
-        """Read ``NAME>=VALUE`` or ``NAME<=VALUE``."""
-        matched = re.fullmatch(r"([\w.-]+)\s*(>=|<=)\s*([-+.\deE]+)", text)
-        try:
-            if matched is None:
-                raise ValueError(text)
-            return cls(matched[1], matched[2] == ">=", float(matched[3]))
-        except ValueError:
-            raise ConfigError(f"--target {text}: write NAME>=VALUE or NAME<=VALUE") from None
-
-    def reached(self, metrics: Mapping[str, float]) -> bool:
-        """Whether ``metrics`` reach the goal."""
-        found = metrics.get(self.metric)
-        if found is None:
-            return False
-        return found >= self.value if self.at_least else found <= self.value
-
-
-@dataclass(frozen=True)
-class Goal:
-    """When a run is over: after so many rounds, or when a metric gets there; None: never."""
-
-    rounds: int | None = None
-    target: Target | None = None
-
-    @classmethod
-    def of(cls, settings: CoordinatorSettings) -> Self:
-        """The goal that ``settings`` name."""
-        target = Target.parse(settings.target) if settings.target else None
-        return cls(settings.rounds, target)
-
-    def reached(self, state: State) -> bool:
-        """Whether ``state`` is the run's last."""
-        if self.rounds is not None and state.version >= self.rounds:
-            return True
-        last = state.history[-1]["metrics"] if state.history else {}
-        return self.target is not None and self.target.reached(last)
 
 
 def read_initial_model(path: Path) -> Weights:

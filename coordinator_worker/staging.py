@@ -3,7 +3,7 @@
 import os
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -76,6 +76,19 @@ class Staging:
                 if found != len(window):
                     raise OSError(f"the staging file gave {found} bytes of {len(window)}")
                 yield piece.start + begin, window
+
+    def read(self, pieces: Sequence[Piece], start: int, into: memoryview) -> None:
+        """Copy an update's bytes from ``start`` on until ``into`` is full."""
+        filled = 0
+        while filled < len(into):
+            piece = pieces[(start + filled) // CHUNK_BYTES]
+            begin = start + filled - piece.start
+            part = into[filled : filled + piece.size - begin]
+            if piece.data is not None:
+                part[:] = piece.data[begin : begin + len(part)]
+            elif os.preadv(self._file, [part], piece.slot * CHUNK_BYTES + begin) != len(part):
+                raise OSError("the staging file is shorter than what was written into it")
+            filled += len(part)
 
     def _open(self) -> None:
         with tempfile.TemporaryFile(dir=self._folder) as unlinked:

@@ -15,6 +15,14 @@ HISTORY_ROUNDS: Final = 1000
 
 
 @dataclass(frozen=True)
+class Best:
+    """Version ``version``, whose monitored metric was ``value``."""
+
+    version: int
+    value: float
+
+
+@dataclass(frozen=True)
 class State:
     """Version ``version`` of training run ``run``, and what must not be counted into it again.
 
@@ -22,6 +30,8 @@ class State:
     for as long as they could come again and still be fresh enough. ``history`` has one record of
     plain figures for each of the newest HISTORY_ROUNDS rounds, and for the newest of all also what
     each client said (``clients``). ``run`` is random, and the seed of what is drawn in this run.
+    ``slots`` is what server optimizer and aggregator remember, in the model's layout; the next
+    round changes it where it lies. ``best`` is the version that was found best so far.
     """
 
     federation: str
@@ -31,6 +41,8 @@ class State:
     applied: Ledger
     history: tuple[Record, ...] = ()
     roster: Roster = field(default_factory=dict)
+    slots: Mapping[str, Weights] = field(default_factory=dict)
+    best: Best | None = None
 
     def has_applied(self, client: str, base_version: int) -> bool:
         """Whether that client's update from that version is in the model already."""

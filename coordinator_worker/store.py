@@ -3,6 +3,8 @@
 import secrets
 from collections.abc import Callable
 
+import numpy as np
+
 from coordinator_worker.checkpoint import Checkpoint
 from coordinator_worker.chronicle import Chronicle
 from coordinator_worker.lease import Lease
@@ -55,6 +57,13 @@ class Store:
         if self._checkpoint is None:
             raise RuntimeError("only who has taken over may write")
         self._checkpoint.save(state)
+
+    def save_best(self, weights: Weights) -> None:
+        """Replace ``best.npz``, whole or not at all; raises OSError if there is no room."""
+        temporary = self.folder / "best.tmp"
+        with temporary.open("wb") as file:
+            np.savez(file, *weights)
+        temporary.replace(self.folder / "best.npz")
 
     def _read(self) -> bool:
         settings = self._settings

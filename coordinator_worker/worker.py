@@ -13,13 +13,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from coordinator_worker import roster
+from coordinator_worker.aggregation import Diverged
 from coordinator_worker.chronicle import Chronicle
-from coordinator_worker.coordinator import FederatedCoordinator
 from coordinator_worker.events import Events
 from coordinator_worker.fanout import Fanout, call_all_hands, call_together, notify
+from coordinator_worker.goal import Goal
 from coordinator_worker.inbox import (
     AskAgain,
     Connected,
@@ -32,13 +33,13 @@ from coordinator_worker.inbox import (
 )
 from coordinator_worker.initiation import Initiation
 from coordinator_worker.intake import Arrival, Intake
+from coordinator_worker.learning import Learning
 from coordinator_worker.links import Links
-from coordinator_worker.quorum import Policy
 from coordinator_worker.rejections import Rejections
 from coordinator_worker.round import Round
-from coordinator_worker.settings import CoordinatorSettings, Goal, parse_config
+from coordinator_worker.settings import CoordinatorSettings, parse_config
 from coordinator_worker.staging import Staging
-from coordinator_worker.state import State
+from coordinator_worker.state import Best, State
 from coordinator_worker.store import Patience, Store
 from shared.amqp import MOST_UNACKNOWLEDGED
 from shared.chunks import message_count
@@ -66,13 +67,8 @@ class CoordinatorWorker:
         self._settings = settings
         self._config = parse_config(settings.config)
         self._goal = Goal.of(settings)
-        self._policy = Policy(
-            settings.quorum,
-            settings.max_staleness,
-            settings.staleness_exponent,
-            settings.min_quorum,
-            settings.staleness_hinge,
-        )
+        self._learning = Learning.of(settings)
+        self._policy = self._learning.policy(settings)
         self._links = Links(settings)
         self._store = Store(settings, self._links.stopped_within)
         self._state: State | None = None
@@ -169,7 +165,8 @@ class CoordinatorWorker:
         self._store.give_back()
         self._intake.reset()
         if self._state is not None and self._fanout is not None:
-            self._round = Round(self._state.weights.layout, self._round.sum.total)
+            self._round.cohort.release()
+            self._begin_round(self._round.cohort.sum.total)
 
     def _begin(self, state: State) -> None:
         """Start from ``state``: everybody hears of its model, whoever missed it before."""
@@ -179,7 +176,6 @@ class CoordinatorWorker:
                 f"--quorum {self._policy.quorum}: so many updates of this model are {messages}"
                 f" messages, and a consumer may hold {MOST_UNACKNOWLEDGED}; lower the quorum"
             )
-        self._state = state
         self._finished = self._goal.reached(state)
         self._fanout = Fanout(
             self._links.models,
@@ -188,12 +184,14 @@ class CoordinatorWorker:
             run=state.run,
             version=state.version,
             config=self._config,
+            local=self._learning.local_at(state.version),
             max_staleness=self._policy.max_staleness,
             participation=self._settings.participation,
             final=self._finished,
         )
-        self._coordinator = FederatedCoordinator([self._fanout])
-        self._round = Round(state.weights.layout)
+        self._coordinator = self._learning.coordinator(self._fanout, state)
+        self._state = state = replace(state, slots=self._coordinator.slots)
+        self._begin_round()
         self._staging.memory_bytes = max(0, state.weights.buffer.nbytes - IN_FLIGHT_BYTES)
         self._coordinator.send(state.weights)
         self._chronicle.published(state, final=self._finished)
@@ -206,6 +204,9 @@ class CoordinatorWorker:
             )
 
     # --- a round --------------------------------------------------------------------------------
+
+    def _begin_round(self, memory: Weights | None = None) -> None:
+        self._round = Round(self._coordinator.begin(memory))
 
     def _receive(self, item: Delivery) -> None:
         # Not the session's epoch at the time of acknowledging: the link may be lost and back while
@@ -241,7 +242,8 @@ class CoordinatorWorker:
                 call_all_hands(self._links.models, self._state.version, client)
 
     def _ask_for_weights(self, client: str) -> None:
-        notify(self._links.models, client, Notice(notice="send-initial", config=self._config))
+        asked = Notice(notice="send-initial", config=self._config, local=self._learning.local_at(0))
+        notify(self._links.models, client, asked)
 
     def _take(self, arrival: Arrival) -> None:
         if not isinstance(arrival.manifest, UpdateManifest):
@@ -260,7 +262,7 @@ class CoordinatorWorker:
             weights = Weights.uninitialized(arrival.layout)
             for start, data in arrival.chunks():
                 weights.buffer[start : start + len(data)] = data
-            state = self._store.version_zero(weights)
+            state = self._store.version_zero(self._learning.initial(weights))
             self._save(state)
             client = arrival.manifest.client
             log.info("initial_model", "%s sent the initial model", client, client=client)
@@ -293,9 +295,12 @@ class CoordinatorWorker:
         """
         self._settle_sending()
         closed, spare = self._round, state.weights
-        weights = self._coordinator.aggregate([closed.sum])
         version = state.version + 1
         record = closed.record(version, self._intake.incomplete, self._rejections.counted)
+        if (best := self._goal.better(state.best, record, state.version)) is not None:
+            self._keep_best(state, best)
+            state = replace(state, best=best)
+        weights = self._aggregate(state, closed, record)
         members = roster.contributed(state.roster, version, closed.examples, time.time())
         record["participation"] = roster.summary(roster.participation(members, version))
         staleness = self._policy.max_staleness
@@ -305,7 +310,9 @@ class CoordinatorWorker:
         self._finished = self._goal.reached(state)
         if self._fanout is None:
             raise RuntimeError("a round closed before there was a model")
-        self._fanout.describe(version=version, final=self._finished)
+        self._fanout.describe(
+            version=version, final=self._finished, local=self._learning.local_at(version)
+        )
         self._fanout.hold()
         sending = self._sender.submit(self._coordinator.send, weights)
         self._save(state)
@@ -315,15 +322,35 @@ class CoordinatorWorker:
         self._state = state
         self._links.updates.acknowledge(self._intake.round_closed(state), self._epoch)
         self._rejections.counted.clear()
-        self._round = Round(weights.layout, memory=spare)
+        self._begin_round(spare)
         self._await_deadline(state)
         self._chronicle.closed(state.run, record)
 
+    def _aggregate(self, state: State, closed: Round, record: dict[str, Any]) -> Weights:
+        """The next model; the last good one again if it would not be finite."""
+        self._coordinator.population = max(1, len(state.roster))
+        try:
+            return self._coordinator.aggregate([closed.cohort])
+        except Diverged as error:
+            record["diverged"] = str(error)
+            self._chronicle.diverged(state.version, error)
+            same = closed.cohort.sum.total
+            same.buffer[:] = state.weights.buffer
+            return same
+
+    def _keep_best(self, state: State, best: Best) -> None:
+        """Before the checkpoint that says so; a crash in between leaves a copy that is too new."""
+        self._persist(partial(self._store.save_best, state.weights))
+        self._chronicle.found_best(best)
+
     def _save(self, state: State) -> None:
-        """Write the checkpoint; while the disk is full, wait: nothing else may happen before."""
+        self._persist(partial(self._store.save, state))
+
+    def _persist(self, write: Callable[[], None]) -> None:
+        """Write; while the disk is full, wait: nothing else may happen before."""
         while True:
             try:
-                self._store.save(state)
+                write()
             except OSError as error:
                 self._patience.wait(error)
             else:

@@ -17,6 +17,7 @@ Array = npt.NDArray[Any]
 Buffer = npt.NDArray[np.uint8]
 
 DTYPES: Final = ("float32", "float64")
+CONTROL: Final = "control/"  # names of SCAFFOLD's control variates, which lie behind the weights
 ALIGNMENT: Final = 8  # bytes; no tensor starts inside another's word, so no view is ever unaligned
 
 
@@ -90,6 +91,14 @@ class Layout:
         """Bytes of the whole buffer, padding included."""
         last = self.tensors[-1].size_bytes
         return self.offsets[-1] + -(-last // ALIGNMENT) * ALIGNMENT
+
+    @cached_property
+    def controls_start(self) -> int:
+        """Byte at which the control variates begin; the end if there are none."""
+        for tensor, start in zip(self.tensors, self.offsets, strict=True):
+            if tensor.name.startswith(CONTROL):
+                return start
+        return self.size_bytes
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:

@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from broker_config.names import USER_PATTERN
+from shared.evaluation import MOST_CLASSES, SCORE_BINS
 
 PROTOCOL: Final = 1  # raised whenever an older reader would misread a message
 MAX_SIZE_BYTES: Final = 1 << 40
@@ -23,6 +24,7 @@ Version = Annotated[int, Field(ge=0, le=1 << 53)]
 Setting = bool | int | float | Annotated[str, Field(max_length=1024)]
 Figure = Annotated[float, Field(allow_inf_nan=False)]  # one NaN would be everybody's mean
 Figures = Annotated[dict[Name, Figure], Field(max_length=64)]
+Row = Annotated[list[Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]], Field(max_length=SCORE_BINS)]
 Config = Annotated[dict[Name, Setting], Field(max_length=64)]
 
 
@@ -54,12 +56,29 @@ class TensorEntry(Strict):
     dtype: Literal["float32", "float64"]
 
 
+class LocalTraining(Strict):
+    """How clients are asked to train.
+
+    ``learning_rate_factor`` multiplies each client's own learning rate; ``proximal`` is FedProx's
+    mu; ``clip_norm`` bounds the L2 norm of each step's gradient; ``epochs`` or ``steps`` replace
+    the task's own; with ``scaffold`` control variates ride behind the weights.
+    """
+
+    learning_rate_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    epochs: Annotated[int, Field(gt=0)] | None = None
+    steps: Annotated[int, Field(gt=0)] | None = None
+    scaffold: bool = False
+
+
 class ModelManifest(Transfer):
     """The global model, version ``version`` of training run ``run``.
 
-    ``config`` reaches every client's task; ``max_staleness`` is how many versions late an update
-    may be; ``participation`` is the share of the clients that are drawn to train from this version
-    (`shared.sampling`); ``final`` says that no further version will come in this run.
+    ``config`` reaches every client's task, ``local`` says how it is to be trained;
+    ``max_staleness`` is how many versions late an update may be; ``participation`` is the share of
+    the clients that are drawn to train from this version (`shared.sampling`); ``final`` says that
+    no further version will come in this run.
     """
 
     kind: Literal["model"] = "model"
@@ -68,9 +87,19 @@ class ModelManifest(Transfer):
     version: Version
     tensors: Annotated[list[TensorEntry], Field(min_length=1, max_length=MAX_TENSORS)]
     config: Config = {}
+    local: LocalTraining = LocalTraining()
     max_staleness: Annotated[int, Field(ge=0)] = 0
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0
     final: bool = False
+
+
+class EvaluationEntry(Strict):
+    """What ``base_version`` is worth on the client's held-out data (`shared.evaluation`)."""
+
+    num_examples: Annotated[int, Field(gt=0, le=MAX_EXAMPLES)]
+    means: Figures = {}
+    confusion: Annotated[list[Row], Field(max_length=MOST_CLASSES)] = []
+    scores: Annotated[list[Row], Field(max_length=2)] = []
 
 
 class UpdateManifest(Transfer):
@@ -84,6 +113,8 @@ class UpdateManifest(Transfer):
     num_examples: Annotated[int, Field(gt=0, le=MAX_EXAMPLES)]
     layout: Hex
     metrics: Figures = {}
+    evaluation: EvaluationEntry | None = None
+    local_steps: Annotated[int, Field(gt=0, le=MAX_EXAMPLES)] | None = None
 
 
 class InitialManifest(Transfer):
@@ -135,6 +166,7 @@ class Notice(Message):
     detail: str = ""
     base_version: Version | None = None
     config: Config = {}
+    local: LocalTraining = LocalTraining()
 
 
 AnyMessage = Annotated[

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from shared.evaluation import Evaluation
 from shared.layout import Array
 
 
@@ -12,9 +13,13 @@ class Update:
 
     ``delta``: trained weights minus the global model's, one array per tensor, shapes and dtypes
     of the model. ``num_examples``: how many training examples stand behind it (its weight in
-    FedAvg). ``metrics``: named figures about this client, never its data.
+    FedAvg). ``metrics``: named figures about this client, never its data. ``local_steps``: how many
+    optimizer steps made the delta, for the algorithms that need to know. ``evaluation``: what the
+    *global* model is worth on this client's held-out data.
     """
 
     delta: Sequence[Array]
     num_examples: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    local_steps: int | None = None
+    evaluation: Evaluation | None = None

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import struct
 import tempfile
 import threading
@@ -28,7 +29,7 @@ FOREVER: Final = "1000000"
 HEARTBEAT_S: Final = 4
 # Far beyond how late any client here may be. Without end, one update that is never finished would
 # keep the whole log of the queue from being cut.
-MAX_STALENESS: Final = "400"
+MAX_STALENESS: Final = "1000"
 STUCK_S: Final = 60.0
 CLOCK: Final = Path(__file__).parent / "clock"
 
@@ -90,9 +91,9 @@ class Stage:
         arguments = ["--task", "tests.chaos.task:ledger", "--wait-broker-s", FOREVER]
         return Post(name, "client-worker", [*arguments, *kept, *task], self._environment(name))
 
-    def coordinator(self, name: str, quorum: int = QUORUM) -> Post:
+    def coordinator(self, name: str, *further: str) -> Post:
         """A coordinator; all share one checkpoint folder."""
-        arguments = ["--checkpoint-dir", str(self.checkpoints), "--quorum", str(quorum)]
+        arguments = ["--checkpoint-dir", str(self.checkpoints), "--quorum", str(QUORUM), *further]
         arguments += ["--max-staleness", MAX_STALENESS, "--staleness-exponent", "0"]
         arguments += ["--wait-broker-s", FOREVER]
         return Post(name, "coordinator-worker", arguments, self._environment(name))
@@ -157,3 +158,4 @@ class Stage:
             private_node.down(self.home)
         except BrokerConfigError:
             private_node.down(self.home)
+        shutil.rmtree(self.home)

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from broker_config.names import CHUNK_BYTES
+from coordinator_worker.aggregation import Cohort, server_optimizer
+from coordinator_worker.aggregation.aggregators import mean
 from coordinator_worker.intake import Intake, Outcome
 from coordinator_worker.quorum import Policy
 from coordinator_worker.round import Round
@@ -60,7 +62,7 @@ def test_an_update_is_whole_with_its_last_chunk_and_keeps_its_deliveries() -> No
     assert first.settled == second.settled == ()
     assert second.whole is not None
     assert second.whole.tags == [1, 2]
-    assert second.whole.weight == 2.0
+    assert second.whole.staleness_weight == 1.0
     assert second.whole.sum_of_squares == pytest.approx(SIZE, rel=1e-3)
 
 
@@ -180,7 +182,7 @@ def test_a_late_update_counts_with_its_weight() -> None:
     queue = Queue(max_staleness=3)
     whole = [queue.deliver(body).whole for body in bodies(base_version=2)][-1]
     assert whole is not None
-    assert whole.weight == 2.0 * 0.5
+    assert whole.staleness_weight == 0.5
 
 
 def test_what_cannot_be_in_time_any_more_is_let_go_when_the_round_closes() -> None:
@@ -373,7 +375,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.queue = [*self.unacknowledged.values(), *self.queue]
         self.unacknowledged.clear()
         self.tags = itertools.count(1)
-        self.round = Round(SMALL.layout)
+        self.round = Round(Cohort(SMALL.layout, mean()))
 
     @rule(client=st.sampled_from(CLIENTS), copies=st.integers(1, 2), cut=st.booleans())
     def publish(self, client: str, copies: int, cut: bool) -> None:
@@ -421,15 +423,15 @@ class ExactlyOnce(RuleBasedStateMachine):
             self.restart()
             return
         done = self.round
-        self.effect += done.sum.total[0][: len(CLIENTS)]
-        weights = done.sum.apply_to(self.state.weights)
+        self.effect += done.cohort.sum.total[0][: len(CLIENTS)]
+        weights = server_optimizer("sgd").move(self.state.weights, *done.cohort.delta(), {})
         self.state = self.state.after(weights, done.contributions, {}, self.policy.max_staleness)
         if crash == "after it":
             self.restart()
             return
         self.acknowledge(done.tags)
         self.acknowledge(self.intake.round_closed(self.state))
-        self.round = Round(SMALL.layout)
+        self.round = Round(Cohort(SMALL.layout, mean()))
 
     def acknowledge(self, tags: Iterable[int]) -> None:
         for tag in tags:
@@ -453,7 +455,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.restart()
         while self.queue:
             self.deliver("no")
-        waiting = self.round.sum.total[0][: len(CLIENTS)]
+        waiting = self.round.cohort.sum.total[0][: len(CLIENTS)]
         for index, client in enumerate(CLIENTS):
             refused = {base for who, base in self.rejected if who == client}
             counted = len({base for who, base in self.confirmed if who == client} - refused)
@@ -480,4 +482,4 @@ def test_an_update_is_as_late_as_when_it_is_whole_not_as_when_it_began() -> None
     queue.intake.round_closed(queue.state)
     whole = queue.deliver(second).whole
     assert whole is not None
-    assert whole.weight == pytest.approx(2 / 2**0.5)
+    assert whole.staleness_weight == pytest.approx(2**-0.5)

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator_worker.aggregation import Cohort
+from coordinator_worker.aggregation.aggregators import mean
 from coordinator_worker.intake import Arrival
 from coordinator_worker.round import Round, weighted_means
 from shared.chunks import Outgoing, transfer_fields
@@ -22,7 +24,11 @@ def arrival(client: str, base: int, examples: int, weight: float, **metrics: flo
         layout=DELTA.layout.digest, metrics=metrics, **transfer_fields(DELTA.buffer),
     )  # fmt: skip
     made = Arrival(
-        manifest, DELTA.layout, staging(), weight=weight, tags=[10 * base, 10 * base + 1]
+        manifest,
+        DELTA.layout,
+        staging(),
+        staleness_weight=weight / examples,
+        tags=[10 * base, 10 * base + 1],
     )
     for body in bodies_of(Outgoing(manifest, DELTA.buffer)):
         header, data = decode(body)
@@ -31,19 +37,19 @@ def arrival(client: str, base: int, examples: int, weight: float, **metrics: flo
 
 
 def test_a_round_remembers_what_is_in_its_sum() -> None:
-    now = Round(DELTA.layout)
+    now = Round(Cohort(DELTA.layout, mean()))
     now.fold(arrival("alfa", 4, 10, 10.0, loss=1.0))
     now.fold(arrival("bravo", 3, 30, 15.0, loss=2.0, norm=0.5))
     assert now.updates == 2
-    assert now.sum.weight == 25.0
+    assert now.cohort.sum.weight == 25.0
     assert now.tags == [40, 41, 30, 31]
     assert now.contributions == [("alfa", 4), ("bravo", 3)]
-    mean = now.sum.apply_to(Weights.empty(DELTA.layout))
-    np.testing.assert_allclose(mean[0], [1.0, 2.0])
+    found = now.cohort.sum.mean()
+    np.testing.assert_allclose(found[0], [1.0, 2.0])
 
 
 def test_the_record_says_who_took_part_with_what() -> None:
-    now = Round(DELTA.layout)
+    now = Round(Cohort(DELTA.layout, mean()))
     now.fold(arrival("alfa", 4, 10, 10.0, loss=1.0))
     now.fold(arrival("bravo", 3, 30, 15.0, loss=2.0, norm=0.5))
     record = now.record(5, incomplete=3, rejected={"stale": 2})
@@ -57,14 +63,15 @@ def test_the_record_says_who_took_part_with_what() -> None:
             "bravo": {"examples": 30, "metrics": {"loss": 2.0, "norm": 0.5}},
         },
         "metrics": {"loss": 1.75, "norm": 0.5},
+        "evaluation": None,
     }  # fmt: skip
 
 
 def test_a_round_begins_at_zero_in_memory_that_was_used() -> None:
     used = Weights.of([np.array([7.0, 8.0]), np.array([9.0], np.float32)])
-    now = Round(DELTA.layout, memory=used)
+    now = Round(Cohort(DELTA.layout, mean(), memory=used))
     assert now.updates == 0
-    assert now.sum.total is used
+    assert now.cohort.sum.total is used
     assert not used.buffer.any()
 
 
@@ -74,7 +81,7 @@ def test_initial_weights_are_not_an_update() -> None:
         **transfer_fields(DELTA.buffer),
     )  # fmt: skip
     with pytest.raises(TypeError, match="initial is not an update"):
-        Round(DELTA.layout).fold(Arrival(manifest, DELTA.layout, staging()))
+        Round(Cohort(DELTA.layout, mean())).fold(Arrival(manifest, DELTA.layout, staging()))
 
 
 reports = st.dictionaries(

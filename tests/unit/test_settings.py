@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client_worker.settings import ClientSettings
+from coordinator_worker.goal import Target
 from coordinator_worker.settings import (
     CoordinatorSettings,
-    Target,
     parse_config,
     read_initial_model,
 )

@@ -1,0 +1,156 @@
+"""What becomes of a round's updates: aggregators, as sets of functions chosen by name.
+
+D is the round's delta, d_k the delta of update k, n_k its number of examples, s_k the weight that
+the staleness policy gives it (1 if it is fresh). A mean is folded while updates arrive; a robust
+rule keeps them until the round closes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from coordinator_worker.aggregation import robust
+from coordinator_worker.aggregation.named import choose
+from coordinator_worker.aggregation.robust import Rule
+from shared.errors import Rejected
+
+NO_LOCAL_STEPS: Final = (
+    "FedNova needs the number of local steps and the update does not say it: have the task's fit"
+    ' return "local_steps"'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What is known of one whole update besides its bytes; ``norm`` is the delta's L2 norm."""
+
+    num_examples: int
+    staleness_weight: float = 1.0
+    norm: float = 0.0
+    local_steps: int | None = None
+
+
+Figure = Callable[[Contribution], float]
+
+
+def _one(_update: Contribution) -> float:
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Aggregator:
+    """D = f * sum_k w_k c_k d_k / sum_k w_k, f being the weighted mean of ``rescale``.
+
+    w_k = ``weigh(k)``, c_k = ``scale(k)``. With a ``rule`` it decides instead, given c_k d_k and
+    w_k; it needs ``least`` updates, and with ``centered`` it is told the last round's D.
+    """
+
+    weigh: Figure
+    scale: Figure = _one
+    rescale: Figure = _one
+    rule: Rule | None = None
+    least: int = 1
+    centered: bool = False
+    needs_local_steps: bool = False
+
+
+def mean() -> Aggregator:
+    """FedAvg (McMahan et al. 2017, algorithm 1): w_k = n_k s_k."""
+    return Aggregator(lambda k: k.num_examples * k.staleness_weight)
+
+
+def uniform() -> Aggregator:
+    """Every client weighs the same: w_k = s_k."""
+    return Aggregator(lambda k: k.staleness_weight)
+
+
+def fedbuff() -> Aggregator:
+    """FedBuff (Nguyen et al. 2022, algorithm 1): D = sum_k s_k d_k / K.
+
+    Unlike the means it does not divide by the staleness weights: a round of late updates is a
+    smaller step. With a quorum of 1 and a server learning rate it is FedAsync (Xie et al. 2019).
+    """
+    return Aggregator(_one, scale=lambda k: k.staleness_weight)
+
+
+def fednova() -> Aggregator:
+    """FedNova (Wang et al. 2020, equation 8 for plain SGD).
+
+    D = (sum_k p_k t_k) * sum_k p_k d_k / t_k, t_k the local steps of k and p_k = w_k / sum w.
+    """
+
+    def steps(update: Contribution) -> float:
+        if not update.local_steps:
+            raise Rejected("local-steps", NO_LOCAL_STEPS)
+        return float(update.local_steps)
+
+    return Aggregator(
+        lambda k: k.num_examples * k.staleness_weight,
+        scale=lambda k: 1.0 / steps(k),
+        rescale=steps,
+        needs_local_steps=True,
+    )
+
+
+def _robust(rule: Rule, least: int = 1, *, centered: bool = False) -> Aggregator:
+    """A client's number of examples is its own word, so it does not count here."""
+    return Aggregator(lambda k: k.staleness_weight, rule=rule, least=least, centered=centered)
+
+
+def median() -> Aggregator:
+    """Coordinate-wise median (Yin et al. 2018, definition 1); late updates count in full."""
+    return _robust(robust.by_median)
+
+
+def trimmed_mean(fraction: float = 0.2) -> Aggregator:
+    """Coordinate-wise trimmed mean (Yin et al. 2018, definition 2); late updates count in full."""
+    if not 0 <= fraction < 0.5:
+        raise ValueError(f"fraction is {fraction}; of each end less than half can be cut off")
+    return _robust(robust.by_trimmed_mean(fraction))
+
+
+def krum(f: int) -> Aggregator:
+    """Krum (Blanchard et al. 2017, section 4): the one update that is nearest to its neighbours."""
+    return _robust(robust.by_krum(_faulty(f), 1), 2 * f + 3)
+
+
+def multi_krum(f: int) -> Aggregator:
+    """Multi-Krum (Blanchard et al. 2017, section 5): the mean of the K - f of the best scores."""
+    return _robust(robust.by_krum(_faulty(f), None), 2 * f + 3)
+
+
+def geometric_median() -> Aggregator:
+    """RFA (Pillutla et al. 2022, algorithm 2): the smoothed geometric median, weights s_k."""
+    return _robust(robust.by_geometric_median)
+
+
+def centered_clipping(radius: float = 10.0) -> Aggregator:
+    """Centered clipping (Karimireddy et al. 2021, equation CC)."""
+    if not radius > 0:
+        raise ValueError(f"radius is {radius}; it has to be above 0")
+    return _robust(robust.by_centered_clipping(radius), centered=True)
+
+
+def _faulty(f: int) -> int:
+    if f < 0:
+        raise ValueError(f"f is {f}; it is the number of clients that may be faulty")
+    return f
+
+
+AGGREGATORS: Final[Mapping[str, Callable[..., Aggregator]]] = {
+    "mean": mean,
+    "uniform": uniform,
+    "fedbuff": fedbuff,
+    "fednova": fednova,
+    "median": median,
+    "trimmed-mean": trimmed_mean,
+    "krum": krum,
+    "multi-krum": multi_krum,
+    "geometric-median": geometric_median,
+    "centered-clipping": centered_clipping,
+}
+
+
+def aggregator(spec: str) -> Aggregator:
+    """The aggregator that ``spec`` names; raises ConfigError."""
+    return choose("aggregator", spec, AGGREGATORS)

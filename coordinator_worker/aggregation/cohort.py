@@ -1,0 +1,107 @@
+"""The updates of one round, on their way to one delta."""
+
+from math import sqrt
+
+import numpy as np
+
+from coordinator_worker.aggregation.aggregators import Aggregator, Contribution
+from coordinator_worker.aggregation.stack import MemoryRow, Row, Stack
+from coordinator_worker.fold import WeightedSum, sum_of_squares
+from shared.errors import ConfigError
+from shared.layout import Layout, Weights, bytes_of
+from shared.update import Update
+
+
+class Cohort:
+    """Folds updates as they come, or keeps them if the aggregator wants to see all at once.
+
+    ``memory`` is reused for the result if given. With ``clip_norm`` C a delta d counts as
+    d min(1, C / |d|), whatever the aggregator (norm bounding: Sun et al. 2019, section 4).
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        aggregator: Aggregator,
+        *,
+        clip_norm: float | None = None,
+        memory: Weights | None = None,
+    ) -> None:
+        self.sum = WeightedSum(layout, memory)
+        self.clipped = 0
+        self._layout = layout
+        self._aggregator = aggregator
+        self._clip_norm = clip_norm
+        self._rescaled = 0.0  # sum of weight * rescale
+        self._rows: list[Row] = []
+        self._scales: list[float] = []
+        self._weights: list[float] = []
+
+    @property
+    def count(self) -> int:
+        """How many updates are in it."""
+        return len(self._rows) or self.sum.count
+
+    def add(self, update: Update, staleness_weight: float = 1.0) -> None:
+        """Take an update that is in memory; it must stay as it is until the round closes.
+
+        Raises ConfigError if it does not fit the model, Rejected if it is not finite or lacks what
+        the aggregator needs.
+        """
+        delta = Weights.of(update.delta, self._layout)
+        squares = sum_of_squares(self._layout, 0, bytes_of(delta.buffer))
+        contribution = Contribution(
+            update.num_examples, staleness_weight, sqrt(squares), update.local_steps
+        )
+        self.take(contribution, MemoryRow(delta))
+
+    def take(self, contribution: Contribution, row: Row) -> None:
+        """Take a whole update, which has been checked; ``row`` is released when it is done with."""
+        weight = self._aggregator.weigh(contribution)
+        scale = self._aggregator.scale(contribution)
+        rescale = self._aggregator.rescale(contribution)
+        if self._clip_norm is not None and contribution.norm > self._clip_norm:
+            scale *= self._clip_norm / contribution.norm
+            self.clipped += 1
+        if self._aggregator.rule is not None:
+            self._rows.append(row)
+            self._scales.append(scale)
+            self._weights.append(weight)
+            return
+        self.sum.add_chunks(row.chunks(), weight, scale)
+        self._rescaled += weight * rescale
+        row.release()
+
+    def merge(self, part: WeightedSum) -> None:
+        """Take the updates that were folded into ``part`` elsewhere."""
+        if self._aggregator.rule is not None:
+            raise ConfigError("this aggregator needs each update, not a sum of some")
+        self._rescaled += part.weight
+        self.sum.merge(part)
+
+    def delta(self, center: Weights | None = None) -> tuple[Weights, float]:
+        """The round's delta as (array T, factor f), meaning f * T; T is the cohort's own memory.
+
+        ``center`` is the last round's, if the aggregator is ``centered``; it becomes this one's.
+        """
+        rule = self._aggregator.rule
+        if rule is None:
+            total = self.sum
+            if not total.weight:
+                raise ConfigError("there are no updates to aggregate")
+            return total.total, self._rescaled / total.weight**2
+        if len(self._rows) < self._aggregator.least:
+            raise ConfigError(
+                f"this aggregator needs {self._aggregator.least} updates, there are {self.count}"
+            )
+        if not self._rows:
+            raise ConfigError("there are no updates to aggregate")
+        stack = Stack(self._layout, self._rows, self._scales, center)
+        rule(stack, np.asarray(self._weights), self.sum.total)
+        self.release()
+        return self.sum.total, 1.0
+
+    def release(self) -> None:
+        """Give up the updates that are kept."""
+        while self._rows:
+            self._rows.pop().release()

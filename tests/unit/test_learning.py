@@ -1,0 +1,151 @@
+"""The algorithm that the command line names: what fits together, and what is refused."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coordinator_worker.goal import Goal, Monitor
+from coordinator_worker.learning import Learning
+from coordinator_worker.schedules import schedule
+from coordinator_worker.settings import CoordinatorSettings
+from coordinator_worker.state import Best, State
+from shared.errors import ConfigError
+from shared.layout import Weights
+
+URL = "amqp://coordinator:x@localhost/f"
+
+
+def settings(**given: Any) -> CoordinatorSettings:
+    return CoordinatorSettings(broker_url=URL, **given)
+
+
+def learning(**given: Any) -> Learning:
+    found = settings(**given)
+    made = Learning.of(found)
+    made.policy(found)
+    return made
+
+
+class Sink:
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+
+    def get_weights(self) -> Weights:
+        return self.weights
+
+    def set_weights(self, weights: Weights) -> None:
+        pass
+
+
+def state(weights: Weights, version: int = 0, **change: Any) -> State:
+    return State("f", "ab" * 4, version, weights, applied={}, **change)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"aggregator": "krum:f=2", "quorum": 6}, "--quorum 6: --aggregator krum:f=2 needs"),
+        (
+            {"aggregator": "krum:f=1", "quorum": 5, "deadline_s": 9, "min_quorum": 4},
+            "--min-quorum 4: --aggregator krum:f=1 needs",
+        ),
+        ({"local_epochs": 1, "local_steps": 1}, "give one of them"),
+        ({"learning_rate_schedule": "step:every=0,factor=0.5"}, "every is 0"),
+        ({"learning_rate_schedule": "linear"}, "constant, cosine, exponential, step"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_at_the_start(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        learning(**given)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"quorum": 4, "clients": 3}, "needs 4 clients and the federation has 3"),
+        ({"patience": 3}, "needs --monitor"),
+    ],
+)
+def test_a_round_or_a_run_that_could_never_end_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        settings(**given)
+
+
+def test_after_a_deadline_a_federation_may_be_smaller_than_the_quorum() -> None:
+    settings(quorum=4, clients=3, deadline_s=1, min_quorum=2)
+
+
+def test_with_scaffold_control_variates_of_zero_lie_behind_the_weights() -> None:
+    weights = Weights.of([np.ones((2, 3), np.float32), np.ones(5)])
+    plain, scaffold = learning(), learning(scaffold=True)
+    assert plain.initial(weights) is weights
+    longer = scaffold.initial(weights)
+    assert [t.name for t in longer.layout.tensors] == ["0", "1", "control/0", "control/1"]
+    for number in range(2):
+        np.testing.assert_array_equal(longer[number], weights[number])
+        np.testing.assert_array_equal(longer[number + 2], 0 * weights[number])
+    assert scaffold.initial(longer) is longer
+    assert longer.layout.controls_start == weights.layout.size_bytes
+
+
+def test_a_run_goes_on_with_the_algorithm_that_it_began_with() -> None:
+    weights = Weights.of([np.ones(3)])
+    adam, plain = learning(server_optimizer="adam"), learning()
+    slots = adam.coordinator(Sink(weights), state(weights)).slots
+    slots["mean"].buffer[:] = 7
+    again = adam.coordinator(Sink(weights), state(weights, 3, slots=slots))
+    assert again.slots["mean"] is slots["mean"]
+    for other, begun in [(plain, slots), (adam, {})]:
+        with pytest.raises(ConfigError, match="begun with another"):
+            other.coordinator(Sink(weights), state(weights, 3, slots=begun))
+    with pytest.raises(ConfigError, match="without --scaffold"):
+        learning(scaffold=True).coordinator(Sink(weights), state(weights))
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted"),
+    [
+        ("constant", [1, 1, 1, 1, 1]),
+        ("constant:warmup=4", [0.25, 0.5, 0.75, 1, 1]),
+        ("step:every=2,factor=0.1", [1, 1, 0.1, 0.1, 0.01]),
+        ("exponential:decay=0.5", [1, 0.5, 0.25, 0.125, 0.0625]),
+        ("cosine:rounds=4,floor=0.2", [1, 0.8828427, 0.6, 0.3171573, 0.2]),
+    ],
+)
+def test_schedules(spec: str, wanted: list[float]) -> None:
+    assert [schedule(spec)(version) for version in range(5)] == pytest.approx(wanted)
+
+
+def test_a_learning_rate_never_becomes_zero() -> None:
+    assert schedule("exponential:decay=0.5")(10_000) > 0
+
+
+def record(version: int, value: float) -> dict[str, Any]:
+    return {"metrics": {"eval_auc": value}, "evaluation": {"version": version}}
+
+
+def test_the_best_version_is_the_one_that_was_evaluated_not_the_one_being_made() -> None:
+    goal = Goal(monitor=Monitor("eval_auc", more=True))
+    assert goal.better(None, record(4, 0.7), 4) == Best(4, 0.7)
+    assert goal.better(Best(2, 0.8), record(4, 0.7), 4) is None
+    assert goal.better(None, record(3, 0.9), 4) is None  # its weights are gone
+    assert goal.better(None, {"metrics": {}, "evaluation": None}, 4) is None
+    assert Goal().better(None, record(4, 0.7), 4) is None
+    less = Goal(monitor=Monitor.parse("eval_auc:min"))
+    assert less.better(Best(2, 0.8), record(4, 0.7), 4) == Best(4, 0.7)
+
+
+def test_a_run_stops_when_nothing_has_got_better_for_long() -> None:
+    goal = Goal(monitor=Monitor("eval_auc", more=True), patience=3)
+    weights = Weights.of([np.ones(1)])
+    assert not goal.reached(state(weights, 9))
+    assert not goal.reached(state(weights, 9, best=Best(6, 0.5)))
+    assert goal.reached(state(weights, 10, best=Best(6, 0.5)))
+
+
+@pytest.mark.parametrize("text", ["eval_auc", "eval_auc:most", ":max"])
+def test_a_monitor_without_a_direction_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="NAME:max or NAME:min"):
+        Monitor.parse(text)
