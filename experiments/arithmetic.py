@@ -4,39 +4,20 @@ One flat float32 buffer holds a model's weights and one its gradients, and a bat
 arrays made once: an epoch of 600 examples in batches of 10 through the 2NN takes about 20 ms.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 
+from shared.messages import LocalTraining
+from shared.update import Update
+
 Array = np.ndarray[Any, Any]
 Weights = list[Array]
 TWO_NN: Final = (784, 200, 200, 10)  # the "2NN" of McMahan et al. 2017, section 3
 EVALUATED: Final = 2000  # examples at a time, so that the layers' outputs stay in the cache
-
-
-@dataclass(frozen=True)
-class LocalTraining:
-    """How the coordinator asks a client to train in one round."""
-
-    learning_rate_factor: float = 1.0
-    proximal: float = 0.0
-    clip_norm: float | None = None
-    epochs: int | None = None
-    steps: int | None = None
-    scaffold: bool = False
-
-
-@dataclass(frozen=True)
-class Update:
-    """What a client hands in; with SCAFFOLD its control's change stands behind the weights'."""
-
-    delta: Sequence[Array]
-    num_examples: int
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    local_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +177,9 @@ class FederatedClient:
         self.control: Array | None = None
 
     def train(
-        self, global_model: Sequence[Array], local: LocalTraining = LocalTraining()
+        self,
+        global_model: Sequence[Array],
+        local: LocalTraining = LocalTraining(),  # noqa: B008
     ) -> Update:
         """Train from ``global_model``; with ``local.scaffold`` it is [*weights, *controls]."""
         rate = self.learning_rate * local.learning_rate_factor

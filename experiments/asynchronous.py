@@ -19,13 +19,13 @@ import numpy as np
 
 from coordinator_worker.quorum import Policy
 from experiments import partition
-from experiments.arithmetic import FederatedClient, Mlp
+from experiments.arithmetic import Mlp
 from experiments.command import run
 from experiments.data import Images, fashion_mnist
+from experiments.federation import Federation
 from experiments.flight import DELAYS, Flight, History, Recorder, endless, order_statistic
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
-from experiments.server import FederatedCoordinator
 
 CLIENTS, IN_FLIGHT, QUORUM, BUFFER = 100, 30, 23, 10
 LAYERS: Final = (784, 64, 10)
@@ -118,20 +118,14 @@ def experiment(data: Path, short: bool) -> Findings:
 
 def federation(
     images: Images, rates: tuple[float, float], seed: int, aggregator: str
-) -> tuple[list[FederatedClient], FederatedCoordinator]:
-    """All clients, who share one model to compute in, and the coordinator."""
+) -> Federation:
+    """All clients and their coordinator, with the client's and the server's learning rate."""
     model = Mlp(LAYERS, seed=seed)
     parts = partition.dirichlet(images.y, CLIENTS, ALPHA, seed)
-    clients = [FederatedClient(model, (images.x[p], images.y[p]), rates[0]) for p in parts]
     optimizer = f"sgd:learning_rate={rates[1]}"
-    return clients, FederatedCoordinator([model], aggregator=aggregator, server_optimizer=optimizer)
-
-
-def accuracy(coordinator: FederatedCoordinator, images: Images) -> float:
-    """Of the global model on the test data."""
-    model = coordinator.models[0]
-    model.set_weights(coordinator.weights)
-    return float(model.evaluate((images.test_x, images.test_y))["accuracy"])
+    return Federation.of(
+        model, images, parts, rates[0], aggregator=aggregator, server_optimizer=optimizer
+    )
 
 
 def _rounds(images: Images, size: Size, cohort: int) -> tuple[tuple[float, float], list[History]]:
@@ -150,13 +144,14 @@ def rounds(
     images: Images, size: Size, rates: tuple[float, float], cohort: int, seed: int
 ) -> History:
     """Synchronous rounds of ``cohort`` random clients; a round takes one second."""
-    clients, coordinator = federation(images, rates, seed, "uniform")
+    learning = federation(images, rates, seed, "uniform")
+    clients, coordinator = learning.clients, learning.coordinator
     rng, recorder = np.random.default_rng(seed + 100), Recorder()
     for number in range(1, size.trips // cohort + 1):
         chosen = rng.choice(CLIENTS, cohort, replace=False)
         updates = [clients[who].train(coordinator.weights) for who in chosen]
         coordinator.send(coordinator.aggregate(updates))
-        recorder.add(number, number * IN_FLIGHT, number, accuracy(coordinator, images))
+        recorder.add(number, number * IN_FLIGHT, number, learning.accuracy())
         if recorder.recent() >= size.target:
             break
     return recorder.history()
@@ -192,7 +187,8 @@ def buffered(
     images: Images, size: Size, rates: tuple[float, float], kind: str, seed: int
 ) -> History:
     """FedBuff in virtual time, evaluated every 30 trips as the rounds are."""
-    clients, coordinator = federation(images, rates, seed, "fedbuff")
+    learning = federation(images, rates, seed, "fedbuff")
+    clients, coordinator = learning.clients, learning.coordinator
     rng, recorder, flight = np.random.default_rng(seed + 100), Recorder(), Flight()
     who, version = endless(rng, CLIENTS), 0
 
@@ -213,7 +209,7 @@ def buffered(
         version += 1
         start()
         if version * BUFFER % IN_FLIGHT == 0:
-            recorder.add(flight.now, version * BUFFER, version, accuracy(coordinator, images))
+            recorder.add(flight.now, version * BUFFER, version, learning.accuracy())
             if recorder.recent() >= size.target:
                 break
     return recorder.history()

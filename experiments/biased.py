@@ -26,13 +26,14 @@ from typing import Any, Final
 import numpy as np
 
 from coordinator_worker.quorum import Policy
-from experiments.arithmetic import FederatedClient, Mlp, Update, flat, views
+from experiments.arithmetic import Mlp, flat, views
 from experiments.command import run
 from experiments.data import Images, fashion_mnist
+from experiments.federation import Federation
 from experiments.flight import Flight, History, Recorder, Trip
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
-from experiments.server import FederatedCoordinator
+from shared.update import Update
 
 Array = np.ndarray[Any, Any]
 FAST, SLOW, BUFFER, HELD = 20, 10, 10, 200
@@ -65,7 +66,7 @@ class Size:
 
 Weigh = Callable[[int, Trip], tuple[Update, float]]  # version, trip -> what to fold, its weight
 FULL: Final = Size(50, 2_000, (1,), ("half-normal", "steady"))
-SHORT: Final = Size(4, 500, (1,), ("half-normal",))
+SHORT: Final = Size(2, 300, (1,), ("half-normal",))
 
 
 def discounted(exponent: float) -> Weigh:
@@ -195,7 +196,7 @@ def delay(kind: str, rng: np.random.Generator, client: int) -> float:
 
 def federation(
     images: Images, rates: tuple[float, float], aggregator: str, seed: int = 1
-) -> tuple[list[FederatedClient], FederatedCoordinator]:
+) -> Federation:
     """The fast clients, then the slow ones, and the coordinator."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(images.y))
@@ -206,15 +207,10 @@ def federation(
         for place in range(count)
     ]
     model = Mlp(LAYERS, seed=seed)
-    clients = [FederatedClient(model, (images.x[p], images.y[p]), rates[0]) for p in parts]
     optimizer = f"sgd:learning_rate={rates[1]}"
-    return clients, FederatedCoordinator([model], aggregator=aggregator, server_optimizer=optimizer)
-
-
-def accuracy(model: Mlp, weights: Sequence[Array], images: Images) -> float:
-    """Of ``weights`` on the test data."""
-    model.set_weights(weights)
-    return model.evaluate((images.test_x, images.test_y))["accuracy"]
+    return Federation.of(
+        model, images, parts, rates[0], aggregator=aggregator, server_optimizer=optimizer
+    )
 
 
 def best_rounds(
@@ -228,14 +224,14 @@ def best_rounds(
 
 def rounds(images: Images, rates: tuple[float, float], kind: str, count: int) -> History:
     """Synchronous rounds of all clients."""
-    clients, coordinator = federation(images, rates, "mean")
+    learning = federation(images, rates, "mean")
+    clients, coordinator = learning.clients, learning.coordinator
     rng, recorder, now = np.random.default_rng(5), Recorder(), 0.0
     for number in range(1, count + 1):
         now += max(delay(kind, rng, client) for client in range(CLIENTS))
         updates = [client.train(coordinator.weights) for client in clients]
         coordinator.send(coordinator.aggregate(updates))
-        score = accuracy(coordinator.models[0], coordinator.weights, images)
-        recorder.add(now, number * CLIENTS, number, score)
+        recorder.add(now, number * CLIENTS, number, learning.accuracy())
     return recorder.history()
 
 
@@ -243,7 +239,8 @@ def buffered(
     images: Images, method: Method, rates: tuple[float, float], kind: str, until: float
 ) -> History:
     """All clients train all the time; every tenth arrival makes a version."""
-    clients, coordinator = federation(images, rates, "fedbuff")
+    learning = federation(images, rates, "fedbuff")
+    clients, coordinator = learning.clients, learning.coordinator
     rng, flight, recorder = np.random.default_rng(5), Flight(), Recorder()
     weigh, version, averaged = method.weigh(), 0, flat(coordinator.weights)
     shapes = [array.shape for array in coordinator.weights]
@@ -267,8 +264,7 @@ def buffered(
         averaged += np.float32(1 - KEPT) * (flat(coordinator.weights) - averaged)
         if flight.now >= until * (recorder.count + 1) / EVALUATIONS:
             shown = views(averaged, shapes) if method.averaged else coordinator.weights
-            score = accuracy(coordinator.models[0], shown, images)
-            recorder.add(flight.now, version * BUFFER, version, score)
+            recorder.add(flight.now, version * BUFFER, version, learning.accuracy(shown))
     return recorder.history()
 
 

@@ -15,12 +15,12 @@ from typing import Final
 import numpy as np
 
 from experiments import partition
-from experiments.arithmetic import TWO_NN, FederatedClient, Mlp
+from experiments.arithmetic import TWO_NN, Mlp
 from experiments.command import run
 from experiments.data import Images, fashion_mnist
+from experiments.federation import Federation
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
-from experiments.server import FederatedCoordinator
 
 CLIENTS, COHORT = 100, 10
 Curve = tuple[list[float], list[float]]
@@ -140,8 +140,8 @@ def train(
 ) -> Curve:
     """Rounds and test accuracies until ``target`` is reached or ``limit`` rounds are over."""
     model = Mlp(TWO_NN, epochs=cell.epochs, batch_size=cell.batch_size)
-    clients = [FederatedClient(model, (images.x[p], images.y[p]), rate) for p in parts]
-    coordinator = FederatedCoordinator([model])
+    federation = Federation.of(model, images, parts, rate)
+    clients, coordinator = federation.clients, federation.coordinator
     rng = np.random.default_rng(1)
     rounds, accuracies = [0.0], [0.0]
     for number in range(1, limit + 1):
@@ -149,9 +149,8 @@ def train(
         updates = [clients[who].train(coordinator.weights) for who in cohort]
         coordinator.send(coordinator.aggregate(updates))
         if number % cell.every == 0 or number == limit:
-            model.set_weights(coordinator.weights)
             rounds.append(float(number))
-            accuracies.append(model.evaluate((images.test_x, images.test_y))["accuracy"])
+            accuracies.append(federation.accuracy())
             if accuracies[-1] >= target:
                 break
     return rounds[1:], accuracies[1:]

@@ -18,12 +18,13 @@ from typing import Any, Final
 import numpy as np
 
 from experiments import partition
-from experiments.arithmetic import FederatedClient, LocalTraining, Mlp, Update
+from experiments.arithmetic import Mlp
 from experiments.command import run
 from experiments.data import Images, fashion_mnist
+from experiments.federation import Federation
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
-from experiments.server import FederatedCoordinator
+from shared.messages import LocalTraining
 
 Array = np.ndarray[Any, Any]
 CLIENTS, LAST = 100, 10
@@ -95,7 +96,7 @@ def grids() -> Mapping[Setting, Mapping[str, Sequence[Method]]]:
             for r, s in product(rates, (0.1, 0.3, 1.0))
         ],
     }
-    for name in ("adam", "yogi", "adagrad"):
+    for name in ("adam", "yogi"):
         server[f"Fed{name.title()}"] = [
             Method(name, f"{name}:learning_rate={s},beta1=0.9,beta2=0.99,tau=0.001", r)
             for r, s in product(rates, adaptive)
@@ -167,6 +168,16 @@ def told(method: Method) -> str:
     return " ".join(parts)
 
 
+def tried(grid: Sequence[Method]) -> str:
+    """The values that ``grid`` is the product of."""
+    found: dict[str, dict[str, None]] = {}
+    for method in grid:
+        words = told(method).split()
+        for name, value in zip(words[::2], words[1::2], strict=True):
+            found.setdefault(name, {})[value] = None
+    return " × ".join(f"{name} {{{', '.join(values)}}}" for name, values in found.items())
+
+
 def best(
     images: Images, size: Size, setting: Setting, grid: Sequence[Method]
 ) -> tuple[Method, list[list[float]]]:
@@ -181,22 +192,6 @@ def end(curve: Sequence[float]) -> float:
     return float(np.mean(curve[-LAST:]))
 
 
-class WithControls:
-    """A model to the coordinator: the weights, and behind them SCAFFOLD's control, from zero."""
-
-    def __init__(self, model: Mlp) -> None:
-        self.model = model
-
-    def get_weights(self) -> list[Array]:
-        """[*weights, *controls]."""
-        weights = self.model.get_weights()
-        return [*weights, *(np.zeros_like(weight) for weight in weights)]
-
-    def set_weights(self, weights: Sequence[Array], /) -> None:
-        """Take the weights over."""
-        self.model.set_weights(weights[: len(weights) // 2])
-
-
 def train(images: Images, size: Size, setting: Setting, method: Method, seed: int) -> list[float]:
     """Test accuracy after each round."""
     model = Mlp(setting.layers, epochs=setting.epochs, batch_size=setting.batch_size, seed=seed)
@@ -204,9 +199,11 @@ def train(images: Images, size: Size, setting: Setting, method: Method, seed: in
         parts = partition.dirichlet(images.y, CLIENTS, 0.1, seed)
     else:
         parts = partition.shards(images.y, CLIENTS, 2, seed)
-    clients = [FederatedClient(model, (images.x[p], images.y[p]), method.rate) for p in parts]
-    shown = WithControls(model) if method.local.scaffold else model
-    coordinator = FederatedCoordinator([shown], server_optimizer=method.optimizer)
+    learning = Federation.of(
+        model, images, parts, method.rate,
+        scaffold=method.local.scaffold, server_optimizer=method.optimizer,
+    )  # fmt: skip
+    clients, coordinator = learning.clients, learning.coordinator
     rng, curve = np.random.default_rng(seed), []
     for _ in range(max(2, setting.rounds // size.shorten)):
         chosen = rng.choice(CLIENTS, setting.cohort, replace=False)
@@ -214,30 +211,15 @@ def train(images: Images, size: Size, setting: Setting, method: Method, seed: in
         slow[0] = False  # or a round might have nobody
         parts_done = np.where(slow, rng.integers(1, setting.epochs + 1, len(slow)), setting.epochs)
         updates = [
-            _update(clients[who], coordinator, method, int(done), setting)
+            clients[who].train(
+                coordinator.weights, method.local.model_copy(update={"epochs": int(done)})
+            )
             for who, done, late in zip(chosen, parts_done, slow, strict=True)
             if not (late and method.dropped)
         ]
         coordinator.send(coordinator.aggregate(updates))
-        shown.set_weights(coordinator.weights)
-        curve.append(model.evaluate((images.test_x, images.test_y))["accuracy"])
+        curve.append(learning.accuracy())
     return curve
-
-
-def _update(
-    client: FederatedClient, coordinator: FederatedCoordinator, method: Method, done: int,
-    setting: Setting,
-) -> Update:  # fmt: skip
-    local = LocalTraining(
-        proximal=method.local.proximal, epochs=done, scaffold=method.local.scaffold
-    )
-    update = client.train(coordinator.weights, local)
-    if not local.scaffold:
-        return update
-    # The control is the mean over all clients, of whom only a cohort has moved its own.
-    half, share = len(update.delta) // 2, np.float32(setting.cohort / CLIENTS)
-    controls = [share * change for change in update.delta[half:]]
-    return Update([*update.delta[:half], *controls], update.num_examples)
 
 
 if __name__ == "__main__":

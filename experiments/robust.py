@@ -21,28 +21,29 @@ from typing import Any, Final
 import numpy as np
 
 from experiments import partition
-from experiments.arithmetic import FederatedClient, Mlp, Update, flat, views
+from experiments.arithmetic import Mlp, flat, views
 from experiments.command import run
 from experiments.data import Images, fashion_mnist
+from experiments.federation import Federation
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
-from experiments.server import FederatedCoordinator
+from shared.update import Update
 
 Array = np.ndarray[Any, Any]
 Attack = Callable[[Array, Array], Array]  # honest deltas, the attackers' own -> what they send
 CLIENTS, ATTACKERS, CLASSES = 25, 5, 10
 LAYERS: Final = (784, 64, 10)
 RATE, KEPT = 0.05, 0.96
-RULES: Final = (
-    "mean",
-    "median",
-    "trimmed-mean:fraction=0.2",
-    "krum:f=5",
-    "multi-krum:f=5",
-    "geometric-median",
-    "centered-clipping:radius=1",
-    "norm-bound",
-)
+RULES: Final[Mapping[str, tuple[str, float | None]]] = {  # aggregator, clip norm of each update
+    "mean": ("mean", None),
+    "median": ("median", None),
+    "trimmed-mean:fraction=0.2": ("trimmed-mean:fraction=0.2", None),
+    "krum:f=5": ("krum:f=5", None),
+    "multi-krum:f=5": ("multi-krum:f=5", None),
+    "geometric-median": ("geometric-median", None),
+    "centered-clipping:radius=0.5": ("centered-clipping:radius=0.5", None),
+    "mean, clip norm 0.5": ("mean", 0.5),
+}
 
 
 def alie(honest: Array, own: Array) -> Array:
@@ -147,12 +148,13 @@ def train(images: Images, size: Size, alpha: float | None, rule: str, attack: st
         parts = partition.iid(size.train, CLIENTS, 0)
     else:
         parts = partition.dirichlet(images.y, CLIENTS, alpha, 0)
-    labels = images.y, (CLASSES - 1 - images.y if attack == "label flip" else images.y)
-    clients = [
-        FederatedClient(model, (images.x[p], labels[who >= CLIENTS - ATTACKERS][p]), RATE)
-        for who, p in enumerate(parts)
-    ]
-    coordinator = FederatedCoordinator([model], aggregator=rule)
+    aggregator, clip_norm = RULES[rule]
+    learning = Federation.of(model, images, parts, RATE, aggregator=aggregator, clip_norm=clip_norm)
+    clients, coordinator = learning.clients, learning.coordinator
+    if attack == "label flip":
+        for client in clients[-ATTACKERS:]:
+            x, y = client.data
+            client.data = x, CLASSES - 1 - y
     accuracies = []
     for _ in range(size.rounds):
         deltas = np.stack([flat(client.train(coordinator.weights).delta) for client in clients])
@@ -163,8 +165,7 @@ def train(images: Images, size: Size, alpha: float | None, rule: str, attack: st
             for delta, client in zip(sent, clients, strict=True)
         ]
         coordinator.send(coordinator.aggregate(updates))
-        model.set_weights(coordinator.weights)
-        accuracies.append(model.evaluate((images.test_x, images.test_y))["accuracy"])
+        accuracies.append(learning.accuracy())
     return accuracies
 
 
