@@ -151,8 +151,8 @@ def experiment(data: Path, short: bool) -> Findings:
                 for s in grids()
             ),
             "tried": "; ".join(
-                f"{s.name}: {name}: {', '.join(told(m) for m in grid)}"
-                for s, methods in grids().items() for name, grid in methods.items()
+                f"{name}: {tried(grid)}"
+                for name, grid in {n: g for m in grids().values() for n, g in m.items()}.items()
             ),
         },
         tables, panels, reached,
