@@ -8,9 +8,8 @@ are chosen for each method and delay on one seed, the figures are those of other
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -27,6 +26,7 @@ from experiments.flight import DELAYS, Flight, History, Recorder, endless, order
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
 
+Rates = tuple[float, float]
 CLIENTS, IN_FLIGHT, QUORUM, BUFFER = 100, 30, 23, 10
 LAYERS: Final = (784, 64, 10)
 POLICY: Final = Policy(quorum=BUFFER, max_staleness=10**6, staleness_exponent=0.5)
@@ -40,17 +40,47 @@ class Size:
 
     train: int
     test: int
-    target: float
+    targets: Mapping[str, float]  # by how the images are dealt out
     trips: int
     seeds: Sequence[int]
     rates: Sequence[tuple[float, float]]
 
 
 FULL: Final = Size(
-    20_000, 3_000, 0.80, 3_000, (1, 2, 3), tuple(product((0.05, 0.1), (1.0, 1.5, 2.0, 3.0)))
-)
-SHORT: Final = Size(2_000, 500, 0.5, 600, (1,), ((0.1, 1.5),))
+    20_000, 2_000, {"IID": 0.82, "Dirichlet(0.5)": 0.82}, 2_400, (1, 2, 3),
+    ((0.05, 1.0), (0.1, 1.0), (0.1, 1.5), (0.1, 2.0)),
+)  # fmt: skip
+SHORT: Final = Size(2_000, 300, {"IID": 0.5}, 300, (1,), ((0.1, 1.5),))
 ALPHA: Final = 0.5
+METHODS: Final = ("synchronous", f"quorum {QUORUM} of {IN_FLIGHT}", f"FedBuff K={BUFFER}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where the methods meet: images, how they are dealt out, and the accuracy to be reached."""
+
+    images: Images
+    size: Size
+    split: str
+
+    @property
+    def target(self) -> float:
+        """The accuracy that ends a run."""
+        return self.size.targets[self.split]
+
+    def federation(self, rates: tuple[float, float], seed: int, aggregator: str) -> Federation:
+        """All clients and their coordinator, with the clients' and the server's learning rate."""
+        y, optimizer = self.images.y, f"sgd:learning_rate={rates[1]}"
+        iid = self.split == "IID"
+        parts = (
+            partition.iid(len(y), CLIENTS, seed)
+            if iid
+            else partition.dirichlet(y, CLIENTS, ALPHA, seed)
+        )
+        return Federation.of(
+            Mlp(LAYERS, seed=seed), self.images, parts, rates[0],
+            aggregator=aggregator, server_optimizer=optimizer,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,66 +103,69 @@ def experiment(data: Path, short: bool) -> Findings:
     size = SHORT if short else FULL
     images = fashion_mnist(data, size.train, size.test)
     rows: list[list[str | float | None]] = []
-    panels, reached = [], {}
-    rounds = {cohort: _rounds(images, size, cohort) for cohort in (IN_FLIGHT, QUORUM)}
-    for kind in DELAYS:
-        medians, lines = {}, {}
-        for method in ("synchronous", "quorum 23 of 30", "FedBuff K=10"):
-            if method == "FedBuff K=10":
-                rate, outcomes = _buffered(images, size, kind)
-            else:
-                cohort = IN_FLIGHT if method == "synchronous" else QUORUM
-                rate, histories = rounds[cohort]
-                outcomes = [_timed(found, kind, cohort, size.target) for found in histories]
-            medians[method] = median(outcome.seconds for outcome in outcomes)
-            history = outcomes[0].history
-            lines[method] = (history.times, history.accuracies)
-            rows.append([f"{kind}, {method}", f"{rate[0]:g}, {rate[1]:g}", medians[method],
-                         median(each.trips for each in outcomes),
-                         median(each.versions for each in outcomes)])  # fmt: skip
-        fast = medians["FedBuff K=10"]
-        ratios = [medians[m] / fast for m in ("synchronous", "quorum 23 of 30")]
-        rows[-3] += [ratios[0]]
-        rows[-2] += [ratios[1]]
-        rows[-1] += [1.0]
-        goal = WANTED.get(kind)
-        wanted = f" (wanted {goal[0]} × and {goal[1]} ×)" if goal else ""
-        reached[f"{kind}{wanted}"] = (
-            f"{ratios[0]:.1f} × faster than synchronous, {ratios[1]:.2f} × than the quorum"
-        )
-        panels.append(Panel(kind, "virtual time", "test accuracy", lines, size.target, True))
-    columns = ["delay, method", "rates: client, server", "time", "trips", "versions", "× FedBuff"]
+    panels: list[Panel] = []
+    reached: dict[str, str] = {}
+    for split in size.targets:
+        stage = Stage(images, size, split)
+        learned = {cohort: best_rounds(stage, cohort) for cohort in (IN_FLIGHT, QUORUM)}
+        for kind in DELAYS:
+            compared = _compared(stage, kind, learned)
+            seconds = [median(run.seconds for run in runs) for _, runs in compared]
+            for method, (rates, runs), took in zip(METHODS, compared, seconds, strict=True):
+                rows.append([f"{split}, {kind}, {method}", f"{rates[0]:g}, {rates[1]:g}", took,
+                             median(run.trips for run in runs),
+                             median(run.versions for run in runs), took / seconds[-1]])  # fmt: skip
+            goal = WANTED.get(kind)
+            wanted = f" (wanted {goal[0]} × and {goal[1]} ×)" if goal else ""
+            reached[f"{split}, {kind}{wanted}"] = (
+                f"{seconds[0] / seconds[2]:.1f} × faster than synchronous,"
+                f" {seconds[1] / seconds[2]:.2f} × than the quorum"
+            )
+            lines = {
+                method: (runs[0].history.times, runs[0].history.accuracies)
+                for method, (_, runs) in zip(METHODS, compared, strict=True)
+            }
+            panels.append(Panel(f"{split}, {kind}", "virtual time", "test accuracy", lines,
+                                stage.target, x_logarithmic=True))  # fmt: skip
+    columns = ["split, delay, method", "rates: client, server", "time", "trips", "versions",
+               "× FedBuff"]  # fmt: skip
     return Findings(
         "asynchronous", "Time to accuracy with rounds, a quorum and a buffer",
         {
             "data": f"Fashion-MNIST, {size.train} training and {size.test} test images, dealt to"
-            f" {CLIENTS} clients by Dirichlet({ALPHA})",
+            f" {CLIENTS} clients",
             "model": "-".join(map(str, LAYERS)), "local": "E=1, B=10",
-            "in flight": IN_FLIGHT, "target": size.target,
-            "rates tried (client, server)": [list(pair) for pair in size.rates],
+            "in flight": IN_FLIGHT, "rates tried (client, server)": [list(r) for r in size.rates],
             "seeds": f"rates 0, figures {list(size.seeds)}",
         },
-        [Table(f"To {size.target:.0%} test accuracy, medians", columns, rows)], panels, reached,
+        [Table(f"To {told(size.targets)} test accuracy, medians", columns, rows)], panels, reached,
     )  # fmt: skip
 
 
-def federation(
-    images: Images, rates: tuple[float, float], seed: int, aggregator: str
-) -> Federation:
-    """All clients and their coordinator, with the client's and the server's learning rate."""
-    model = Mlp(LAYERS, seed=seed)
-    parts = partition.dirichlet(images.y, CLIENTS, ALPHA, seed)
-    optimizer = f"sgd:learning_rate={rates[1]}"
-    return Federation.of(
-        model, images, parts, rates[0], aggregator=aggregator, server_optimizer=optimizer
-    )
+def told(targets: Mapping[str, float]) -> str:
+    """``82% (IID) / 80% (Dirichlet(0.5))``."""
+    return " / ".join(f"{target:.0%} ({split})" for split, target in targets.items())
 
 
-def _rounds(images: Images, size: Size, cohort: int) -> tuple[tuple[float, float], list[History]]:
+def _compared(
+    stage: Stage, kind: str, learned: Mapping[int, tuple[Rates, list[History]]]
+) -> list[tuple[Rates, list[Outcome]]]:
+    """Rates and runs of each of METHODS under one kind of delay."""
+    found = [
+        (rates, [_timed(history, kind, cohort, stage.target) for history in histories])
+        for cohort, (rates, histories) in learned.items()
+    ]
+    tried = {rates: buffered(stage, rates, kind, 0) for rates in stage.size.rates}
+    chosen = min(tried, key=lambda rates: _needed(tried[rates], stage.target))
+    runs = [buffered(stage, chosen, kind, seed) for seed in stage.size.seeds]
+    return [*found, (chosen, [_outcome(history, stage.target) for history in runs])]
+
+
+def best_rounds(stage: Stage, cohort: int) -> tuple[Rates, list[History]]:
     """The rates with which rounds of ``cohort`` need fewest, and the histories of other seeds."""
-    tried = {rates: rounds(images, size, rates, cohort, 0) for rates in size.rates}
-    chosen = min(tried, key=lambda rates: _needed(tried[rates], size.target))
-    return chosen, [rounds(images, size, chosen, cohort, seed) for seed in size.seeds]
+    tried = {rates: rounds(stage, rates, cohort, 0) for rates in stage.size.rates}
+    chosen = min(tried, key=lambda rates: _needed(tried[rates], stage.target))
+    return chosen, [rounds(stage, chosen, cohort, seed) for seed in stage.size.seeds]
 
 
 def _needed(history: History, target: float) -> tuple[float, float]:
@@ -140,19 +173,17 @@ def _needed(history: History, target: float) -> tuple[float, float]:
     return (np.inf if place is None else history.times[place], -max(history.accuracies))
 
 
-def rounds(
-    images: Images, size: Size, rates: tuple[float, float], cohort: int, seed: int
-) -> History:
+def rounds(stage: Stage, rates: Rates, cohort: int, seed: int) -> History:
     """Synchronous rounds of ``cohort`` random clients; a round takes one second."""
-    learning = federation(images, rates, seed, "uniform")
+    learning = stage.federation(rates, seed, "uniform")
     clients, coordinator = learning.clients, learning.coordinator
     rng, recorder = np.random.default_rng(seed + 100), Recorder()
-    for number in range(1, size.trips // cohort + 1):
+    for number in range(1, stage.size.trips // cohort + 1):
         chosen = rng.choice(CLIENTS, cohort, replace=False)
         updates = [clients[who].train(coordinator.weights) for who in chosen]
         coordinator.send(coordinator.aggregate(updates))
         recorder.add(number, number * IN_FLIGHT, number, learning.accuracy())
-        if recorder.recent() >= size.target:
+        if recorder.recent() >= stage.target:
             break
     return recorder.history()
 
@@ -176,18 +207,9 @@ def _outcome(history: History, target: float) -> Outcome:
     return Outcome(history.times[place], history.trips[place], history.versions[place], history)
 
 
-def _buffered(images: Images, size: Size, kind: str) -> tuple[tuple[float, float], list[Outcome]]:
-    tried = {rates: buffered(images, size, rates, kind, 0) for rates in size.rates}
-    chosen = min(tried, key=lambda rates: _needed(tried[rates], size.target))
-    found = [buffered(images, size, chosen, kind, seed) for seed in size.seeds]
-    return chosen, [_outcome(history, size.target) for history in found]
-
-
-def buffered(
-    images: Images, size: Size, rates: tuple[float, float], kind: str, seed: int
-) -> History:
+def buffered(stage: Stage, rates: Rates, kind: str, seed: int) -> History:
     """FedBuff in virtual time, evaluated every 30 trips as the rounds are."""
-    learning = federation(images, rates, seed, "fedbuff")
+    learning = stage.federation(rates, seed, "fedbuff")
     clients, coordinator = learning.clients, learning.coordinator
     rng, recorder, flight = np.random.default_rng(seed + 100), Recorder(), Flight()
     who, version = endless(rng, CLIENTS), 0
@@ -198,7 +220,7 @@ def buffered(
 
     for _ in range(IN_FLIGHT):
         start()
-    while version * BUFFER < size.trips:
+    while version * BUFFER < stage.size.trips:
         buffer = coordinator.begin()
         for place in range(1, BUFFER + 1):
             trip = flight.land()
@@ -210,7 +232,7 @@ def buffered(
         start()
         if version * BUFFER % IN_FLIGHT == 0:
             recorder.add(flight.now, version * BUFFER, version, learning.accuracy())
-            if recorder.recent() >= size.target:
+            if recorder.recent() >= stage.target:
                 break
     return recorder.history()
 

@@ -65,8 +65,8 @@ class Size:
 
 
 Weigh = Callable[[int, Trip], tuple[Update, float]]  # version, trip -> what to fold, its weight
-FULL: Final = Size(50, 2_000, (1,), ("half-normal", "steady"))
-SHORT: Final = Size(2, 300, (1,), ("half-normal",))
+FULL: Final = Size(40, 2_000, (1,), ("half-normal", "steady"))
+SHORT: Final = Size(1, 300, (1,), ("half-normal",))
 
 
 def discounted(exponent: float) -> Weigh:

@@ -4,15 +4,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
 
+from experiments.data import WHERE
 from experiments.report import RESULTS, Findings, publish
-
-WHERE: Final = (
-    "--data names a folder that holds fashion-mnist/ (the four .gz files of the data set"
-    " Fashion-MNIST), credit-default/UCI_Credit_Card.csv and heart-disease-4hospitals/ (the four"
-    " files processed.*.data; both from the UCI Machine Learning Repository)"
-)
+from shared.errors import ConfigError
 
 
 def run(
@@ -29,7 +24,7 @@ def run(
     out = given.out or (Path("runs/experiments") if given.short else RESULTS)
     try:
         publish(experiment(given.data, given.short), out)
-    except (FileNotFoundError, ValueError) as error:
-        sys.stderr.write(f"{error}: {WHERE}\n")
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
         return 2
     return 0

@@ -8,7 +8,15 @@ from typing import Any, Final
 
 import numpy as np
 
+from shared.errors import ConfigError
+
 Array = np.ndarray[Any, Any]
+
+WHERE: Final = (
+    "--data names a folder that holds fashion-mnist/ (the four .gz files of the data set"
+    " Fashion-MNIST), credit-default/UCI_Credit_Card.csv and heart-disease-4hospitals/ (the four"
+    " files processed.*.data; both from the UCI Machine Learning Repository)"
+)
 
 FASHION: Final = "fashion-mnist"
 CREDIT: Final = "credit-default"
@@ -30,7 +38,7 @@ class Images:
 def fashion_mnist(folder: Path, train: int, test: int, seed: int = 0) -> Images:
     """``train`` and ``test`` images of Fashion-MNIST (Xiao et al. 2017), drawn by ``seed``.
 
-    Raises FileNotFoundError or ValueError if ``folder``/fashion-mnist does not hold its files.
+    Raises ConfigError if ``folder``/fashion-mnist does not hold its files.
     """
     source, rng = folder / FASHION, np.random.default_rng(seed)
     parts: list[Array] = []
@@ -43,10 +51,10 @@ def fashion_mnist(folder: Path, train: int, test: int, seed: int = 0) -> Images:
 
 
 def _idx(path: Path, magic: int, header: int) -> Array:
-    with gzip.open(path) as file:
+    with gzip.open(_there(path)) as file:
         raw = file.read()
     if int.from_bytes(raw[:4], "big") != magic:
-        raise ValueError(f"{path} is not what it should be: its first number is not {magic}")
+        raise ConfigError(f"{path} does not begin with {magic}: {WHERE}")
     return np.frombuffer(raw, np.uint8, offset=header)
 
 
@@ -56,7 +64,7 @@ def credit_default(folder: Path) -> tuple[Array, Array, Array]:
     Yeh and Lien 2009, "The comparisons of data mining techniques for the predictive accuracy of
     probability of default of credit card clients"; 30,000 rows.
     """
-    with (folder / CREDIT / "UCI_Credit_Card.csv").open(newline="") as file:
+    with _there(folder / CREDIT / "UCI_Credit_Card.csv").open(newline="") as file:
         names, *rows = csv.reader(file)
     values = np.array(rows, np.float64)
     return values[:, 1:-1], values[:, -1], values[:, names.index("EDUCATION")]
@@ -70,9 +78,15 @@ def heart_disease(folder: Path) -> list[tuple[Array, Array]]:
     """
     found = []
     for hospital in HOSPITALS:
-        lines = (folder / HEART / f"processed.{hospital}.data").read_text().split()
+        lines = _there(folder / HEART / f"processed.{hospital}.data").read_text().split()
         rows = [[np.nan if v == "?" else float(v) for v in line.split(",")] for line in lines]
         values = np.array(rows)[:, [*range(10), 13]]
         values = values[~np.isnan(values).any(axis=1)]
         found.append((values[:, :10], (values[:, -1] > 0).astype(np.float64)))
     return found
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise ConfigError(f"there is no {path}: {WHERE}")
+    return path

@@ -58,10 +58,10 @@ FULL: Final = Size(
     (
         Cell(5, 10, (0.1, 0.05, 0.2), 300),
         Cell(1, 10, (0.1, 0.2, 0.05), 300),
-        Cell(5, None, (0.5, 0.3), 400, 2),
-        Cell(1, None, (0.5, 0.3), 2000, 5),
+        Cell(5, None, (0.3, 0.5, 0.2), 400, 2),
+        Cell(1, None, (0.3, 0.5, 0.2), 1500, 5),
     ),
-    {"IID": 0.84, "pathological": 0.76},
+    {"IID": 0.85, "pathological": 0.80},
 )  # fmt: skip
 SHORT: Final = Size(
     2_000, 500,

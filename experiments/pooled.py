@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def experiment(data: Path, short: bool) -> Findings:
     """Every problem with every method."""
-    rounds = 60 if short else 4000
+    rounds = 60 if short else 2500
     rows: list[list[str | float | None]] = []
     panels = []
     reached: dict[str, str] = {}

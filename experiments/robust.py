@@ -76,7 +76,7 @@ class Size:
 
 
 FULL: Final = Size(7_500, 2_000, 25, (None, 1.0))
-SHORT: Final = Size(1_000, 500, 2, (None,))
+SHORT: Final = Size(500, 300, 1, (None,))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
