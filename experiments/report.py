@@ -74,16 +74,27 @@ def publish(findings: Findings, folder: Path = RESULTS) -> None:
 
 def markdown(findings: Findings) -> str:
     """The tables, under the title and with the setting below."""
-    parts = [f"## {findings.title}", ""]
+    parts = [f"# {findings.title}", "", f"![{findings.title}]({findings.name}.svg)", ""]
     for table in findings.tables:
         parts += [f"**{table.title}**", "", "| " + " | ".join(table.columns) + " |"]
         parts.append("| --- |" + " ---: |" * (len(table.columns) - 1))
         parts += ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in table.rows]
         parts.append("")
     parts += [f"- {goal}: {found}" for goal, found in findings.reached.items()]
-    told = "; ".join(f"{name} {value}" for name, value in findings.setting.items())
-    parts += ["", f"Setting: {told}.", "", f"Repeat: `python -m experiments.{findings.name}`.", ""]
+    told = "; ".join(f"{name}: {_words(value)}" for name, value in findings.setting.items())
+    command = f"python -m experiments.{findings.name} --data FOLDER"
+    parts += ["", f"Setting: {told}.", "", f"Repeat: `{command}`.", ""]
     return "\n".join(parts)
+
+
+def _words(value: Any) -> str:
+    """A value of the setting as a person says it."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} {_words(each)}" for name, each in value.items())
+    if isinstance(value, (list, tuple)):
+        nested = any(isinstance(each, (list, tuple)) for each in value)
+        return (" or " if nested else ", ").join(_words(each) for each in value)
+    return str(value)
 
 
 def _cell(value: str | float | None) -> str:
