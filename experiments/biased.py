@@ -60,13 +60,12 @@ class Size:
 
     rounds: int
     test: int
-    seeds: Sequence[int]
     delays: Sequence[str]
 
 
 Weigh = Callable[[int, Trip], tuple[Update, float]]  # version, trip -> what to fold, its weight
-FULL: Final = Size(40, 2_000, (1,), ("half-normal", "steady"))
-SHORT: Final = Size(1, 300, (1,), ("half-normal",))
+FULL: Final = Size(40, 2_000, ("half-normal", "steady"))
+SHORT: Final = Size(1, 300, ("half-normal",))
 
 
 def discounted(exponent: float) -> Weigh:
