@@ -3,12 +3,25 @@
 from typing import TYPE_CHECKING, Any
 
 from client_worker.client import FederatedClient, TrainableModel
+from client_worker.guide import Guide
+from client_worker.numpy_model import NumpyModel
+from client_worker.rules import interpolate, replace
 from client_worker.task import Task
 
 if TYPE_CHECKING:
     from client_worker.keras_model import KerasTask, LinearRegressionModel
 
-__all__ = ["FederatedClient", "KerasTask", "LinearRegressionModel", "Task", "TrainableModel"]
+__all__ = [
+    "FederatedClient",
+    "Guide",
+    "KerasTask",
+    "LinearRegressionModel",
+    "NumpyModel",
+    "Task",
+    "TrainableModel",
+    "interpolate",
+    "replace",
+]
 
 _NEEDS_TENSORFLOW = {"KerasTask", "LinearRegressionModel"}
 

@@ -2,21 +2,29 @@
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 
+from client_worker import scaffold
+from client_worker.guide import LOCAL_STEPS, Guide, run_fit, takes_guide
+from client_worker.personal import Personal, Personalization, places
+from client_worker.rules import UpdateRule, replace
+from client_worker.scaffold import Control
 from shared.errors import ConfigError
 from shared.evaluation import Evaluation
 from shared.layout import Array, Layout, Weights
+from shared.messages import LocalTraining
 from shared.update import Update
+
+AS_THE_TASK_SAYS: Final = LocalTraining()
 
 
 class TrainableModel(Protocol):
     """All that a model needs to take part; a Keras model is wrapped into one by itself.
 
     It may also have ``evaluate(data)``, which is asked what the global model is worth on held-out
-    data and returns figures by name, or an Evaluation.
+    data and returns figures by name, or an Evaluation; and ``weight_names()``, one for each array.
     """
 
     def get_weights(self) -> Sequence[Array]:
@@ -28,7 +36,11 @@ class TrainableModel(Protocol):
         ...
 
     def fit(self, data: Any, learning_rate: float, /) -> Mapping[str, float] | None:
-        """Train on ``data`` from the current weights; return metrics such as ``loss``."""
+        """Train on ``data`` from the current weights; return metrics such as ``loss``.
+
+        The metric ``local_steps`` says how many optimizer steps it took. A ``fit`` with a third
+        parameter ``guide`` is given a Guide, which it must heed.
+        """
         ...
 
 
@@ -40,6 +52,10 @@ class FederatedClient:
     leaves this object. ``learning_rate``: of the local optimizer. ``validation``: held-out data
     of the same form, on which each global model is evaluated. ``num_examples``: the weight of
     this client's updates; counted from ``data`` if not given.
+
+    ``update_rule``: what becomes of the local model when a global one comes (`client_worker.rules`:
+    ``replace``, ``interpolate(alpha)``). ``local``: tensors that stay here, by name or position.
+    ``ditto``: lambda of a personal model trained beside the global one; 0 for none.
     """
 
     def __init__(
@@ -50,6 +66,9 @@ class FederatedClient:
         *,
         validation: Any = None,
         num_examples: int | None = None,
+        update_rule: UpdateRule = replace,
+        local: Sequence[str | int] = (),
+        ditto: float = 0.0,
     ) -> None:
         self.model = model
         self.data = data
@@ -60,38 +79,84 @@ class FederatedClient:
             raise ConfigError(f"num_examples is {self.num_examples}; an update needs at least one")
         self._validation_examples: int | None = None
         self._trainable = _trainable(model, data)
-        self.layout = Layout.of([np.asarray(array) for array in self._trainable.get_weights()])
+        arrays = self._arrays()
+        kinds = Personalization(update_rule, places(local, self._trainable, len(arrays)), ditto)
+        if ditto and not takes_guide(self._trainable.fit):
+            raise ConfigError("ditto: this model's fit takes no guide (see client_worker.guide)")
+        self.personal = Personal(kinds, arrays)
+        self.layout = Layout.of(self.personal.shared(arrays))
+        self.control = Control(self.layout)
+
+    def layout_for(self, local: LocalTraining) -> Layout:
+        """Layout of a global model that comes with ``local``, and of the updates to it."""
+        return scaffold.with_controls(self.layout) if local.scaffold else self.layout
 
     def weights(self) -> Weights:
-        """The local model's weights, copied into one buffer."""
-        return Weights.of(list(self._trainable.get_weights()), self.layout)
+        """The local model's weights but for those that stay here, copied into one buffer."""
+        return Weights.of(self.personal.shared(self._arrays()), self.layout)
 
-    def update(self, global_model: Sequence[Array]) -> None:
-        """Replace the local model's weights by a copy of the global model's.
+    def initial(self, local: LocalTraining = AS_THE_TASK_SAYS) -> Weights:
+        """What a federation that trains as ``local`` says can begin with."""
+        return scaffold.longer(self.weights()) if local.scaffold else self.weights()
+
+    def update(
+        self, global_model: Sequence[Array], local: LocalTraining = AS_THE_TASK_SAYS
+    ) -> None:
+        """Make of the global model and the local one what the update rule says.
 
         A model may keep the arrays and train in place: views of the global model would change it.
         """
-        weights = Weights.of(global_model, self.layout)
-        self._trainable.set_weights([array.copy() for array in weights])
+        start, _ = self._parts(global_model, local)
+        self._set(self.personal.begun(self.personal.filled(start)))
 
-    def train(self, global_model: Sequence[Array]) -> Update:
+    def train(
+        self, global_model: Sequence[Array], local: LocalTraining = AS_THE_TASK_SAYS
+    ) -> Update:
         """Train from ``global_model`` on the local data; return what that changed.
 
         The update's ``delta`` is trained minus global weights; its metrics are what ``fit``
-        returned and, with ``validation``, ``eval_…``: the *global* model on the held-out data.
+        returned and, with ``validation``, ``eval_…``: the *global* model on the held-out data, and
+        ``personal_…``: this client's own model after the round, if it has one. With
+        ``local.scaffold`` control variates lie behind the weights, in the delta too.
+
+        Raises ConfigError if the model cannot train as ``local`` says.
         """
-        start = Weights.of(global_model, self.layout)
-        self.update(start)
+        start, controls = self._parts(global_model, local)
+        whole = self.personal.filled(start)
+        self._set(whole)
         found = self.evaluation()
         metrics = {f"eval_{name}": v for name, v in found.metrics().items()} if found else {}
-        metrics |= _figures(self._trainable.fit(self.data, self.learning_rate))
-        trained = [np.asarray(array) for array in self._trainable.get_weights()]
+        begun = self.personal.begun(whole)
+        if self.personal.kinds.update_rule is not replace:
+            self._set(begun)
+        figures = self._fit(Guide.of(local, whole, self._correction(controls)), local)
+        steps = round(figures.pop(LOCAL_STEPS, 0)) or None
+        arrays = self._arrays()
+        trained = self.personal.shared(arrays)
         if difference := self.layout.difference(Layout.of(trained)):
             raise ConfigError(f"training changed the model's layout: {difference}")
-        delta = Weights.uninitialized(self.layout)
-        for changed, after, before in zip(delta, trained, start, strict=True):
+        self.personal.trained(arrays)
+        delta = Weights.uninitialized(self.layout_for(local))
+        for changed, after, before in zip(delta, trained, start, strict=False):
             np.subtract(after, before, out=changed)
-        return Update(delta, self.num_examples, metrics, evaluation=found)
+        if controls is not None:
+            if steps is None:
+                raise ConfigError("SCAFFOLD needs to know the steps behind an update: return them"
+                                  f" from fit as the metric {LOCAL_STEPS!r}")  # fmt: skip
+            moved = scaffold.split(delta, self.layout)[1]
+            travel = steps * self.learning_rate * local.learning_rate_factor
+            scaffold.change(moved, self.personal.shared(begun), trained, controls, travel)
+            self.control.add(moved)
+        metrics |= figures | self._train_personal(whole, local)
+        return Update(delta, self.num_examples, metrics, steps, found)
+
+    def withdraw(self, delta: Sequence[Array]) -> None:
+        """Let an update with control variates not have counted: c_i goes back."""
+        self._count(delta, -1.0)
+
+    def count(self, delta: Sequence[Array]) -> None:
+        """Let an update that an earlier process trained count: c_i goes on."""
+        self._count(delta, 1.0)
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the local model's current weights on ``validation``; empty without any."""
@@ -113,6 +178,55 @@ class FederatedClient:
         if self._validation_examples is None:
             self._validation_examples = count_examples(self.validation)
         return Evaluation(self._validation_examples, _figures(found))
+
+    def _arrays(self) -> list[Array]:
+        return [np.asarray(array) for array in self._trainable.get_weights()]
+
+    def _set(self, arrays: Sequence[Array]) -> None:
+        self._trainable.set_weights([array.copy() for array in arrays])
+
+    def _parts(
+        self, global_model: Sequence[Array], local: LocalTraining
+    ) -> tuple[Weights, Weights | None]:
+        """The global model's weights and, with SCAFFOLD, its control variates."""
+        whole = Weights.of(global_model, self.layout_for(local))
+        return scaffold.split(whole, self.layout) if local.scaffold else (whole, None)
+
+    def _correction(self, controls: Weights | None) -> list[Array] | None:
+        """Correction c - c_i of each tensor of the model; nothing corrects those that stay here."""
+        if controls is None:
+            return None
+        corrections = iter(self.control.correction(controls))
+        return [
+            np.zeros_like(array) if place in self.personal.kinds.local else next(corrections)
+            for place, array in enumerate(self._arrays())
+        ]
+
+    def _fit(self, guide: Guide, local: LocalTraining) -> dict[str, float]:
+        rate = self.learning_rate * local.learning_rate_factor
+        return _figures(run_fit(self._trainable.fit, self.data, rate, guide, guide.asked()))
+
+    def _train_personal(self, whole: Sequence[Array], local: LocalTraining) -> dict[str, float]:
+        """Train Ditto's model, if there is one; metrics of what this client has of its own."""
+        kinds = self.personal.kinds
+        if not kinds:
+            return {}
+        if kinds.ditto:
+            common = self._arrays()
+            self._set(self.personal.ditto or whole)
+            asked = local.model_copy(update={"proximal": kinds.ditto})
+            self._fit(Guide.of(asked, whole), local)
+            self.personal.ditto = [array.copy() for array in self._arrays()]
+            found = self.evaluate()
+            self._set(common)
+        else:
+            found = self.evaluate()
+        return {f"personal_{name}": value for name, value in found.items()}
+
+    def _count(self, delta: Sequence[Array], sign: float) -> None:
+        if len(delta) == 2 * len(self.layout.tensors):
+            whole = Weights.of(delta, scaffold.with_controls(self.layout))
+            self.control.add(scaffold.split(whole, self.layout)[1], sign)
 
 
 def count_examples(data: Any) -> int:

@@ -3,14 +3,16 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from client_worker.client import FederatedClient
 from client_worker.greetings import without_greetings
+from client_worker.rules import UpdateRule, replace
 from shared.errors import ConfigError
 
 
@@ -26,6 +28,22 @@ class Task:
     learning_rate: float = 0.1
     validation: Any = None
     num_examples: int | None = None
+    update_rule: UpdateRule = replace
+    local: Sequence[str | int] = ()
+    ditto: float = 0.0
+
+    def client(self) -> FederatedClient:
+        """The client of federated learning that this task makes."""
+        return FederatedClient(
+            self.model,
+            self.data,
+            self.learning_rate,
+            validation=self.validation,
+            num_examples=self.num_examples,
+            update_rule=self.update_rule,
+            local=self.local,
+            ditto=self.ditto,
+        )
 
 
 class TaskSource:

@@ -1,0 +1,20 @@
+"""Models that need nothing but numpy, one function each that makes a TrainableModel."""
+
+from client_worker.models.clustering import KMeans, k_means
+from client_worker.models.linear import linear_regression, logistic_regression, softmax_regression
+from client_worker.models.network import mlp
+from client_worker.models.scikit import SklearnModel
+from client_worker.models.vector_machine import RandomFeatures, linear_svm, random_features
+
+__all__ = [
+    "KMeans",
+    "RandomFeatures",
+    "SklearnModel",
+    "k_means",
+    "linear_regression",
+    "linear_svm",
+    "logistic_regression",
+    "mlp",
+    "random_features",
+    "softmax_regression",
+]

@@ -1,0 +1,66 @@
+"""SCAFFOLD's side of a client: control variates that correct the drift of local training.
+
+Karimireddy et al. 2020, algorithm 1, option II. x is the global model, y what K local steps at rate
+eta made of it, c the global control variate and c_i this client's:
+
+    each step     y <- y - eta * (g(y) + c - c_i)
+    afterwards    c_i+ = c_i - c + (x - y) / (K * eta)
+    sent          y - x  and  c_i+ - c_i
+
+What is sent of the control, (x - y) / (K * eta) - c, does not need c_i: so c_i is the sum of all
+that this client has sent and that counted, and can be set right whatever becomes of an update.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shared.layout import CONTROL, Array, Layout, Tensor, Weights
+
+
+def with_controls(layout: Layout) -> Layout:
+    """``layout`` and, behind it, one control variate for each tensor, named ``control/<i>``."""
+    controls = (
+        Tensor(f"{CONTROL}{number}", tensor.shape, tensor.dtype)
+        for number, tensor in enumerate(layout.tensors)
+    )
+    return Layout((*layout.tensors, *controls))
+
+
+def split(whole: Weights, layout: Layout) -> tuple[Weights, Weights]:
+    """Weights and control variates, both of ``layout``, as views of ``whole``."""
+    size = layout.size_bytes
+    return Weights(layout, whole.buffer[:size]), Weights(layout, whole.buffer[size:])
+
+
+def longer(weights: Weights) -> Weights:
+    """A copy of ``weights`` with control variates of zero behind them."""
+    made = Weights.empty(with_controls(weights.layout))
+    made.buffer[: weights.layout.size_bytes] = weights.buffer
+    return made
+
+
+class Control:
+    """c_i, of ``layout``: zero at first."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.value = Weights.empty(layout)
+
+    def correction(self, of_all: Weights) -> list[Array]:
+        """Return c - c_i, one array per tensor."""
+        return [theirs - ours for theirs, ours in zip(of_all, self.value, strict=True)]
+
+    def add(self, change: Weights, sign: float = 1.0) -> None:
+        """Count what was sent, or (-1) that it did not count after all."""
+        for ours, theirs in zip(self.value.runs(), change.runs(), strict=True):
+            ours += np.asarray(sign, ours.dtype) * theirs
+
+
+def change(
+    out: Weights, begun: Sequence[Array], trained: Sequence[Array], of_all: Weights, travel: float
+) -> None:
+    """Write (x - y) / ``travel`` - c to ``out``; ``travel`` is K * eta."""
+    for target, x, y, c in zip(out, begun, trained, of_all, strict=True):
+        np.subtract(x, y, out=target)
+        target /= np.asarray(travel, target.dtype)
+        target -= c
