@@ -9,8 +9,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo heart-disease credit-default linear-regression bench bench-short chaos test test-rabbitmq4 lint \
-	types imports unit format clean
+.PHONY: help demo heart-disease credit-default linear-regression bench bench-short experiments \
+	chaos test test-rabbitmq4 lint types imports unit format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -35,8 +35,14 @@ bench: $(VENV)/.bench $(FLOWER)/.installed ## measure it all, with Flower beside
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 bench-short: $(VENV)/.bench ## the same in two minutes, small and without Flower, into runs/bench
-	@for name in "round --no-peers" "fold --no-peers" aggregation scale "start --no-peers" straggler recovery endurance; do \
+	@for name in "round --no-peers" "fold --no-peers" aggregation scale "start --no-peers" straggler \
+	  recovery endurance; do \
 	  $(BIN)/python -m benchmarks.$$name --short --out runs/bench || exit 1; done
+
+# Half an hour in all; `make experiments DATA=FOLDER ONLY=robust` is one of them.
+experiments: $(VENV)/.bench ## what the algorithms learn, beside published figures: DATA=FOLDER
+	@for name in $(or $(ONLY),fedavg_rounds asynchronous biased optimizers robust hospitals pooled); do \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m experiments.$$name --data "$(DATA)" || exit 1; done
 
 # RABBITMQ=4 for that instead of this machine's own.
 chaos: $(VENV)/.dev $(BARE)/.installed ## break a federation at random: make chaos MINUTES=10 SEED=7

@@ -1,5 +1,6 @@
 """The command ``client-worker``."""
 
+import json
 import sys
 
 from shared import service
@@ -11,9 +12,17 @@ DESCRIPTION = (
 )
 
 
+EVALUATE = (
+    "Print what a model is worth on the validation data of a task, as a JSON object of figures."
+    " Flags that are not listed below belong to the task."
+)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the client; return its exit code."""
     words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["evaluate"]:
+        return service.run("client-worker evaluate", lambda: _evaluate(words[1:]))
     return service.run("client-worker", lambda: _main(words))
 
 
@@ -30,6 +39,16 @@ def _main(argv: list[str]) -> None:
     log.configure(given.log_format, given.log_level)
     keep_freed_memory()  # before the task is imported, so that its framework's is kept as well
     ClientWorker(given, TaskSource(given.task, rest)).run()
+
+
+def _evaluate(argv: list[str]) -> None:
+    from client_worker.evaluate import EvaluateSettings, evaluate
+    from shared import settings
+
+    given, rest = settings.load(
+        EvaluateSettings, description=EVALUATE, argv=argv, keep_unknown=True
+    )
+    print(json.dumps(evaluate(given, rest)))
 
 
 if __name__ == "__main__":

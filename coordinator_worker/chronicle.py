@@ -98,6 +98,12 @@ class Chronicle:
         log.info("best_version", "version %d is the best so far", best.version, value=best.value)
         self._events.post("model.best", version=best.version, value=best.value)
 
+    def evaluated(self, version: int, figures: Mapping[str, float]) -> None:
+        """A version was judged beside the coordinator."""
+        told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        log.info("evaluated", "version %d: %s", version, told, version=version, **figures)
+        self._events.post("model.evaluated", version=version, metrics=dict(figures))
+
     def published(self, state: State, *, final: bool) -> None:
         """Every mailbox has the model."""
         version = state.version

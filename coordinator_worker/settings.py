@@ -40,6 +40,11 @@ class CoordinatorSettings(LearningSettings, WorkerSettings):
     patience: int | None = Field(
         None, ge=1, description="with --monitor: stop after so many rounds without a better one"
     )
+    evaluate: str | None = Field(
+        None,
+        description="program that is given each newest model as FILE.npz and prints its figures as"
+        ' a JSON object, such as "client-worker evaluate --task TASK --model"; runs beside rounds',
+    )
     deadline_s: float | None = Field(
         None, gt=0, description="close a round that has lasted so many seconds with what is there"
     )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from coordinator_worker import roster
 from coordinator_worker.aggregation import Diverged
 from coordinator_worker.chronicle import Chronicle
+from coordinator_worker.evaluator import Evaluator
 from coordinator_worker.events import Events
 from coordinator_worker.fanout import Fanout, call_all_hands, call_together, notify
 from coordinator_worker.goal import Goal
@@ -79,6 +80,11 @@ class CoordinatorWorker:
         self._chronicle = Chronicle(events, settings.quorum)
         self._rejections = Rejections(self._links.models, self._chronicle)
         self._patience = Patience(self._chronicle, self._links.stopped_within)
+        self._evaluator = (
+            Evaluator(settings.evaluate, self._store.folder, self._chronicle.evaluated)
+            if settings.evaluate
+            else None
+        )
         self._active = False
         self._epoch = 0  # of the connection over which all that is unacknowledged came
         self._fanout: Fanout | None = None
@@ -110,6 +116,8 @@ class CoordinatorWorker:
         except Stopped as error:
             log.warning("stopped", "%s; nothing is lost", error)
         finally:
+            if self._evaluator is not None:
+                self._evaluator.close()
             self._links.close()
             self._sender.shutdown()
 
@@ -366,3 +374,5 @@ class CoordinatorWorker:
         self._sending = None
         self._links.updates.acknowledge(tags, epoch)
         self._chronicle.published(self._state, final=self._finished)
+        if self._evaluator is not None:
+            self._evaluator.look_at(self._state.version, self._state.weights)

@@ -1,5 +1,6 @@
 """Algorithms over a real broker: as in one process, whoever lies, and no spoilt model."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from coordinator_worker.state import State
 from tests import tasks
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.conftest import Place
-from tests.processes import Worker, workers
+from tests.processes import BIN, Worker, workers
 
 ROUNDS = 5
 CLIENTS = ("alfa", "bravo", "charlie")
@@ -92,6 +93,30 @@ def test_the_best_version_is_kept_and_a_plateau_ends_the_run(place: Place, tmp_p
     examples = [tasks.line(shard).validation for shard in range(3)]
     squares = [((x @ w + b - y) ** 2).mean() for x, y in examples]
     assert np.mean(squares) == pytest.approx(state.best.value)
+
+
+def test_the_coordinator_has_models_judged_by_a_program_beside_it(
+    place: Place, tmp_path: Path
+) -> None:
+    program = f"{BIN / 'client-worker'} evaluate --task tests.tasks:line --shard 1 --model"
+    with workers() as started:
+        for shard, user in enumerate(CLIENTS):
+            started.append(start_client(place, user, "line", "--shard", str(shard)))
+        told = ("--quorum", "3", "--evaluate", program)
+        coordinator = start_coordinator(place, tmp_path, *told)
+        started.append(coordinator)
+        first = coordinator.wait_for("evaluated")
+        second = coordinator.wait_for("evaluated")
+        assert first["version"] < second["version"]
+        assert second["loss"] < first["loss"]
+        assert coordinator.kill(signal.SIGTERM) == 0
+
+
+def test_a_program_that_fails_costs_a_warning(place: Place, tmp_path: Path) -> None:
+    _state, said = federation(
+        place, tmp_path, "line", "--rounds", "3", "--evaluate", "no-such-program"
+    )
+    assert "not_evaluated" in said
 
 
 def test_a_federation_that_is_too_small_for_the_quorum_is_told_at_once(

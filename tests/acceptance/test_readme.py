@@ -2,12 +2,17 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from coordinator_worker.goal import Goal
+from coordinator_worker.learning import Learning
+from coordinator_worker.settings import CoordinatorSettings
+from shared.settings import load
 from tests.processes import BIN, ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -65,3 +70,14 @@ def test_every_file_that_the_readme_links_to_exists() -> None:
     missing = [path for path in linked if not (ROOT / path).exists()]
     assert linked
     assert not missing
+
+
+def test_the_algorithm_of_the_readme_is_one_that_the_coordinator_takes() -> None:
+    (command,) = [block for block in blocks("console") if "--aggregator" in block]
+    program, *words = shlex.split(command.replace("\\\n", " "))
+    assert program == "coordinator-worker"
+    words[words.index("--env-file") : words.index("--env-file") + 2] = []
+    words += ["--broker-url", "amqp://coordinator:x@localhost/f"]
+    settings, _ = load(CoordinatorSettings, description="", argv=words)
+    Learning.of(settings).policy(settings)
+    Goal.of(settings)

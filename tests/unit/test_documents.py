@@ -2,12 +2,17 @@
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
+import pytest
+
 from broker_config.federation import Federation
 from broker_config.topology import topology
+from coordinator_worker.aggregation.aggregators import AGGREGATORS
+from coordinator_worker.aggregation.optimizers import SERVER_OPTIMIZERS
+from coordinator_worker.schedules import SCHEDULES
 from shared import messages
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +65,15 @@ def test_no_file_is_so_long_that_nobody_reads_it() -> None:
         "client_worker",
         "examples",
         "benchmarks",
+        "experiments",
     )
     for package in packages:
         for path in (ROOT / package).rglob("*.py"):
             assert len(path.read_text().splitlines()) < 400, path
+
+
+@pytest.mark.parametrize("known", [AGGREGATORS, SERVER_OPTIMIZERS, SCHEDULES])
+def test_every_algorithm_is_in_the_table(known: Mapping[str, object]) -> None:
+    text = (ROOT / "docs" / "algorithms.md").read_text()
+    missing = [name for name in known if not re.search(rf"`{name}[:`]", text)]
+    assert not missing

@@ -1,0 +1,45 @@
+"""A model from a file, judged on a task's validation data."""
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from client_worker.client import FederatedClient
+from client_worker.task import TaskSource
+from shared.errors import ConfigError
+
+
+class EvaluateSettings(BaseSettings):
+    """What ``client-worker evaluate`` can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
+
+    task: str = Field(description="whose validation data, as package.module:attribute")
+    model: Path = Field(description="weights as .npz, one array per tensor in order")
+
+
+def evaluate(given: EvaluateSettings, arguments: list[str]) -> dict[str, float]:
+    """Figures of the model on the task's validation data.
+
+    Raises ConfigError if the task has none, or the file does not hold its model.
+    """
+    source = TaskSource(given.task, arguments)
+    task = source.make(source.arguments({}))
+    client = FederatedClient(
+        task.model,
+        task.data,
+        task.learning_rate,
+        validation=task.validation,
+        num_examples=task.num_examples,
+    )
+    try:
+        with np.load(given.model, allow_pickle=False) as arrays:
+            client.update([arrays[name] for name in arrays.files])
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--model {given.model} is not a readable .npz: {error}") from None
+    found = client.evaluate()
+    if not found:
+        raise ConfigError(f"--task {given.task} has no validation data, or its model no evaluate")
+    return found

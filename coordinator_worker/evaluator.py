@@ -1,0 +1,77 @@
+"""The global model judged beside the coordinator, by a program that its user brings.
+
+A child process, since it may need a framework that the coordinator must never load, and may take
+longer than a round: then the versions that come meanwhile are passed over.
+"""
+
+import json
+import shlex
+import subprocess
+import threading
+from collections.abc import Callable, Mapping
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+
+from shared.layout import Weights
+from shared.log import Log
+
+log = Log(__name__)
+
+Judged = Callable[[int, Mapping[str, float]], None]
+
+
+class Evaluator:
+    """Runs ``command FILE`` on models as ``.npz``; calls ``judged(version, figures)``, on a thread.
+
+    The program prints one JSON object of figures by name. One that fails costs a warning.
+    """
+
+    def __init__(self, command: str, folder: Path, judged: Judged) -> None:
+        self._command = shlex.split(command)
+        self._file = folder / "evaluated.npz"
+        self._judged = judged
+        self._process: subprocess.Popen[str] | None = None
+        self._thread: threading.Thread | None = None
+        self._over = False
+
+    def look_at(self, version: int, weights: Weights) -> None:
+        """Have ``weights`` judged, unless an earlier version still is."""
+        if self._over or (self._thread is not None and self._thread.is_alive()):
+            return
+        try:
+            with self._file.open("wb") as file:
+                np.savez(file, *weights)
+            self._process = subprocess.Popen(
+                [*self._command, str(self._file)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        except OSError as error:
+            log.warning("not_evaluated", "version %d cannot be evaluated: %s", version, error)
+            return
+        self._thread = threading.Thread(target=self._wait, args=(version, self._process))
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the program, if it runs."""
+        self._over = True
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _wait(self, version: int, process: "subprocess.Popen[str]") -> None:
+        printed, _ = process.communicate()
+        try:
+            if process.returncode:
+                raise ValueError(f"{self._command[0]} ended with {process.returncode}")
+            figures = {str(name): float(value) for name, value in json.loads(printed).items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            if not self._over:
+                log.warning("not_evaluated", "version %d was not evaluated: %s", version, error)
+            return
+        self._judged(version, {name: value for name, value in figures.items() if isfinite(value)})

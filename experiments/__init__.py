@@ -1,0 +1,1 @@
+"""Experiments: what the algorithms learn, beside the published or the pooled figure."""

@@ -1,0 +1,97 @@
+"""Federated statistics are those of all rows together."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client_worker import FederatedClient
+from client_worker.statistics import Statistics, statistics_task
+from coordinator_worker import FederatedCoordinator
+from shared.errors import ConfigError
+
+
+def rows(count: int, seed: int) -> np.ndarray:
+    draw = np.random.default_rng(seed)
+    columns = [
+        draw.normal(seed, 3.0, count),
+        draw.lognormal(2.0, 2.0, count),
+        draw.integers(-3, 4, count).astype(float),
+        2013.0 + draw.random(count),
+    ]
+    x = np.stack(columns, axis=1)
+    x[draw.random(x.shape) < 0.1] = np.nan
+    return x
+
+
+def federated(parts: list[np.ndarray], save: Path | None = None) -> Statistics:
+    """One ordinary round of federated averaging."""
+    tasks = [statistics_task(x, save) for x in parts]
+    clients = [FederatedClient(task.model, task.data, task.learning_rate) for task in tasks]
+    coordinator = FederatedCoordinator([client.model for client in clients])
+    coordinator.send(coordinator.aggregate(c.train(coordinator.weights) for c in clients))
+    return Statistics(*coordinator.weights)
+
+
+@given(st.lists(st.integers(20, 200), min_size=1, max_size=5))
+def test_one_round_gives_mean_and_deviation_of_all_rows(sizes: list[int]) -> None:
+    parts = [rows(size, seed) for seed, size in enumerate(sizes)]
+    found, together = federated(parts), np.concatenate(parts)
+    np.testing.assert_allclose(found.present, 1 - np.isnan(together).mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.mean, np.nanmean(together, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.std, np.nanstd(together, axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.25, 0.5, 0.9, 0.99, 1.0])
+def test_quantiles_are_within_a_hundredth(share: float) -> None:
+    parts = [rows(size, seed) for seed, size in enumerate((100, 50, 333))]
+    found, together = federated(parts).quantile(share), np.concatenate(parts)
+    exact = np.nanquantile(together, share, axis=0, method="inverted_cdf")
+    np.testing.assert_allclose(found, exact, rtol=0.0101, atol=1e-6)
+
+
+def test_a_histogram_is_that_of_all_rows() -> None:
+    parts = [rows(400, seed) for seed in range(3)]
+    together = np.concatenate(parts)
+    edges = [-3.5, -2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5]
+    counts, _ = np.histogram(together[:, 2], bins=edges)
+    found = federated(parts).histogram(2, edges)
+    np.testing.assert_allclose(found, counts / len(together), atol=1e-12)
+
+
+def test_standardised_rows_have_mean_zero_and_deviation_one_over_all_sites() -> None:
+    parts = [rows(400, seed) for seed in range(3)]
+    found = federated(parts)
+    together = np.concatenate([found.standardise(x) for x in parts])
+    there = ~np.isnan(np.concatenate(parts))
+    for column in range(together.shape[1]):
+        values = together[there[:, column], column]
+        assert values.mean() == pytest.approx(0, abs=1e-6)
+        assert values.std() == pytest.approx(1, rel=1e-5)
+    assert not together[~there].any()
+
+
+def test_every_site_has_the_result_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "statistics.npz"
+    found = federated([rows(50, 0), rows(60, 1)], path)
+    np.testing.assert_array_equal(Statistics.load(path).mean, found.mean)
+    with pytest.raises(ConfigError, match="holds no statistics"):
+        Statistics.load(tmp_path / "missing.npz")
+
+
+def test_a_feature_that_no_row_has_is_unknown_and_stands_for_nothing() -> None:
+    x = rows(30, 0)
+    x[:, 1] = np.nan
+    found = Statistics.of(x)
+    assert found.present[1] == 0
+    assert np.isnan(found.mean[1])
+    assert np.isnan(found.quantile(0.5)[1])
+    assert not found.standardise(x)[:, 1].any()
+
+
+@pytest.mark.parametrize("x", [np.zeros(3), np.zeros((0, 3)), np.array([[np.inf]])])
+def test_what_is_no_table_of_numbers_is_refused(x: np.ndarray) -> None:
+    with pytest.raises(ConfigError):
+        Statistics.of(x)
