@@ -7,9 +7,9 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 from broker_config.names import UPDATE_EXCHANGE, UPDATE_QUEUE, mailbox
-from client_worker.client import FederatedClient
 from client_worker.keep import Keep
 from client_worker.mailbox import GlobalModel, Mailbox
+from client_worker.memory import Memory
 from client_worker.settings import ClientSettings
 from client_worker.task import TaskSource
 from shared.amqp import Session
@@ -17,12 +17,13 @@ from shared.chunks import Outgoing, transfer_fields
 from shared.delivery import Subscription
 from shared.errors import ConfigError, Stopped
 from shared.evaluation import Evaluation
-from shared.layout import Weights
+from shared.layout import Layout, Weights
 from shared.log import Log
 from shared.messages import (
     EvaluationEntry,
     InitialManifest,
     Join,
+    LocalTraining,
     ModelManifest,
     Notice,
     UpdateManifest,
@@ -76,10 +77,12 @@ class ClientWorker:
         self._stopping = self._publishing = self._must_join = False
         self._trained: tuple[str, int] | None = None  # run and version of our last update
         self._keep = Keep(settings.state_dir) if settings.state_dir is not None else None
+        self._memory = Memory(settings.federation, self._keep)
         self._skipped: GlobalModel | None = None  # we were not drawn for it
         self._called = -1  # version that all shall train from, drawn or not
         self._torn = 0  # models in a row that did not arrive whole
         self._arguments: dict[str, Any] | None = None
+        self._local = LocalTraining()  # as the newest model asks
         if settings.fleet is None:
             self._make_client({})  # needs no lease, so its faults show before the broker's
 
@@ -161,7 +164,7 @@ class ClientWorker:
         """Make the task as the federation's config says; then its model must fit."""
         self._make_client(manifest.config)
         federation = layout_of(manifest.tensors, manifest.size_bytes)
-        if difference := self._client.layout.difference(federation):
+        if difference := self._expect(manifest.local).difference(federation):
             raise ConfigError(
                 f"this task's model is not the federation's: {difference}; start the client with"
                 " the federation's task"
@@ -189,11 +192,13 @@ class ClientWorker:
                 notice.detail,
                 reason=notice.reason,
             )
+            self._memory.rejected(notice.base_version)
             return
         # Made anew: what an earlier run has trained is not an initial model.
         self._arguments = None
         self._make_client(notice.config)
-        weights = self._client.weights()
+        weights = self._client.initial(notice.local)
+        self._expect(notice.local)
         manifest = InitialManifest(
             federation=self._settings.federation,
             client=self._id,
@@ -206,8 +211,9 @@ class ClientWorker:
         """Train from a new global model and publish the update; False when it was the last."""
         manifest = model.manifest
         self._make_client(manifest.config)
+        self._memory.resume(self._client, self._id, manifest.run, manifest.local)
         if manifest.final:
-            self._client.update(model.weights)
+            self._client.update(model.weights, manifest.local)
             log.info(
                 "finished",
                 "version %d is final%s",
@@ -225,8 +231,9 @@ class ClientWorker:
             self._skipped = model
             return True
         log.info("training", "training from version %d", manifest.version)
-        update = self._client.train(model.weights)
+        update = self._client.train(model.weights, manifest.local)
         self._trained = (manifest.run, manifest.version)
+        self._memory.trained(update, manifest.version)
         newest = self._mailbox.newest_version(manifest.run)
         if newest - manifest.version > manifest.max_staleness:
             log.info(
@@ -235,12 +242,13 @@ class ClientWorker:
                 newest,
                 manifest.version,
             )
+            self._memory.rejected(manifest.version)
             return True
         self._contribute(update, manifest)
         return True
 
     def _contribute(self, update: Update, model: ModelManifest) -> None:
-        delta = Weights.of(update.delta, self._client.layout)
+        delta = Weights.of(update.delta, self._client.layout_for(model.local))
         manifest = UpdateManifest(
             federation=self._settings.federation,
             run=model.run,
@@ -260,6 +268,7 @@ class ClientWorker:
 
     def _send(self, bodies: Outgoing, manifest: UpdateManifest) -> None:
         self._publish(bodies, "update")
+        self._memory.confirmed(manifest, bodies)
         if self._keep is not None:
             self._keep.confirmed(manifest.client, manifest.run, manifest.base_version)
         log.info(
@@ -272,7 +281,8 @@ class ClientWorker:
 
     def _send_kept(self, newest: ModelManifest) -> None:
         """Send what an earlier process of this client trained, unless it is too late to count."""
-        kept = self._keep.get(self._id, self._client.layout) if self._keep is not None else None
+        layout = self._client.layout_for(newest.local)
+        kept = self._keep.get(self._id, layout) if self._keep is not None else None
         if self._keep is None or kept is None or not isinstance(kept.manifest, UpdateManifest):
             return
         manifest = kept.manifest
@@ -307,16 +317,16 @@ class ClientWorker:
         arguments = self._source.arguments({**config, **lease})
         if arguments == self._arguments:
             return
-        task = self._source.make(arguments)
-        self._client = FederatedClient(
-            task.model,
-            task.data,
-            task.learning_rate,
-            validation=task.validation,
-            num_examples=task.num_examples,
-        )
+        self._client = self._source.make(arguments).client()
         self._arguments = arguments
-        self._mailbox.expect(self._client.layout)
+        self._expect(self._local)
+
+    def _expect(self, local: LocalTraining) -> Layout:
+        """Take models of the layout that comes with ``local`` from now on."""
+        self._local = local
+        layout = self._client.layout_for(local)
+        self._mailbox.expect(layout)
+        return layout
 
 
 def _entry(found: Evaluation | None) -> EvaluationEntry | None:
