@@ -38,6 +38,10 @@ class Keep:
         """Keep ``update`` instead of what was kept for ``client``."""
         self._write(self._update(client), _framed(update))
 
+    def has_update(self, client: str) -> bool:
+        """Whether there may be an update of ``client`` that was not confirmed."""
+        return self._update(client).exists()
+
     def get(self, client: str, layout: Layout) -> Outgoing | None:
         """The update of ``client`` that was not confirmed, if there is one of this layout."""
         return self._read(self._update(client), layout)

@@ -55,7 +55,7 @@ class Memory:
         self._of, self._name = (client, run), name
         self._changes = {}
         client.personal.forget()
-        client.control.value.buffer[:] = 0
+        client.control.forget()
         if self._keep is not None:
             self._recall(client, self._keep, run)
         for version in self._revoked:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -88,6 +89,22 @@ class Ledger:
 def ledger(index: int = 0, size: int = 8) -> Task:
     """The ledger task of the client that owns ``index``."""
     return Task(Ledger(size), [index], 1.0)
+
+
+def shard_ledger(shard: int = 0, size: int = 64) -> Task:
+    """The ledger task of the replica in place ``shard``."""
+    return ledger(shard, size)
+
+
+@cache
+def one_ledger(size: int) -> Ledger:
+    """The model that all clients of a process share: only one of them trains at a time."""
+    return Ledger(size)
+
+
+def shared_ledger(shard: int = 0, size: int = 64) -> Task:
+    """The same, with a model for all."""
+    return Task(one_ledger(size), [shard], 1.0)
 
 
 class Endless(Ledger):
