@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 
 from client_worker import Task
+from client_worker.models import linear_regression
 from shared.layout import Array
 
 
@@ -64,6 +65,13 @@ def line_or_lie(shard: int = 0) -> Task:
     if shard == 2:
         task.model = Liar(4)
     return task
+
+
+def descent(shard: int = 0, ditto: float = 0.0) -> Task:
+    """The data of ``line`` for three full-batch steps a round, as the coordinator guides them."""
+    plain = line(shard)
+    model = linear_regression(4, batch_size=None, epochs=3)
+    return Task(model, plain.data, 0.05, validation=plain.validation, ditto=ditto)
 
 
 class Ledger:
