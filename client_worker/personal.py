@@ -16,7 +16,7 @@ import numpy as np
 
 from client_worker.rules import UpdateRule, replace
 from shared.errors import ConfigError
-from shared.layout import Array, Layout, Weights
+from shared.layout import Array, Layout, Tensor, Weights
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Personal:
     def __init__(self, kinds: Personalization, arrays: Sequence[Array]) -> None:
         self.kinds = kinds
         self._initial = [arrays[place].copy() for place in kinds.local]
-        self._shapes = list(arrays)
+        self._whole = Layout.of(arrays)  # not the arrays, which many clients' models may share
         self.forget()
 
     def forget(self) -> None:
@@ -58,8 +58,11 @@ class Personal:
     def layout(self) -> Layout | None:
         """Layout of ``state`` once there is any; None if nothing is personal."""
         models = (self.kinds.update_rule is not replace) + (self.kinds.ditto > 0)
-        arrays = [*self._initial, *self._shapes * models]
-        return Layout.of(arrays) if arrays else None
+        own = Layout.of(self._initial).tensors if self._initial else ()
+        tensors = (*own, *self._whole.tensors * models)
+        if not tensors:
+            return None
+        return Layout(tuple(Tensor(str(n), t.shape, t.dtype) for n, t in enumerate(tensors)))
 
     @property
     def state(self) -> Weights | None:
@@ -71,7 +74,7 @@ class Personal:
     def recall(self, state: Weights) -> None:
         """Take over what ``state`` once returned; it must be of ``layout``."""
         arrays = [array.copy() for array in state]
-        many = len(self._shapes)
+        many = len(self._whole.tensors)
         self.own, arrays = arrays[: len(self.own)], arrays[len(self.own) :]
         if self.kinds.update_rule is not replace:
             self.previous, arrays = arrays[:many], arrays[many:]
@@ -91,7 +94,7 @@ class Personal:
         of_all, of_own = iter(shared), iter(self.own)
         return [
             next(of_own).copy() if place in self.kinds.local else next(of_all)
-            for place in range(len(self._shapes))
+            for place in range(len(self._whole.tensors))
         ]
 
     def shared(self, arrays: Sequence[Array]) -> list[Array]:

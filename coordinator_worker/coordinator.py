@@ -106,9 +106,11 @@ class FederatedCoordinator:
         if cohort is None or not cohort.count:
             raise ConfigError("there are no updates to aggregate")
         controls = min(1.0, cohort.count / self.population)
-        total, factor = cohort.delta(self.slots.get(CENTER))
+        total, divisor = cohort.delta(self.slots.get(CENTER))
         try:
-            return self._optimizer.move(self._weights, total, factor, self.slots, controls=controls)
+            return self._optimizer.move(
+                self._weights, total, divisor, self.slots, controls=controls
+            )
         except Exception:
             self.slots.update(self._initial_slots())
             raise

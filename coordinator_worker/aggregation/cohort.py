@@ -80,7 +80,7 @@ class Cohort:
         self.sum.merge(part)
 
     def delta(self, center: Weights | None = None) -> tuple[Weights, float]:
-        """The round's delta as (array T, factor f), meaning f * T; T is the cohort's own memory.
+        """The round's delta as (array T, divisor d), meaning T / d; T is the cohort's own memory.
 
         ``center`` is the last round's, if the aggregator is ``centered``; it becomes this one's.
         """
@@ -89,7 +89,7 @@ class Cohort:
             total = self.sum
             if not total.weight:
                 raise ConfigError("there are no updates to aggregate")
-            return total.total, self._rescaled / total.weight**2
+            return total.total, total.weight * (total.weight / self._rescaled)
         if len(self._rows) < self._aggregator.least:
             raise ConfigError(
                 f"this aggregator needs {self._aggregator.least} updates, there are {self.count}"

@@ -45,9 +45,9 @@ class ServerOptimizer:
         return found
 
     def move(
-        self, model: Weights, total: Weights, factor: float, slots: Slots, *, controls: float = 1.0
+        self, model: Weights, total: Weights, divisor: float, slots: Slots, *, controls: float = 1.0
     ) -> Weights:
-        """Return the model after D = ``factor`` * ``total``, in the memory of ``total``.
+        """Return the model after D = ``total`` / ``divisor``, in the memory of ``total``.
 
         Block by block, so that a step of several operations is one pass over memory. Control
         variates, if the layout has any, move by ``controls`` * D whatever the optimizer.
@@ -67,11 +67,11 @@ class ServerOptimizer:
                     for weights in (total, model, *(slots[name] for name in self.slots))
                 )
                 with np.errstate(over="ignore", invalid="ignore"):
+                    np.divide(delta, divisor, out=delta)  # a factor 1 / d would be rounded twice
                     if start >= layout.controls_start:
-                        np.multiply(delta, factor * controls, out=delta)
+                        np.multiply(delta, controls, out=delta)
                         np.add(delta, old, out=delta)
                     else:
-                        np.multiply(delta, factor, out=delta)
                         self.step(delta, old, moments, scratch[: delta.size])
                     if not np.isfinite(np.dot(delta, delta)):
                         raise Diverged("the new model holds NaN, infinite or absurdly large values")

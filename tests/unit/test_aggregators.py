@@ -55,8 +55,8 @@ def result(
         )
         cohort.add(update, late[number] if late else 1.0)
     assert cohort.count == len(deltas)
-    total, factor = cohort.delta(delta(center) if center is not None else None)
-    return flat(total) * factor
+    total, divisor = cohort.delta(delta(center) if center is not None else None)
+    return flat(total) / divisor
 
 
 def agree(found: np.ndarray, wanted: np.ndarray) -> None:
@@ -149,8 +149,8 @@ def test_centered_clipping_is_its_equation_and_remembers_the_last_round() -> Non
     for values in deltas:
         cohort.add(Update(delta(values), 1))
     center = delta(last)
-    total, factor = cohort.delta(center)
-    agree(flat(total) * factor, v)
+    total, divisor = cohort.delta(center)
+    agree(flat(total) / divisor, v)
     agree(flat(center), v)
 
 
@@ -209,8 +209,8 @@ def test_deltas_of_several_chunks_on_disk_are_the_same_as_in_memory(
     for values in deltas:
         here.add(Update(values, 1))
         there.take(Contribution(1), Arrived(values, staging))
-    (memory, factor), (disk, other) = here.delta(), there.delta()
-    assert factor == other
+    (memory, divisor), (disk, other) = here.delta(), there.delta()
+    assert divisor == other
     np.testing.assert_array_equal(memory.buffer, disk.buffer)
     assert staging._held_bytes == 0
 

@@ -142,7 +142,7 @@ def test_folding_leaves_the_update_and_the_model_as_they_were() -> None:
     before = (sent.buffer.copy(), model.buffer.copy())
     total = WeightedSum(LAYOUT)
     total.add(Update(sent, 7))
-    server_optimizer("sgd").move(model, total.total, 1 / total.weight, {})
+    server_optimizer("sgd").move(model, total.total, total.weight, {})
     np.testing.assert_array_equal(sent.buffer, before[0])
     np.testing.assert_array_equal(model.buffer, before[1])
 
