@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from coordinator_worker.aggregation import (
     Aggregator,
     Cohort,
@@ -16,7 +18,7 @@ from shared.errors import ConfigError
 from shared.layout import Array, Weights
 from shared.update import Update
 
-CENTER = "center"
+CENTER, AVERAGE = "center", "average"
 
 
 class Model(Protocol):
@@ -47,8 +49,10 @@ class FederatedCoordinator:
     both are named as on the command line (docs/algorithms.md) or given. As they are this is FedAvg
     (McMahan et al. 2017, algorithm 1). ``clip_norm`` bounds the L2 norm of each update.
 
-    ``slots`` is what the two remember from round to round; ``population`` the number of clients
-    there are, by which SCAFFOLD's control variates move (Karimireddy et al. 2020, algorithm 1).
+    With ``average`` k a running mean of the versions is kept, a = k a + (1 - k) x, to end with
+    (Polyak & Juditsky 1992): ``average_into``. ``slots`` is what all of them remember from round to
+    round; ``population`` the number of clients there are, by which SCAFFOLD's control variates move
+    (Karimireddy et al. 2020, algorithm 1).
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class FederatedCoordinator:
         aggregator: str | Aggregator = "mean",
         server_optimizer: str | ServerOptimizer = "sgd",
         clip_norm: float | None = None,
+        average: float | None = None,
         slots: Slots | None = None,
     ) -> None:
         if not models:
@@ -67,6 +72,7 @@ class FederatedCoordinator:
         self._aggregator = _aggregator(aggregator)
         self._optimizer = _optimizer(server_optimizer)
         self._clip_norm = clip_norm
+        self._average = average
         self._weights = Weights.of(self.models[0].get_weights())
         self.slots = slots if slots else self._initial_slots()
 
@@ -108,12 +114,22 @@ class FederatedCoordinator:
         controls = min(1.0, cohort.count / self.population)
         total, divisor = cohort.delta(self.slots.get(CENTER))
         try:
-            return self._optimizer.move(
+            moved = self._optimizer.move(
                 self._weights, total, divisor, self.slots, controls=controls
             )
         except Exception:
             self.slots.update(self._initial_slots())
             raise
+        if self._average is not None:
+            for mean, new in zip(self.slots[AVERAGE].runs(), moved.runs(), strict=True):
+                mean *= self._average
+                mean += new * np.asarray(1 - self._average, new.dtype)
+        return moved
+
+    def average_into(self, weights: Weights) -> None:
+        """Make ``weights`` the mean of the versions, if one is kept."""
+        if self._average is not None:
+            weights.buffer[:] = self.slots[AVERAGE].buffer
 
     def _take(self, cohort: Cohort, update: Update | WeightedSum) -> None:
         if not isinstance(update, WeightedSum):
@@ -128,6 +144,8 @@ class FederatedCoordinator:
         slots = self._optimizer.initial(layout)
         if self._aggregator.centered:
             slots[CENTER] = Weights.empty(layout)
+        if self._average is not None:
+            slots[AVERAGE] = Weights(layout, self._weights.buffer.copy())
         return slots
 
     def send(self, model_updates: Sequence[Array]) -> None:

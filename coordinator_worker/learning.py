@@ -36,6 +36,13 @@ class LearningSettings(BaseSettings):
     clip_norm: float | None = Field(
         None, gt=0, description="bound of an update's L2 norm; a longer one counts shortened"
     )
+    average: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="keep a running mean of the versions, of which each round leaves this share,"
+        " and end the run with it",
+    )
     learning_rate_schedule: str = Field(
         "constant",
         description="factor on the clients' learning rate by version, as NAME[:PARAMETER=VALUE,…]",
@@ -62,6 +69,7 @@ class Learning:
     aggregator: Aggregator
     optimizer: ServerOptimizer
     clip_norm: float | None
+    average: float | None
     schedule: Schedule
     local: LocalTraining
 
@@ -81,6 +89,7 @@ class Learning:
             aggregator(settings.aggregator),
             server_optimizer(settings.server_optimizer),
             settings.clip_norm,
+            settings.average,
             schedule(settings.learning_rate_schedule),
             local,
         )
@@ -142,13 +151,14 @@ class Learning:
             "aggregator": self.aggregator,
             "server_optimizer": self.optimizer,
             "clip_norm": self.clip_norm,
+            "average": self.average,
         }
         fresh = FederatedCoordinator([model], **settings)
         if state.version and fresh.slots.keys() != state.slots.keys():
             raise ConfigError(
-                "the checkpoint's run was begun with another --server-optimizer or --aggregator"
-                f" (it holds {', '.join(state.slots) or 'no moments'}): go on so, or begin a run in"
-                " another --checkpoint-dir"
+                "the checkpoint's run was begun with another --server-optimizer, --aggregator or"
+                f" --average (it holds {', '.join(state.slots) or 'no moments'}): go on so, or"
+                " begin a run in another --checkpoint-dir"
             )
         if state.slots.keys() == fresh.slots.keys():
             fresh.slots = dict(state.slots)

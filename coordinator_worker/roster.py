@@ -33,6 +33,16 @@ def joined(roster: Roster, client: str, now: float) -> Roster:
     return {**roster, client: replace(roster.get(client, Member()), joined=now)}
 
 
+def rarity(roster: Roster, client: str) -> float:
+    """Contributions that a member has on average over those of ``client``, with one more for each.
+
+    One that has never contributed counts as if it were there once, or it would weigh without bound.
+    """
+    counts = {name: member.contributions + 1 for name, member in roster.items()}
+    mine = counts.setdefault(client, 1)
+    return sum(counts.values()) / (len(counts) * mine)
+
+
 def rejected(roster: Roster, client: str) -> Roster:
     """Something of ``client`` was rejected; of a stranger nothing is remembered."""
     if client not in roster:

@@ -47,7 +47,7 @@ class Round:
         """How many updates are in it."""
         return self.cohort.count
 
-    def fold(self, arrival: Arrival) -> None:
+    def fold(self, arrival: Arrival, rarity: float = 1.0) -> None:
         """Take a whole update; its deliveries now belong to this round.
 
         Raises Rejected if it lacks what the aggregator needs.
@@ -61,6 +61,7 @@ class Round:
                 arrival.staleness_weight,
                 sqrt(arrival.sum_of_squares),
                 manifest.local_steps,
+                rarity,
             ),
             arrival,
         )

@@ -260,7 +260,8 @@ class CoordinatorWorker:
         state = self._state
         if state is None:
             raise RuntimeError("an update was admitted before there was a model")
-        self._round.fold(arrival)
+        rarity = roster.rarity(state.roster, arrival.manifest.client)
+        self._round.fold(arrival, rarity)
         self._chronicle.accepted(arrival.manifest, state.version, self._round.updates)
         if self._policy.closes(self._round.updates, overdue=self._overdue):
             self._close_round(state)
@@ -316,6 +317,8 @@ class CoordinatorWorker:
             weights, closed.contributions, record, staleness
         )
         self._finished = self._goal.reached(state)
+        if self._finished:
+            self._coordinator.average_into(weights)
         if self._fanout is None:
             raise RuntimeError("a round closed before there was a model")
         self._fanout.describe(

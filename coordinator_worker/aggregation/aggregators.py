@@ -22,12 +22,17 @@ NO_LOCAL_STEPS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """What is known of one whole update besides its bytes; ``norm`` is the delta's L2 norm."""
+    """What is known of one whole update besides its bytes.
+
+    ``norm`` is the delta's L2 norm; ``rarity`` is how many contributions a client has on average,
+    over how many its sender has.
+    """
 
     num_examples: int
     staleness_weight: float = 1.0
     norm: float = 0.0
     local_steps: int | None = None
+    rarity: float = 1.0
 
 
 Figure = Callable[[Contribution], float]
@@ -71,6 +76,16 @@ def fedbuff() -> Aggregator:
     smaller step. With a quorum of 1 and a server learning rate it is FedAsync (Xie et al. 2019).
     """
     return Aggregator(_one, scale=lambda k: k.staleness_weight)
+
+
+def by_participation() -> Aggregator:
+    """D = sum_k r_k d_k / K, r_k the rarity of who sent d_k (inverse probability weighting).
+
+    In an asynchronous federation the fast clients' data would count as often as they are back, and
+    the slow ones', who may hold what nobody else does, hardly at all. So weighed every client moves
+    the model as far in the long run. Staleness is not discounted: the slow are the stale.
+    """
+    return Aggregator(_one, scale=lambda k: k.rarity)
 
 
 def fednova() -> Aggregator:
@@ -141,6 +156,7 @@ AGGREGATORS: Final[Mapping[str, Callable[..., Aggregator]]] = {
     "mean": mean,
     "uniform": uniform,
     "fedbuff": fedbuff,
+    "by-participation": by_participation,
     "fednova": fednova,
     "median": median,
     "trimmed-mean": trimmed_mean,

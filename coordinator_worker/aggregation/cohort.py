@@ -42,7 +42,7 @@ class Cohort:
         """How many updates are in it."""
         return len(self._rows) or self.sum.count
 
-    def add(self, update: Update, staleness_weight: float = 1.0) -> None:
+    def add(self, update: Update, staleness_weight: float = 1.0, rarity: float = 1.0) -> None:
         """Take an update that is in memory; it must stay as it is until the round closes.
 
         Raises ConfigError if it does not fit the model, Rejected if it is not finite or lacks what
@@ -51,7 +51,7 @@ class Cohort:
         delta = Weights.of(update.delta, self._layout)
         squares = sum_of_squares(self._layout, 0, bytes_of(delta.buffer))
         contribution = Contribution(
-            update.num_examples, staleness_weight, sqrt(squares), update.local_steps
+            update.num_examples, staleness_weight, sqrt(squares), update.local_steps, rarity
         )
         self.take(contribution, MemoryRow(delta))
 

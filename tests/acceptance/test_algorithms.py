@@ -58,6 +58,21 @@ def test_over_the_broker_and_in_one_process_it_is_the_same_algorithm(
         np.testing.assert_allclose(ours, reference, rtol=1e-7, atol=1e-9)
 
 
+def test_a_run_ends_with_the_mean_of_its_versions_if_one_is_kept(
+    place: Place, tmp_path: Path
+) -> None:
+    names = ("--average", "0.5", "--rounds", "2")
+    state, _ = federation(place, tmp_path, "line", *names)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    first, _ = federation(place, plain, "line", "--rounds", "1")
+    again = tmp_path / "again"
+    again.mkdir()
+    second, _ = federation(place, again, "line", "--rounds", "2")
+    for ours, one, two in zip(state.weights, first.weights, second.weights, strict=True):
+        np.testing.assert_allclose(ours, 0.25 * one + 0.5 * two)  # and a quarter of the zeros
+
+
 def test_one_liar_of_three_moves_the_mean_and_not_the_median(place: Place, tmp_path: Path) -> None:
     ends = {}
     for rule in ("mean", "median"):

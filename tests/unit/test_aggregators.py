@@ -80,6 +80,15 @@ def test_means_are_their_papers_formulas(examples: list[int], data: st.DataObjec
     agree(result("fednova", deltas, **given_), (p @ t) * ((p / t) @ deltas))
 
 
+def test_by_participation_a_client_counts_the_more_the_rarer_it_is_back() -> None:
+    deltas, rarities = drawn(3), [0.5, 1.0, 4.0]
+    cohort = Cohort(LAYOUT, aggregator("by-participation"))
+    for values, rarity in zip(deltas, rarities, strict=True):
+        cohort.add(Update(delta(values), 7), staleness_weight=0.1, rarity=rarity)
+    total, divisor = cohort.delta()
+    agree(flat(total) / divisor, np.array(rarities) @ deltas / 3)
+
+
 def test_with_equal_steps_fednova_is_fedavg() -> None:
     deltas = drawn(4)
     plain = result("mean", deltas, examples=[1, 2, 3, 4])

@@ -40,3 +40,21 @@ def test_a_stranger_who_is_rejected_is_not_remembered(stranger: str) -> None:
 
 def test_a_federation_without_members_has_an_empty_report() -> None:
     assert participation({}, 5) == []
+
+
+def test_rarity_is_the_mean_of_contributions_over_ones_own() -> None:
+    members = {"often": Member(contributions=9), "seldom": Member(contributions=1)}
+    assert roster.rarity(members, "often") == pytest.approx(6 / 10)
+    assert roster.rarity(members, "seldom") == pytest.approx(6 / 2)
+    assert roster.rarity(members, "new") == pytest.approx((10 + 2 + 1) / 3)
+    assert roster.rarity({}, "first") == 1.0
+
+
+def test_in_the_long_run_every_client_has_counted_as_much() -> None:
+    members: dict[str, Member] = {}
+    counted = dict.fromkeys(("fast", "slow"), 0.0)
+    for turn in range(4000):
+        for client in ("fast", "slow") if turn % 10 == 0 else ("fast",):
+            counted[client] += roster.rarity(members, client)
+            members = dict(roster.contributed(members, turn, [(client, 1)], 0.0))
+    assert counted["slow"] == pytest.approx(counted["fast"], rel=0.05)

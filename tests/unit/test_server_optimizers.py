@@ -111,3 +111,17 @@ def test_a_spec_that_makes_no_sense_is_refused_with_the_reason(spec: str, said: 
         server_optimizer(spec)
     assert str(refused.value).startswith("--server-optimizer")
     assert said in str(refused.value)
+
+
+def test_a_running_mean_of_the_versions_is_kept_to_end_with() -> None:
+    model = Model(Weights.of([np.zeros(2)]))
+    coordinator = FederatedCoordinator([model], average=0.9)
+    versions, mean = [np.zeros(2)], np.zeros(2)
+    for number in range(1, 4):
+        coordinator.send(coordinator.aggregate([Update([np.full(2, float(number))], 1)]))
+        versions.append(versions[-1] + number)
+        mean = 0.9 * mean + 0.1 * versions[-1]
+    np.testing.assert_allclose(coordinator.weights[0], versions[-1])
+    last = Weights.empty(coordinator.weights.layout)
+    coordinator.average_into(last)
+    np.testing.assert_allclose(last[0], mean)
