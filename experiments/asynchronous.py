@@ -16,9 +16,9 @@ from typing import Final
 
 import numpy as np
 
+from client_worker.models import mlp
 from coordinator_worker.quorum import Policy
 from experiments import partition
-from experiments.arithmetic import Mlp
 from experiments.command import run
 from experiments.data import Images, fashion_mnist
 from experiments.federation import Federation
@@ -78,7 +78,7 @@ class Stage:
             else partition.dirichlet(y, CLIENTS, ALPHA, seed)
         )
         return Federation.of(
-            Mlp(LAYERS, seed=seed), self.images, parts, rates[0],
+            mlp(LAYERS, seed=seed), self.images, parts, rates[0],
             aggregator=aggregator, server_optimizer=optimizer,
         )  # fmt: skip
 

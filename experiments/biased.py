@@ -25,14 +25,15 @@ from typing import Any, Final
 
 import numpy as np
 
+from client_worker.models import mlp
 from coordinator_worker.quorum import Policy
-from experiments.arithmetic import Mlp, flat, views
 from experiments.command import run
 from experiments.data import Images, fashion_mnist
 from experiments.federation import Federation
 from experiments.flight import Flight, History, Recorder, Trip
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
+from experiments.vectors import flat, shaped
 from shared.update import Update
 
 Array = np.ndarray[Any, Any]
@@ -103,8 +104,7 @@ def newest_of_each(calibrated: bool) -> Weigh:
         newest[trip.client] = delta
         total[0] += delta - old
         move = mean + delta - old if calibrated else total[0] / np.float32(CLIENTS)
-        shapes = [array.shape for array in trip.update.delta]
-        return Update(views(move, shapes), trip.update.num_examples), 1.0
+        return Update(shaped(move, trip.update.delta), trip.update.num_examples), 1.0
 
     return weigh
 
@@ -205,7 +205,7 @@ def federation(
         for pool, count in ((order[~late], FAST), (order[late], SLOW))
         for place in range(count)
     ]
-    model = Mlp(LAYERS, seed=seed)
+    model = mlp(LAYERS, seed=seed)
     optimizer = f"sgd:learning_rate={rates[1]}"
     return Federation.of(
         model, images, parts, rates[0], aggregator=aggregator, server_optimizer=optimizer
@@ -242,7 +242,6 @@ def buffered(
     clients, coordinator = learning.clients, learning.coordinator
     rng, flight, recorder = np.random.default_rng(5), Flight(), Recorder()
     weigh, version, averaged = method.weigh(), 0, flat(coordinator.weights)
-    shapes = [array.shape for array in coordinator.weights]
 
     def start(client: int) -> None:
         update = clients[client].train(coordinator.weights)
@@ -262,7 +261,9 @@ def buffered(
         start(trip.client)
         averaged += np.float32(1 - KEPT) * (flat(coordinator.weights) - averaged)
         if flight.now >= until * (recorder.count + 1) / EVALUATIONS:
-            shown = views(averaged, shapes) if method.averaged else coordinator.weights
+            shown = (
+                shaped(averaged, coordinator.weights) if method.averaged else coordinator.weights
+            )
             recorder.add(flight.now, version * BUFFER, version, learning.accuracy(shown))
     return recorder.history()
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from client_worker.models import mlp
 from experiments import partition
-from experiments.arithmetic import Mlp
 from experiments.command import run
 from experiments.data import Images, fashion_mnist
 from experiments.federation import Federation
@@ -194,7 +194,7 @@ def end(curve: Sequence[float]) -> float:
 
 def train(images: Images, size: Size, setting: Setting, method: Method, seed: int) -> list[float]:
     """Test accuracy after each round."""
-    model = Mlp(setting.layers, epochs=setting.epochs, batch_size=setting.batch_size, seed=seed)
+    model = mlp(setting.layers, epochs=setting.epochs, batch_size=setting.batch_size, seed=seed)
     if setting.split == "dirichlet":
         parts = partition.dirichlet(images.y, CLIENTS, 0.1, seed)
     else:
