@@ -76,7 +76,7 @@ class Size:
     alphas: Sequence[float | None]
 
 
-FULL: Final = Size(7_500, 2_000, 35, (None, 1.0))
+FULL: Final = Size(7_500, 2_000, 30, (None, 1.0))
 SHORT: Final = Size(500, 300, 1, (None,))
 
 
