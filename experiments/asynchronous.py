@@ -48,7 +48,7 @@ class Size:
 
 FULL: Final = Size(
     20_000, 2_000, {"IID": 0.82, "Dirichlet(0.5)": 0.82}, 2_400, (1, 2, 3),
-    ((0.05, 1.0), (0.1, 1.0), (0.1, 1.5), (0.1, 2.0)),
+    ((0.1, 1.0), (0.1, 1.5), (0.1, 2.0)),
 )  # fmt: skip
 SHORT: Final = Size(2_000, 300, {"IID": 0.5}, 300, (1,), ((0.1, 1.5),))
 ALPHA: Final = 0.5
@@ -78,7 +78,7 @@ class Stage:
             else partition.dirichlet(y, CLIENTS, ALPHA, seed)
         )
         return Federation.of(
-            mlp(LAYERS, seed=seed), self.images, parts, rates[0],
+            mlp(LAYERS, batch_size=10, seed=seed), self.images, parts, rates[0],
             aggregator=aggregator, server_optimizer=optimizer,
         )  # fmt: skip
 

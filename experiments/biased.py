@@ -109,7 +109,7 @@ def newest_of_each(calibrated: bool) -> Weigh:
     return weigh
 
 
-LARGE: Final = ((0.05, 1.0), (0.1, 1.0))
+LARGE: Final = ((0.1, 1.0),)
 SMALL: Final = ((0.05, 0.3), (0.05, 0.5))
 METHODS: Final = (
     Method("FedBuff, unweighted", partial(discounted, 0.0), LARGE),
@@ -205,7 +205,7 @@ def federation(
         for pool, count in ((order[~late], FAST), (order[late], SLOW))
         for place in range(count)
     ]
-    model = mlp(LAYERS, seed=seed)
+    model = mlp(LAYERS, batch_size=10, seed=seed)
     optimizer = f"sgd:learning_rate={rates[1]}"
     return Federation.of(
         model, images, parts, rates[0], aggregator=aggregator, server_optimizer=optimizer

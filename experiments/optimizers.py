@@ -72,12 +72,12 @@ class Size:
 FULL: Final = Size(20_000, 2_000, (1, 2, 3), 1)
 SHORT: Final = Size(2_000, 300, (1,), 25)
 SKEWED: Final = Setting("Dirichlet(0.1)", MLP, "dirichlet", 10, 80, 10)
-STRAGGLING: Final = Setting("90 % stragglers, E=20", SOFTMAX, "shards", 10, 50, 40, 20, 0.9)
+STRAGGLING: Final = Setting("90 % stragglers, E=10", SOFTMAX, "shards", 10, 40, 40, 10, 0.9)
 
 
 def epochs(count: int) -> Setting:
     """Two classes a client, a fifth of the clients in each round, as in SCAFFOLD's experiments."""
-    return Setting(f"two classes a client, E={count}", SOFTMAX, "shards", 20, 50, 40, count)
+    return Setting(f"two classes a client, E={count}", SOFTMAX, "shards", 20, 40, 40, count)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,7 +114,7 @@ def grids() -> Mapping[Setting, Mapping[str, Sequence[Method]]]:
         "FedAvg, takes what they did (FedProx, μ=0)": plain,
         "FedProx": prox,
     }
-    return {SKEWED: server, epochs(1): drift, epochs(20): drift, STRAGGLING: stragglers}
+    return {SKEWED: server, epochs(1): drift, epochs(10): drift, STRAGGLING: stragglers}
 
 
 def experiment(data: Path, short: bool) -> Findings:

@@ -122,7 +122,7 @@ def experiment(data: Path, short: bool) -> Findings:
         "pooled", "Linear models against the pooled optimum",
         {
             "regularisation": REGULARISATION, "rounds": rounds, "weights": "float64",
-            "local learning rate": "1 / curvature (of the pooled data; SCAFFOLD a fifth of it)",
+            "local learning rate": "1 / the largest curvature of a site (SCAFFOLD: a fifth)",
             "score": "accuracy of the SVMs, R² of the regression, on the training data",
         },
         [Table("After all rounds", columns, rows)], panels, reached,

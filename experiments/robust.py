@@ -76,7 +76,7 @@ class Size:
     alphas: Sequence[float | None]
 
 
-FULL: Final = Size(7_500, 2_000, 30, (None, 1.0))
+FULL: Final = Size(7_500, 2_000, 25, (None, 1.0))
 SHORT: Final = Size(500, 300, 1, (None,))
 
 
@@ -144,7 +144,7 @@ def _reached(kind: str, end: Mapping[tuple[str, str], float]) -> dict[str, str]:
 
 def train(images: Images, size: Size, alpha: float | None, rule: str, attack: str) -> list[float]:
     """Test accuracy after each round; the last five clients are the attackers."""
-    model = mlp(LAYERS)
+    model = mlp(LAYERS, batch_size=10)
     if alpha is None:
         parts = partition.iid(size.train, CLIENTS, 0)
     else:
