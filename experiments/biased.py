@@ -69,10 +69,19 @@ FULL: Final = Size(40, 2_000, ("half-normal", "steady"))
 SHORT: Final = Size(1, 300, ("half-normal",))
 
 
+def brought(trip: Trip) -> Update:
+    """The update of a trip; nobody gives up here."""
+    if trip.update is None:
+        raise ValueError(f"client {trip.client} came back without an update")
+    return trip.update
+
+
 def discounted(exponent: float) -> Weigh:
     """FedBuff: an update of staleness s weighs (1 + s)^-exponent."""
     policy = Policy(quorum=BUFFER, max_staleness=10**9, staleness_exponent=exponent)
-    return lambda version, trip: (trip.update, policy.staleness_weight(version, trip.version))
+    return lambda version, trip: (
+        brought(trip), policy.staleness_weight(version, trip.version),
+    )  # fmt: skip
 
 
 def by_participation() -> Weigh:
@@ -81,7 +90,7 @@ def by_participation() -> Weigh:
 
     def weigh(_: int, trip: Trip) -> tuple[Update, float]:
         arrivals[trip.client] += 1
-        return trip.update, float(arrivals.sum() / (CLIENTS * arrivals[trip.client]))
+        return brought(trip), float(arrivals.sum() / (CLIENTS * arrivals[trip.client]))
 
     return weigh
 
@@ -96,7 +105,8 @@ def newest_of_each(calibrated: bool) -> Weigh:
     total: list[Array] = []
 
     def weigh(_: int, trip: Trip) -> tuple[Update, float]:
-        delta = flat(trip.update.delta)
+        update = brought(trip)
+        delta = flat(update.delta)
         old = newest.get(trip.client, np.zeros_like(delta))
         if not total:
             total.append(np.zeros_like(delta))
@@ -104,7 +114,7 @@ def newest_of_each(calibrated: bool) -> Weigh:
         newest[trip.client] = delta
         total[0] += delta - old
         move = mean + delta - old if calibrated else total[0] / np.float32(CLIENTS)
-        return Update(shaped(move, trip.update.delta), trip.update.num_examples), 1.0
+        return Update(shaped(move, update.delta), update.num_examples), 1.0
 
     return weigh
 
