@@ -87,13 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def grids() -> Mapping[Setting, Mapping[str, Sequence[Method]]]:
     """What is tried where: setting -> name of a method -> its rates."""
-    rates = (0.02, 0.05, 0.1)
-    adaptive = (0.003, 0.01, 0.03)
+    rates = (0.05, 0.1, 0.2)
+    adaptive = (0.001, 0.003, 0.01)
     server = {
         "FedAvg": [Method("FedAvg", rate=r) for r in rates],
         "FedAvgM": [
             Method("FedAvgM", f"momentum:learning_rate={s},beta=0.9", r)
-            for r, s in product(rates, (0.1, 0.3, 1.0))
+            for r, s in product(rates, (0.03, 0.1, 0.3))
         ],
     }
     for name in ("adam", "yogi"):
@@ -101,7 +101,7 @@ def grids() -> Mapping[Setting, Mapping[str, Sequence[Method]]]:
             Method(name, f"{name}:learning_rate={s},beta1=0.9,beta2=0.99,tau=0.001", r)
             for r, s in product(rates, adaptive)
         ]
-    slow = (0.01, 0.03, 0.1)
+    slow = (0.03, 0.1, 0.3)
     plain = [Method("FedAvg", rate=r) for r in slow]
     prox = [
         Method("FedProx", rate=r, local=LocalTraining(proximal=mu))
@@ -151,8 +151,9 @@ def experiment(data: Path, short: bool) -> Findings:
                 for s in grids()
             ),
             "tried": "; ".join(
-                f"{name}: {tried(grid)}"
-                for name, grid in {n: g for m in grids().values() for n, g in m.items()}.items()
+                f"{setting.name}, {name}: {tried(grid)}"
+                for setting, methods in grids().items()
+                for name, grid in methods.items()
             ),
         },
         tables, panels, reached,
