@@ -6,7 +6,6 @@ import numpy as np
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from client_worker.client import FederatedClient
 from client_worker.task import TaskSource
 from shared.errors import ConfigError
 
@@ -27,19 +26,15 @@ def evaluate(given: EvaluateSettings, arguments: list[str]) -> dict[str, float]:
     """
     source = TaskSource(given.task, arguments)
     task = source.make(source.arguments({}))
-    client = FederatedClient(
-        task.model,
-        task.data,
-        task.learning_rate,
-        validation=task.validation,
-        num_examples=task.num_examples,
-    )
+    client = task.client()
+    many = len(client.layout.tensors)
     try:
         with np.load(given.model, allow_pickle=False) as arrays:
-            client.update([arrays[name] for name in arrays.files])
+            found = [arrays[name] for name in arrays.files]
+            client.update(found[:many] if len(found) == 2 * many else found)  # SCAFFOLD's controls
     except (OSError, ValueError) as error:
         raise ConfigError(f"--model {given.model} is not a readable .npz: {error}") from None
-    found = client.evaluate()
-    if not found:
+    figures = client.evaluate()
+    if not figures:
         raise ConfigError(f"--task {given.task} has no validation data, or its model no evaluate")
-    return found
+    return figures

@@ -1,4 +1,4 @@
-"""Updates that were trained and are not confirmed yet, on this client's disk."""
+"""On this client's disk: updates that are not confirmed yet, and what it carries on from them."""
 
 import json
 import os
@@ -27,7 +27,8 @@ class Keep:
 
     What is read back is checked as if it had come over the wire, so a file that a crash cut short
     is not taken for an update. ``CLIENT.confirmed`` says which version's update came through last:
-    a client that is started anew need not train from it again.
+    a client that is started anew need not train from it again. ``CLIENT.control`` and
+    ``CLIENT.personal`` are what `client_worker.memory` keeps, in the form of updates too.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,17 +38,21 @@ class Keep:
         """Keep ``update`` instead of what was kept for ``client``."""
         self._write(self._update(client), _framed(update))
 
+    def has_update(self, client: str) -> bool:
+        """Whether there may be an update of ``client`` that was not confirmed."""
+        return self._update(client).exists()
+
     def get(self, client: str, layout: Layout) -> Outgoing | None:
         """The update of ``client`` that was not confirmed, if there is one of this layout."""
-        try:
-            with self._update(client).open("rb") as file:
-                return _assemble(_bodies(file), layout)
-        except FileNotFoundError:
-            return None
-        except (OSError, Rejected) as error:
-            log.warning("update_dropped", "the update that was kept cannot be used: %s", error)
-            self.drop(client)
-            return None
+        return self._read(self._update(client), layout)
+
+    def put_state(self, kind: str, state: Outgoing, client: str) -> None:
+        """Keep what ``client`` carries on, of one ``kind``, instead of what was kept before."""
+        self._write(self._folder / f"{client}.{kind}", _framed(state))
+
+    def state(self, kind: str, client: str, layout: Layout) -> Outgoing | None:
+        """What ``put_state`` kept last, if it is whole and of this layout."""
+        return self._read(self._folder / f"{client}.{kind}", layout)
 
     def confirmed(self, client: str, run: str, version: int) -> None:
         """The broker has the update of ``client`` to ``version`` of ``run``: forget it."""
@@ -68,6 +73,21 @@ class Keep:
 
     def _update(self, client: str) -> Path:
         return self._folder / f"{client}.update"
+
+    @staticmethod
+    def _read(path: Path, layout: Layout) -> Outgoing | None:
+        """The transfer in ``path``; a file that cannot be used is no transfer, and goes."""
+        try:
+            with path.open("rb") as file:
+                return _assemble(_bodies(file), layout)
+        except FileNotFoundError:
+            return None
+        except (OSError, Rejected) as error:
+            what = path.suffix.removeprefix(".")
+            log.warning(f"{what}_dropped", "the %s that was kept cannot be used: %s", what, error)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            return None
 
     @staticmethod
     def _write(path: Path, pieces: Iterable[Piece]) -> None:

@@ -15,11 +15,13 @@ with without_greetings():
 
     tf.config.list_physical_devices()  # looks for a GPU now, not in the middle of the first round
 
+from client_worker.guide import LOCAL_STEPS, Guide
 from client_worker.task import Task
 from shared.errors import ConfigError
 from shared.layout import Array
 
 EVALUATION_BATCH: Final = 1024
+OWN: Final = ("num_examples", "update_rule", "local", "ditto")  # options that are the client's
 
 
 class LinearRegressionModel(keras.Model):  # type: ignore[misc]
@@ -69,6 +71,8 @@ class KerasModel:
             raise ConfigError("the Keras model has no weights yet: call build() on it")
         self._resets: list[tuple[Any, Array]] | None = None
         self._made: dict[bool, tuple[Any, Any]] = {}
+        self._repeated: dict[int, tuple[Any, Any]] = {}
+        self._directed: _Directed | None = None
 
     def get_weights(self) -> Sequence[Array]:
         """Return the weights of all layers, trainable or not."""
@@ -79,13 +83,27 @@ class KerasModel:
         """Take over the weights of all layers."""
         self.model.set_weights(weights)
 
-    def fit(self, data: Any, learning_rate: float) -> Mapping[str, float]:
-        """Train for ``epochs``; return the last epoch's metrics."""
+    def weight_names(self) -> list[str]:
+        """Return a name such as ``sequential/dense/kernel`` for each array of get_weights."""
+        return [variable.path for variable in self.model.weights]
+
+    def fit(
+        self, data: Any, learning_rate: float, guide: Guide | None = None
+    ) -> Mapping[str, float]:
+        """Train for ``epochs``, or as ``guide`` says.
+
+        Return the last epoch's metrics (with ``steps``, those of all steps) and the steps taken.
+        """
         self._reset_optimizer()
         self.model.optimizer.learning_rate = learning_rate
+        self._direct(guide)
         batches = self._batches(data, training=True)
-        history = self.model.fit(batches, epochs=self._epochs, shuffle=False, verbose=0)
-        return {name: values[-1] for name, values in history.history.items()}
+        epochs = (guide.epochs if guide is not None else None) or self._epochs
+        if guide is not None and guide.steps is not None:
+            batches, epochs = self._first(guide.steps, batches), 1
+        history = self.model.fit(batches, epochs=epochs, shuffle=False, verbose=0)
+        metrics = {name: values[-1] for name, values in history.history.items()}
+        return metrics | {LOCAL_STEPS: float(self.model.optimizer.iterations.numpy())}
 
     def evaluate(self, data: Any) -> Mapping[str, float]:
         """Metrics of the current weights on ``data``."""
@@ -111,6 +129,24 @@ class KerasModel:
             self._made[training] = (data, batches)
         return batches
 
+    def _first(self, steps: int, batches: Any) -> Any:
+        """``steps`` batches, from the beginning again whenever they are through; made once."""
+        made_of, found = self._repeated.get(steps, (None, None))
+        if made_of is not batches:
+            found = batches.repeat().take(steps)
+            self._repeated = {steps: (batches, found)}
+        return found
+
+    def _direct(self, guide: Guide | None) -> None:
+        """Let the optimizer heed ``guide``; one that never was asked to is left as it is."""
+        if guide is None:
+            guide = Guide(())
+        if self._directed is None:
+            if not {"proximal", "correction", "clip_norm"} & set(guide.asked()):
+                return
+            self._directed = _Directed(self.model)
+        self._directed.heed(guide)
+
     def _reset_optimizer(self) -> None:
         optimizer = self.model.optimizer
         if not optimizer.built:
@@ -121,12 +157,83 @@ class KerasModel:
             variable.assign(initial)
 
 
+class _Directed:
+    """Changes each gradient of ``model`` on its way to the optimizer, as a Guide says.
+
+    The step that Keras compiles goes through ``optimizer.apply``, whoever wrote the step, so that
+    is where the gradients are changed. What a round brings is read from variables: only another
+    *kind* of guide has the step compiled again.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._apply = model.optimizer.apply
+        self._variables = list(model.trainable_variables)
+        place = {id(variable): number for number, variable in enumerate(model.weights)}
+        self._places = [place[id(variable)] for variable in self._variables]
+        self._proximal, self._clip_norm = tf.Variable(0.0), tf.Variable(1.0)
+        self._anchor: list[Any] = []
+        self._correction: list[Any] = []
+        self._kinds = (False, False, False)
+        model.optimizer.apply = self.apply
+
+    def heed(self, guide: Guide) -> None:
+        """Take over what ``guide`` asks for from now on."""
+        self._anchor = self._filled(self._anchor, guide.anchor if guide.proximal else None)
+        self._correction = self._filled(self._correction, guide.correction)
+        self._proximal.assign(guide.proximal)
+        self._clip_norm.assign(guide.clip_norm or 1.0)
+        if guide.correction is not None and not _is_plain(self._model.optimizer):
+            raise ConfigError(
+                "SCAFFOLD takes (x - y) / (steps * learning rate) for the mean gradient, which it"
+                " is for plain SGD only: give the task optimizer='sgd', without momentum"
+            )
+        kinds = (guide.proximal > 0, guide.correction is not None, guide.clip_norm is not None)
+        if kinds != self._kinds:
+            self._kinds = kinds
+            self._model.train_function = None  # or the compiled step would go on as it was
+
+    def apply(self, gradients: Any, trainable_variables: Any = None) -> Any:
+        """Change ``gradients`` and hand them to the optimizer."""
+        pulled, corrected, clipped = self._kinds
+        changed = list(gradients)
+        if clipped:
+            changed, _ = tf.clip_by_global_norm(changed, self._clip_norm)
+        for place, gradient in enumerate(changed):
+            if gradient is None:
+                continue
+            found = tf.convert_to_tensor(gradient)
+            if pulled:
+                away = self._variables[place] - self._anchor[place]
+                found += tf.cast(self._proximal, found.dtype) * away
+            if corrected:
+                found += self._correction[place]
+            changed[place] = found
+        return self._apply(changed, trainable_variables)
+
+    def _filled(self, variables: list[Any], arrays: Sequence[Array] | None) -> list[Any]:
+        if arrays is None:
+            return variables
+        chosen = [arrays[place] for place in self._places]
+        if not variables:
+            return [tf.Variable(array, trainable=False) for array in chosen]
+        for variable, array in zip(variables, chosen, strict=True):
+            variable.assign(array)
+        return variables
+
+
+def _is_plain(optimizer: Any) -> bool:
+    return isinstance(optimizer, keras.optimizers.SGD) and not optimizer.momentum
+
+
 class KerasTask(Task):
     """A Keras model and its data as a task.
 
     ``loss`` and ``metrics`` compile the model, with ``optimizer`` (SGD unless told); leave ``loss``
     out if it is compiled already. ``data`` and ``validation`` are ``(x, y)`` or batched
     ``tf.data.Dataset``. ``epochs`` and ``batch_size`` are those of one round's local training.
+    ``num_examples``, ``update_rule``, ``local`` (by name: ``dense_1``, ``dense_1/bias``) and
+    ``ditto`` are FederatedClient's.
     """
 
     def __init__(
@@ -143,8 +250,9 @@ class KerasTask(Task):
         if loss is not None:
             optimizer = options.pop("optimizer", "sgd")
             model.compile(optimizer=optimizer, loss=loss, metrics=list(metrics))
+        own = {name: options.pop(name) for name in OWN if name in options}
         adapted = KerasModel(model, data=data, **options)
-        super().__init__(adapted, data, learning_rate, validation)
+        super().__init__(adapted, data, learning_rate, validation, **own)
 
 
 def _inputs(data: Any) -> Any:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -17,12 +18,45 @@ from shared.wire import decode, layout_of
 log = Log(__name__)
 
 
+@dataclass(eq=False)
+class Shelved:
+    """Weights that arrive, or have arrived, in one mailbox or in several."""
+
+    weights: Weights
+    is_whole: bool = False
+
+    def store(self, start: int, data: memoryview) -> None:
+        """Put a piece in its place; of a model that is whole it is there already."""
+        if not self.is_whole:
+            self.weights.buffer[start : start + len(data)] = data
+
+
+class Shelf:
+    """Models by transfer: what comes to a thousand mailboxes of one process lies there once."""
+
+    def __init__(self) -> None:
+        self._models: WeakValueDictionary[str, Shelved] = WeakValueDictionary()
+
+    def place(self, transfer: str, layout: Layout) -> Shelved:
+        """Where a model belongs; forgotten when nobody holds it any more."""
+        found = self._models.get(transfer)
+        if found is None or found.weights.layout != layout:
+            found = Shelved(Weights(layout, np.empty(layout.size_bytes, np.uint8)))
+            self._models[transfer] = found
+        return found
+
+
 @dataclass(frozen=True)
 class GlobalModel:
     """A whole global model, as announced and with its weights."""
 
     manifest: ModelManifest
-    weights: Weights
+    shelved: Shelved
+
+    @property
+    def weights(self) -> Weights:
+        """Its weights, which others may hold too: not to be written to."""
+        return self.shelved.weights
 
 
 class Mailbox:
@@ -33,19 +67,31 @@ class Mailbox:
     is kept, since the task may have to be made with its config.
     """
 
-    def __init__(self, federation: str, wake: Callable[[], None], torn: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        federation: str,
+        wake: Callable[[], None],
+        torn: Callable[[], None],
+        shelf: Shelf | None = None,
+    ) -> None:
         self._federation = federation
+        self._shelf = shelf or Shelf()
         self._wake, self._torn = wake, torn
         self._layout: Layout | None = None
         self._lock = threading.Lock()
         self._newest: GlobalModel | ModelManifest | None = None
         self._notices: list[Notice] = []
-        self._arriving: tuple[Incoming, Weights] | None = None
+        self._arriving: tuple[Incoming, Shelved] | None = None
         self.bytes_received = 0
 
     def expect(self, layout: Layout) -> None:
         """Take models of this layout from now on."""
         self._layout = layout
+
+    @property
+    def expects_models(self) -> bool:
+        """Whether the layout is known."""
+        return self._layout is not None
 
     def take(self) -> GlobalModel | ModelManifest | None:
         """The newest complete model since the last call, or None; of another layout, its manifest.
@@ -102,12 +148,8 @@ class Mailbox:
         if layout.difference(expected):
             self._put(manifest)
             return
-        weights = Weights(expected, np.empty(expected.size_bytes, np.uint8))
-
-        def store(start: int, data: memoryview) -> None:
-            weights.buffer[start : start + len(data)] = data
-
-        self._arriving = (Incoming(manifest, store), weights)
+        shelved = self._shelf.place(manifest.transfer, expected)
+        self._arriving = (Incoming(manifest, shelved.store), shelved)
 
     def _is_due(self, chunk: Chunk) -> bool:
         return self._arriving is not None and self._arriving[0].manifest.transfer == chunk.transfer
@@ -115,12 +157,13 @@ class Mailbox:
     def _add(self, index: int, data: memoryview) -> None:
         if self._arriving is None:
             return
-        incoming, weights = self._arriving
+        incoming, shelved = self._arriving
         if incoming.add(index, data):
             self._arriving = None
+            shelved.is_whole = True
             manifest = incoming.manifest
             if isinstance(manifest, ModelManifest):
-                self._put(GlobalModel(manifest, weights))
+                self._put(GlobalModel(manifest, shelved))
 
     def _put(self, model: GlobalModel | ModelManifest) -> None:
         with self._lock:

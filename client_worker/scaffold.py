@@ -41,10 +41,22 @@ def longer(weights: Weights) -> Weights:
 
 
 class Control:
-    """c_i, of ``layout``: zero at first."""
+    """c_i, of ``layout``: zero at first, and no memory until it is asked for."""
 
     def __init__(self, layout: Layout) -> None:
-        self.value = Weights.empty(layout)
+        self._layout = layout
+        self.forget()
+
+    def forget(self) -> None:
+        """Be zero again."""
+        self._value: Weights | None = None
+
+    @property
+    def value(self) -> Weights:
+        """The sum of all that was sent."""
+        if self._value is None:
+            self._value = Weights.empty(self._layout)
+        return self._value
 
     def correction(self, of_all: Weights) -> list[Array]:
         """Return c - c_i, one array per tensor."""

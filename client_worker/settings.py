@@ -1,8 +1,9 @@
 """What ``client-worker`` can be told."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from broker_config.names import fleet_member, is_client_id, mailbox
 from shared.errors import ConfigError
@@ -25,6 +26,13 @@ class ClientSettings(WorkerSettings):
         None,
         description="take any free place in this fleet of replicas instead of being one client",
     )
+    virtual: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_REPLICAS,
+        description="with --fleet: be so many clients that take turns in this one process, each"
+        " with a place of its own",
+    )
     state_dir: Path | None = Field(
         None,
         description="folder in which an update is kept until the broker has confirmed it, so that a"
@@ -33,6 +41,12 @@ class ClientSettings(WorkerSettings):
     stay: bool = Field(
         False, description="serve the federation's next runs too, instead of ending with this one"
     )
+
+    @model_validator(mode="after")
+    def _has_places(self) -> Self:
+        if self.virtual is not None and self.fleet is None:
+            raise ValueError("--virtual needs --fleet, whose places the clients take")
+        return self
 
     def mailboxes(self) -> tuple[str, ...]:
         """The queues to try, in order: the client's own, or the row of its fleet."""

@@ -1,6 +1,6 @@
 """The AMQP session: one connection, one thread that owns it.
 
-A session connects, consumes at most one queue, publishes with confirms, and once it was up
+A session connects, consumes what it subscribed to, publishes with confirms, and once it was up
 connects again for ever. Its thread belongs to the connection alone, so heartbeats go out while
 TensorFlow trains for an hour. Callbacks run on that thread, must be short, and never publish().
 """
@@ -25,6 +25,7 @@ from shared.delivery import Delivery, Subscription, Unacknowledged
 from shared.errors import BrokerRefused, BrokerUnavailable, Stopped, WarrenError
 from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
+from shared.places import Places
 
 # What matters comes back as an error. pika even calls it critical that the broker, which has not
 # read our goodbye yet, goes on delivering.
@@ -196,8 +197,8 @@ class Session:
         """One connection from attempt to end; True if it was ready in between."""
         self.epoch += 1
         self._unacknowledged = Unacknowledged()
-        self._candidates = iter(self._subscription.queues if self._subscription else ())
-        self._tried = 0
+        wanted = self._subscription
+        self.places = Places(wanted.queues, wanted.places) if wanted else Places(())
         self._was_up = False
         connection = Connection(
             self._parameters,
@@ -235,11 +236,10 @@ class Session:
         if wanted.follows is not None:
             self._declare_own(wanted, *wanted.follows)
             return
-        queue = next(self._candidates, None)
+        queue = self.places.next()
         if queue is None:
-            self._all_taken()
+            self._all_taken(self.places.tried)
             return
-        self._tried += 1
         self._consume_from(queue, wanted)
 
     def _declare_own(self, wanted: Subscription, exchange: str, topic: str) -> None:
@@ -260,19 +260,18 @@ class Session:
             auto_ack=not wanted.manual_ack,
             exclusive=wanted.exclusive,
             consumer_tag=wanted.tag or queue,
-            callback=lambda _frame: self._become_ready(queue),
+            callback=lambda _frame: self._consuming(queue),
         )
 
-    def _all_taken(self) -> None:
-        queues = self._subscription.queues if self._subscription else ()
-        if len(queues) == 1:
-            taken = f"{queues[0]} is taken: another process consumes it under this identity"
+    def _consuming(self, queue: str) -> None:
+        self.places.got()
+        if self.places.complete or queue not in self.places.held:  # one of our own, to follow
+            self._become_ready(queue)
         else:
-            taken = (
-                f"all {self._tried} places from {queues[0]} on are taken: enlarge the fleet with"
-            )
-            taken += " `broker-config apply --fleet NAME:SIZE`"
-        self._fail(BrokerUnavailable(taken))
+            self._consume()
+
+    def _all_taken(self, there: int) -> None:
+        self._fail(BrokerUnavailable(self.places.shortage(there)))
         self._disconnect()
 
     def _become_ready(self, queue: str | None) -> None:
@@ -291,7 +290,10 @@ class Session:
         if wanted.manual_ack:
             self._unacknowledged.add(method.delivery_tag)
         wanted.on_delivery(
-            Delivery(body, method.delivery_tag, self.epoch, properties.user_id, method.redelivered)
+            Delivery(
+                *(body, method.delivery_tag, self.epoch, properties.user_id, method.redelivered),
+                method.consumer_tag,
+            )
         )
 
     def _acknowledge(self, tags: list[int], epoch: int) -> None:
@@ -353,11 +355,11 @@ class Session:
     def _channel_closed(self, _channel: Any, error: Exception) -> None:
         if isinstance(error, exceptions.ChannelClosedByBroker):
             if error.reply_code == 403 and "exclusive" in error.reply_text:
+                self.places.taken()
                 self._open_channel()  # taken by another client: try the next of the row
                 return
-            if error.reply_code == 404 and self._tried > 1:
-                self._tried -= 1
-                self._all_taken()  # the row ends here
+            if error.reply_code == 404 and self.places.is_end():
+                self._all_taken(self.places.tried - 1)  # the row ends here
                 return
             hopeless = is_final(error)
             refused = refusal(error, self._where)

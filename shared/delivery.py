@@ -6,18 +6,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message as the broker vouches for it; ``epoch`` counts the connections it came over."""
+    """A message as the broker vouches for it; ``epoch`` counts the connections it came over.
+
+    ``consumer`` is the tag of the consumer it came to: the queue, unless the subscription names it.
+    """
 
     body: memoryview
     tag: int
     epoch: int
     user: str | None
     redelivered: bool
+    consumer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What to consume: the first of ``queues`` that lets us, alone if ``exclusive``.
+    """What to consume: the first ``places`` of ``queues`` that let us, alone if ``exclusive``.
 
     An exclusive consumer is a lease on its queue: no two clients can hold one identity, and the
     broker frees it when the holder's connection ends. ``manual_ack`` keeps deliveries in the
@@ -32,6 +36,7 @@ class Subscription:
     manual_ack: bool = True
     follows: tuple[str, str] | None = None
     tag: str | None = None
+    places: int = 1
 
 
 class Unacknowledged:

@@ -3,10 +3,12 @@
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 
 from client_worker import Task
+from client_worker.models import linear_regression
 from shared.layout import Array
 
 
@@ -65,6 +67,13 @@ def line_or_lie(shard: int = 0) -> Task:
     return task
 
 
+def descent(shard: int = 0, ditto: float = 0.0) -> Task:
+    """The data of ``line`` for three full-batch steps a round, as the coordinator guides them."""
+    plain = line(shard)
+    model = linear_regression(4, batch_size=None, epochs=3)
+    return Task(model, plain.data, 0.05, validation=plain.validation, ditto=ditto)
+
+
 class Ledger:
     """The model that counts: training adds 1 at the client's own index and nothing else.
 
@@ -88,6 +97,22 @@ class Ledger:
 def ledger(index: int = 0, size: int = 8) -> Task:
     """The ledger task of the client that owns ``index``."""
     return Task(Ledger(size), [index], 1.0)
+
+
+def shard_ledger(shard: int = 0, size: int = 64) -> Task:
+    """The ledger task of the replica in place ``shard``."""
+    return ledger(shard, size)
+
+
+@cache
+def one_ledger(size: int) -> Ledger:
+    """The model that all clients of a process share: only one of them trains at a time."""
+    return Ledger(size)
+
+
+def shared_ledger(shard: int = 0, size: int = 64) -> Task:
+    """The same, with a model for all."""
+    return Task(one_ledger(size), [shard], 1.0)
 
 
 class Endless(Ledger):

@@ -1,0 +1,319 @@
+"""One client of a federation: what it does with the messages in its mailbox."""
+
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+from client_worker.keep import Keep
+from client_worker.mailbox import GlobalModel, Mailbox, Shelf
+from client_worker.memory import Memory
+from client_worker.settings import ClientSettings
+from client_worker.task import TaskSource
+from shared.chunks import Outgoing, transfer_fields
+from shared.errors import ConfigError
+from shared.evaluation import Evaluation
+from shared.layout import Layout, Weights
+from shared.log import Log
+from shared.messages import (
+    EvaluationEntry,
+    InitialManifest,
+    Join,
+    LocalTraining,
+    ModelManifest,
+    Notice,
+    UpdateManifest,
+)
+from shared.sampling import is_drawn
+from shared.update import Update
+from shared.wire import Body, encode, layout_of, tensor_entries
+
+log = Log(__name__)
+
+MOST_TORN: Final = 3
+
+
+class Office(Protocol):
+    """The process in which clients work."""
+
+    shelf: Shelf
+    keep: Keep | None
+
+    def publish(self, bodies: Outgoing | list[Body], kind: str) -> None:
+        """Publish a transfer to the queue `update`; return when it is confirmed."""
+        ...
+
+    def wake(self, participant: "Participant") -> None:
+        """Have ``participant`` look into its mailbox; safe from any thread."""
+        ...
+
+    def expect(self, layout: Layout) -> None:
+        """Models are of this layout from now on."""
+        ...
+
+
+class Participant:
+    """A client with a mailbox, a task and a memory of its own; ``look`` is all that it does."""
+
+    def __init__(self, settings: ClientSettings, source: TaskSource, office: Office) -> None:
+        self.id = ""
+        self.has_ended = False
+        self.mailbox = Mailbox(settings.federation, self._wake, self._ask_again, office.shelf)
+        self._settings = settings
+        self._source = source
+        self._office = office
+        self._keep = office.keep
+        self._memory = Memory(settings.federation, self._keep)
+        self._leased: str | None = None  # the id under which we have to join
+        self._torn = 0  # models in a row that did not arrive whole
+        self._trained: tuple[str, int] | None = None  # run and version of our last update
+        self._skipped: GlobalModel | None = None  # we were not drawn for it
+        self._called = -1  # version that all shall train from, drawn or not
+        self._arguments: dict[str, Any] | None = None
+        self._local = LocalTraining()  # as the newest model asks
+
+    # --- on the connection's thread ------------------------------------------------------------
+
+    def lease(self, name: str) -> None:
+        """Be the client ``name`` from now on; it has a connection."""
+        self._leased = name
+        self._wake()
+
+    def _wake(self) -> None:
+        self._office.wake(self)
+
+    def _ask_again(self) -> None:
+        self._torn += 1
+        if self._torn <= MOST_TORN:
+            self.lease(self._leased or self.id)
+        else:
+            log.error(
+                "mailbox_too_small",
+                "models do not fit the mailbox: raise its limit with `broker-config apply"
+                " --model-bytes SIZE`",
+            )
+
+    # --- on the main thread --------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the task now, so that its faults show at once."""
+        self._make_client({})
+
+    def look(self) -> None:
+        """Do whatever is to do."""
+        if self._leased is not None:
+            self._begin(self._leased)
+        # A client that was busy for long may have been asked for its weights more than once, and
+        # somebody else's may have been taken meanwhile.
+        asked = None
+        for notice in self.mailbox.notices():
+            if notice.notice == "send-initial":
+                asked = notice
+            else:
+                self._heed(notice)
+        if asked is not None and not self.mailbox.holds_model:
+            self._heed(asked)
+        model = self.mailbox.take()
+        if model is None:
+            return
+        self._torn = 0
+        if isinstance(model, ModelManifest):
+            self._adapt(model)
+        else:
+            self._work(model)
+
+    def _begin(self, name: str) -> None:
+        self._leased = None
+        if name != self.id:
+            self.id = name
+            self._trained = self._keep.last_confirmed(name) if self._keep is not None else None
+        if not self.mailbox.expects_models:  # of many clients the first makes its task at once
+            self.prepare()
+        self._join()
+
+    def _adapt(self, manifest: ModelManifest) -> None:
+        """Make the task as the federation's config says; then its model must fit."""
+        self._make_client(manifest.config)
+        federation = layout_of(manifest.tensors, manifest.size_bytes)
+        if difference := self._expect(manifest.local).difference(federation):
+            raise ConfigError(
+                f"this task's model is not the federation's: {difference}; start the client with"
+                " the federation's task"
+            )
+        self._join()  # for the model itself
+
+    def _join(self) -> None:
+        join = Join(federation=self._settings.federation, client=self.id)
+        self._office.publish([encode(join)], "join")
+
+    def _heed(self, notice: Notice) -> None:
+        if notice.notice == "join":
+            self._join()
+            return
+        if notice.notice == "all-hands":
+            self._called = notice.base_version if notice.base_version is not None else -1
+            if self._skipped is not None:
+                skipped, self._skipped = self._skipped, None
+                self._work(skipped)
+            return
+        if notice.notice == "rejected":
+            log.warning(
+                "update_rejected",
+                "the coordinator rejected our update: %s",
+                notice.detail,
+                reason=notice.reason,
+            )
+            self._memory.rejected(notice.base_version)
+            return
+        # Made anew: what an earlier run has trained is not an initial model.
+        self._arguments = None
+        self._make_client(notice.config)
+        weights = self._client.initial(notice.local)
+        self._expect(notice.local)
+        manifest = InitialManifest(
+            federation=self._settings.federation,
+            client=self.id,
+            tensors=tensor_entries(weights.layout),
+            **transfer_fields(weights.buffer),  # type: ignore[arg-type]
+        )
+        self._office.publish(Outgoing(manifest, weights.buffer), "initial")
+
+    def _work(self, model: GlobalModel) -> None:
+        """Train from a new global model and publish the update, if it is our turn."""
+        manifest = model.manifest
+        self._local = manifest.local
+        if manifest.final:
+            self._finish(model)
+            return
+        if self._keep is not None and self._keep.has_update(self.id):
+            self._be_ready_for(manifest)
+            self._send_kept(manifest)
+        if self._trained == (manifest.run, manifest.version):
+            return
+        if manifest.version != self._called and not is_drawn(
+            manifest.run, manifest.version, self.id, manifest.participation
+        ):
+            log.info("not_drawn", "not drawn for version %d", manifest.version, client=self.id)
+            self._skipped = model
+            return
+        self._be_ready_for(manifest)
+        log.info("training", "training from version %d", manifest.version, client=self.id)
+        update = self._client.train(model.weights, manifest.local)
+        self._trained = (manifest.run, manifest.version)
+        self._memory.trained(update, manifest.version)
+        newest = self.mailbox.newest_version(manifest.run)
+        if newest - manifest.version > manifest.max_staleness:
+            log.info(
+                "update_too_late",
+                "version %d came while version %d was trained on: too late to count",
+                newest,
+                manifest.version,
+            )
+            self._memory.rejected(manifest.version)
+            return
+        self._contribute(update, manifest)
+
+    def _be_ready_for(self, manifest: ModelManifest) -> None:
+        self._make_client(manifest.config)
+        self._memory.resume(self._client, self.id, manifest.run, manifest.local)
+
+    def _finish(self, model: GlobalModel) -> None:
+        """Take the run's last model over; one of many who never trained need not see it."""
+        manifest = model.manifest
+        told = ""
+        if not self._settings.virtual or self._arguments is not None:
+            self._be_ready_for(manifest)
+            self._client.update(model.weights, manifest.local)
+            told = _told(self._client.evaluate())
+        log.info("finished", "version %d is final%s", manifest.version, told, client=self.id)
+        self.has_ended = not self._settings.stay
+
+    def _contribute(self, update: Update, model: ModelManifest) -> None:
+        delta = Weights.of(update.delta, self._client.layout_for(model.local))
+        manifest = UpdateManifest(
+            federation=self._settings.federation,
+            run=model.run,
+            client=self.id,
+            base_version=model.version,
+            num_examples=update.num_examples,
+            layout=delta.layout.digest,
+            metrics=dict(update.metrics),
+            local_steps=update.local_steps,
+            evaluation=_entry(update.evaluation),
+            **transfer_fields(delta.buffer),  # type: ignore[arg-type]
+        )
+        bodies = Outgoing(manifest, delta.buffer)
+        if self._keep is not None:
+            self._keep.put(bodies, self.id)
+        self._send(bodies, manifest)
+
+    def _send(self, bodies: Outgoing, manifest: UpdateManifest) -> None:
+        self._office.publish(bodies, "update")
+        self._memory.confirmed(manifest, bodies)
+        if self._keep is not None:
+            self._keep.confirmed(manifest.client, manifest.run, manifest.base_version)
+        log.info(
+            "update_confirmed",
+            "update to version %d is confirmed%s",
+            manifest.base_version,
+            _told(manifest.metrics),
+            base_version=manifest.base_version,
+            client=self.id,
+        )
+
+    def _send_kept(self, newest: ModelManifest) -> None:
+        """Send what an earlier process of this client trained, unless it is too late to count."""
+        layout = self._client.layout_for(newest.local)
+        kept = self._keep.get(self.id, layout) if self._keep is not None else None
+        if self._keep is None or kept is None or not isinstance(kept.manifest, UpdateManifest):
+            return
+        manifest = kept.manifest
+        late = newest.version - manifest.base_version
+        if manifest.run != newest.run or late > newest.max_staleness:
+            log.warning(
+                "update_dropped",
+                "the update to version %d that was kept is too late to count: version %d of run %s"
+                " is newest",
+                manifest.base_version,
+                newest.version,
+                newest.run,
+                base_version=manifest.base_version,
+            )
+            self._keep.drop(self.id)
+            return
+        log.info("kept_update", "sending the update to version %d again", manifest.base_version)
+        self._send(kept, manifest)
+        self._trained = (manifest.run, manifest.base_version)
+
+    def _make_client(self, config: Mapping[str, Any]) -> None:
+        """Make the task again if the federation's config changes what it is made with."""
+        replica = self.id.partition(".")[2]
+        lease = {"shard": int(replica)} if replica and self._source.takes("shard") else {}
+        arguments = self._source.arguments({**config, **lease})
+        if arguments == self._arguments:
+            return
+        self._client = self._source.make(arguments).client()
+        self._arguments = arguments
+        self._expect(self._local)
+
+    def _expect(self, local: LocalTraining) -> Layout:
+        """Take models of the layout that comes with ``local`` from now on."""
+        self._local = local
+        layout = self._client.layout_for(local)
+        self._office.expect(layout)
+        return layout
+
+
+def _entry(found: Evaluation | None) -> EvaluationEntry | None:
+    if found is None:
+        return None
+    confusion, scores = (list(map(list, table)) for table in (found.confusion, found.scores))
+    return EvaluationEntry(
+        num_examples=found.num_examples,
+        means=dict(found.means),
+        confusion=confusion,
+        scores=scores,
+    )
+
+
+def _told(metrics: Mapping[str, float]) -> str:
+    words = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    return f" ({words})" if words else ""
