@@ -51,7 +51,7 @@ class Size:
 
 
 FULL: Final = Size(
-    20_000, 2_000, {"IID": 0.82, "Dirichlet(0.5)": 0.82}, 2_400, (1, 2, 3),
+    20_000, 2_000, {"IID": 0.80, "Dirichlet(0.5)": 0.80}, 2_000, (1, 2, 3, 4, 5),
     ((0.1, 1.0), (0.1, 1.5), (0.1, 2.0)),
 )  # fmt: skip
 SHORT: Final = Size(2_000, 300, {"IID": 0.5}, 300, (1,), ((0.1, 1.5),))
@@ -163,13 +163,14 @@ def _compared(
         (rates, [_timed(history, kind, cohort, stage.target) for history in histories])
         for cohort, (rates, histories) in learned.items()
     ]
-    tried = {rates: buffered(stage, rates, kind, 0) for rates in stage.size.rates}
-    chosen = min(tried, key=lambda rates: _needed(tried[rates], stage.target))
-    runs = [buffered(stage, chosen, kind, seed) for seed in stage.size.seeds]
-    found.append((chosen, [_outcome(history, stage.target) for history in runs]))
-    patience = PATIENCE * float(np.median(DELAYS[kind](np.random.default_rng(8), (999,))))
-    runs = [buffered(stage, chosen, kind, seed, patience) for seed in stage.size.seeds]
-    return [*found, (chosen, [_outcome(history, stage.target) for history in runs])]
+    typical = float(np.median(DELAYS[kind](np.random.default_rng(8), (999,))))
+    for patience in (np.inf, PATIENCE * typical):
+        tried = {rates: buffered(stage, rates, kind, 0, patience) for rates in stage.size.rates}
+        needed = {rates: _needed(history, stage.target) for rates, history in tried.items()}
+        chosen = min(needed, key=needed.__getitem__)
+        runs = [buffered(stage, chosen, kind, seed, patience) for seed in stage.size.seeds]
+        found.append((chosen, [_outcome(history, stage.target) for history in runs]))
+    return found
 
 
 def best_rounds(stage: Stage, cohort: int) -> tuple[Rates, list[History]]:
