@@ -14,8 +14,8 @@ from typing import Final
 
 import numpy as np
 
+from client_worker.models import mlp
 from experiments import partition
-from experiments.arithmetic import TWO_NN, Mlp
 from experiments.command import run
 from experiments.data import Images, fashion_mnist
 from experiments.federation import Federation
@@ -23,6 +23,7 @@ from experiments.pictures import Panel
 from experiments.report import Findings, Table
 
 CLIENTS, COHORT = 100, 10
+TWO_NN: Final = (784, 200, 200, 10)
 Curve = tuple[list[float], list[float]]
 
 
@@ -56,10 +57,10 @@ class Size:
 FULL: Final = Size(
     20_000, 4_000,
     (
-        Cell(5, 10, (0.1, 0.05, 0.2), 300),
-        Cell(1, 10, (0.1, 0.2, 0.05), 300),
-        Cell(5, None, (0.3, 0.5, 0.2), 400, 2),
-        Cell(1, None, (0.3, 0.5, 0.2), 1500, 5),
+        Cell(5, 10, (0.05, 0.1), 300),
+        Cell(1, 10, (0.1, 0.05), 300),
+        Cell(5, None, (0.3, 0.2), 400, 2),
+        Cell(1, None, (0.3, 0.2, 0.5), 1500, 5),
     ),
     {"IID": 0.85, "pathological": 0.80},
 )  # fmt: skip
@@ -139,7 +140,7 @@ def train(
     cell: Cell, images: Images, parts: Sequence[np.ndarray], rate: float, target: float, limit: int
 ) -> Curve:
     """Rounds and test accuracies until ``target`` is reached or ``limit`` rounds are over."""
-    model = Mlp(TWO_NN, epochs=cell.epochs, batch_size=cell.batch_size)
+    model = mlp(TWO_NN, epochs=cell.epochs, batch_size=cell.batch_size)
     federation = Federation.of(model, images, parts, rate)
     clients, coordinator = federation.clients, federation.coordinator
     rng = np.random.default_rng(1)

@@ -4,31 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from client_worker import scaffold
+from client_worker.client import FederatedClient
+from client_worker.numpy_model import NumpyModel
 from coordinator_worker.coordinator import FederatedCoordinator
-from experiments.arithmetic import FederatedClient, Mlp
 from experiments.data import Images
-from shared.layout import CONTROL, Array, Layout, Tensor, Weights
+from shared.evaluation import Evaluation
+from shared.layout import Array, Weights
 
 
 class WithControls:
     """A model as the coordinator sees it with SCAFFOLD: a control behind each weight, from zero."""
 
-    def __init__(self, model: Mlp) -> None:
+    def __init__(self, model: NumpyModel) -> None:
         self._model = model
 
     def get_weights(self) -> Weights:
         """[*weights, *controls]."""
-        weights = Weights.of(self._model.get_weights())
-        named = [
-            Tensor(f"{CONTROL}{number}", tensor.shape, tensor.dtype)
-            for number, tensor in enumerate(weights.layout.tensors)
-        ]
-        longer = Weights.empty(Layout((*weights.layout.tensors, *named)))
-        for target, array in zip(longer, weights, strict=False):
-            np.copyto(target, array)
-        return longer
+        return scaffold.longer(Weights.of(self._model.get_weights()))
 
     def set_weights(self, weights: Sequence[Array], /) -> None:
         """Take the weights over."""
@@ -39,14 +32,14 @@ class WithControls:
 class Federation:
     """Clients who share one ``model``, which is only a place to compute in."""
 
-    model: Mlp
+    model: NumpyModel
     clients: Sequence[FederatedClient]
     coordinator: FederatedCoordinator
     images: Images
 
     @classmethod
     def of(
-        cls, model: Mlp, images: Images, parts: Sequence[Array], rate: float, *,
+        cls, model: NumpyModel, images: Images, parts: Sequence[Array], rate: float, *,
         scaffold: bool = False, **options: Any,
     ) -> "Federation":  # fmt: skip
         """A client for each of ``parts`` (indices of its images), who learns at ``rate``.
@@ -61,5 +54,6 @@ class Federation:
     def accuracy(self, weights: Sequence[Array] | None = None) -> float:
         """Of ``weights``, or else of the global model, on the test images."""
         shown = self.coordinator.weights if weights is None else weights
-        self.model.set_weights(shown[: len(self.model.shapes)])
-        return self.model.evaluate((self.images.test_x, self.images.test_y))["accuracy"]
+        self.model.set_weights(shown[: len(self.model.weights)])
+        found = self.model.evaluate((self.images.test_x, self.images.test_y))
+        return (found.metrics() if isinstance(found, Evaluation) else found)["accuracy"]

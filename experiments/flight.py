@@ -22,13 +22,16 @@ DELAYS: Final[Mapping[str, Draw]] = {
 
 @dataclass(frozen=True, order=True)
 class Trip:
-    """A client's way with a model: ends ``at``, was the ``number``-th to start."""
+    """A client's way with a model: ends ``at``, was the ``number``-th to start.
+
+    Without an ``update`` it was given up.
+    """
 
     at: float
     number: int
     client: int
     version: int
-    update: Update
+    update: Update | None
 
 
 class Flight:
@@ -39,7 +42,7 @@ class Flight:
         self._trips: list[Trip] = []
         self._started = 0
 
-    def start(self, client: int, delay: float, version: int, update: Update) -> None:
+    def start(self, client: int, delay: float, version: int, update: Update | None) -> None:
         """Send ``client`` off; it will bring ``update``, trained from ``version``."""
         self._started += 1
         trip = Trip(self.now + delay, self._started, client, version, update)

@@ -17,8 +17,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from client_worker.client import FederatedClient
+from client_worker.models import softmax_regression
 from coordinator_worker.coordinator import FederatedCoordinator
-from experiments.arithmetic import FederatedClient, Mlp
 from experiments.command import run
 from experiments.data import heart_disease
 from experiments.federation import WithControls
@@ -152,7 +153,7 @@ def judge(
     train, held_out = parts
     if method.pooled:
         train = [(np.concatenate([x for x, _ in train]), np.concatenate([y for _, y in train]))]
-    model = Mlp((train[0][0].shape[1], 2), batch_size=BATCH, seed=seed)
+    model = softmax_regression(train[0][0].shape[1], 2, batch_size=BATCH, seed=seed)
     clients = [FederatedClient(model, site, rates[0]) for site in train]
     shown = WithControls(model) if method.local.scaffold else model
     optimizer = f"{method.optimizer}:learning_rate={rates[1]}"

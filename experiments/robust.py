@@ -20,13 +20,14 @@ from typing import Any, Final
 
 import numpy as np
 
+from client_worker.models import mlp
 from experiments import partition
-from experiments.arithmetic import Mlp, flat, views
 from experiments.command import run
 from experiments.data import Images, fashion_mnist
 from experiments.federation import Federation
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
+from experiments.vectors import flat, shaped
 from shared.update import Update
 
 Array = np.ndarray[Any, Any]
@@ -143,7 +144,7 @@ def _reached(kind: str, end: Mapping[tuple[str, str], float]) -> dict[str, str]:
 
 def train(images: Images, size: Size, alpha: float | None, rule: str, attack: str) -> list[float]:
     """Test accuracy after each round; the last five clients are the attackers."""
-    model = Mlp(LAYERS)
+    model = mlp(LAYERS, batch_size=10)
     if alpha is None:
         parts = partition.iid(size.train, CLIENTS, 0)
     else:
@@ -161,7 +162,7 @@ def train(images: Images, size: Size, alpha: float | None, rule: str, attack: st
         honest, own = deltas[:-ATTACKERS], deltas[-ATTACKERS:]
         sent = [*honest, *ATTACKS[attack](honest, own)]
         updates = [
-            Update(views(np.array(delta), model.shapes), client.num_examples)
+            Update(shaped(np.array(delta), model.weights), client.num_examples)
             for delta, client in zip(sent, clients, strict=True)
         ]
         coordinator.send(coordinator.aggregate(updates))

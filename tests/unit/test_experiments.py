@@ -7,16 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from client_worker.client import FederatedClient as LibraryClient
 from experiments import partition
-from experiments.arithmetic import FederatedClient, Guide, Mlp, flat, views
 from experiments.biased import CLIENTS, by_participation, newest_of_each
 from experiments.data import HOSPITALS, fashion_mnist
 from experiments.fedavg_rounds import rounds_to
 from experiments.flight import DELAYS, Flight, History, order_statistic
 from experiments.robust import alie
-from shared.layout import Array
-from shared.messages import LocalTraining
 from shared.update import Update
 
 EXPERIMENTS = (
@@ -28,7 +24,6 @@ EXPERIMENTS = (
     "hospitals",
     "pooled",
 )
-LAYERS = (6, 5, 4, 3)
 
 
 @pytest.fixture(scope="module")
@@ -110,65 +105,6 @@ def test_a_label_file_in_the_place_of_the_images_is_refused(data: Path, tmp_path
     (wrong / "train-images-idx3-ubyte.gz").write_bytes(labels)
     with pytest.raises(ConfigError, match="2051"):
         fashion_mnist(tmp_path, 10, 10)
-
-
-def few(n: int = 12) -> tuple[Array, Array]:
-    rng = np.random.default_rng(3)
-    return rng.normal(size=(n, LAYERS[0])).astype(np.float32), rng.integers(0, LAYERS[-1], n)
-
-
-def test_a_step_of_the_network_goes_down_the_slope_of_its_loss() -> None:
-    model = Mlp(LAYERS, batch_size=None)
-    x, y = few()
-    rng = np.random.default_rng(4)  # biases too, or a ReLU stands exactly at its kink
-    start = [rng.normal(size=array.shape).astype(np.float32) for array in model.get_weights()]
-    model.set_weights(start)
-    model.fit((x, y), 1.0, Guide(start, steps=1))
-    stepped = flat(start) - flat(model.get_weights())
-    shapes = [array.shape for array in start]
-    for place in (0, 17, 30, 42, 58, len(stepped) - 1):
-        losses = []
-        for sign in (1, -1):
-            moved = flat(start)
-            moved[place] += sign * 1e-3
-            model.set_weights(views(moved, shapes))
-            losses.append(model.evaluate((x, y))["loss"])
-        assert stepped[place] == pytest.approx((losses[0] - losses[1]) / 2e-3, abs=1e-3)
-
-
-def test_the_proximal_term_holds_the_model_near_its_anchor() -> None:
-    free, held = (
-        FederatedClient(Mlp(LAYERS, epochs=20, batch_size=4), few(), 0.1).train(
-            Mlp(LAYERS).get_weights(), LocalTraining(proximal=proximal)
-        )
-        for proximal in (0.0, 5.0)
-    )
-    assert np.linalg.norm(flat(held.delta)) < 0.5 * np.linalg.norm(flat(free.delta))
-
-
-def test_a_clipped_step_is_as_long_as_the_rate_times_the_norm() -> None:
-    client = FederatedClient(Mlp(LAYERS, batch_size=None), few(), 0.5)
-    update = client.train(Mlp(LAYERS).get_weights(), LocalTraining(clip_norm=0.01, steps=1))
-    assert np.linalg.norm(flat(update.delta)) == pytest.approx(0.005, rel=1e-4)
-
-
-def test_without_a_guide_the_library_s_client_gets_the_same_delta() -> None:
-    start = Mlp(LAYERS).get_weights()
-    ours = FederatedClient(Mlp(LAYERS, batch_size=4, epochs=2), few(), 0.1).train(start)
-    theirs = LibraryClient(Mlp(LAYERS, batch_size=4, epochs=2), few(), 0.1).train(start)
-    np.testing.assert_array_equal(flat(ours.delta), flat(theirs.delta))
-    assert ours.local_steps == 6
-
-
-def test_scaffold_s_control_is_the_mean_gradient_after_the_first_round() -> None:
-    start = Mlp(LAYERS).get_weights()
-    client = FederatedClient(Mlp(LAYERS, batch_size=None), few(), 0.1)
-    zeros = [np.zeros_like(array) for array in start]
-    update = client.train([*start, *zeros], LocalTraining(scaffold=True, steps=3))
-    half = len(start)
-    np.testing.assert_allclose(
-        flat(update.delta[half:]), -flat(update.delta[:half]) / (3 * 0.1), atol=1e-6
-    )
 
 
 @pytest.mark.parametrize("kind", ["iid", "shards", "dirichlet"])
