@@ -14,8 +14,8 @@ from typing import Final
 
 import numpy as np
 
+from client_worker import partition
 from client_worker.models import mlp
-from experiments import partition
 from experiments.command import run
 from experiments.data import Images, fashion_mnist
 from experiments.federation import Federation

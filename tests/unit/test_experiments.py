@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import partition
+from client_worker import partition
 from experiments.biased import CLIENTS, by_participation, newest_of_each
 from experiments.data import HOSPITALS, fashion_mnist
 from experiments.fedavg_rounds import rounds_to
