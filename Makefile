@@ -9,7 +9,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo heart-disease credit-default linear-regression bench bench-short experiments \
+.PHONY: help demo heart-disease credit-default fashion-phones air-quality \
+	linear-regression bench bench-short experiments \
 	chaos test test-rabbitmq4 lint types imports unit format clean
 
 help: ## show this list
@@ -23,6 +24,12 @@ heart-disease: $(VENV)/.examples ## the same for four real hospitals: make heart
 
 credit-default: $(VENV)/.examples ## the same for four banks: make credit-default DATA=FOLDER
 	@$(BIN)/python -m examples.credit_default --data "$(DATA)"
+
+fashion-phones: $(VENV)/.examples ## a hundred virtual phones: make fashion-phones DATA=FOLDER
+	@$(BIN)/python -m examples.fashion_phones --data "$(DATA)"
+
+air-quality: $(VENV)/.examples ## twelve stations: make air-quality DATA=FOLDER
+	@$(BIN)/python -m examples.air_quality --data "$(DATA)"
 
 linear-regression: $(VENV)/.examples ## the algorithm in one process, in a few lines
 	@$(BIN)/python -m examples.linear_regression
