@@ -35,6 +35,7 @@ class Evaluator:
         self._process: subprocess.Popen[str] | None = None
         self._thread: threading.Thread | None = None
         self._over = False
+        self._newest = -1  # version that was looked at last
 
     def look_at(self, version: int, weights: Weights) -> None:
         """Have ``weights`` judged, unless an earlier version still is."""
@@ -53,8 +54,18 @@ class Evaluator:
         except OSError as error:
             log.warning("not_evaluated", "version %d cannot be evaluated: %s", version, error)
             return
+        self._newest = version
         self._thread = threading.Thread(target=self._wait, args=(version, self._process))
         self._thread.start()
+
+    def finish(self, version: int, weights: Weights) -> None:
+        """Have the last version judged, too, and wait for it."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._newest != version:
+            self.look_at(version, weights)
+        if self._thread is not None:
+            self._thread.join()
 
     def close(self) -> None:
         """End the program, if it runs."""

@@ -113,6 +113,8 @@ class CoordinatorWorker:
                 else:
                     self._heed(item)
             self._settle_sending()
+            if self._finished and self._evaluator is not None and self._state is not None:
+                self._evaluator.finish(self._state.version, self._state.weights)
         except Stopped as error:
             log.warning("stopped", "%s; nothing is lost", error)
         finally:
