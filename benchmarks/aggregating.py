@@ -21,7 +21,7 @@ from coordinator_worker.aggregation import Contribution
 from coordinator_worker.staging import Staging
 from shared.layout import Array, Layout, Weights, bytes_of
 
-MEANS: Final = ("mean", "fedbuff", "fednova")
+MEANS: Final = ("mean", "fedbuff", "by-participation", "fednova")
 OPTIMIZERS: Final = ("momentum", "adagrad", "adam", "yogi")
 ROBUST: Final = (
     *("median", "trimmed-mean:fraction=0.2", "krum:f=2", "multi-krum:f=2", "geometric-median"),

@@ -16,7 +16,7 @@ from benchmarks.memory import fits
 from benchmarks.report import RESULTS, Row, publish
 
 COUNT: Final = 10
-SIZE_BYTES, SHORT_BYTES = 40_000_000, 4_000_000
+SIZE_BYTES, SHORT_BYTES = 40_000_000, 12_000_000
 FEDAVG: Final = "mean"
 
 

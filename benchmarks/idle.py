@@ -36,7 +36,8 @@ def latency() -> Row:
 
 def idle(seconds: float) -> Row:
     """Percent of a core that a coordinator takes which waits for a third client's update."""
-    federation = Federation(clients=names(SMALL), fleets=(), model_bytes=SMALL.size_bytes)
+    clients_of_it = (*names(SMALL), "who-never-comes")
+    federation = Federation(clients=clients_of_it, fleets=(), model_bytes=SMALL.size_bytes)
     with stand(federation) as on, client_workers(on, SMALL) as clients:
         log, bundle = on.folder / "coordinator.log", on.bundle("coordinator")
         quorum = str(SMALL.clients + 1)

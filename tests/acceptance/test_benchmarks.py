@@ -168,7 +168,7 @@ def test_every_algorithm_is_measured_and_none_holds_all_updates_in_memory(
     assert {name.partition(":")[0] for name in rows} == known
     for row in rows.values():
         assert row["ours"] > 0
-        assert row["peak_rss_bytes"] < 60e6 + 6 * row["model_bytes"], "ten are there"
+        assert row["peak_rss_bytes"] < 90e6 + 5 * row["model_bytes"], "ten are there"
 
 
 def test_a_straggler_holds_up_only_those_who_wait_for_it(benchmarks: Benchmarks) -> None:

@@ -318,7 +318,7 @@ def test_who_reads_nothing_for_long_still_has_a_heartbeat(
 ) -> None:
     monkeypatch.setattr(address, "HEARTBEAT_S", 1)
     monkeypatch.setattr(connection, "SIGN_OF_LIFE_S", 0.2)
-    received, lost = Received(), threading.Event()
+    received, lost, paused = Received(), threading.Event(), threading.Event()
     session = Session(
         place.urls["coordinator"], "pausing", received.subscribe("update"), on_lost=lost.set
     )
@@ -326,7 +326,8 @@ def test_who_reads_nothing_for_long_still_has_a_heartbeat(
     try:
         session.start(PATIENCE_S)
         sender.start(PATIENCE_S)
-        session._call(session.pause)
+        session._call(lambda: (session.pause(), paused.set()))
+        assert paused.wait(PATIENCE_S)
         sender.publish([join("alfa")])
         assert not lost.wait(13.0), "the broker gives up after 2 s, pika after 12"
         assert received.queue.empty()
