@@ -2,7 +2,10 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
+
+import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -18,6 +21,7 @@ with without_greetings():
 from client_worker.guide import LOCAL_STEPS, Guide
 from client_worker.task import Task
 from shared.errors import ConfigError
+from shared.evaluation import MOST_CLASSES, Evaluation, of_classes, of_scores
 from shared.layout import Array
 
 EVALUATION_BATCH: Final = 1024
@@ -105,11 +109,18 @@ class KerasModel:
         metrics = {name: values[-1] for name, values in history.history.items()}
         return metrics | {LOCAL_STEPS: float(self.model.optimizer.iterations.numpy())}
 
-    def evaluate(self, data: Any) -> Mapping[str, float]:
-        """Metrics of the current weights on ``data``."""
+    def evaluate(self, data: Any) -> Mapping[str, float] | Evaluation:
+        """Metrics of the current weights on ``data``.
+
+        A classifier's also as counts, so that accuracy, AUC and the like can be pooled: a mean of
+        the clients' AUCs would not be the AUC of all.
+        """
         batches = self._batches(data, training=False)
         found: Mapping[str, float] = self.model.evaluate(batches, verbose=0, return_dict=True)
-        return found
+        counts = _counts(self.model, batches)
+        if counts is None:
+            return found
+        return replace(counts, means=found)
 
     def _batches(self, data: Any, *, training: bool) -> Any:
         """``data`` as a dataset of batches, made once.
@@ -224,6 +235,30 @@ class _Directed:
 
 def _is_plain(optimizer: Any) -> bool:
     return isinstance(optimizer, keras.optimizers.SGD) and not optimizer.momentum
+
+
+def _counts(model: Any, batches: Any) -> Evaluation | None:
+    """Right and wrong predictions of a model that answers one question; None of any other."""
+    loss = model.loss
+    name = loss if isinstance(loss, str) else getattr(loss, "name", "")
+    if "crossentropy" not in str(name):
+        return None
+    labels, outputs = [], []
+    for x, y, *_weights in batches:
+        output = model.predict_on_batch(x)
+        if not hasattr(output, "ndim") or output.ndim != 2 or output.shape[1] > MOST_CLASSES:
+            return None
+        labels.append(np.asarray(y))
+        outputs.append(output)
+    truth, guess = np.concatenate(labels), np.concatenate(outputs)
+    if guess.shape[1] == 1:
+        is_logit = getattr(loss, "_fn_kwargs", {}).get("from_logits", False)
+        return of_scores(truth, 0.5 * (1 + np.tanh(0.5 * guess)) if is_logit else guess)
+    if "binary" in str(name):
+        return None  # several questions at once
+    if truth.ndim == 2 and truth.shape[1] > 1:
+        truth = truth.argmax(axis=1)
+    return of_classes(truth, guess.argmax(axis=1), guess.shape[1])
 
 
 class KerasTask(Task):

@@ -4,11 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.metrics import roc_auc_score
 
 from client_worker import FederatedClient, KerasTask, LinearRegressionModel
 from client_worker.keras_model import KerasModel
 from coordinator_worker import FederatedCoordinator
 from shared.errors import ConfigError
+from shared.evaluation import Evaluation, pool
 from shared.layout import Weights
 
 DRAW = np.random.default_rng(0)
@@ -76,6 +78,62 @@ def test_validation_reports_the_metrics_of_the_global_model() -> None:
     perfect = [np.array([[1.0], [-2.0], [0.5]], "float32") * 50, np.array([15.0], "float32")]
     assert client.train(perfect).metrics["eval_auc"] > 0.99
     assert client.train([-array for array in perfect]).metrics["eval_auc"] < 0.01
+
+
+def two_sites(model: keras.Model, loss: object, labels: np.ndarray) -> tuple[Evaluation, float]:
+    """The pooled evaluation of two unlike halves, and Keras's own accuracy on the whole."""
+    model.compile("sgd", loss, metrics=["accuracy"])
+    order = np.argsort(X[:, 0])
+    x, y = X[order], labels[order]
+    parts = []
+    for half in (slice(0, 20), slice(20, None)):
+        task = KerasTask(model, (x[half], y[half]), validation=(x[half], y[half]))
+        client = FederatedClient(task.model, task.data, 0.1, validation=task.validation)
+        found = client.evaluation()
+        assert found is not None
+        parts.append(found)
+    return pool(parts), float(model.evaluate(x, y, verbose=0, return_dict=True)["accuracy"])
+
+
+def classifier(outputs: int, activation: str | None) -> keras.Model:
+    keras.utils.set_random_seed(1)
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(outputs, activation)])
+
+
+def test_a_binary_classifiers_auc_is_pooled_not_averaged() -> None:
+    labels = (Y[:, 0] > 0).astype("float32")
+    model = classifier(1, "sigmoid")
+    found, accuracy = two_sites(model, "binary_crossentropy", labels)
+    assert found.metrics()["accuracy"] == pytest.approx(accuracy)
+    exact = roc_auc_score(labels, model.predict(X, verbose=0)[:, 0])
+    assert found.metrics()["auc"] == pytest.approx(exact, abs=0.01)
+    assert "loss" in found.metrics()
+
+
+def test_logits_are_scores_too() -> None:
+    labels = (Y[:, 0] > 0).astype("float32")
+    model = classifier(1, None)
+    found, _ = two_sites(model, keras.losses.BinaryCrossentropy(from_logits=True), labels)
+    exact = roc_auc_score(labels, model.predict(X, verbose=0)[:, 0])
+    assert found.metrics()["auc"] == pytest.approx(exact, abs=0.01)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_a_classifier_of_several_classes_is_counted(sparse: bool) -> None:
+    labels = np.digitize(Y[:, 0], [-1.0, 1.0])
+    loss = "sparse_categorical_crossentropy" if sparse else "categorical_crossentropy"
+    given = labels if sparse else np.eye(3)[labels]
+    found, accuracy = two_sites(classifier(3, "softmax"), loss, given)
+    assert found.metrics()["accuracy"] == pytest.approx(accuracy)
+    assert "macro_f1" in found.metrics()
+
+
+def test_a_regression_has_figures_only() -> None:
+    client = FederatedClient(LinearRegressionModel(3), (X, Y), 0.1, validation=(X, Y))
+    found = client.evaluation()
+    assert found is not None
+    assert not found.confusion
+    assert set(found.means) == {"loss"}
 
 
 def test_a_model_that_was_not_compiled_is_told_to() -> None:
