@@ -262,7 +262,9 @@ class CoordinatorWorker:
         state = self._state
         if state is None:
             raise RuntimeError("an update was admitted before there was a model")
-        rarity = roster.rarity(state.roster, arrival.manifest.client)
+        rarity = 1.0
+        if self._learning.aggregator.needs_rarity:
+            rarity = roster.rarity(state.roster, arrival.manifest.client)
         self._round.fold(arrival, rarity)
         self._chronicle.accepted(arrival.manifest, state.version, self._round.updates)
         if self._policy.closes(self._round.updates, overdue=self._overdue):

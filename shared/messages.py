@@ -5,9 +5,9 @@ message carries the first chunk, so that what fits one chunk is one message. `jo
 carry no data.
 """
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from broker_config.names import USER_PATTERN
 from shared.evaluation import MOST_CLASSES, SCORE_BINS
@@ -100,6 +100,15 @@ class EvaluationEntry(Strict):
     means: Figures = {}
     confusion: Annotated[list[Row], Field(max_length=MOST_CLASSES)] = []
     scores: Annotated[list[Row], Field(max_length=2)] = []
+
+    @model_validator(mode="after")
+    def _are_tables(self) -> Self:
+        """Or they could not be added up: a square table, and two histograms of all bins."""
+        if any(len(row) != len(self.confusion) for row in self.confusion):
+            raise ValueError("a confusion matrix is square")
+        if self.scores and [len(row) for row in self.scores] != [SCORE_BINS] * 2:
+            raise ValueError(f"scores are two histograms of {SCORE_BINS} bins")
+        return self
 
 
 class UpdateManifest(Transfer):

@@ -57,6 +57,7 @@ class Aggregator:
     least: int = 1
     centered: bool = False
     needs_local_steps: bool = False
+    needs_rarity: bool = False
 
 
 def mean() -> Aggregator:
@@ -85,7 +86,7 @@ def by_participation() -> Aggregator:
     the slow ones', who may hold what nobody else does, hardly at all. So weighed every client moves
     the model as far in the long run. Staleness is not discounted: the slow are the stale.
     """
-    return Aggregator(_one, scale=lambda k: k.rarity)
+    return Aggregator(_one, scale=lambda k: k.rarity, needs_rarity=True)
 
 
 def fednova() -> Aggregator:

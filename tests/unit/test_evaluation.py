@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
 
 from shared.errors import ConfigError
 from shared.evaluation import SCORE_BINS, Evaluation, of_classes, of_scores, pool
+from shared.messages import EvaluationEntry
 
 
 def sites(seed: int, sizes: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -74,3 +76,21 @@ def test_means_alone_are_enough() -> None:
 def test_more_classes_than_an_evaluation_counts_are_refused() -> None:
     with pytest.raises(ConfigError, match="classes"):
         of_classes([0], [0], 1000)
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"confusion": [[1, 2], [3]]},
+        {"confusion": [[1, 2]]},
+        {"confusion": [[1, -2], [3, 4]]},
+        {"scores": [[1] * SCORE_BINS]},
+        {"scores": [[1] * SCORE_BINS, [1]]},
+        {"scores": [[1.5] * SCORE_BINS] * 2},
+    ],
+)
+def test_counts_that_could_not_be_added_up_are_refused_where_trust_stops(
+    tables: dict[str, list[list[int]]],
+) -> None:
+    with pytest.raises(ValidationError):
+        EvaluationEntry(num_examples=10, **tables)
