@@ -77,7 +77,7 @@ class Board:
         elif topic.startswith("update.rejected."):
             client = self._clients.setdefault(event["client"], {"updates": 0})
             client["rejected"] = event["reason"]
-        elif topic in ("coordinator.stalled", "coordinator.recovered"):
+        elif topic in ("coordinator.stalled", "coordinator.recovered", "round.diverged"):
             self._trouble = str(event.get("detail", ""))
         elif topic == "round.closed":
             self.rounds += 1
