@@ -79,14 +79,18 @@ def fedbuff() -> Aggregator:
     return Aggregator(_one, scale=lambda k: k.staleness_weight)
 
 
-def by_participation() -> Aggregator:
-    """D = sum_k r_k d_k / K, r_k the rarity of who sent d_k (inverse probability weighting).
+def by_participation(most: float = 20.0) -> Aggregator:
+    """D = sum_k min(r_k, ``most``) d_k / K, r_k the rarity of who sent d_k.
 
     In an asynchronous federation the fast clients' data would count as often as they are back, and
     the slow ones', who may hold what nobody else does, hardly at all. So weighed every client moves
-    the model as far in the long run. Staleness is not discounted: the slow are the stale.
+    the model as far in the long run (inverse probability weighting: Horvitz & Thompson 1952).
+    Staleness is not discounted: the slow are the stale. ``most`` is for who comes new into an old
+    federation, whose first update would otherwise weigh as much as all that it has missed.
     """
-    return Aggregator(_one, scale=lambda k: k.rarity, needs_rarity=True)
+    if not most >= 1:
+        raise ValueError(f"most is {most}; it has to be 1 or more")
+    return Aggregator(_one, scale=lambda k: min(k.rarity, most), needs_rarity=True)
 
 
 def fednova() -> Aggregator:

@@ -81,12 +81,12 @@ def test_means_are_their_papers_formulas(examples: list[int], data: st.DataObjec
 
 
 def test_by_participation_a_client_counts_the_more_the_rarer_it_is_back() -> None:
-    deltas, rarities = drawn(3), [0.5, 1.0, 4.0]
-    cohort = Cohort(LAYOUT, aggregator("by-participation"))
+    deltas, rarities = drawn(3), [0.5, 1.0, 400.0]
+    cohort = Cohort(LAYOUT, aggregator("by-participation:most=4"))
     for values, rarity in zip(deltas, rarities, strict=True):
         cohort.add(Update(delta(values), 7), staleness_weight=0.1, rarity=rarity)
     total, divisor = cohort.delta()
-    agree(flat(total) / divisor, np.array(rarities) @ deltas / 3)
+    agree(flat(total) / divisor, np.array([0.5, 1.0, 4.0]) @ deltas / 3)
 
 
 def test_with_equal_steps_fednova_is_fedavg() -> None:
@@ -243,6 +243,7 @@ def test_a_cohort_that_is_given_up_holds_nothing(tmp_path: Path) -> None:
         ("mean:f=2", "mean takes no parameters"),
         ("trimmed-mean:fraction=0.5", "less than half"),
         ("centered-clipping:radius=0", "above 0"),
+        ("by-participation:most=0.5", "1 or more"),
     ],
 )
 def test_a_spec_that_makes_no_sense_is_refused_with_the_reason(spec: str, said: str) -> None:
