@@ -1,5 +1,6 @@
 """One client of a federation: what it does with the messages in its mailbox."""
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
@@ -62,7 +63,8 @@ class Participant:
         self._office = office
         self._keep = office.keep
         self._memory = Memory(settings.federation, self._keep)
-        self._leased: str | None = None  # the id under which we have to join
+        self._place = ""  # the id of our newest lease; the connection's thread alone asks
+        self._leases: deque[str] = deque()  # ids under which we have to join, the newest last
         self._torn = 0  # models in a row that did not arrive whole
         self._trained: tuple[str, int] | None = None  # run and version of our last update
         self._skipped: GlobalModel | None = None  # we were not drawn for it
@@ -74,7 +76,8 @@ class Participant:
 
     def lease(self, name: str) -> None:
         """Be the client ``name`` from now on; it has a connection."""
-        self._leased = name
+        self._place = name
+        self._leases.append(name)
         self._wake()
 
     def _wake(self) -> None:
@@ -83,7 +86,7 @@ class Participant:
     def _ask_again(self) -> None:
         self._torn += 1
         if self._torn <= MOST_TORN:
-            self.lease(self._leased or self.id)
+            self.lease(self._place)
         else:
             log.error(
                 "mailbox_too_small",
@@ -99,8 +102,11 @@ class Participant:
 
     def look(self) -> None:
         """Do whatever is to do."""
-        if self._leased is not None:
-            self._begin(self._leased)
+        name = None
+        while self._leases:
+            name = self._leases.popleft()
+        if name is not None:
+            self._begin(name)
         # A client that was busy for long may have been asked for its weights more than once, and
         # somebody else's may have been taken meanwhile.
         asked = None
@@ -121,7 +127,6 @@ class Participant:
             self._work(model)
 
     def _begin(self, name: str) -> None:
-        self._leased = None
         if name != self.id:
             self.id = name
             self._trained = self._keep.last_confirmed(name) if self._keep is not None else None
