@@ -43,6 +43,8 @@ def is_final(error: Any) -> bool:
 
 def diagnose(error: Exception, where: str) -> tuple[WarrenError, bool]:
     """What a failed connection means for the user, and whether waiting cannot mend it."""
+    if _cut_off(error):
+        return BrokerUnavailable(f"{where} ended while it let us in: it may be restarting"), False
     if isinstance(error, exceptions.ProbableAuthenticationError):
         mend = "use the bundle that `broker-config enrol` wrote"
         return BrokerRefused(f"{where} refused the password: {mend}"), True
@@ -52,6 +54,16 @@ def diagnose(error: Exception, where: str) -> tuple[WarrenError, bool]:
         return refusal(error, where), error.reply_code in (403, 530)
     mend = "start one with `broker-config up`, or check WARREN_BROKER_URL"
     return BrokerUnavailable(f"cannot reach {where} ({_root(error)}): {mend}"), False
+
+
+def _cut_off(error: Exception) -> bool:
+    """Whether the broker was booting or killed in mid-handshake: pika guesses at a refusal."""
+    guesses = (exceptions.ProbableAuthenticationError, exceptions.ProbableAccessDeniedError)
+    said = str(error.args[0]) if error.args else ""
+    # 541: the virtual host is there, but has not started yet.
+    return isinstance(error, guesses) and said.startswith(
+        ("StreamLostError", "ConnectionClosedByBroker: (541)")
+    )
 
 
 def _root(error: BaseException) -> str:
