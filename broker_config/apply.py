@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker_config.check import Difference, check
+from broker_config.check import POLICIES, Difference, check
 from broker_config.definitions import (
     HASHING,
     exchange_body,
@@ -59,7 +59,7 @@ def apply(
     wrong = {(difference.kind, difference.name) for difference in found}
     for user in topology.users:
         if ("user", user.name) in wrong or user.name in foreign:
-            _put_user(user, passwords[user.name], management)
+            put_user(user, passwords[user.name], management)
     _put_objects(topology, management, wrong)
     # Last, so that whoever may log in finds everything in its place.
     _put_permissions(topology, management, wrong)
@@ -87,7 +87,8 @@ def _create_vhost(vhost: str, management: Management) -> None:
     management.put("permissions", vhost, management.user, body=everything)
 
 
-def _put_user(user: User, password: str, management: Management) -> None:
+def put_user(user: User, password: str, management: Management) -> None:
+    """Create ``user``, or give it this password and its tags."""
     body = {
         "password_hash": password_hash(password),
         "hashing_algorithm": HASHING,
@@ -103,9 +104,8 @@ def _put_objects(topology: Topology, management: Management, wrong: set[tuple[st
             management.put("exchanges", vhost, exchange.name, body=exchange_body(exchange.kind))
     # Policies before queues: a mailbox without its limit would fill up meanwhile.
     for policy in topology.policies:
-        if ("policy", policy.name) in wrong:
-            body = policy_body(policy.pattern, policy.definition, policy.priority)
-            management.put("policies", vhost, policy.name, body=body)
+        if (policy.kind, policy.name) in wrong:
+            management.put(POLICIES[policy.operator], vhost, policy.name, body=policy_body(policy))
     for queue in topology.queues:
         if ("queue", queue.name) in wrong:
             management.put("queues", vhost, queue.name, body=queue_body(queue.arguments))
@@ -119,5 +119,8 @@ def _put_permissions(
     topology: Topology, management: Management, wrong: set[tuple[str, str]]
 ) -> None:
     for user in topology.users:
+        if {("user", user.name), ("limit", user.name)} & wrong:
+            for limit, value in user.limits.items():
+                management.put("user-limits", user.name, limit, body={"value": value})
         if user.permission and {("user", user.name), ("permission", user.name)} & wrong:
             management.put("permissions", topology.vhost, user.name, body=vars(user.permission))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from broker_config.topology import (
     Binding,
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from broker_config.management import Management
+
+# Where the management API keeps policies, and those of the operator.
+POLICIES: Final = {False: "policies", True: "operator-policies"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ def observe(vhost: str, management: Management) -> Topology | None:
         row["user"]: Permission(row["configure"], row["write"], row["read"])
         for row in management.get("vhosts", vhost, "permissions")
     }
+    limits = {row["user"]: row["value"] for row in management.get("user-limits")}
     return Topology(
         vhost=vhost,
         exchanges=tuple(
@@ -65,11 +69,17 @@ def observe(vhost: str, management: Management) -> Topology | None:
             if row["destination_type"] == "queue"
         ),
         policies=tuple(
-            Policy(row["name"], row["pattern"], row["definition"], row["priority"])
-            for row in management.get("policies", vhost)
+            Policy(row["name"], row["pattern"], row["definition"], row["priority"], operator)
+            for operator in (False, True)
+            for row in management.get(POLICIES[operator], vhost)
         ),
         users=tuple(
-            User(row["name"], granted.get(row["name"]), _tags(row["tags"]))
+            User(
+                row["name"],
+                granted.get(row["name"]),
+                _tags(row["tags"]),
+                limits.get(row["name"], {}),
+            )
             for row in management.get("users")
         ),
     )
@@ -103,6 +113,8 @@ def _users(declared: Topology, observed: Topology) -> Iterator[Difference]:
             continue
         if set(other.tags) != set(user.tags):
             yield Difference("user", user.name, _not(list(other.tags), list(user.tags), "tags"))
+        for detail in _settings(user.limits, other.limits):
+            yield Difference("limit", user.name, detail)
         if user.permission is None or other.permission is None:
             if user.permission != other.permission:
                 yield Difference("permission", user.name, "missing")
@@ -134,16 +146,16 @@ def _queues(declared: Topology, observed: Topology) -> Iterator[Difference]:
 
 
 def _policies(declared: Topology, observed: Topology) -> Iterator[Difference]:
-    policies = {policy.name: policy for policy in observed.policies}
+    policies = {(policy.kind, policy.name): policy for policy in observed.policies}
     for policy in declared.policies:
-        other = policies.get(policy.name)
+        other = policies.get((policy.kind, policy.name))
         if other is None:
-            yield Difference("policy", policy.name, "missing")
+            yield Difference(policy.kind, policy.name, "missing")
             continue
         wanted = {**policy.definition, "pattern": policy.pattern, "priority": policy.priority}
         has = {**other.definition, "pattern": other.pattern, "priority": other.priority}
         for detail in _settings(wanted, has):
-            yield Difference("policy", policy.name, detail)
+            yield Difference(policy.kind, policy.name, detail)
 
 
 def _settings(wanted: Any, has: Any) -> Iterator[str]:

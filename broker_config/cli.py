@@ -11,13 +11,15 @@ from broker_config import options as read
 from broker_config.errors import BrokerConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _ABOUT = """\
 Get a RabbitMQ broker for a federation, and keep it as declared.
 
   broker-config up                       a private broker in .warren, fleet `client` of 20
   broker-config enrol hospital-a         one more site; hand it .warren/bundles/hospital-a.env
+  broker-config revoke hospital-a        its access ends at once, open connections included
+  broker-config rotate hospital-b        a new password and bundle; the old ones end at once
   broker-config check                    what differs from the declared state, if anything
   broker-config down                     stop it; data, passwords and ports are kept
 
@@ -97,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     command("check", "Print what differs from the declared state.", federation, broker)
     enrol = command("enrol", "Add clients and write their bundles.", federation, broker)
     enrol.add_argument("name", nargs="+", metavar="NAME", help="name of the client, also its user")
+    _access(command, broker)
     definitions = command("definitions", "Print the RabbitMQ definitions file.", federation)
     definitions.add_argument(
         "--password-hashes",
@@ -104,6 +107,22 @@ def _parser() -> argparse.ArgumentParser:
         help="include salted hashes of the passwords in HOME/credentials.json",
     )
     return parser
+
+
+def _access(
+    command: Callable[..., argparse.ArgumentParser], broker: argparse.ArgumentParser
+) -> None:
+    revoke = command("revoke", "End clients' access at once: connections, mailboxes, user.", broker)
+    revoke.add_argument("name", nargs="+", metavar="NAME", help="a client or fleet")
+    rotate = command("rotate", "Replace passwords; who logged in with the old is out.", broker)
+    rotate.add_argument(
+        "name", nargs="*", metavar="NAME", help="users, also coordinator, watcher (default: all)"
+    )
+    rotate.add_argument(
+        "--keys",
+        action="store_true",
+        help="replace the coordinator's keys instead; the last ones stay good until the next time",
+    )
 
 
 def _home() -> argparse.ArgumentParser:
@@ -133,6 +152,11 @@ def _federation() -> argparse.ArgumentParser:
         metavar="SIZE",
         type=read.size,
         help="size of the model's weights, like 64MiB (the default); sets the mailboxes' length",
+    )
+    group.add_argument(
+        "--encrypt-updates",
+        action=argparse.BooleanOptionalAction,
+        help="clients encrypt what they send, so that only the coordinator can read it",
     )
     return parser
 

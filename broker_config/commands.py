@@ -6,6 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from broker_config import access
 from broker_config import node as private
 from broker_config import options as read
 from broker_config.apply import apply as bring_to_state
@@ -14,11 +15,15 @@ from broker_config.credentials import (
     Address,
     bundle_path,
     ensure_passwords,
+    load_passwords,
+    new_passwords,
+    save_passwords,
     write_bundles,
 )
 from broker_config.definitions import definitions as as_definitions
 from broker_config.errors import BrokerConfigError
 from broker_config.federation import save
+from broker_config.keys import ensure_keys, rotate_keys
 from broker_config.management import Management
 from broker_config.ports import Ports
 from broker_config.topology import topology
@@ -107,16 +112,58 @@ def definitions(options: argparse.Namespace) -> int:
     return 0
 
 
+def revoke(options: argparse.Namespace) -> int:
+    """End the access of clients and fleets."""
+    home = read.home(options)
+    federation = read.remembered_federation(options)
+    rest = federation.without(options.name)
+    url, node = _broker(options)
+    with Management(url) as management:
+        for name in options.name:
+            access.revoke(federation.name, name, management)
+        address = _address(options, node, management)
+    passwords = load_passwords(home)
+    kept = {user: password for user, password in passwords.items() if user not in options.name}
+    save_passwords(home, kept)
+    save(home / "federation.json", rest)
+    write_bundles(home, rest, address, kept)
+    for name in options.name:
+        bundle_path(home, name).unlink(missing_ok=True)
+        _say(f"revoked {name}: its user, connections and mailboxes are gone")
+    return 0
+
+
+def rotate(options: argparse.Namespace) -> int:
+    """Replace passwords or the coordinator's keys."""
+    home = read.home(options)
+    federation = read.remembered_federation(options)
+    known = {user.name: user for user in topology(federation).users}
+    names = list(known) if options.keys else options.name or list(known)
+    if unknown := set(names) - set(known):
+        raise BrokerConfigError(f"{min(unknown)!r} is no user here; users: {', '.join(known)}")
+    url, node = _broker(options)
+    passwords = load_passwords(home)
+    with Management(url) as management:
+        address = _address(options, node, management)
+        if options.keys:
+            rotate_keys(home, ensure_keys(home))
+        else:
+            # Kept before the broker has them: what is interrupted here can be done again.
+            passwords = save_passwords(home, passwords | new_passwords(names))
+            access.replace_passwords([known[name] for name in names], passwords, management)
+    write_bundles(home, federation, address, passwords)
+    for name in names:
+        _say(f"hand to {name}: {bundle_path(home, name)}")
+    return 0
+
+
 def _apply(options: argparse.Namespace, federation: Federation) -> int:
     home = read.home(options)
     url, node = _broker(options)
     declared = topology(federation)
     passwords = ensure_passwords(home, [user.name for user in declared.users])
     with Management(url) as management:
-        host = f"[{management.host}]" if ":" in management.host else management.host
-        address = (
-            node.address if node else Address(read.amqp_address(options, host), management.address)
-        )
+        address = _address(options, node, management)
         reset = getattr(options, "reset_passwords", False)
         changed = bring_to_state(declared, management, passwords, reset_passwords=reset)
     save(home / "federation.json", federation)
@@ -125,6 +172,16 @@ def _apply(options: argparse.Namespace, federation: Federation) -> int:
         _say(f"mended: {difference}")
     _table(("broker", f"{address.amqp}/{federation.name}"), ("bundles", _bundles(home, federation)))
     return 0
+
+
+def _address(
+    options: argparse.Namespace, node: private.Node | None, management: Management
+) -> Address:
+    """Where the broker's users find it."""
+    if node:
+        return node.address
+    host = f"[{management.host}]" if ":" in management.host else management.host
+    return Address(read.amqp_address(options, host), management.address)
 
 
 def _broker(options: argparse.Namespace) -> tuple[str, private.Node | None]:

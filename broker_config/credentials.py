@@ -11,6 +11,7 @@ from urllib.parse import quote
 from broker_config import names
 from broker_config.errors import BrokerConfigError
 from broker_config.files import write_private
+from broker_config.keys import ensure_keys
 from broker_config.topology import ADMIN
 
 if TYPE_CHECKING:
@@ -40,9 +41,17 @@ def ensure_passwords(home: Path, users: Iterable[str]) -> dict[str, str]:
     """Passwords for ``users``, of which those that are new are made up and kept in ``home``."""
     passwords = load_passwords(home)
     missing = [user for user in users if user not in passwords]
-    if missing:
-        passwords |= {user: secrets.token_urlsafe(24) for user in missing}
-        write_private(home / "credentials.json", json.dumps(passwords, indent=2) + "\n")
+    return save_passwords(home, passwords | new_passwords(missing)) if missing else passwords
+
+
+def new_passwords(users: Iterable[str]) -> dict[str, str]:
+    """Passwords that nobody has seen yet."""
+    return {user: secrets.token_urlsafe(24) for user in users}
+
+
+def save_passwords(home: Path, passwords: dict[str, str]) -> dict[str, str]:
+    """Keep ``passwords`` in ``home``; return them."""
+    write_private(home / "credentials.json", json.dumps(passwords, indent=2) + "\n")
     return passwords
 
 
@@ -74,9 +83,16 @@ def write_bundles(
 ) -> list[Path]:
     """Write one environment file per user whose password is known; return their paths."""
     places = len(federation.clients) + sum(fleet.size for fleet in federation.fleets)
-    extra = {names.COORDINATOR_USER: f"WARREN_CLIENTS={places}\n"}
-    extra |= {client: f"WARREN_CLIENT={client}\n" for client in federation.clients}
-    extra |= {fleet.name: f"WARREN_FLEET={fleet.name}\n" for fleet in federation.fleets}
+    keys = ensure_keys(home)
+    trust = f"WARREN_VERIFY_KEYS={','.join(keys.verify)}\n"
+    trust += f"WARREN_ENCRYPT_KEY={keys.encrypt}\n" if federation.encrypt_updates else ""
+    extra = {
+        names.COORDINATOR_USER: f"WARREN_CLIENTS={places}\n"
+        f"WARREN_SIGNING_KEYS={','.join(keys.signing)}\n"
+        f"WARREN_DECRYPT_KEYS={','.join(keys.decrypt)}\n"
+    }
+    extra |= {client: f"WARREN_CLIENT={client}\n{trust}" for client in federation.clients}
+    extra |= {fleet.name: f"WARREN_FLEET={fleet.name}\n{trust}" for fleet in federation.fleets}
     written = []
     for user in (names.COORDINATOR_USER, names.WATCHER_USER, ADMIN.name, *federation.users):
         if user not in passwords:

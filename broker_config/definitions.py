@@ -8,7 +8,7 @@ import hmac
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from broker_config.topology import ADMIN, Topology, User
+from broker_config.topology import ADMIN, Policy, Topology, User
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,12 +56,19 @@ def definitions(
             for binding in topology.bindings
         ],
         "policies": [
+            {"name": policy.name, "vhost": vhost, **policy_body(policy)}
+            for policy in topology.policies
+            if not policy.operator
+        ],
+        "parameters": [
             {
                 "name": policy.name,
                 "vhost": vhost,
-                **policy_body(policy.pattern, policy.definition, policy.priority),
+                "component": "operator_policy",
+                "value": policy_body(policy),
             }
             for policy in topology.policies
+            if policy.operator
         ],
     }
 
@@ -82,14 +89,12 @@ def queue_body(arguments: Mapping[str, str | int | bool]) -> dict[str, Any]:
     return {"durable": True, "auto_delete": False, "arguments": dict(arguments)}
 
 
-def policy_body(
-    pattern: str, definition: Mapping[str, str | int | bool], priority: int
-) -> dict[str, Any]:
+def policy_body(policy: Policy) -> dict[str, Any]:
     """What RabbitMQ is told about a policy."""
     return {
-        "pattern": pattern,
-        "definition": dict(definition),
-        "priority": priority,
+        "pattern": policy.pattern,
+        "definition": dict(policy.definition),
+        "priority": policy.priority,
         "apply-to": "queues",
     }
 
@@ -115,4 +120,5 @@ def _user(user: User, passwords: Mapping[str, str] | None) -> dict[str, Any]:
         "password_hash": hashed,
         "hashing_algorithm": HASHING,
         "tags": list(user.tags),
+        "limits": user.limits,
     }

@@ -40,6 +40,8 @@ class Fleet:
 class Federation:
     """One federation: a vhost named ``name``, its enrolled clients, its fleets, its model's size.
 
+    With ``encrypt_updates`` the clients' bundles make them encrypt what they send.
+
     Raises:
         BrokerConfigError: a name no user may have, one name for two, or a size out of range.
     """
@@ -48,6 +50,7 @@ class Federation:
     clients: tuple[str, ...] = ()
     fleets: tuple[Fleet, ...] = (Fleet("client", 20),)
     model_bytes: int = 64 << 20
+    encrypt_updates: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(names.USER_PATTERN, self.name):
@@ -87,6 +90,20 @@ class Federation:
         rows = {fleet.name: fleet for fleet in (*self.fleets, *fleets)}
         return replace(self, clients=tuple(known), fleets=tuple(rows.values()))
 
+    def without(self, users: Iterable[str]) -> Federation:
+        """A federation without these clients and fleets.
+
+        Raises:
+            BrokerConfigError: it has no such client or fleet.
+        """
+        gone = set(users)
+        if unknown := gone - set(self.users):
+            known = ", ".join(self.users) or "nobody"
+            raise BrokerConfigError(f"{min(unknown)!r} is not enrolled; enrolled: {known}")
+        clients = tuple(client for client in self.clients if client not in gone)
+        fleets = tuple(fleet for fleet in self.fleets if fleet.name not in gone)
+        return replace(self, clients=clients, fleets=fleets)
+
 
 def load(path: Path) -> Federation | None:
     """The federation that `save` wrote to ``path``; None if there is no such file.
@@ -98,7 +115,8 @@ def load(path: Path) -> Federation | None:
         found = json.loads(path.read_text())
         fleets = tuple(Fleet(str(row["name"]), int(row["size"])) for row in found["fleets"])
         clients = tuple(str(client) for client in found["clients"])
-        return Federation(str(found["name"]), clients, fleets, int(found["model_bytes"]))
+        encrypt = bool(found.get("encrypt_updates", False))
+        return Federation(str(found["name"]), clients, fleets, int(found["model_bytes"]), encrypt)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

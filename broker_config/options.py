@@ -64,7 +64,21 @@ def federation(options: argparse.Namespace) -> Federation:
         )
     model_bytes = options.model_bytes or remembered.model_bytes
     grown = remembered.enrolling(options.client or (), options.fleet or ())
-    return replace(grown, model_bytes=model_bytes)
+    encrypt = options.encrypt_updates
+    encrypt = remembered.encrypt_updates if encrypt is None else encrypt
+    return replace(grown, model_bytes=model_bytes, encrypt_updates=encrypt)
+
+
+def remembered_federation(options: argparse.Namespace) -> Federation:
+    """The federation that ``home`` remembers.
+
+    Raises:
+        BrokerConfigError: it remembers none.
+    """
+    found = load(home(options) / "federation.json")
+    if found is None:
+        raise BrokerConfigError(f"{home(options)} has no federation: name its folder with --home")
+    return found
 
 
 def management_url(options: argparse.Namespace) -> str | None:

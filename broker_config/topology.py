@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from broker_config import names
@@ -45,12 +45,21 @@ class Binding:
 
 @dataclass(frozen=True)
 class Policy:
-    """Limits of all queues whose name matches ``pattern``; may be changed while they are in use."""
+    """Limits of all queues whose name matches ``pattern``; may be changed while they are in use.
+
+    An ``operator``'s is a ceiling: no policy that somebody sets in the vhost lifts it.
+    """
 
     name: str
     pattern: str
     definition: Arguments
     priority: int = 0
+    operator: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What people call it."""
+        return "operator policy" if self.operator else "policy"
 
 
 @dataclass(frozen=True)
@@ -64,11 +73,15 @@ class Permission:
 
 @dataclass(frozen=True)
 class User:
-    """A broker user; ``tags`` say what it may do in the management UI."""
+    """A broker user; ``tags`` say what it may do in the management UI.
+
+    ``limits`` are RabbitMQ's ``max-connections`` and ``max-channels``: open at once, on any node.
+    """
 
     name: str
     permission: Permission | None
     tags: tuple[str, ...] = ()
+    limits: Arguments = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,19 @@ class Topology:
 ADMIN: Final = User("admin", Permission(".*", ".*", ".*"), ("administrator",))
 
 _NOTHING: Final = "^$"
+
+# A worker has one connection with one channel. One that was cut off without a word stays the
+# broker's for two heartbeats, and a site whose line flaps may leave several behind.
+_SPARE_CONNECTIONS: Final = 8
+_CHANNELS_EACH: Final = 4
+# The coordinator, its standbys and commands that look; people with `watch`.
+_STAFF_CONNECTIONS: Final = 64
+
+# What nobody needs, but one that floods the queue with empty messages would put in: each costs the
+# broker's memory some hundred bytes, however short it is.
+_MESSAGES: Final = 65_536
+_WATCHED_BYTES: Final = 64 << 20
+_WATCHED: Final = r"^(amq\.gen.*|watch\..*)$"
 
 
 def topology(federation: Federation) -> Topology:
@@ -144,7 +170,13 @@ def _mailbox(name: str) -> Queue:
 
 
 def _policies(federation: Federation) -> tuple[Policy, ...]:
-    two_updates_each = 2 * len(federation.members) * federation.model_bytes
+    members, model_bytes = len(federation.members), federation.model_bytes
+    updates = {
+        "max-length": max(_MESSAGES, 2 * members * federation.mailbox_length),
+        "max-length-bytes": max(GIB, 2 * members * model_bytes),
+    }
+    watchers = {"max-length": _MESSAGES, "max-length-bytes": _WATCHED_BYTES}
+    update_queue = f"^{re.escape(names.UPDATE_QUEUE)}$"
     return (
         Policy(
             "mailbox",
@@ -153,23 +185,22 @@ def _policies(federation: Federation) -> tuple[Policy, ...]:
         ),
         Policy(
             "update",
-            f"^{re.escape(names.UPDATE_QUEUE)}$",
-            {
-                # RabbitMQ 4 gives up a message after 20 returns: a coordinator that restarts often
-                # would lose updates. 3.10 knows no limit, and -1 only means "none" from 4 on.
-                "delivery-limit": 1_000_000_000,
-                "max-length-bytes": max(GIB, two_updates_each),
-            },
+            update_queue,
+            # RabbitMQ 4 gives up a message after 20 returns: a coordinator that restarts often
+            # would lose updates. 3.10 knows no limit, and -1 only means "none" from 4 on.
+            {"delivery-limit": 1_000_000_000},
         ),
         Policy(
             "rejected",
             f"^{re.escape(names.REJECTED_QUEUE)}$",
             {
-                "max-length-bytes": max(GIB // 4, 2 * federation.model_bytes),
+                "max-length-bytes": max(GIB // 4, 2 * model_bytes),
                 "message-ttl": WEEK_MS,
                 "overflow": "drop-head",
             },
         ),
+        Policy("update", update_queue, updates, operator=True),
+        Policy("watch", _WATCHED, watchers, operator=True),
     )
 
 
@@ -181,21 +212,29 @@ def _coordinator() -> User:
     # "amq.default" is what a permission calls the exchange "": the way into one mailbox alone.
     write = (names.MODEL_EXCHANGE, names.EVENT_EXCHANGE, names.REJECTED_EXCHANGE, "amq.default")
     read = _one_of(names.UPDATE_QUEUE, names.REJECTED_QUEUE)
-    return User(names.COORDINATOR_USER, Permission(_NOTHING, _one_of(*write), read))
+    permission = Permission(_NOTHING, _one_of(*write), read)
+    return User(names.COORDINATOR_USER, permission, limits=_limits(_STAFF_CONNECTIONS))
 
 
 def _watcher() -> User:
-    own = r"^(amq\.gen.*|watch\..*)$"
     read = rf"^({re.escape(names.EVENT_EXCHANGE)}|amq\.gen.*|watch\..*)$"
-    return User(names.WATCHER_USER, Permission(own, own, read), ("monitoring",))
+    permission = Permission(_WATCHED, _WATCHED, read)
+    return User(names.WATCHER_USER, permission, ("monitoring",), _limits(_STAFF_CONNECTIONS))
 
 
 def _client(client: str) -> User:
-    return User(client, _contributor(f"^{re.escape(names.mailbox(client))}$"))
+    mailbox = f"^{re.escape(names.mailbox(client))}$"
+    return User(client, _contributor(mailbox), limits=_limits(_SPARE_CONNECTIONS))
 
 
 def _fleet(fleet: Fleet) -> User:
-    return User(fleet.name, _contributor(rf"^{re.escape(names.mailbox(fleet.name))}\.[0-9]+$"))
+    mailboxes = rf"^{re.escape(names.mailbox(fleet.name))}\.[0-9]+$"
+    limits = _limits(2 * fleet.size + _SPARE_CONNECTIONS)
+    return User(fleet.name, _contributor(mailboxes), limits=limits)
+
+
+def _limits(connections: int) -> Arguments:
+    return {"max-connections": connections, "max-channels": _CHANNELS_EACH * connections}
 
 
 def _contributor(mailboxes: str) -> Permission:

@@ -45,6 +45,9 @@ def diagnose(error: Exception, where: str) -> tuple[WarrenError, bool]:
     """What a failed connection means for the user, and whether waiting cannot mend it."""
     if _cut_off(error):
         return BrokerUnavailable(f"{where} ended while it let us in: it may be restarting"), False
+    if "connection limit" in str(error):
+        mend = "is another worker running with this bundle?"
+        return BrokerRefused(f"{where} refused: too many connections of this user; {mend}"), False
     if isinstance(error, exceptions.ProbableAuthenticationError):
         mend = "use the bundle that `broker-config enrol` wrote"
         return BrokerRefused(f"{where} refused the password: {mend}"), True

@@ -12,17 +12,21 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pika
 import pytest
+from pika import exceptions
 
 from broker_config import node as private
 from broker_config.cli import main
 from broker_config.credentials import load_passwords
 from broker_config.errors import BrokerConfigError
+from broker_config.keys import ensure_keys
 from broker_config.management import Management
 from broker_config.node import Node
 from broker_config.ports import is_free
 from broker_config.processes import is_ours, wait_for
 from broker_config.topology import Federation, Fleet
+from shared.address import diagnose
 from tests.inside import evaluate
 
 FEDERATION = Federation(fleets=(Fleet("client", 3),), model_bytes=1 << 20)
@@ -159,6 +163,7 @@ def test_enrolling_adds_a_client_that_is_remembered(
     assert bundle.read_text().splitlines() == [
         f"WARREN_BROKER_URL={node.broker_url('hospital-a')}",
         "WARREN_CLIENT=hospital-a",
+        f"WARREN_VERIFY_KEYS={','.join(ensure_keys(node.home).verify)}",
     ]
     assert management.get("queues", "warren", "model.hospital-a") is not None
     assert run("up")[0] == 0
@@ -166,8 +171,101 @@ def test_enrolling_adds_a_client_that_is_remembered(
     assert run("check") == (0, "")
 
 
+def opened(url: str) -> pika.BlockingConnection:
+    return pika.BlockingConnection(pika.URLParameters(url))
+
+
+def test_revoking_ends_what_is_open_and_leaves_nothing_on_the_broker(
+    node: Node, management: Management, run: Callable[..., tuple[int, str]]
+) -> None:
+    assert run("enrol", "thief", "honest")[0] == 0
+    stolen, other = opened(node.broker_url("thief")), opened(node.broker_url("honest"))
+    url = node.broker_url("thief")
+    assert run("revoke", "thief")[0] == 0
+    with pytest.raises(exceptions.ConnectionClosedByBroker):
+        stolen.process_data_events(time_limit=5)
+    with pytest.raises(exceptions.ProbableAuthenticationError):
+        opened(url)
+    other.process_data_events(time_limit=0.1)
+    other.close()
+    assert management.get("users", "thief") is None
+    assert management.get("queues", "warren", "model.thief") is None
+    assert management.get("queues", "warren", "model.honest") is not None
+    assert "thief" not in load_passwords(node.home)
+    assert not (node.home / "bundles" / "thief.env").exists()
+    assert run("check") == (0, "")
+    assert run("revoke", "honest")[0] == 0
+
+
+def test_revoking_a_fleet_deletes_all_its_mailboxes_and_no_others(
+    management: Management, run: Callable[..., tuple[int, str]]
+) -> None:
+    assert run("enrol", "phone-2", "--fleet", "phone:2")[0] == 0
+    assert run("revoke", "phone")[0] == 0
+    queues = {row["name"] for row in management.get("queues", "warren")}
+    assert "model.phone-2" in queues
+    assert not [queue for queue in queues if queue.startswith("model.phone.")]
+    assert run("revoke", "phone-2")[0] == 0
+
+
+def test_who_is_not_enrolled_cannot_be_revoked(run: Callable[..., tuple[int, str]]) -> None:
+    code, told = run("revoke", "nobody")
+    assert code == 1
+    assert "'nobody' is not enrolled" in told
+    assert run("revoke", "coordinator")[0] == 1
+
+
+def test_a_rotated_password_ends_what_the_old_one_opened(
+    node: Node, run: Callable[..., tuple[int, str]]
+) -> None:
+    old = node.broker_url("client")
+    connection = opened(old)
+    assert run("rotate", "client")[0] == 0
+    with pytest.raises(exceptions.ConnectionClosedByBroker):
+        connection.process_data_events(time_limit=5)
+    with pytest.raises(exceptions.ProbableAuthenticationError):
+        opened(old)
+    new = node.broker_url("client")
+    assert new in (node.home / "bundles" / "client.env").read_text()
+    opened(new).close()
+    assert run("check") == (0, "")
+
+
+def test_rotated_keys_leave_the_last_ones_good_once(
+    node: Node, run: Callable[..., tuple[int, str]]
+) -> None:
+    first = ensure_keys(node.home)
+    assert run("rotate", "--keys")[0] == 0
+    second = ensure_keys(node.home)
+    assert second.signing[1:] == first.signing[:1]
+    assert second.decrypt[1:] == first.decrypt[:1]
+    assert second.signing[0] in (node.home / "bundles" / "coordinator.env").read_text()
+    assert ",".join(second.verify) in (node.home / "bundles" / "client.env").read_text()
+    assert run("rotate", "--keys")[0] == 0
+    assert first.signing[0] not in ensure_keys(node.home).signing
+
+
+def test_a_user_has_no_more_connections_than_its_limit(
+    node: Node, run: Callable[..., tuple[int, str]]
+) -> None:
+    assert run("enrol", "greedy")[0] == 0
+    url = node.broker_url("greedy")
+    held = [opened(url) for _ in range(8)]
+    with pytest.raises(exceptions.ProbableAccessDeniedError, match="limit") as refused:
+        opened(url)
+    error, final = diagnose(refused.value, "it")
+    assert "too many connections" in str(error)
+    assert not final  # those of a line that broke are given up in a minute or two
+    for connection in held:
+        connection.close()
+
+
 def test_only_the_owner_can_read_bundles_and_credentials(node: Node) -> None:
-    secret = [node.home / "credentials.json", *(node.home / "bundles").iterdir()]
+    secret = [
+        node.home / "credentials.json",
+        node.home / "keys.json",
+        *(node.home / "bundles").iterdir(),
+    ]
     assert len(secret) >= 5
     assert {stat.S_IMODE(path.stat().st_mode) for path in secret} == {0o600}
 
@@ -181,8 +279,9 @@ def test_no_password_is_in_a_log_or_the_process_list(node: Node) -> None:
         except OSError:
             continue  # It ended meanwhile.
     cookie = (node.folder / ".erlang.cookie").read_text()
-    secrets = [*load_passwords(node.home).values(), cookie]
-    assert len(secrets) >= 5
+    keys = ensure_keys(node.home)
+    secrets = [*load_passwords(node.home).values(), cookie, *keys.signing, *keys.decrypt]
+    assert len(secrets) >= 7
     assert not [secret for secret in secrets if secret in text]
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from broker_config.cli import main
 from broker_config.credentials import Address, bundle_path, write_bundles
+from broker_config.keys import ensure_keys
 from broker_config.options import fleet
 from broker_config.topology import Federation, topology
 
@@ -77,6 +78,7 @@ def test_bundles_name_the_broker_service_and_its_port(
     (written,) = write_bundles(home, federation, address, {"client": "p/w"})
     assert written.read_text() == (
         "WARREN_BROKER_URL=amqp://client:p%2Fw@broker:5672/warren\nWARREN_FLEET=client\n"
+        f"WARREN_VERIFY_KEYS={','.join(ensure_keys(home).verify)}\n"
     )
     assert {entry.rpartition(":")[2] for entry in services["broker"]["ports"]} == {"5672", "15672"}
     assert environment["WARREN_MANAGEMENT_URL"].endswith("@broker:15672")

@@ -12,6 +12,7 @@ PASSWORDS = {user.name: f"secret of {user.name}" for user in DECLARED.users} | {
 def test_everything_declared_is_in_the_definitions_and_in_the_federations_vhost() -> None:
     found = definitions(DECLARED, PASSWORDS)
     assert found["vhosts"] == [{"name": "warren"}]
+    found["policies"] += found["parameters"]  # those of the operator
     for kind in ("exchanges", "queues", "bindings", "policies"):
         assert len(found[kind]) == len(getattr(DECLARED, kind))
         assert {row["vhost"] for row in found[kind]} == {"warren"}

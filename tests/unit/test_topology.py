@@ -1,6 +1,7 @@
 """The declaration: what a federation has on the broker."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -53,8 +54,9 @@ def test_a_mailbox_holds_one_model_and_eight_notices(model_bytes: int, messages:
 def test_no_two_policies_match_one_queue() -> None:
     declared = topology(FEDERATION)
     for queue in declared.queues:
-        matching = [each.name for each in declared.policies if re.search(each.pattern, queue.name)]
-        assert len(matching) == 1, queue.name
+        of_queue = [each for each in declared.policies if re.search(each.pattern, queue.name)]
+        assert len([policy for policy in of_queue if not policy.operator]) == 1, queue.name
+        assert len([policy for policy in of_queue if policy.operator]) <= 1, queue.name
 
 
 def test_a_client_reads_its_own_mailbox_and_nothing_that_looks_like_it() -> None:
@@ -130,6 +132,20 @@ def test_a_broker_as_declared_has_no_differences_and_an_empty_one_has_one_per_th
     empty = Topology("warren", (), (), (), (), ())
     things = (*declared.exchanges, *declared.queues, *declared.bindings, *declared.policies)
     assert len(differences(declared, empty)) == len(things) + len(declared.users)
+
+
+def test_everybody_has_limits_and_a_fleet_more_of_them() -> None:
+    limits = {user.name: user.limits for user in topology(FEDERATION).users}
+    assert all(set(found) == {"max-connections", "max-channels"} for found in limits.values())
+    fleet = FEDERATION.fleets[0]
+    assert limits[fleet.name]["max-connections"] >= 2 * fleet.size
+
+
+def test_another_limit_is_a_difference() -> None:
+    declared = topology(FEDERATION)
+    users = tuple(replace(user, limits={"max-channels": 3}) for user in declared.users)
+    found = differences(declared, replace(declared, users=users))
+    assert [each.kind for each in found] == ["limit"] * 2 * len(users)
 
 
 def test_a_model_of_another_size_is_a_policy_that_differs() -> None:
