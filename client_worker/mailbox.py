@@ -12,7 +12,8 @@ from shared.delivery import Delivery
 from shared.errors import Rejected
 from shared.layout import Layout, Weights
 from shared.log import Log
-from shared.messages import Chunk, ModelManifest, Notice
+from shared.messages import Chunk, ModelManifest, Notice, Signed
+from shared.signing import Verifier
 from shared.wire import decode, layout_of
 
 log = Log(__name__)
@@ -73,9 +74,11 @@ class Mailbox:
         wake: Callable[[], None],
         torn: Callable[[], None],
         shelf: Shelf | None = None,
+        verifier: Verifier | None = None,
     ) -> None:
         self._federation = federation
         self._shelf = shelf or Shelf()
+        self._verifier = verifier
         self._wake, self._torn = wake, torn
         self._layout: Layout | None = None
         self._lock = threading.Lock()
@@ -126,6 +129,8 @@ class Mailbox:
         self.bytes_received += len(delivery.body)
         try:
             message, data = decode(delivery.body)
+            if isinstance(message, Signed) and not self._is_genuine(message):
+                return
             if isinstance(message, Notice):
                 with self._lock:
                     self._notices.append(message)
@@ -140,6 +145,20 @@ class Mailbox:
             log.warning("model_torn", "a model did not arrive whole: %s", rejected)
             self._torn()
 
+    def _is_genuine(self, message: Signed) -> bool:
+        if self._verifier is None:
+            return True
+        try:
+            self._verifier.check(message)
+        except Rejected as rejected:
+            # Asking for it again would bring the same; the next may be the coordinator's own.
+            what = "notice"
+            if isinstance(message, ModelManifest):
+                what, self._arriving = "model", None
+            log.error("not_genuine", "a %s is not believed: %s", what, rejected.detail)
+            return False
+        return True
+
     def _begin(self, manifest: ModelManifest, expected: Layout) -> None:
         self._arriving = None
         if manifest.federation != self._federation:
@@ -149,7 +168,10 @@ class Mailbox:
             self._put(manifest)
             return
         shelved = self._shelf.place(manifest.transfer, expected)
-        self._arriving = (Incoming(manifest, shelved.store), shelved)
+        content = manifest.content if self._verifier is not None else None
+        if self._verifier is not None and content is None:
+            raise Rejected("signature", "what is signed does not name the weights")
+        self._arriving = (Incoming(manifest, shelved.store, content), shelved)
 
     def _is_due(self, chunk: Chunk) -> bool:
         return self._arriving is not None and self._arriving[0].manifest.transfer == chunk.transfer

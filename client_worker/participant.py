@@ -24,6 +24,7 @@ from shared.messages import (
     UpdateManifest,
 )
 from shared.sampling import is_drawn
+from shared.signing import Verifier
 from shared.update import Update
 from shared.wire import Body, encode, layout_of, tensor_entries
 
@@ -57,7 +58,10 @@ class Participant:
     def __init__(self, settings: ClientSettings, source: TaskSource, office: Office) -> None:
         self.id = ""
         self.has_ended = False
-        self.mailbox = Mailbox(settings.federation, self._wake, self._ask_again, office.shelf)
+        verifier = Verifier.of(settings.verify_keys)
+        self.mailbox = Mailbox(
+            settings.federation, self._wake, self._ask_again, office.shelf, verifier
+        )
         self._settings = settings
         self._source = source
         self._office = office

@@ -38,6 +38,15 @@ class ClientSettings(WorkerSettings):
         description="folder in which an update is kept until the broker has confirmed it, so that a"
         " client that is started anew sends it instead of training again",
     )
+    verify_keys: str | None = Field(
+        None,
+        description="public keys of the coordinator; only what is signed with one of them is"
+        " believed; `broker-config` writes it",
+    )
+    encrypt_key: str | None = Field(
+        None,
+        description="public key that whatever is sent is encrypted to; `broker-config` writes it",
+    )
     stay: bool = Field(
         False, description="serve the federation's next runs too, instead of ending with this one"
     )

@@ -17,6 +17,7 @@ from shared.errors import Stopped
 from shared.layout import Layout
 from shared.log import Log
 from shared.pipeline import Publication
+from shared.sealing import Sealer
 from shared.service import LAST_CHANCE_S, ReadyFile, on_stop_signal
 from shared.wire import Body
 
@@ -29,10 +30,12 @@ class _Letters:
 
     bodies: Outgoing | list[Body]
     kind: str
+    sealer: Sealer | None
 
     def __iter__(self) -> Iterator[Publication]:
         for number, body in enumerate(self.bodies):
             kind = "chunk" if number else self.kind
+            body = self.sealer.seal(body) if self.sealer is not None else body
             yield Publication(
                 UPDATE_EXCHANGE, UPDATE_QUEUE, body, kind, persistent=True, mandatory=True
             )
@@ -49,6 +52,7 @@ class ClientWorker:
         self.shelf = Shelf()
         self.keep = Keep(settings.state_dir) if settings.state_dir is not None else None
         self._settings = settings
+        self._sealer = Sealer.of(settings.encrypt_key, settings.federation, settings.user)
         self._events: SimpleQueue[Participant | None] = SimpleQueue()  # who has something to do
         self._participants = [
             Participant(settings, source, self) for _ in range(settings.virtual or 1)
@@ -132,5 +136,5 @@ class ClientWorker:
         self._publishing = True
         if self._stopping:
             self._session.close_within(LAST_CHANCE_S)
-        self._session.publish(_Letters(bodies, kind))
+        self._session.publish(_Letters(bodies, kind, self._sealer))
         self._publishing = False

@@ -1,19 +1,18 @@
 """Every client's mailbox as one model: what ``FederatedCoordinator.send`` sends to."""
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
-from broker_config.names import MODEL_EXCHANGE, UPDATE_QUEUE, mailbox
+from broker_config.names import MODEL_EXCHANGE, mailbox
 from shared.amqp import Session
 from shared.chunks import Outgoing, transfer_fields
-from shared.errors import Stopped
 from shared.layout import Array, Weights
-from shared.messages import ModelManifest, Notice, Probe
+from shared.messages import ModelManifest
 from shared.pipeline import HELD_BACK, Publication
-from shared.wire import encode, tensor_entries
+from shared.signing import Signer, content_digest
+from shared.wire import tensor_entries
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,15 @@ class _Letters:
 class Fanout:
     """Publishes global models through ``session``: to all clients, or again to one that joined.
 
-    A version is announced and digested once, however many clients take it. Model messages are
-    transient: the coordinator can always publish its model again.
+    A version is announced, digested and signed once, however many clients take it. Model messages
+    are transient: the coordinator can always publish its model again.
     """
 
-    def __init__(self, session: Session, weights: Weights, **manifest: Any) -> None:
+    def __init__(
+        self, session: Session, weights: Weights, signer: Signer | None = None, **manifest: Any
+    ) -> None:
         self._session = session
+        self._signer = signer
         self._manifest = manifest
         self._may_end = Event()
         self._may_end.set()
@@ -83,30 +85,8 @@ class Fanout:
             tensors=tensor_entries(weights.layout),
             **transfer_fields(weights.buffer),  # type: ignore[arg-type]
             **self._manifest,
+            content=content_digest(weights.buffer) if self._signer is not None else None,
         )
+        if self._signer is not None:
+            manifest = self._signer.sign(manifest)
         return Outgoing(manifest, weights.buffer)
-
-
-def notify(session: Session, client: str, notice: Notice) -> None:
-    """Put a notice into the mailbox of ``client``, if it has one."""
-    session.post(Publication("", mailbox(client), encode(notice), "notice"))
-
-
-def probe(session: Session) -> None:
-    """Send a message to whoever is the active coordinator; wait until the queue has it."""
-    with contextlib.suppress(Stopped):
-        session.publish([Publication("", UPDATE_QUEUE, encode(Probe()), "probe")])
-
-
-def call_all_hands(session: Session, version: int, client: str | None = None) -> None:
-    """Ask also those who were not drawn for ``version`` to train from it: all, or ``client``."""
-    notice = Notice(notice="all-hands", base_version=version)
-    if client is not None:
-        notify(session, client, notice)
-    else:
-        session.post(Publication(MODEL_EXCHANGE, "", encode(notice), "notice"))
-
-
-def call_together(session: Session) -> None:
-    """Ask every client to join: those that stayed on after another run don't know of this one."""
-    session.publish([Publication(MODEL_EXCHANGE, "", encode(Notice(notice="join")), "notice")])

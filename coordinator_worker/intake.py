@@ -18,7 +18,8 @@ from shared.chunks import Incoming
 from shared.delivery import Delivery
 from shared.errors import Rejected
 from shared.layout import Layout
-from shared.messages import Chunk, InitialManifest, Join, Probe, UpdateManifest
+from shared.messages import Chunk, InitialManifest, Join, Probe, Sealed, UpdateManifest
+from shared.sealing import Opener
 from shared.wire import decode, layout_of
 
 
@@ -79,11 +80,14 @@ class Outcome:
 class Intake:
     """The transfers under way towards the coordinator."""
 
-    def __init__(self, federation: str, policy: Policy, staging: Staging) -> None:
+    def __init__(
+        self, federation: str, policy: Policy, staging: Staging, opener: Opener | None = None
+    ) -> None:
         self.incomplete = 0  # transfers dropped half-way since the round began
         self._federation = federation
         self._policy = policy
         self._staging = staging
+        self._opener = opener or Opener((), federation)
         self._arriving: dict[str, Arrival] = {}  # by transfer id; one for each client at most
         self._senders: dict[str, str] = {}  # transfer id -> the user who announced it
         self._here: set[tuple[str, int]] = set()  # contributions whole and not yet in a model
@@ -113,6 +117,8 @@ class Intake:
         """Judge one delivery against the current state (None before there is a model)."""
         try:
             message, data = decode(delivery.body)
+            if isinstance(message, Sealed):
+                message, data = decode(self._opener.open(message, data, delivery.user))
         except Rejected as rejected:
             return Outcome(settled=(delivery.tag,), rejected=rejected, client=delivery.user)
         try:

@@ -5,8 +5,8 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from broker_config.names import UPDATE_QUEUE
-from coordinator_worker.fanout import probe
 from coordinator_worker.inbox import Connected, Event, Inbox, Lost, Quiet, Stop
+from coordinator_worker.notices import probe
 from coordinator_worker.settings import CoordinatorSettings
 from shared.amqp import Session
 from shared.delivery import Delivery, Subscription

@@ -4,20 +4,20 @@ from collections import Counter
 
 from broker_config.names import REJECTED_EXCHANGE
 from coordinator_worker.chronicle import Chronicle
-from coordinator_worker.fanout import notify
 from coordinator_worker.intake import Outcome
+from coordinator_worker.notices import Notices
 from shared.amqp import Session
 from shared.delivery import Delivery
 from shared.errors import Rejected
-from shared.messages import Notice
 from shared.pipeline import Publication
 
 
 class Rejections:
     """Dead-letters through ``session``; ``counted`` since the round began, by reason."""
 
-    def __init__(self, session: Session, chronicle: Chronicle) -> None:
+    def __init__(self, session: Session, notices: Notices, chronicle: Chronicle) -> None:
         self._session = session
+        self._notices = notices
         self._chronicle = chronicle
         self.counted: Counter[str] = Counter()
 
@@ -34,11 +34,11 @@ class Rejections:
         )
         self._session.publish([letter])
         if outcome.client is not None:
-            notice = Notice(
+            self._notices.tell(
+                client,
                 notice="rejected",
                 reason=rejected.reason,
                 detail=rejected.detail,
                 base_version=outcome.base_version,
             )
-            notify(self._session, client, notice)
         self._chronicle.rejected(client, rejected)

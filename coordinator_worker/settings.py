@@ -8,7 +8,7 @@ from typing import Final, Self
 from zipfile import BadZipFile
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, model_validator
 
 from coordinator_worker.learning import LearningSettings
 from shared.errors import ConfigError
@@ -31,6 +31,12 @@ class CoordinatorSettings(LearningSettings, WorkerSettings):
     )
     clients: int | None = Field(
         None, ge=1, description="how many clients the federation has; `broker-config` writes it"
+    )
+    signing_keys: SecretStr | None = Field(
+        None, description="what models are signed with; `broker-config` writes it"
+    )
+    decrypt_keys: SecretStr | None = Field(
+        None, description="what clients' updates are decrypted with; `broker-config` writes it"
     )
     monitor: str | None = Field(
         None,

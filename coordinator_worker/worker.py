@@ -20,7 +20,7 @@ from coordinator_worker.aggregation import Diverged
 from coordinator_worker.chronicle import Chronicle
 from coordinator_worker.evaluator import Evaluator
 from coordinator_worker.events import Events
-from coordinator_worker.fanout import Fanout, call_all_hands, call_together, notify
+from coordinator_worker.fanout import Fanout
 from coordinator_worker.goal import Goal
 from coordinator_worker.inbox import (
     AskAgain,
@@ -36,6 +36,7 @@ from coordinator_worker.initiation import Initiation
 from coordinator_worker.intake import Arrival, Intake
 from coordinator_worker.learning import Learning
 from coordinator_worker.links import Links
+from coordinator_worker.notices import Notices
 from coordinator_worker.rejections import Rejections
 from coordinator_worker.round import Round
 from coordinator_worker.settings import CoordinatorSettings, parse_config
@@ -48,8 +49,10 @@ from shared.delivery import Delivery
 from shared.errors import ConfigError, Stopped
 from shared.layout import Weights
 from shared.log import Log
-from shared.messages import Notice, UpdateManifest
+from shared.messages import UpdateManifest
+from shared.sealing import Opener
 from shared.service import on_stop_signal
+from shared.signing import Signer
 
 if TYPE_CHECKING:
     from threading import Timer
@@ -74,11 +77,14 @@ class CoordinatorWorker:
         self._store = Store(settings, self._links.stopped_within)
         self._state: State | None = None
         self._staging = Staging(self._store.folder, memory_bytes=0)
-        self._intake = Intake(settings.federation, self._policy, self._staging)
+        opener = Opener.of(settings.secret(settings.decrypt_keys), settings.federation)
+        self._intake = Intake(settings.federation, self._policy, self._staging, opener)
         self._initiation = Initiation(self._ask_for_weights, lambda: self._links.put(AskAgain()))
         events = Events(self._links.models, federation=settings.federation)
+        self._signer = Signer.of(settings.secret(settings.signing_keys))
+        self._notices = Notices(self._links.models, self._signer)
         self._chronicle = Chronicle(events, settings.quorum)
-        self._rejections = Rejections(self._links.models, self._chronicle)
+        self._rejections = Rejections(self._links.models, self._notices, self._chronicle)
         self._patience = Patience(self._chronicle, self._links.stopped_within)
         self._evaluator = (
             Evaluator(settings.evaluate, self._store.folder, self._chronicle.evaluated)
@@ -163,7 +169,7 @@ class CoordinatorWorker:
         self._settle_sending()
         state = self._store.state if changed else self._state or self._store.state
         if state is None:
-            call_together(self._links.models)
+            self._notices.call_together()
         elif changed or self._fanout is None:
             self._begin(state)
         else:
@@ -190,6 +196,7 @@ class CoordinatorWorker:
         self._fanout = Fanout(
             self._links.models,
             state.weights,
+            self._signer,
             federation=state.federation,
             run=state.run,
             version=state.version,
@@ -249,11 +256,11 @@ class CoordinatorWorker:
             self._settle_sending()  # or it would hear of a model that is not published yet
             self._fanout.send_to(client)
             if self._overdue and self._settings.participation < 1 and self._state is not None:
-                call_all_hands(self._links.models, self._state.version, client)
+                self._notices.call_all_hands(self._state.version, client)
 
     def _ask_for_weights(self, client: str) -> None:
-        asked = Notice(notice="send-initial", config=self._config, local=self._learning.local_at(0))
-        notify(self._links.models, client, asked)
+        local = self._learning.local_at(0)
+        self._notices.tell(client, notice="send-initial", config=self._config, local=local)
 
     def _take(self, arrival: Arrival) -> None:
         if not isinstance(arrival.manifest, UpdateManifest):
@@ -296,7 +303,7 @@ class CoordinatorWorker:
         if self._policy.closes(updates, overdue=True):
             self._close_round(state)
         elif self._settings.participation < 1:
-            call_all_hands(self._links.models, state.version)
+            self._notices.call_all_hands(state.version)
 
     def _close_round(self, state: State) -> None:
         """Compute, checkpoint, publish, acknowledge, in this order and no other.

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from blake3 import blake3
 from xxhash import xxh3_64
 
 from broker_config.names import CHUNK_BYTES
@@ -58,15 +59,23 @@ def transfer_fields(buffer: Buffer) -> dict[str, str | int]:
 class Incoming:
     """The receiving end of one transfer: hands each chunk to ``store(start, data)`` in order.
 
+    ``content`` is a BLAKE3 digest that somebody vouches for; it is checked instead of the XXH3.
+
     Chunks of one sender arrive in order (one channel, one queue, and a queue that gives back what
     was not acknowledged in its order), so anything else is a fault and rejects the transfer.
     """
 
-    def __init__(self, manifest: Transfer, store: Callable[[int, memoryview], None]) -> None:
+    def __init__(
+        self,
+        manifest: Transfer,
+        store: Callable[[int, memoryview], None],
+        content: str | None = None,
+    ) -> None:
         self.manifest = manifest
         self._store = store
         self._next = 0
-        self._digest = xxh3_64()
+        self._content = content
+        self._digest = xxh3_64() if content is None else blake3()
 
     def add(self, index: int, data: memoryview) -> bool:
         """Take one chunk; True when it was the last. Raises Rejected(``chunk``, ``digest``)."""
@@ -81,6 +90,11 @@ class Incoming:
         self._next += 1
         if start + expected < self.manifest.size_bytes:
             return False
-        if self._digest.intdigest() != self.manifest.digest:
+        if not self._is_as_announced():
             raise Rejected("digest", "the bytes do not have the digest that was announced")
         return True
+
+    def _is_as_announced(self) -> bool:
+        if isinstance(self._digest, blake3):
+            return self._digest.hexdigest() == self._content
+        return self._digest.intdigest() == self.manifest.digest

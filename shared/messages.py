@@ -20,6 +20,7 @@ MAX_TENSORS: Final = 100_000
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 ClientId = Annotated[str, Field(pattern=rf"^{USER_PATTERN}(\.[0-9]{{1,6}})?$")]
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
+Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 Version = Annotated[int, Field(ge=0, le=1 << 53)]
 Setting = bool | int | float | Annotated[str, Field(max_length=1024)]
 Figure = Annotated[float, Field(allow_inf_nan=False)]  # one NaN would be everybody's mean
@@ -48,6 +49,12 @@ class Transfer(Message):
     digest: Annotated[int, Field(ge=0, lt=1 << 64)]
 
 
+class Signed(Message):
+    """What the coordinator says; ``signatures`` by key (`shared.signing`), over all the rest."""
+
+    signatures: Annotated[dict[Hex, Signature], Field(max_length=4)] = {}
+
+
 class TensorEntry(Strict):
     """One row of the tensor table."""
 
@@ -72,9 +79,10 @@ class LocalTraining(Strict):
     scaffold: bool = False
 
 
-class ModelManifest(Transfer):
+class ModelManifest(Transfer, Signed):
     """The global model, version ``version`` of training run ``run``.
 
+    ``content`` is the BLAKE3 digest of its weights, where it is signed;
     ``config`` reaches every client's task, ``local`` says how it is to be trained;
     ``max_staleness`` is how many versions late an update may be; ``participation`` is the share of
     the clients that are drawn to train from this version (`shared.sampling`); ``final`` says that
@@ -90,6 +98,7 @@ class ModelManifest(Transfer):
     local: LocalTraining = LocalTraining()
     max_staleness: Annotated[int, Field(ge=0)] = 0
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0
+    content: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     final: bool = False
 
 
@@ -143,6 +152,16 @@ class Chunk(Message):
     index: Annotated[int, Field(gt=0)]
 
 
+class Sealed(Message):
+    """Any of a client's messages, readable for the coordinator alone (`shared.sealing`).
+
+    ``key`` is the one it is encrypted to; the encrypted body is its data.
+    """
+
+    kind: Literal["sealed"] = "sealed"
+    key: Hex
+
+
 class Join(Message):
     """A client is there and wants the newest model in its mailbox."""
 
@@ -160,7 +179,7 @@ class Probe(Message):
     kind: Literal["probe"] = "probe"
 
 
-class Notice(Message):
+class Notice(Signed):
     """What the coordinator asks or says besides models.
 
     ``join``: to everybody, from a coordinator that has no model yet and knows nobody;
@@ -179,7 +198,7 @@ class Notice(Message):
 
 
 AnyMessage = Annotated[
-    ModelManifest | UpdateManifest | InitialManifest | Chunk | Join | Probe | Notice,
+    ModelManifest | UpdateManifest | InitialManifest | Chunk | Sealed | Join | Probe | Notice,
     Field(discriminator="kind"),
 ]
 ANY_MESSAGE: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -42,6 +42,11 @@ class WorkerSettings(BaseSettings):
     def _can_be_split(cls, url: str) -> str:
         urlsplit(url)
         return url
+
+    @staticmethod
+    def secret(value: SecretStr | None) -> str | None:
+        """What a secret setting holds."""
+        return value.get_secret_value() if value is not None else None
 
     @property
     def user(self) -> str:
@@ -108,6 +113,8 @@ def _parser(
         "--env-file", metavar="FILE", help="read settings from FILE, lines of WARREN_NAME=value"
     )
     for name, field in kind.model_fields.items():
+        if SecretStr in get_args(field.annotation):
+            continue  # everybody can read a command line
         flag = "--" + name.rstrip("_").replace("_", "-")  # json_: a model has a method json
         text = f"{field.description}{_default(field)}".replace("%", "%%")
         if field.annotation is bool:

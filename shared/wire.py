@@ -22,6 +22,7 @@ from shared.messages import (
     PROTOCOL,
     AnyMessage,
     Message,
+    Sealed,
     TensorEntry,
 )
 
@@ -34,6 +35,7 @@ ALIGNMENT: Final = 16
 # With a chunk less than the 16 MiB that RabbitMQ 4 takes as one message; connection.py cuts off
 # what is longer.
 MAX_HEADER_BYTES: Final = 14 << 20
+MAX_SEALED_BYTES: Final = MAX_HEADER_BYTES + CHUNK_BYTES  # a whole body, encrypted
 FIRST_LOOK_BYTES: Final = 512  # a chunk's header is about 70 bytes; a manifest may need more looks
 BIN_HEADERS: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4}  # bytes of length that follow the type byte
 
@@ -66,7 +68,9 @@ def decode(body: Piece) -> tuple[AnyMessage, memoryview]:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise Rejected("malformed", f"header field {place}: {first['msg']}"[:300]) from None
-    return message, _data(body, end)
+    return message, _data(
+        body, end, MAX_SEALED_BYTES if isinstance(message, Sealed) else CHUNK_BYTES
+    )
 
 
 def kind_of(body: Piece) -> str | None:
@@ -104,7 +108,7 @@ def _unpack_header(body: Piece) -> tuple[dict[str, object], int]:
         return header, unpacker.tell()
 
 
-def _data(body: Piece, start: int) -> memoryview:
+def _data(body: Piece, start: int, most: int) -> memoryview:
     view = memoryview(body)
     padded = min(len(body), start + ALIGNMENT)  # or megabytes of nils would be read one by one
     while start < padded and body[start] == NIL[0]:
@@ -116,7 +120,7 @@ def _data(body: Piece, start: int) -> memoryview:
         raise Rejected("malformed", "what follows the header is not a bin")
     length = int.from_bytes(body[start + 1 : start + 1 + width], "big")
     data = view[start + 1 + width :]
-    if length != len(data) or length > CHUNK_BYTES:
+    if length != len(data) or length > most:
         raise Rejected("malformed", f"a bin of {length} bytes is announced, {len(data)} came")
     return data
 

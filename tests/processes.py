@@ -1,5 +1,6 @@
 """Workers as the processes they are in real life, told apart by what they log."""
 
+import base64
 import json
 import os
 import queue
@@ -13,9 +14,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 DEADLINE_S = 30.0
+
+# Models are signed, as they are with every bundle.
+_SIGNING = Ed25519PrivateKey.generate()
+_DECRYPT = X25519PrivateKey.generate()
+
+
+def key_text(raw: bytes) -> str:
+    """A key as it stands in a bundle."""
+    return base64.urlsafe_b64encode(raw).decode()
+
+
+KEYS = {
+    "coordinator-worker": {
+        "WARREN_SIGNING_KEYS": key_text(_SIGNING.private_bytes_raw()),
+        "WARREN_DECRYPT_KEYS": key_text(_DECRYPT.private_bytes_raw()),
+    },
+    "client-worker": {"WARREN_VERIFY_KEYS": key_text(_SIGNING.public_key().public_bytes_raw())},
+}
+ENCRYPT = {"WARREN_ENCRYPT_KEY": key_text(_DECRYPT.public_key().public_bytes_raw())}
 
 
 class Worker:
@@ -23,7 +46,8 @@ class Worker:
 
     def __init__(self, command: str, broker_url: str, *arguments: str, **extra: str) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("WARREN_")}
-        environment |= {"WARREN_BROKER_URL": broker_url, "PYTHONUNBUFFERED": "1", **extra}
+        environment |= {"WARREN_BROKER_URL": broker_url, "PYTHONUNBUFFERED": "1"}
+        environment |= KEYS[command] | extra
         program = os.environ.get(f"TEST_{command.upper().replace('-', '_')}", str(BIN / command))
         self.process = subprocess.Popen(
             [program, "--log-format", "json", *arguments],

@@ -26,13 +26,13 @@ def test_the_architecture_lists_every_object_on_the_broker() -> None:
     for queue in declared.queues:
         assert f"`{queue.name.replace('alfa', '<client>')}`" in ARCHITECTURE
     for policy in declared.policies:
-        assert f"policy `{policy.name}`" in ARCHITECTURE
+        assert f"{policy.kind} `{policy.name}`" in ARCHITECTURE
 
 
 def test_the_architecture_lists_every_kind_of_message() -> None:
     headers = [found for found in vars(messages).values() if hasattr(found, "model_fields")]
     kinds = {h.model_fields["kind"].default for h in headers if "kind" in h.model_fields}
-    assert len(kinds) == 7
+    assert len(kinds) == 8
     for kind in kinds:
         assert re.search(rf"^\| `{kind}` \|", ARCHITECTURE, re.MULTILINE)
 

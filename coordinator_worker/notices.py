@@ -1,0 +1,44 @@
+"""What the coordinator says to clients besides models."""
+
+import contextlib
+from typing import Any
+
+from broker_config.names import MODEL_EXCHANGE, UPDATE_QUEUE, mailbox
+from shared.amqp import Session
+from shared.errors import Stopped
+from shared.messages import Notice, Probe
+from shared.pipeline import Publication
+from shared.signing import Signer
+from shared.wire import encode
+
+
+class Notices:
+    """Speaks through ``session``, in messages that ``signer`` signs if there is one."""
+
+    def __init__(self, session: Session, signer: Signer | None) -> None:
+        self._session = session
+        self._signer = signer
+
+    def tell(self, client: str, **notice: Any) -> None:
+        """Put a notice into the mailbox of ``client``, if it has one."""
+        self._session.post(self._letter("", mailbox(client), Notice(**notice)))
+
+    def call_all_hands(self, version: int, client: str | None = None) -> None:
+        """Ask those who were not drawn for ``version`` to train from it too: all, or ``client``."""
+        notice = Notice(notice="all-hands", base_version=version)
+        exchange, key = (MODEL_EXCHANGE, "") if client is None else ("", mailbox(client))
+        self._session.post(self._letter(exchange, key, notice))
+
+    def call_together(self) -> None:
+        """Ask every client to join: those that stayed on after another run don't know of this."""
+        self._session.publish([self._letter(MODEL_EXCHANGE, "", Notice(notice="join"))])
+
+    def _letter(self, exchange: str, routing_key: str, notice: Notice) -> Publication:
+        signed = self._signer.sign(notice) if self._signer is not None else notice
+        return Publication(exchange, routing_key, encode(signed), "notice")
+
+
+def probe(session: Session) -> None:
+    """Send a message to whoever is the active coordinator; wait until the queue has it."""
+    with contextlib.suppress(Stopped):
+        session.publish([Publication("", UPDATE_QUEUE, encode(Probe()), "probe")])
