@@ -13,7 +13,7 @@ from shared.errors import Rejected
 from shared.layout import Layout, Weights
 from shared.log import Log
 from shared.messages import Chunk, ModelManifest, Notice, Signed
-from shared.signing import Verifier
+from shared.signing import Verifier, content_digest
 from shared.wire import decode, layout_of
 
 log = Log(__name__)
@@ -25,6 +25,7 @@ class Shelved:
 
     weights: Weights
     is_whole: bool = False
+    is_shared: bool = False
 
     def store(self, start: int, data: memoryview) -> None:
         """Put a piece in its place; of a model that is whole it is there already."""
@@ -44,6 +45,8 @@ class Shelf:
         if found is None or found.weights.layout != layout:
             found = Shelved(Weights(layout, np.empty(layout.size_bytes, np.uint8)))
             self._models[transfer] = found
+        else:
+            found.is_shared = True
         return found
 
 
@@ -182,10 +185,17 @@ class Mailbox:
         incoming, shelved = self._arriving
         if incoming.add(index, data):
             self._arriving = None
-            shelved.is_whole = True
             manifest = incoming.manifest
             if isinstance(manifest, ModelManifest):
+                self._approve(shelved, manifest)
                 self._put(GlobalModel(manifest, shelved))
+
+    def _approve(self, shelved: Shelved, manifest: ModelManifest) -> None:
+        """What came to this mailbox is genuine; only a digest tells what others laid over it."""
+        mixed = self._verifier is not None and shelved.is_shared and not shelved.is_whole
+        if mixed and content_digest(shelved.weights.buffer) != manifest.content:
+            raise Rejected("digest", "another mailbox of this process was given other bytes")
+        shelved.is_whole = True
 
     def _put(self, model: GlobalModel | ModelManifest) -> None:
         with self._lock:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_config.keys import Keys, ensure_keys, rotate_keys
-from client_worker.mailbox import Mailbox
+from client_worker.mailbox import Mailbox, Shelf
 from shared.chunks import Outgoing, transfer_fields
 from shared.delivery import Delivery
 from shared.errors import ConfigError, Rejected
@@ -133,9 +133,9 @@ def test_keys_that_are_damaged_are_named_and_not_shown() -> None:
 class Client:
     """A mailbox that believes only what is signed."""
 
-    def __init__(self) -> None:
+    def __init__(self, shelf: Shelf | None = None) -> None:
         self.torn = 0
-        self.mailbox = Mailbox("f", lambda: None, self._tear, verifier=VERIFIER)
+        self.mailbox = Mailbox("f", lambda: None, self._tear, shelf, VERIFIER)
         self.mailbox.expect(LAYOUT)
 
     def _tear(self) -> None:
@@ -195,3 +195,18 @@ def test_a_forged_notice_does_not_tear_a_genuine_model() -> None:
 def test_without_keys_everything_is_taken_as_before() -> None:
     assert Signer.of(None) is None
     assert Verifier.of("") is None
+
+
+def test_bytes_slipped_into_another_mailbox_of_the_process_are_noticed() -> None:
+    """Virtual clients share a model's buffer, and the broker fills each one's mailbox."""
+    shelf = Shelf()
+    one, other = Client(shelf), Client(shelf)
+    first, second = bodies(SIGNER.sign(manifest()))
+    slipped = bytearray(first)
+    slipped[-1] ^= 1
+    assert not one.receive(first)
+    assert not other.receive(bytes(slipped))
+    assert not one.receive(second)
+    assert one.torn == 1
+    assert one.receive(first, second), "asked for again, it comes whole"
+    assert other.receive(first, second)
