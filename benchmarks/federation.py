@@ -61,15 +61,25 @@ class Run:
 
 @dataclass(frozen=True)
 class Stand:
-    """A running broker for one federation, in a folder that goes with it."""
+    """A running broker for one federation, in a folder that goes with it.
+
+    ``without`` names settings that bundles shall not have.
+    """
 
     folder: Path
     broker: node.Node
     up_seconds: float
+    without: tuple[str, ...] = ()
 
     def bundle(self, user: str) -> Path:
         """What ``user`` logs in with."""
-        return bundle_path(self.broker.home, user)
+        whole = bundle_path(self.broker.home, user)
+        if not self.without:
+            return whole
+        lines = whole.read_text().splitlines(keepends=True)
+        part = self.folder / f"{user}.env"
+        part.write_text("".join(line for line in lines if not line.startswith(self.without)))
+        return part
 
 
 @contextmanager

@@ -1,0 +1,126 @@
+"""What protection costs: a round's seconds with signed models, with encrypted updates, without.
+
+``python -m benchmarks.protection``: the federation of `benchmarks.round`, once for each way in
+turn, so that all see the machine's slow moments.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from rich.console import Console
+
+from benchmarks.cases import Case, parse_cases
+from benchmarks.federation import WARM_UP, Run, Stand, client_workers, names, run, stand
+from benchmarks.preparation import prepare
+from benchmarks.report import RESULTS, Row, publish
+from broker_config.federation import Federation
+
+CASES: Final = "2x4MB,10x4MB,4x40MB"
+SIGNATURES: Final = ("WARREN_SIGNING_KEYS", "WARREN_VERIFY_KEYS")
+ENCRYPTION: Final = ("WARREN_ENCRYPT_KEY",)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to run a federation, by what its bundles lack."""
+
+    name: str
+    without: tuple[str, ...]
+
+
+PLAIN: Final = Way("plain", (*SIGNATURES, *ENCRYPTION))
+WAYS: Final = (
+    PLAIN,
+    Way("models signed", ENCRYPTION),
+    Way("models signed, updates encrypted", ()),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, and write the report."""
+    given = _parser().parse_args(argv)
+    prepare()
+    short: bool = given.short
+    cases = given.cases or parse_cases("2x4MB" if short else CASES)
+    rows: list[Row] = []
+    for case in cases:
+        rows += _rows(case, measure(case, 1 if short else 7, 4 if short else 12))
+    publish("protection", "A round with and without protection", rows, folder=given.out)
+    return 0
+
+
+def measure(case: Case, repetitions: int, rounds: int) -> Mapping[Way, list[Run]]:
+    """Every way in turn, ``repetitions`` times."""
+    runs: dict[Way, list[Run]] = {way: [] for way in WAYS}
+    federation = Federation(
+        clients=names(case), fleets=(), model_bytes=case.size_bytes, encrypt_updates=True
+    )
+    with ExitStack() as stack:
+        on = stack.enter_context(stand(federation))
+        for _ in range(repetitions):
+            for way in WAYS:
+                runs[way].append(_run(replace(on, without=way.without), case, rounds))
+            told = ", ".join(f"{way.name} {_seconds(runs[way][-1]):.3f} s" for way in WAYS)
+            Console(stderr=True).print(f"{case}: {told}")
+    return runs
+
+
+def _run(on: Stand, case: Case, rounds: int) -> Run:
+    for name in ("a.checkpoint", "b.checkpoint"):
+        (on.folder / "checkpoint" / name).unlink(missing_ok=True)
+    with client_workers(on, case) as clients:
+        return run(on, case, clients, rounds + WARM_UP, 300.0)
+
+
+def _seconds(one: Run) -> float:
+    return median(one.round_seconds)
+
+
+def _rows(case: Case, runs: Mapping[Way, list[Run]]) -> list[Row]:
+    plain = [_seconds(one) for one in runs[PLAIN]]
+    return [
+        Row(
+            case=f"{case}, {way.name}",
+            unit="s",
+            ours=median(map(_seconds, runs[way])),
+            limit=median(plain),
+            limit_name=PLAIN.name,
+            spread=(min(map(_seconds, runs[way])), max(map(_seconds, runs[way]))),
+            peak_rss_bytes=max(one.coordinator_rss_bytes for one in runs[way]),
+            model_bytes=case.size_bytes,
+            more=_more(runs[way], plain),
+        )
+        for way in WAYS
+    ]
+
+
+def _more(runs: Sequence[Run], plain: Sequence[float]) -> Mapping[str, float | str]:
+    # Of runs that followed each other: the machine drifts more than these costs are.
+    ratios = [_seconds(one) / beside for one, beside in zip(runs, plain, strict=True)]
+    per_gb = [one.per_gb() for one in runs]
+    return {
+        "runs": len(runs),
+        "rounds_each": len(runs[0].round_seconds),
+        "ratio_to_plain_median": median(ratios),
+        "ratio_to_plain_min": min(ratios),
+        "ratio_to_plain_max": max(ratios),
+        **{side: median(one[side] for one in per_gb) for side in per_gb[0]},
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--short", action="store_true", help="one small case, once")
+    flags.add_argument("--out", type=Path, default=RESULTS, help="where to write the results")
+    flags.add_argument("--cases", type=parse_cases, help=f"such as {CASES} (default)")
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(main())
