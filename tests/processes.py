@@ -47,7 +47,8 @@ class Worker:
     def __init__(self, command: str, broker_url: str, *arguments: str, **extra: str) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("WARREN_")}
         environment |= {"WARREN_BROKER_URL": broker_url, "PYTHONUNBUFFERED": "1"}
-        environment |= KEYS[command] | extra
+        role = "client-worker" if command == "client-worker" else "coordinator-worker"
+        environment |= KEYS[role] | extra
         program = os.environ.get(f"TEST_{command.upper().replace('-', '_')}", str(BIN / command))
         self.process = subprocess.Popen(
             [program, "--log-format", "json", *arguments],
