@@ -197,6 +197,9 @@ class Intake:
                 f"its tensors ({manifest.size_bytes} bytes) are not the model's"
                 f" ({layout.size_bytes} bytes): start the client with the federation's task",
             )
+        self._policy.check_examples(manifest.num_examples)
+        if manifest.evaluation is not None:
+            self._policy.check_examples(manifest.evaluation.num_examples)
         if self._policy.needs_local_steps and manifest.local_steps is None:
             raise Rejected("local-steps", NO_LOCAL_STEPS)
         return Arrival(manifest, layout, self._staging)

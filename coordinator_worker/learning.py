@@ -117,6 +117,7 @@ class Learning:
             settings.min_quorum,
             settings.staleness_hinge,
             self.aggregator.needs_local_steps,
+            settings.max_examples,
         )
 
     def local_at(self, version: int) -> LocalTraining:

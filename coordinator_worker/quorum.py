@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from shared.errors import Rejected
+from shared.messages import MAX_EXAMPLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,16 @@ class Policy:
     min_quorum: int = 1
     hinge: int | None = None
     needs_local_steps: bool = False
+    max_examples: int = MAX_EXAMPLES
+
+    def check_examples(self, num_examples: int) -> None:
+        """Raise Rejected(``examples``) if nobody has so many: they are the update's weight."""
+        if num_examples > self.max_examples:
+            raise Rejected(
+                "examples",
+                f"it claims {num_examples} examples; at most {self.max_examples} are believed"
+                " (--max-examples)",
+            )
 
     def staleness_weight(self, version: int, base_version: int) -> float:
         """Weight of an update from ``base_version`` while ``version`` is current.

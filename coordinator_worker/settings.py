@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, SecretStr, TypeAdapter, ValidationError,
 from coordinator_worker.learning import LearningSettings
 from shared.errors import ConfigError
 from shared.layout import Layout, Weights
-from shared.messages import Config, Setting
+from shared.messages import MAX_EXAMPLES, Config, Setting
 from shared.settings import Words, WorkerSettings
 
 CONFIG: Final[TypeAdapter[dict[str, Setting]]] = TypeAdapter(Config, config=ConfigDict(strict=True))
@@ -75,6 +75,13 @@ class CoordinatorSettings(LearningSettings, WorkerSettings):
         ge=0,
         description="b: an update up to b versions late weighs as much as a fresh one, and one s"
         " versions late 1/(a(s-b)+1) of it",
+    )
+    max_examples: int = Field(
+        10_000_000,
+        ge=1,
+        le=MAX_EXAMPLES,
+        description="reject an update that claims more examples: they are its weight, and one"
+        " client's word for it",
     )
     checkpoint_dir: Path = Field(
         Path("checkpoint"), description="folder of the checkpoint; a run goes on where it stopped"

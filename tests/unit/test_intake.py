@@ -22,7 +22,7 @@ from coordinator_worker.state import State
 from shared.chunks import Outgoing, transfer_fields
 from shared.delivery import Delivery
 from shared.layout import Layout, Weights
-from shared.messages import InitialManifest, Join, Notice, UpdateManifest
+from shared.messages import EvaluationEntry, InitialManifest, Join, Notice, UpdateManifest
 from shared.wire import tensor_entries
 from tests.bodies import bodies_of, encode, staging
 
@@ -64,6 +64,21 @@ def test_an_update_is_whole_with_its_last_chunk_and_keeps_its_deliveries() -> No
     assert second.whole.tags == [1, 2]
     assert second.whole.staleness_weight == 1.0
     assert second.whole.sum_of_squares == pytest.approx(SIZE, rel=1e-3)
+
+
+def test_nobody_has_more_examples_than_are_believed() -> None:
+    queue = Queue()
+    queue.intake = Intake("f", Policy(quorum=9, max_examples=1000), staging())
+    for change in (
+        {"num_examples": 1001},
+        {"evaluation": EvaluationEntry(num_examples=1001, means={"loss": 0.0})},
+    ):
+        first, _ = bodies(**change)
+        outcome = queue.deliver(first)
+        assert outcome.rejected is not None
+        assert outcome.rejected.reason == "examples"
+        assert outcome.client == "alfa"
+    assert queue.deliver(bodies(num_examples=1000)[0]).rejected is None
 
 
 def test_updates_of_two_clients_may_interleave() -> None:
