@@ -1,13 +1,14 @@
-"""What the coordinator says of what happens: a log line for its host, an event for everybody."""
+"""What the coordinator says of what happens: to its host's log, to everybody, to the audit."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from coordinator_worker.audit import Audit
 from coordinator_worker.events import Events
 from coordinator_worker.state import Best, State
 from shared.errors import Rejected
 from shared.log import Log
-from shared.messages import UpdateManifest
+from shared.messages import ModelManifest, UpdateManifest
 
 log = Log(__name__)
 
@@ -15,8 +16,9 @@ log = Log(__name__)
 class Chronicle:
     """Tells of a federation whose rounds close at ``quorum`` updates."""
 
-    def __init__(self, events: Events, quorum: int) -> None:
+    def __init__(self, events: Events, quorum: int, audit: Audit) -> None:
         self._events = events
+        self._audit = audit
         self._quorum = quorum
 
     def joined(self, client: str) -> None:
@@ -27,6 +29,7 @@ class Chronicle:
     def accepted(self, manifest: UpdateManifest, version: int, updates: int) -> None:
         """An update is in the sum that will make ``version`` + 1, as the ``updates``-th."""
         client = manifest.client
+        self._audit.accepted(manifest, version + 1)
         log.info(
             "update_accepted",
             "%s contributed to version %d (%d of %d)",
@@ -48,9 +51,10 @@ class Chronicle:
             quorum=(updates, self._quorum),
         )
 
-    def rejected(self, client: str, rejected: Rejected) -> None:
-        """Something of ``client`` must not count."""
+    def rejected(self, client: str, rejected: Rejected, user: str | None) -> None:
+        """Something of ``client`` that ``user`` sent must not count."""
         reason = rejected.reason
+        self._audit.rejected(user, client, rejected)
         log.warning(
             "update_rejected",
             "rejected from %s: %s",
@@ -104,12 +108,13 @@ class Chronicle:
         log.info("evaluated", "version %d: %s", version, told, version=version, **figures)
         self._events.post("model.evaluated", version=version, metrics=dict(figures))
 
-    def published(self, state: State, *, final: bool) -> None:
+    def published(self, state: State, model: ModelManifest) -> None:
         """Every mailbox has the model."""
         version = state.version
+        self._audit.published(version, model.digest, model.content)
         log.info("model_published", "version %d is published", version, version=version)
         self._events.post(
-            "federation.finished" if final else "model.published",
+            "federation.finished" if model.final else "model.published",
             run=state.run,
             version=version,
             bytes=state.weights.buffer.nbytes,

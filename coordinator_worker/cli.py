@@ -10,11 +10,16 @@ DESCRIPTION = (
     "Coordinate a federation: take weight deltas from the queue `update`, fold them, and at each"
     " quorum checkpoint the new global model and publish it to every client's mailbox."
     " `coordinator-worker watch` shows a running federation instead, `coordinator-worker"
-    " participation` who takes part, `coordinator-worker rejected` what was rejected and why."
+    " participation` who takes part, `coordinator-worker rejected` what was rejected and why,"
+    " `coordinator-worker audit` whose updates made a model."
 )
 PARTICIPATION = (
     "Print who takes part, from the checkpoint: who is in the newest model, who is late, who has"
     " gone, and the share of the data that each of them stands for."
+)
+AUDIT = (
+    "Say exactly whose updates made a model, from the audit log in the checkpoint folder; without a"
+    " VERSION, list all of the run. Needs no broker, and may run beside the coordinator."
 )
 WATCH = "Show a running federation: rounds, quorum, clients and their metrics, bytes."
 REJECTED = (
@@ -27,7 +32,12 @@ REJECTED = (
 def main(argv: list[str] | None = None) -> int:
     """Run the coordinator, or a view of one; return its exit code."""
     words = sys.argv[1:] if argv is None else argv
-    commands = {"watch": _watch, "participation": _participation, "rejected": _rejected}
+    commands = {
+        "watch": _watch,
+        "participation": _participation,
+        "rejected": _rejected,
+        "audit": _audit,
+    }
     if words and words[0] in commands:
         return service.run(f"coordinator-worker {words[0]}", lambda: commands[words[0]](words[1:]))
     return service.run("coordinator-worker", lambda: _coordinate(words))
@@ -49,6 +59,29 @@ def _participation(argv: list[str]) -> None:
 
     given, _ = settings.load(ReportSettings, description=PARTICIPATION, argv=argv)
     report(given.checkpoint_dir, as_json=given.json_)
+
+
+def _audit(argv: list[str]) -> None:
+    from coordinator_worker.audited import AuditSettings, show, verify
+
+    own = argparse.ArgumentParser(
+        prog="coordinator-worker audit", add_help=False, allow_abbrev=False
+    )
+    own.add_argument("version", nargs="?", type=int, metavar="VERSION", help="which model")
+    own.add_argument(
+        "--verify",
+        action="store_true",
+        help="check instead that no line was changed or taken out since it was written",
+    )
+    given, _ = settings.load(AuditSettings, description=AUDIT, argv=argv, own=own)
+    probe = argparse.ArgumentParser(parents=[own], add_help=False, allow_abbrev=False)
+    for flag in ("--checkpoint-dir", "--run", "--env-file"):
+        probe.add_argument(flag)  # or what follows one would be the version
+    asked, _ = probe.parse_known_args(argv)
+    if asked.verify:
+        verify(given.checkpoint_dir)
+    else:
+        show(given.checkpoint_dir, asked.version, run=given.run, as_json=given.json_)
 
 
 def _watch(argv: list[str]) -> None:

@@ -66,6 +66,11 @@ class Fanout:
         self._may_end.set()
         self._session.nudge()
 
+    @property
+    def manifest(self) -> ModelManifest:
+        """How the newest model was announced."""
+        return self._announced
+
     def get_weights(self) -> Weights:
         """Return the newest global model."""
         return self._weights
@@ -89,4 +94,5 @@ class Fanout:
         )
         if self._signer is not None:
             manifest = self._signer.sign(manifest)
+        self._announced = manifest
         return Outgoing(manifest, weights.buffer)

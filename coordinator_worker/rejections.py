@@ -41,4 +41,4 @@ class Rejections:
                 detail=rejected.detail,
                 base_version=outcome.base_version,
             )
-        self._chronicle.rejected(client, rejected)
+        self._chronicle.rejected(client, rejected, delivery.user)

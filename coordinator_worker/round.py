@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from math import sqrt
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from coordinator_worker.aggregation import Cohort, Contribution
 from coordinator_worker.intake import Arrival
@@ -29,18 +29,38 @@ def weighted_means(reports: Mapping[str, tuple[float, Mapping[str, float]]]) -> 
     return {name: total / examples for name, (total, examples) in sums.items()}
 
 
+class Entry(NamedTuple):
+    """One update of a round; ``weight`` is what it weighs among the others, ``digest`` its XXH3."""
+
+    client: str
+    base_version: int
+    num_examples: int
+    weight: float
+    transfer: str
+    digest: str
+
+
 class Round:
     """The updates since the last version, which ``cohort`` gathers."""
 
     def __init__(self, cohort: Cohort) -> None:
         self.cohort = cohort
         self.tags: list[int] = []
-        self.contributions: list[tuple[str, int]] = []
-        self.examples: list[tuple[str, int]] = []
+        self.entries: list[Entry] = []
         self._reports: dict[str, tuple[float, Mapping[str, float]]] = {}
         self._evaluations: dict[int, list[Evaluation]] = {}  # by the version that was evaluated
         self._bytes_up = 0
         self._began = time.monotonic()
+
+    @property
+    def contributions(self) -> list[tuple[str, int]]:
+        """Client and base version of each update."""
+        return [(entry.client, entry.base_version) for entry in self.entries]
+
+    @property
+    def examples(self) -> list[tuple[str, int]]:
+        """Client and number of examples of each update."""
+        return [(entry.client, entry.num_examples) for entry in self.entries]
 
     @property
     def updates(self) -> int:
@@ -55,7 +75,7 @@ class Round:
         manifest = arrival.manifest
         if not isinstance(manifest, UpdateManifest):
             raise TypeError(f"{manifest.kind} is not an update")
-        self.cohort.take(
+        weight = self.cohort.take(
             Contribution(
                 manifest.num_examples,
                 arrival.staleness_weight,
@@ -66,8 +86,16 @@ class Round:
             arrival,
         )
         self.tags += arrival.tags
-        self.contributions.append((manifest.client, manifest.base_version))
-        self.examples.append((manifest.client, manifest.num_examples))
+        self.entries.append(
+            Entry(
+                manifest.client,
+                manifest.base_version,
+                manifest.num_examples,
+                weight,
+                manifest.transfer,
+                f"{manifest.digest:016x}",
+            )
+        )
         self._reports[manifest.client] = (manifest.num_examples, manifest.metrics)
         self._bytes_up += manifest.size_bytes
         if (found := manifest.evaluation) is not None:

@@ -2,9 +2,11 @@
 
 import secrets
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from coordinator_worker.audit import Audit
 from coordinator_worker.checkpoint import Checkpoint
 from coordinator_worker.chronicle import Chronicle
 from coordinator_worker.lease import Lease
@@ -34,6 +36,8 @@ class Store:
         self._settings = settings
         self._stopped_within = stopped_within
         self._lease = Lease(self.folder)
+        self.audit = Audit(self.folder)
+        self._syncer = ThreadPoolExecutor(1, "sync")
         self._checkpoint: Checkpoint | None = None
         if self._lease.take():  # else its faults show when it is our turn
             self._read()
@@ -46,6 +50,7 @@ class Store:
 
     def give_back(self) -> None:
         """Another coordinator may write now."""
+        self.audit.give_back()
         self._lease.give_back()
 
     def version_zero(self, weights: Weights) -> State:
@@ -53,10 +58,17 @@ class Store:
         return State(self._settings.federation, secrets.token_hex(4), 0, weights, applied={})
 
     def save(self, state: State) -> None:
-        """Write the checkpoint; raises OSError if the disk does not take it."""
+        """Write audit log and checkpoint; raises OSError if the disk does not take them."""
         if self._checkpoint is None:
             raise RuntimeError("only who has taken over may write")
+        self.audit.write()
+        synced = self._syncer.submit(self.audit.sync)  # each takes a millisecond or more
         self._checkpoint.save(state)
+        synced.result()
+
+    def close(self) -> None:
+        """Nothing will be written any more."""
+        self._syncer.shutdown()
 
     def save_best(self, weights: Weights) -> None:
         """Replace ``best.npz``, whole or not at all; raises OSError if there is no room."""

@@ -83,7 +83,8 @@ class CoordinatorWorker:
         events = Events(self._links.models, federation=settings.federation)
         self._signer = Signer.of(settings.secret(settings.signing_keys))
         self._notices = Notices(self._links.models, self._signer)
-        self._chronicle = Chronicle(events, settings.quorum)
+        self._audit = self._store.audit
+        self._chronicle = Chronicle(events, settings.quorum, self._audit)
         self._rejections = Rejections(self._links.models, self._notices, self._chronicle)
         self._patience = Patience(self._chronicle, self._links.stopped_within)
         self._evaluator = (
@@ -128,6 +129,7 @@ class CoordinatorWorker:
                 self._evaluator.close()
             self._links.close()
             self._sender.shutdown()
+            self._store.close()
 
     # --- becoming and being the active coordinator ----------------------------------------------
 
@@ -168,6 +170,7 @@ class CoordinatorWorker:
         self._active = True
         self._settle_sending()
         state = self._store.state if changed else self._state or self._store.state
+        self._persist(partial(self._audit.take_over, state))
         if state is None:
             self._notices.call_together()
         elif changed or self._fanout is None:
@@ -211,7 +214,7 @@ class CoordinatorWorker:
         self._begin_round()
         self._staging.memory_bytes = max(0, state.weights.buffer.nbytes - IN_FLIGHT_BYTES)
         self._coordinator.send(state.weights)
-        self._chronicle.published(state, final=self._finished)
+        self._chronicle.published(state, self._fanout.manifest)
         self._await_deadline(state)
         if self._finished:
             log.info(
@@ -284,6 +287,7 @@ class CoordinatorWorker:
                 weights.buffer[start : start + len(data)] = data
             state = self._store.version_zero(self._learning.initial(weights))
             self._save(state)
+            self._audit.resumed(state)
             client = arrival.manifest.client
             log.info("initial_model", "%s sent the initial model", client, client=client)
             self._begin(state)
@@ -337,6 +341,7 @@ class CoordinatorWorker:
         )
         self._fanout.hold()
         sending = self._sender.submit(self._coordinator.send, weights)
+        self._audit.aggregated(version, closed.entries, record.get("diverged"))
         self._save(state)
         self._fanout.release()
         self._sending = (sending, closed.tags, self._epoch)
@@ -387,6 +392,7 @@ class CoordinatorWorker:
         sending.result()
         self._sending = None
         self._links.updates.acknowledge(tags, epoch)
-        self._chronicle.published(self._state, final=self._finished)
+        if self._fanout is not None:
+            self._chronicle.published(self._state, self._fanout.manifest)
         if self._evaluator is not None:
             self._evaluator.look_at(self._state.version, self._state.weights)

@@ -55,8 +55,11 @@ class Cohort:
         )
         self.take(contribution, MemoryRow(delta))
 
-    def take(self, contribution: Contribution, row: Row) -> None:
-        """Take a whole update, which has been checked; ``row`` is released when it is done with."""
+    def take(self, contribution: Contribution, row: Row) -> float:
+        """Take a whole update, which has been checked; return what it weighs among the others.
+
+        ``row`` is released when it is done with.
+        """
         weight = self._aggregator.weigh(contribution)
         scale = self._aggregator.scale(contribution)
         rescale = self._aggregator.rescale(contribution)
@@ -67,10 +70,11 @@ class Cohort:
             self._rows.append(row)
             self._scales.append(scale)
             self._weights.append(weight)
-            return
+            return weight
         self.sum.add_chunks(row.chunks(), weight, scale)
         self._rescaled += weight * rescale
         row.release()
+        return weight
 
     def merge(self, part: WeightedSum) -> None:
         """Take the updates that were folded into ``part`` elsewhere."""
