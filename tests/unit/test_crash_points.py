@@ -17,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator_worker import checkpoint, store, worker
+from coordinator_worker.audit import NAME
+from coordinator_worker.audited import faults, read, versions
 from coordinator_worker.inbox import Connected, Event, Stop
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state import State
@@ -200,8 +202,22 @@ def test_cut_off_after_any_effect_every_update_counts_once(fuses: list[tuple[int
         for effects, first in (*fuses, (1_000_000, False)):
             live(folder, broker, effects, first)
         state = checkpoint.load(folder)
-    assert state is not None
-    check(state, broker)
+        assert state is not None
+        check(state, broker)
+        check_audit(state, folder)
+
+
+def check_audit(state: State, folder: Path) -> None:
+    """The log tells of each version whose updates made it, and of nothing that was undone."""
+    made = versions(read(folder / NAME))
+    assert list(made) == [(RUN, version) for version in range(1, state.version + 1)]
+    counted = np.zeros(UPDATES)
+    for version in made.values():
+        assert version.published is not None
+        for entry in version.line["contributions"]:
+            counted[int(entry["client"][1:])] += 1
+    np.testing.assert_array_equal(counted, state.weights[0] * QUORUM)
+    assert list(faults(read(folder / NAME))) == []
 
 
 def check(state: State, broker: Broker) -> None:

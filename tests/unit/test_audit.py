@@ -1,0 +1,224 @@
+"""The audit log: what it says after crashes, floods, full disks, and when somebody changed it."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coordinator_worker.audit import MOST_LISTED, NAME, Audit
+from coordinator_worker.audited import faults, read, versions
+from coordinator_worker.cli import main
+from coordinator_worker.round import Entry
+from coordinator_worker.state import State
+from shared.errors import Rejected
+from shared.layout import Weights
+from shared.messages import UpdateManifest
+
+RUN = "ab" * 4
+WEIGHTS = Weights.of([np.zeros(4, np.float32)])
+STALE = Rejected("stale", "too old")
+
+
+def state(version: int, run: str = RUN) -> State:
+    history = ({"version": version, "clients": {"alfa": {"examples": 7, "metrics": {}}}},)
+    return State("f", run, version, WEIGHTS, applied={}, history=history)
+
+
+def manifest(client: str = "phone.3", base_version: int = 0) -> UpdateManifest:
+    return UpdateManifest(
+        federation="f", run=RUN, client=client, base_version=base_version, num_examples=9,
+        layout="cd" * 8, transfer="ef" * 8, size_bytes=16, digest=255, metrics={"loss": 0.12345},
+    )  # fmt: skip
+
+
+def entry(client: str = "alfa", base_version: int = 0) -> Entry:
+    return Entry(client, base_version, 9, 9.0, "ef" * 8, "00" * 8)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / NAME).read_text().splitlines()]
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Audit:
+    audit = Audit(tmp_path)
+    audit.take_over(state(0))
+    return audit
+
+
+def test_what_is_written_is_who_what_and_why_and_nothing_of_the_data(
+    audit: Audit, tmp_path: Path
+) -> None:
+    audit.accepted(manifest(), 1)
+    audit.rejected("phone", "phone.3", STALE)
+    audit.aggregated(1, [entry("phone.3")], None)
+    audit.published(1, 255, "12" * 32)
+    resumed, accepted, rejected, aggregated, published = lines(tmp_path)
+    assert (resumed["event"], resumed["version"]) == ("resumed", 0)
+    assert (accepted["client"], accepted["user"], accepted["base_version"]) == (
+        "phone.3",
+        "phone",
+        0,
+    )
+    assert (accepted["digest"], accepted["num_examples"]) == ("00000000000000ff", 9)
+    assert (rejected["reason"], rejected["detail"]) == ("stale", "too old")
+    assert aggregated["contributions"][0]["client"] == "phone.3"
+    assert published["content"] == "12" * 32
+    assert all(line["run"] == RUN and line["time"].endswith("Z") for line in lines(tmp_path))
+    text = (tmp_path / NAME).read_text()
+    assert "0.12345" not in text
+    assert "metrics" not in text
+    assert stat.S_IMODE((tmp_path / NAME).stat().st_mode) == 0o600
+
+
+def test_another_coordinator_goes_on_behind_the_first(audit: Audit, tmp_path: Path) -> None:
+    audit.aggregated(1, [entry()], None)
+    audit.give_back()
+    second = Audit(tmp_path)
+    second.take_over(state(1))
+    second.aggregated(2, [entry("bravo", 1)], None)
+    found = versions(read(tmp_path / NAME))
+    assert list(found) == [(RUN, 1), (RUN, 2)]
+    assert list(faults(read(tmp_path / NAME))) == []
+
+
+def test_what_was_aggregated_and_never_checkpointed_is_no_version(
+    audit: Audit, tmp_path: Path
+) -> None:
+    audit.rejected("bravo", "bravo", STALE)
+    audit.aggregated(1, [entry("alfa")], None)
+    audit.take_over(state(0))  # the crash came before the checkpoint
+    audit.aggregated(1, [entry("charlie")], None)
+    (made,) = versions(read(tmp_path / NAME)).values()
+    assert [each["client"] for each in made.line["contributions"]] == ["charlie"]
+    assert [line["client"] for line in made.rejected] == ["bravo"], "that stays rejected"
+
+
+def test_a_line_that_a_power_cut_took_is_made_from_the_checkpoint(
+    audit: Audit, tmp_path: Path
+) -> None:
+    audit.aggregated(1, [entry()], None)
+    audit.take_over(state(2))
+    audit.take_over(state(2))
+    found = versions(read(tmp_path / NAME))
+    assert found[RUN, 2].line["recovered"]
+    assert found[RUN, 2].line["contributions"] == [{"client": "alfa", "num_examples": 7}]
+    assert [line["event"] for line in lines(tmp_path)].count("aggregated") == 2, "once is enough"
+
+
+def test_a_torn_line_is_passed_over_and_told(audit: Audit, tmp_path: Path) -> None:
+    audit.aggregated(1, [entry()], None)
+    audit.give_back()
+    with (tmp_path / NAME).open("ab") as file:
+        file.write(b'{"time":"2026-')
+    audit.take_over(state(1))
+    audit.aggregated(2, [entry()], None)
+    assert list(versions(read(tmp_path / NAME))) == [(RUN, 1), (RUN, 2)]
+    (fault,) = faults(read(tmp_path / NAME))
+    assert "torn" in fault
+
+
+@pytest.mark.parametrize("at", range(1, 5))
+def test_a_line_that_was_changed_or_taken_out_shows(
+    audit: Audit, tmp_path: Path, at: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for version in range(1, 6):
+        audit.aggregated(version, [entry()], None)
+    path = tmp_path / NAME
+    whole = path.read_text().splitlines(keepends=True)
+    changed = [*whole[:at], whole[at].replace("alfa", "mike"), *whole[at + 1 :]]
+    for wrong in (changed, [*whole[:at], *whole[at + 1 :]], whole[at:]):
+        path.write_text("".join(wrong))
+        assert len(list(faults(read(path)))) == 1
+        assert main(["audit", "--verify", "--checkpoint-dir", str(tmp_path)]) == 1
+        assert "not as it was written" in capsys.readouterr().err
+    path.write_text("".join(whole))
+    assert main(["audit", "--checkpoint-dir", str(tmp_path), "--verify"]) == 0
+
+
+def test_who_floods_the_coordinator_does_not_fill_its_disk(audit: Audit, tmp_path: Path) -> None:
+    for _ in range(MOST_LISTED + 7):
+        audit.rejected("mallory", "mallory", STALE)
+    audit.rejected("alfa", "alfa", STALE)
+    audit.aggregated(1, [entry()], None)
+    written = lines(tmp_path)
+    assert len([line for line in written if line.get("user") == "mallory"]) == MOST_LISTED
+    assert len([line for line in written if line.get("user") == "alfa"]) == 1
+    assert written[-1]["rejected_unlisted"] == {"mallory": 7}
+    audit.rejected("mallory", "mallory", STALE)
+    assert lines(tmp_path)[-1]["user"] == "mallory", "it begins anew with each round"
+
+
+def test_hostile_words_are_bounded_and_stay_on_their_line(audit: Audit, tmp_path: Path) -> None:
+    audit.rejected('x"\n{', "\x1b[2J" * 50, Rejected("r" * 999, "d\n" * 999))
+    (line,) = lines(tmp_path)[1:]
+    assert len(line["reason"]) + len(line["detail"]) < 400
+    assert (tmp_path / NAME).read_bytes().count(b"\n") == 2
+    assert b"\x1b" not in (tmp_path / NAME).read_bytes()
+
+
+def test_what_a_full_disk_does_not_take_is_written_when_there_is_room(
+    audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    room = [10]
+
+    def short(file: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        taken, room[0] = data[: room[0]], 0
+        return write(file, taken)
+
+    monkeypatch.setattr(os, "write", short)
+    audit.accepted(manifest(), 1)
+    audit.aggregated(1, [entry()], None)
+    with pytest.raises(OSError, match="No space"):
+        audit.write()
+    monkeypatch.setattr(os, "write", write)
+    audit.write()
+    assert [line["event"] for line in lines(tmp_path)] == ["resumed", "accepted", "aggregated"]
+    assert list(faults(read(tmp_path / NAME))) == []
+
+
+def test_the_command_says_whose_updates_made_a_version(
+    audit: Audit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit.aggregated(1, [entry("alfa"), entry("bravo")], None)
+    audit.aggregated(2, [entry("alfa", 1)], "not finite")
+    folder = ("--checkpoint-dir", str(tmp_path))
+    assert main(["audit", *folder, "1"]) == 0
+    told = capsys.readouterr().out
+    assert "version 1" in told
+    assert "bravo" in told
+    assert "50.0%" in told
+    assert main(["audit", "2", *folder]) == 0
+    assert "the weights stayed" in capsys.readouterr().out
+    assert main(["audit", "1", "--json", *folder]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["client"] for each in found["contributions"]] == ["alfa", "bravo"]
+    assert main(["audit", *folder]) == 0
+    assert "2 versions" in capsys.readouterr().out
+    assert main(["audit", "3", *folder]) == 2
+    assert "no version 3" in capsys.readouterr().err
+
+
+def test_no_log_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", "--checkpoint-dir", str(tmp_path)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_newest_run_is_meant_unless_another_is_named(
+    audit: Audit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit.aggregated(1, [entry("alfa")], None)
+    audit.take_over(state(0, run="cd" * 4))
+    audit.aggregated(1, [entry("bravo")], None)
+    folder = ("--checkpoint-dir", str(tmp_path))
+    assert main(["audit", "1", *folder]) == 0
+    assert "bravo" in capsys.readouterr().out
+    assert main(["audit", "1", "--run", RUN, *folder]) == 0
+    assert "alfa" in capsys.readouterr().out
