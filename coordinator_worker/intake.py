@@ -7,11 +7,14 @@ an Outcome says. Nothing is believed but the broker's word for who sent it.
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from math import sqrt
 
 from broker_config.names import COORDINATOR_USER, speaks_for
 from coordinator_worker.aggregation.aggregators import NO_LOCAL_STEPS
+from coordinator_worker.bound import NormBound
 from coordinator_worker.fold import sum_of_squares
 from coordinator_worker.quorum import Policy
+from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.staging import Piece, Staging
 from coordinator_worker.state import State
 from shared.chunks import Incoming
@@ -81,16 +84,29 @@ class Intake:
     """The transfers under way towards the coordinator."""
 
     def __init__(
-        self, federation: str, policy: Policy, staging: Staging, opener: Opener | None = None
+        self,
+        federation: str,
+        policy: Policy,
+        staging: Staging,
+        opener: Opener | None = None,
+        bound: NormBound | None = None,
     ) -> None:
         self.incomplete = 0  # transfers dropped half-way since the round began
         self._federation = federation
         self._policy = policy
         self._staging = staging
         self._opener = opener or Opener((), federation)
+        self._bound = bound or NormBound("off")
         self._arriving: dict[str, Arrival] = {}  # by transfer id; one for each client at most
         self._senders: dict[str, str] = {}  # transfer id -> the user who announced it
         self._here: set[tuple[str, int]] = set()  # contributions whole and not yet in a model
+
+    @classmethod
+    def of(cls, settings: CoordinatorSettings, policy: Policy, staging: Staging) -> "Intake":
+        """As ``settings`` say; raises ConfigError if one of them means nothing."""
+        opener = Opener.of(settings.secret(settings.decrypt_keys), settings.federation)
+        bound = NormBound(settings.max_update_norm)
+        return cls(settings.federation, policy, staging, opener, bound)
 
     def reset(self) -> None:
         """Forget everything: the link was lost, and the broker delivers it all again."""
@@ -226,6 +242,8 @@ class Intake:
         arrival.tags.append(delivery.tag)
         try:
             whole = arrival.incoming.add(index, data)
+            if whole and state is not None and isinstance(manifest, UpdateManifest):
+                self._bound.check(sqrt(arrival.sum_of_squares), state)
         except Rejected as rejected:
             settled = tuple(self._forget(manifest.transfer))
             return Outcome(None, None, settled, rejected, manifest.client, base_version)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from math import sqrt
 from operator import itemgetter
+from statistics import median
 from typing import Any, Final, NamedTuple
 
 from coordinator_worker.aggregation import Cohort, Contribution
@@ -49,6 +50,7 @@ class Round:
         self.entries: list[Entry] = []
         self._reports: dict[str, tuple[float, Mapping[str, float]]] = {}
         self._evaluations: dict[int, list[Evaluation]] = {}  # by the version that was evaluated
+        self._norms: list[float] = []
         self._bytes_up = 0
         self._began = time.monotonic()
 
@@ -75,11 +77,12 @@ class Round:
         manifest = arrival.manifest
         if not isinstance(manifest, UpdateManifest):
             raise TypeError(f"{manifest.kind} is not an update")
+        norm = sqrt(arrival.sum_of_squares)
         weight = self.cohort.take(
             Contribution(
                 manifest.num_examples,
                 arrival.staleness_weight,
-                sqrt(arrival.sum_of_squares),
+                norm,
                 manifest.local_steps,
                 rarity,
             ),
@@ -97,6 +100,7 @@ class Round:
             )
         )
         self._reports[manifest.client] = (manifest.num_examples, manifest.metrics)
+        self._norms.append(norm)
         self._bytes_up += manifest.size_bytes
         if (found := manifest.evaluation) is not None:
             self._evaluations.setdefault(manifest.base_version, []).append(_evaluation(found))
@@ -119,6 +123,7 @@ class Round:
             },
             "metrics": weighted_means(self._reports) | self._pooled(),
             "evaluation": self._evaluation(),
+            "norm": median(self._norms) if self._norms else 0.0,
             "bytes_up": self._bytes_up,
             "seconds": time.monotonic() - self._began,
         }

@@ -83,6 +83,11 @@ class CoordinatorSettings(LearningSettings, WorkerSettings):
         description="reject an update that claims more examples: they are its weight, and one"
         " client's word for it",
     )
+    max_update_norm: str = Field(
+        "auto",
+        description="reject an update with a larger L2 norm: a number, auto (a hundred times what"
+        " the model and the last rounds' updates have: only what is absurd), or off",
+    )
     checkpoint_dir: Path = Field(
         Path("checkpoint"), description="folder of the checkpoint; a run goes on where it stopped"
     )

@@ -50,7 +50,6 @@ from shared.errors import ConfigError, Stopped
 from shared.layout import Weights
 from shared.log import Log
 from shared.messages import UpdateManifest
-from shared.sealing import Opener
 from shared.service import on_stop_signal
 from shared.signing import Signer
 
@@ -77,8 +76,7 @@ class CoordinatorWorker:
         self._store = Store(settings, self._links.stopped_within)
         self._state: State | None = None
         self._staging = Staging(self._store.folder, memory_bytes=0)
-        opener = Opener.of(settings.secret(settings.decrypt_keys), settings.federation)
-        self._intake = Intake(settings.federation, self._policy, self._staging, opener)
+        self._intake = Intake.of(settings, self._policy, self._staging)
         self._initiation = Initiation(self._ask_for_weights, lambda: self._links.put(AskAgain()))
         events = Events(self._links.models, federation=settings.federation)
         self._signer = Signer.of(settings.secret(settings.signing_keys))

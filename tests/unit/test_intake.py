@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from broker_config.names import CHUNK_BYTES
 from coordinator_worker.aggregation import Cohort, server_optimizer
 from coordinator_worker.aggregation.aggregators import mean
+from coordinator_worker.bound import NormBound
 from coordinator_worker.intake import Intake, Outcome
 from coordinator_worker.quorum import Policy
 from coordinator_worker.round import Round
@@ -79,6 +80,19 @@ def test_nobody_has_more_examples_than_are_believed() -> None:
         assert outcome.rejected.reason == "examples"
         assert outcome.client == "alfa"
     assert queue.deliver(bodies(num_examples=1000)[0]).rejected is None
+
+
+def test_an_absurd_update_is_refused_when_it_is_whole_and_leaves_nothing() -> None:
+    queue = Queue()
+    queue.intake = Intake("f", Policy(quorum=9), staging(), bound=NormBound("10"))
+    first, second = (queue.deliver(body) for body in bodies())
+    assert first.rejected is None
+    assert second.rejected is not None
+    assert second.rejected.reason == "norm"
+    assert second.settled == (1, 2)
+    assert second.whole is None
+    queue.intake = Intake("f", Policy(quorum=9), staging(), bound=NormBound("1e6"))
+    assert [queue.deliver(body) for body in bodies()][1].whole is not None
 
 
 def test_updates_of_two_clients_may_interleave() -> None:
