@@ -11,7 +11,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 .DEFAULT_GOAL := help
 .PHONY: help demo heart-disease credit-default fashion-phones air-quality \
 	linear-regression bench bench-short experiments \
-	chaos test test-rabbitmq4 lint types imports unit format clean
+	chaos fuzz test test-rabbitmq4 lint types imports unit format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -57,6 +57,11 @@ chaos: $(VENV)/.dev $(BARE)/.installed ## break a federation at random: make cha
 	@PATH="$(if $(filter 4,$(RABBITMQ)),$(CURDIR)/tests/rabbitmq4/bin:)$$PATH" \
 	  TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m tests.chaos \
 	  --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+# What is new in runs/fuzz/TARGET afterwards and worth keeping belongs into tests/fuzz/corpus.
+fuzz: $(VENV)/.fuzz ## hostile bytes, led by coverage: make fuzz SECONDS=600 TARGET=decoder
+	@for target in $(or $(TARGET),decoder step); do \
+	  $(BIN)/python -m tests.fuzz $$target --seconds $(or $(SECONDS),600) || exit 1; done
 
 test: lint types imports unit ## everything that has to pass
 
@@ -106,6 +111,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Warren with its tests' tools into $(VENV): a minute or two, once" >&2
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[dev]'
 	@touch $@ $(VENV)/.examples $(VENV)/.bench
+
+$(VENV)/.fuzz: pyproject.toml constraints.txt | $(BIN)/python
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[dev,fuzz]'
+	@touch $@ $(VENV)/.dev $(VENV)/.examples $(VENV)/.bench
 
 $(BARE)/.installed: pyproject.toml constraints.txt | $(BARE)/bin/python
 	@echo "installing the coordinator alone into $(BARE)" >&2

@@ -7,7 +7,7 @@ carry no data.
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, model_validator
 
 from broker_config.names import USER_PATTERN
 from shared.evaluation import MOST_CLASSES, SCORE_BINS
@@ -15,17 +15,18 @@ from shared.evaluation import MOST_CLASSES, SCORE_BINS
 PROTOCOL: Final = 1  # raised whenever an older reader would misread a message
 MAX_SIZE_BYTES: Final = 1 << 40
 MAX_EXAMPLES: Final = 1 << 40
-MAX_TENSORS: Final = 100_000
+MAX_TENSORS: Final = 10_000
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 ClientId = Annotated[str, Field(pattern=rf"^{USER_PATTERN}(\.[0-9]{{1,6}})?$")]
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 Version = Annotated[int, Field(ge=0, le=1 << 53)]
-Setting = bool | int | float | Annotated[str, Field(max_length=1024)]
 Figure = Annotated[float, Field(allow_inf_nan=False)]  # one NaN would be everybody's mean
+Setting = bool | int | Figure | Annotated[str, Field(max_length=1024)]
 Figures = Annotated[dict[Name, Figure], Field(max_length=64)]
-Row = Annotated[list[Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]], Field(max_length=SCORE_BINS)]
+Count = Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]
+Row = Annotated[list[Count], Field(max_length=SCORE_BINS), FailFast()]
 Config = Annotated[dict[Name, Setting], Field(max_length=64)]
 
 
@@ -63,6 +64,10 @@ class TensorEntry(Strict):
     dtype: Literal["float32", "float64"]
 
 
+# Of a table that is wrong throughout, a complaint about each row would be many times its size.
+Tensors = Annotated[list[TensorEntry], Field(min_length=1, max_length=MAX_TENSORS), FailFast()]
+
+
 class LocalTraining(Strict):
     """How clients are asked to train.
 
@@ -93,7 +98,7 @@ class ModelManifest(Transfer, Signed):
     federation: Name
     run: Hex
     version: Version
-    tensors: Annotated[list[TensorEntry], Field(min_length=1, max_length=MAX_TENSORS)]
+    tensors: Tensors
     config: Config = {}
     local: LocalTraining = LocalTraining()
     max_staleness: Annotated[int, Field(ge=0)] = 0
@@ -107,8 +112,8 @@ class EvaluationEntry(Strict):
 
     num_examples: Annotated[int, Field(gt=0, le=MAX_EXAMPLES)]
     means: Figures = {}
-    confusion: Annotated[list[Row], Field(max_length=MOST_CLASSES)] = []
-    scores: Annotated[list[Row], Field(max_length=2)] = []
+    confusion: Annotated[list[Row], Field(max_length=MOST_CLASSES), FailFast()] = []
+    scores: Annotated[list[Row], Field(max_length=2), FailFast()] = []
 
     @model_validator(mode="after")
     def _are_tables(self) -> Self:
@@ -141,7 +146,7 @@ class InitialManifest(Transfer):
     kind: Literal["initial"] = "initial"
     federation: Name
     client: ClientId
-    tensors: Annotated[list[TensorEntry], Field(min_length=1, max_length=MAX_TENSORS)]
+    tensors: Tensors
 
 
 class Chunk(Message):

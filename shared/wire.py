@@ -32,9 +32,11 @@ Body = tuple[Piece, ...]
 NIL: Final = b"\xc0"
 BIN32: Final = b"\xc6"
 ALIGNMENT: Final = 16
-# With a chunk less than the 16 MiB that RabbitMQ 4 takes as one message; connection.py cuts off
-# what is longer.
-MAX_HEADER_BYTES: Final = 14 << 20
+# A table of MAX_TENSORS tensors with names of 128 characters. What comes of it in memory is up to
+# 25 times as much: two bytes may be a number, which is an object.
+MAX_HEADER_BYTES: Final = 2 << 20
+# Maps and lists in a header; one byte may be a map, which is an object of 64.
+MAX_CONTAINERS: Final = 2 * MAX_TENSORS + 1_000
 MAX_SEALED_BYTES: Final = MAX_HEADER_BYTES + CHUNK_BYTES  # a whole body, encrypted
 FIRST_LOOK_BYTES: Final = 512  # a chunk's header is about 70 bytes; a manifest may need more looks
 BIN_HEADERS: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4}  # bytes of length that follow the type byte
@@ -82,10 +84,26 @@ def kind_of(body: Piece) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
+class _Containers:
+    """Counts a header's maps and lists while it is unpacked."""
+
+    def __init__(self) -> None:
+        self._left = MAX_CONTAINERS
+
+    def count(self, container: object) -> object:
+        self._left -= 1
+        if self._left < 0:
+            raise Rejected("malformed", f"the header has more than {MAX_CONTAINERS} parts")
+        return container
+
+
 def _unpack_header(body: Piece) -> tuple[dict[str, object], int]:
     look = FIRST_LOOK_BYTES
     while True:
+        count = _Containers().count if look > FIRST_LOOK_BYTES else None  # so few do no harm
         unpacker = msgpack.Unpacker(
+            object_hook=count,
+            list_hook=count,
             read_size=look,  # the size of its buffer, a MiB unless told
             max_buffer_size=MAX_HEADER_BYTES,
             max_bin_len=0,

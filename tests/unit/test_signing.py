@@ -37,7 +37,10 @@ def manifest(**fields: object) -> ModelManifest:
 
 SETTINGS = st.dictionaries(
     st.text(min_size=1, max_size=8),
-    st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=9),
+    st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=9),
     max_size=4,
 )
 
