@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 from broker_config import node_files, processes
 from broker_config.errors import BrokerConfigError
-from broker_config.management import Management
 from broker_config.ports import LOOPBACK
 
 if TYPE_CHECKING:
@@ -97,10 +96,11 @@ def ask_to_stop(node: Node) -> None:
 
 
 def _is_ready(node: Node) -> bool:
-    if not _answers(node.ports.amqp, _AMQP_HELLO) or not _answers(node.ports.management, b""):
+    hello = b"" if node.tls else _AMQP_HELLO
+    if not _answers(node.ports.amqp, hello) or not _answers(node.ports.management, b""):
         return False
     try:
-        with Management(node.management_url()) as management:
+        with node.manage() as management:
             return management.get("overview") is not None
     except BrokerConfigError:
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker_config import options as read
@@ -20,6 +21,7 @@ Get a RabbitMQ broker for a federation, and keep it as declared.
   broker-config enrol hospital-a         one more site; hand it .warren/bundles/hospital-a.env
   broker-config revoke hospital-a        its access ends at once, open connections included
   broker-config rotate hospital-b        a new password and bundle; the old ones end at once
+  broker-config certs --host b.example   certificates for a broker of your own
   broker-config check                    what differs from the declared state, if anything
   broker-config down                     stop it; data, passwords and ports are kept
 
@@ -88,6 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     up.add_argument("--management-port", type=read.port, help="port of the management UI and API")
     up.add_argument("--server", metavar="SCRIPT", help="another rabbitmq-server to start")
+    tls = up.add_mutually_exclusive_group()
+    tls.add_argument("--tls", dest="tls", action="store_const", const="tls",
+                     help="encrypt all connections (remembered); makes certificates")  # fmt: skip
+    tls.add_argument("--mutual-tls", dest="tls", action="store_const", const="mutual",
+                     help="and users log in by certificate, without a password")  # fmt: skip
+    tls.add_argument("--no-tls", dest="tls", action="store_const", const="",
+                     help="neither any more")  # fmt: skip
     command("down", "Stop the private node; nothing of it is deleted.")
     command("status", "Show the private node's state, ports and management URL.")
     apply = command("apply", "Bring a broker to the declared state.", federation, broker)
@@ -99,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     command("check", "Print what differs from the declared state.", federation, broker)
     enrol = command("enrol", "Add clients and write their bundles.", federation, broker)
     enrol.add_argument("name", nargs="+", metavar="NAME", help="name of the client, also its user")
-    _access(command, broker)
+    _access(command, federation, broker)
     definitions = command("definitions", "Print the RabbitMQ definitions file.", federation)
     definitions.add_argument(
         "--password-hashes",
@@ -110,8 +119,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _access(
-    command: Callable[..., argparse.ArgumentParser], broker: argparse.ArgumentParser
+    command: Callable[..., argparse.ArgumentParser],
+    federation: argparse.ArgumentParser,
+    broker: argparse.ArgumentParser,
 ) -> None:
+    certs = command("certs", "Make certificates for a broker of your own.", federation)
+    certs.add_argument(
+        "--host", metavar="NAME", action="append", default=[],
+        help="name or address that the broker is reached by; repeatable",
+    )  # fmt: skip
+    certs.add_argument("--mutual", action="store_true", help="also one for each user")
+    certs.add_argument("--renew", action="store_true", help="make new ones now, not when needed")
     revoke = command("revoke", "End clients' access at once: connections, mailboxes, user.", broker)
     revoke.add_argument("name", nargs="+", metavar="NAME", help="a client or fleet")
     rotate = command("rotate", "Replace passwords; who logged in with the old is out.", broker)
@@ -173,6 +191,19 @@ def _broker() -> argparse.ArgumentParser:
         "--amqp-address",
         metavar="URL",
         help="how workers reach it (default: amqp://, the same host, port 5672)",
+    )
+    group.add_argument(
+        "--ca",
+        metavar="FILE",
+        type=Path,
+        help="PEM certificate of the authority that vouches for it; goes into the bundles"
+        " (remembered)",
+    )
+    group.add_argument(
+        "--client-certificates",
+        action=argparse.BooleanOptionalAction,
+        help="users log in by certificates of `broker-config certs` instead of passwords"
+        " (remembered)",
     )
     return parser
 

@@ -10,6 +10,7 @@ from broker_config import access
 from broker_config import node as private
 from broker_config import options as read
 from broker_config.apply import apply as bring_to_state
+from broker_config.certificates import Authority
 from broker_config.check import check as find_differences
 from broker_config.credentials import (
     Address,
@@ -39,7 +40,8 @@ def up(options: argparse.Namespace) -> int:
     """Start the private node, or find it running."""
     federation = read.federation(options)
     ports = Ports(amqp=options.port or 0, management=options.management_port or 0)
-    node = private.up(read.home(options), federation, ports, server=options.server)
+    home, server = read.home(options), options.server
+    node = private.up(home, federation, ports, server=server, tls=options.tls)
     _table(
         ("broker", f"{node.address.amqp}/{federation.name}"),
         *_management_rows(node),
@@ -94,8 +96,7 @@ def enrol(options: argparse.Namespace) -> int:
 def check(options: argparse.Namespace) -> int:
     """Print one line per difference; 1 if there are any."""
     federation = read.federation(options)
-    url, _ = _broker(options)
-    with Management(url) as management:
+    with _broker(options)[0] as management:
         found = find_differences(topology(federation), management)
     for difference in found:
         _say(str(difference))
@@ -117,8 +118,8 @@ def revoke(options: argparse.Namespace) -> int:
     home = read.home(options)
     federation = read.remembered_federation(options)
     rest = federation.without(options.name)
-    url, node = _broker(options)
-    with Management(url) as management:
+    opened, node = _broker(options)
+    with opened as management:
         for name in options.name:
             access.revoke(federation.name, name, management)
         address = _address(options, node, management)
@@ -129,6 +130,8 @@ def revoke(options: argparse.Namespace) -> int:
     write_bundles(home, rest, address, kept)
     for name in options.name:
         bundle_path(home, name).unlink(missing_ok=True)
+        if (home / "tls").exists():
+            Authority(home).forget(name)
         _say(f"revoked {name}: its user, connections and mailboxes are gone")
     return 0
 
@@ -141,9 +144,9 @@ def rotate(options: argparse.Namespace) -> int:
     names = list(known) if options.keys else options.name or list(known)
     if unknown := set(names) - set(known):
         raise BrokerConfigError(f"{min(unknown)!r} is no user here; users: {', '.join(known)}")
-    url, node = _broker(options)
+    opened, node = _broker(options)
     passwords = load_passwords(home)
-    with Management(url) as management:
+    with opened as management:
         address = _address(options, node, management)
         if options.keys:
             rotate_keys(home, ensure_keys(home))
@@ -159,10 +162,10 @@ def rotate(options: argparse.Namespace) -> int:
 
 def _apply(options: argparse.Namespace, federation: Federation) -> int:
     home = read.home(options)
-    url, node = _broker(options)
+    opened, node = _broker(options)
     declared = topology(federation)
     passwords = ensure_passwords(home, [user.name for user in declared.users])
-    with Management(url) as management:
+    with opened as management:
         address = _address(options, node, management)
         reset = getattr(options, "reset_passwords", False)
         changed = bring_to_state(declared, management, passwords, reset_passwords=reset)
@@ -174,6 +177,31 @@ def _apply(options: argparse.Namespace, federation: Federation) -> int:
     return 0
 
 
+def certs(options: argparse.Namespace) -> int:
+    """Make certificates for a broker of the operator's own."""
+    home, federation = read.home(options), read.federation(options)
+    authority = Authority(home)
+    server = authority.server(options.host, renew=options.renew)
+    if options.mutual:
+        for user in topology(federation).users:
+            authority.user(user.name, renew=options.renew)
+    _table(
+        ("authority", str(authority.certificate)),
+        ("server", f"{server.certificate}, {server.key.name}"),
+        *([("users", str(authority.folder / "users"))] if options.mutual else []),
+    )
+    node = private.status(home).node
+    if node is None:
+        certificates = " --client-certificates" if options.mutual else ""
+        _say(
+            "on the broker: ssl_options.cacertfile, certfile and keyfile are these; then\n"
+            f"broker-config apply --ca {authority.certificate}{certificates} --amqp-address amqps://…"
+        )
+    elif node.running:
+        _say("the running node takes them with `broker-config down` and `up`")
+    return 0
+
+
 def _address(
     options: argparse.Namespace, node: private.Node | None, management: Management
 ) -> Address:
@@ -181,23 +209,27 @@ def _address(
     if node:
         return node.address
     host = f"[{management.host}]" if ":" in management.host else management.host
-    return Address(read.amqp_address(options, host), management.address)
+    trust = read.trust(options)
+    mutual = Authority(read.home(options)) if trust.client_certificates else None
+    return Address(read.amqp_address(options, host), management.address, trust.ca, mutual)
 
 
-def _broker(options: argparse.Namespace) -> tuple[str, private.Node | None]:
-    """The management URL to use, and the private node if it is that one's."""
+def _broker(options: argparse.Namespace) -> tuple[Management, private.Node | None]:
+    """The management API to use, and the private node if it is that one's."""
     node = private.status(read.home(options)).node
     url = read.management_url(options)
     if url is not None:
-        with Management(url) as management:
-            same = node is not None and management.address == node.address.management
-        return url, node if same else None
+        management = Management(url, read.trust(options).ca)
+        if node is not None and management.address == node.address.management:
+            management.close()
+            return Management(url, node.address.ca), node
+        return management, None
     if node is None or not node.running:
         raise BrokerConfigError(
             "no broker: `broker-config up` starts a private one; for a broker of your own set "
             "WARREN_MANAGEMENT_URL=http://user:password@host:15672"
         )
-    return node.management_url(), node
+    return node.manage(), node
 
 
 def _management_rows(node: private.Node) -> list[tuple[str, str]]:

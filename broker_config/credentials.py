@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from broker_config.certificates import Authority
     from broker_config.federation import Federation
 
 
@@ -57,15 +58,30 @@ def save_passwords(home: Path, passwords: dict[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Address:
-    """Where a broker answers: AMQP as ``amqp://host:port``, management as ``http://host:port``."""
+    """Where a broker answers: AMQP as ``amqp://host:port``, management as ``http://host:port``.
+
+    With TLS these are ``amqps`` and ``https``, and ``ca`` (base64 of its DER) vouches for it. Where
+    users log in by certificate, ``mutual`` makes theirs.
+    """
 
     amqp: str
     management: str
+    ca: str = ""
+    mutual: Authority | None = None
 
     def broker_url(self, user: str, password: str, vhost: str) -> str:
         """The URL a worker logs in with."""
         scheme, _, place = self.amqp.partition("://")
-        return f"{scheme}://{_login(user, password)}@{place}/{quote(vhost, safe='')}"
+        login = quote(user, safe="") if self.mutual else _login(user, password)
+        return f"{scheme}://{login}@{place}/{quote(vhost, safe='')}"
+
+    def tls(self, user: str) -> str:
+        """The lines of the bundle of ``user`` that TLS needs."""
+        text = f"WARREN_CA={self.ca}\n" if self.ca else ""
+        if self.mutual:
+            certificate, key = self.mutual.user(user).for_bundle()
+            text += f"WARREN_TLS_CERTIFICATE={certificate}\nWARREN_TLS_KEY={key}\n"
+        return text
 
     def management_url(self, user: str, password: str) -> str:
         """The URL of the management UI and API, with the login in it."""
@@ -99,7 +115,7 @@ def write_bundles(
             continue
         password = passwords[user]
         text = f"WARREN_BROKER_URL={address.broker_url(user, password, federation.name)}\n"
-        text += extra.get(user, "")
+        text += extra.get(user, "") + address.tls(user)
         if user in (names.WATCHER_USER, ADMIN.name):
             text += f"WARREN_MANAGEMENT_URL={address.management_url(user, password)}\n"
         path = bundle_path(home, user)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import ssl
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
@@ -20,11 +22,12 @@ class Management:
     """A connection to the management API of one broker; use it as a context manager.
 
     ``url`` is ``http[s]://user:password@host:port``; a password that is missing there is taken
-    from $WARREN_MANAGEMENT_PASSWORD. Every method raises `BrokerConfigError` when the broker
-    cannot be reached or refuses.
+    from $WARREN_MANAGEMENT_PASSWORD. Of an https broker ``ca`` vouches, as base64 of the
+    authority's DER; without it, whom the system trusts. Every method raises `BrokerConfigError`
+    when the broker cannot be reached or refuses.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, ca: str = "") -> None:
         parts = urlsplit(url)
         try:
             port = parts.port or (443 if parts.scheme == "https" else 15672)
@@ -42,7 +45,7 @@ class Management:
             auth=httpx.BasicAuth(self.user, password),
             timeout=TIMEOUT_S,
             # A certificate store takes longer to read than a private node takes to answer.
-            verify=parts.scheme == "https",
+            verify=_trust(ca) if parts.scheme == "https" else False,
             # A proxy of the environment cannot reach this machine's loopback.
             trust_env=self.host not in ("127.0.0.1", "localhost", "::1"),
         )
@@ -50,13 +53,17 @@ class Management:
     def __enter__(self) -> Management:
         return self
 
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._http.close()
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._http.close()
+        self.close()
 
     def get(self, *path: str) -> Any:
         """The JSON at ``path``, whose parts need no quoting; None if there is no such thing."""
@@ -106,6 +113,13 @@ class Management:
     def _found(self, answer: httpx.Response, path: tuple[str, ...]) -> None:
         if answer.status_code == httpx.codes.NOT_FOUND:
             raise BrokerConfigError(f"the broker at {self.address} has no {'/'.join(path)}")
+
+
+def _trust(ca: str) -> ssl.SSLContext:
+    """Whom to believe: the authority ``ca`` (base64 of its DER), else those of the system."""
+    context = ssl.create_default_context(cadata=base64.b64decode(ca) if ca else None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
 
 
 def _reason(answer: httpx.Response) -> str:

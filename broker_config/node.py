@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from broker_config import boot, node_files, processes
 from broker_config.apply import apply
+from broker_config.certificates import Authority
 from broker_config.credentials import Address, ensure_passwords, load_passwords, write_bundles
 from broker_config.definitions import definitions
 from broker_config.errors import BrokerConfigError
@@ -31,11 +32,15 @@ if TYPE_CHECKING:
 
 DEADLINE_S: Final = 90.0
 _STOP_S: Final = 30.0
+_TLS: Final = {"": "no TLS", "tls": "TLS", "mutual": "mutual TLS"}
 
 
 @dataclass(frozen=True)
 class Node:
-    """A private node as ``<home>/node.json`` remembers it; ``pid`` and ``epmd_pid`` 0 when down."""
+    """A private node as ``<home>/node.json`` remembers it; ``pid`` and ``epmd_pid`` 0 when down.
+
+    ``tls`` is "", "tls", or "mutual" where users log in by certificate.
+    """
 
     home: Path
     name: str
@@ -43,6 +48,7 @@ class Node:
     server: str = ""
     pid: int = 0
     epmd_pid: int = 0
+    tls: str = ""
 
     @property
     def folder(self) -> Path:
@@ -57,8 +63,14 @@ class Node:
     @property
     def address(self) -> Address:
         """Where the node answers."""
-        amqp, management = self.ports.amqp, self.ports.management
-        return Address(f"amqp://{LOOPBACK}:{amqp}", f"http://{LOOPBACK}:{management}")
+        s = "s" if self.tls else ""
+        amqp = f"amqp{s}://{LOOPBACK}:{self.ports.amqp}"
+        management = f"http{s}://{LOOPBACK}:{self.ports.management}"
+        if not self.tls:
+            return Address(amqp, management)
+        authority = Authority(self.home)
+        mutual = authority if self.tls == "mutual" else None
+        return Address(amqp, management, authority.for_bundle(), mutual)
 
     @property
     def running(self) -> bool:
@@ -74,6 +86,11 @@ class Node:
     def management_url(self, user: str = ADMIN.name) -> str:
         """The management URL with the login of ``user`` (admin or watcher) in it."""
         return self.address.management_url(user, self._password(user))
+
+    def manage(self) -> Management:
+        """Its management API, as the administrator."""
+        ca = Authority(self.home).for_bundle() if self.tls else ""
+        return Management(self.management_url(), ca)
 
     def _password(self, user: str) -> str:
         passwords = load_passwords(self.home)
@@ -100,12 +117,13 @@ def up(
     ports: Ports | None = None,
     *,
     server: str | Path | None = None,
+    tls: str | None = None,
     deadline_s: float = DEADLINE_S,
 ) -> Node:
     """Start the private node in ``home``, or find it running; bring it to ``federation``'s state.
 
     Returns when AMQP and management answer. Ports that are not given are those of last time, else
-    free ones.
+    free ones. ``tls`` is "", "tls" or "mutual"; None: as last time.
 
     Raises:
         BrokerConfigError: a port is in use, no RabbitMQ is to be had, or the node does not start.
@@ -114,9 +132,10 @@ def up(
     with _alone(home):
         before = _load(home)
         if before is not None and before.running:
-            node = _running(before, ports or Ports(), deadline_s)
+            node = _running(before, ports or Ports(), tls, deadline_s)
         else:
-            node = _start(home, before, federation, ports or Ports(), server, deadline_s)
+            tls = tls if tls is not None else before.tls if before else ""
+            node = _start(home, before, federation, ports or Ports(), server, tls, deadline_s)
         bring_to_state(node, federation)
         return node
 
@@ -125,7 +144,7 @@ def bring_to_state(node: Node, federation: Federation) -> None:
     """Apply ``federation`` to the running ``node``, remember it and write its bundles."""
     declared = topology(federation)
     passwords = ensure_passwords(node.home, [user.name for user in (*declared.users, ADMIN)])
-    with Management(node.management_url()) as management:
+    with node.manage() as management:
         apply(declared, management, passwords)
     save_federation(node.home / "federation.json", federation)
     write_bundles(node.home, federation, node.address, passwords)
@@ -147,7 +166,7 @@ def status(home: Path) -> Status:
     if node is None or not node.running:
         return Status(node, running=False, version=None)
     try:
-        with Management(node.management_url()) as management:
+        with node.manage() as management:
             return Status(node, running=True, version=management.version())
     except BrokerConfigError:
         return Status(node, running=True, version=None)
@@ -159,7 +178,12 @@ def pid(home: Path) -> int | None:
     return node.pid if node is not None and node.running else None
 
 
-def _running(node: Node, requested: Ports, deadline_s: float) -> Node:
+def _running(node: Node, requested: Ports, tls: str | None, deadline_s: float) -> Node:
+    if tls not in (None, node.tls):
+        raise BrokerConfigError(
+            f"the node in {node.home} is running with {_TLS[node.tls]}: `broker-config down` first"
+            f" to change that to {_TLS[tls or '']}"
+        )
     for use, port in asdict(requested).items():
         has = getattr(node.ports, use)
         if port not in (0, has):
@@ -178,6 +202,7 @@ def _start(
     federation: Federation,
     requested: Ports,
     server: str | Path | None,
+    tls: str,
     deadline_s: float,
 ) -> Node:
     if before is not None:
@@ -192,8 +217,9 @@ def _start(
         raise BrokerConfigError("no epmd on the PATH: it comes with Erlang, install that")
     declared = topology(federation)
     passwords = ensure_passwords(home, [user.name for user in (*declared.users, ADMIN)])
-    node = Node(home, name, ports, str(script))
-    node_files.write_files(node.folder, ports, definitions(declared, passwords, admin=True))
+    node = Node(home, name, ports, str(script), tls=tls)
+    told = definitions(declared, passwords, admin=True)
+    node_files.write_files(node.folder, ports, told, tls)
     try:
         with processes.undisturbed():
             node = _save(boot.start_epmd(node, epmd))

@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from broker_config.certificates import Authority
 from broker_config.files import private_folder, write_private
 from broker_config.ports import LOOPBACK, Ports
 from broker_config.processes import MARK
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 
 _CONFIGURATION: Final = """\
 # Written by `broker-config up`; changes are overwritten.
-listeners.tcp.1 = {host}:{amqp}
-management.tcp.ip = {host}
-management.tcp.port = {management}
+{listeners}
 # Relative to the folder the node runs in: a value cannot hold every character of a path.
 load_definitions = definitions.json
 log.console = false
@@ -33,6 +32,35 @@ raft.wal_max_size_bytes = 134217728
 # of 1 MiB would keep 4 GiB on disk for one that is still needed.
 raft.segment_max_entries = 256
 """
+
+_PLAIN: Final = """\
+listeners.tcp.1 = {host}:{amqp}
+management.tcp.ip = {host}
+management.tcp.port = {management}"""
+# The files are relative to the node's folder too.
+_TLS: Final = """\
+listeners.tcp = none
+listeners.ssl.1 = {host}:{amqp}
+ssl_options.cacertfile = ca.pem
+ssl_options.certfile = server.pem
+ssl_options.keyfile = server.key
+ssl_options.versions.1 = tlsv1.3
+ssl_options.versions.2 = tlsv1.2
+ssl_options.verify = {verify}
+ssl_options.fail_if_no_peer_cert = {required}
+management.ssl.ip = {host}
+management.ssl.port = {management}
+management.ssl.cacertfile = ca.pem
+management.ssl.certfile = server.pem
+management.ssl.keyfile = server.key
+management.ssl.versions.1 = tlsv1.3
+management.ssl.versions.2 = tlsv1.2"""
+_MUTUAL: Final = """
+auth_mechanisms.1 = EXTERNAL
+ssl_cert_login_from = common_name"""
+_PLUGINS: Final = {
+    "mutual": "[rabbitmq_management,rabbitmq_auth_mechanism_ssl].\n",
+}
 
 # RabbitMQ looks into every module of these applications when it boots and loads them one by one,
 # which takes two thirds of the time. Loading them all at once uses the other processors and takes
@@ -73,20 +101,36 @@ def output_file(folder: Path) -> Path:
     return folder / "log" / "output.log"
 
 
-def write_files(folder: Path, ports: Ports, definitions: Mapping[str, Any]) -> None:
-    """Write into ``folder`` all that the node reads."""
+def write_files(folder: Path, ports: Ports, definitions: Mapping[str, Any], tls: str = "") -> None:
+    """Write into ``folder`` all that the node reads; ``tls`` is "", "tls" or "mutual"."""
     private_folder(folder / "log")
-    configuration = _CONFIGURATION.format(
-        host=LOOPBACK, amqp=ports.amqp, management=ports.management
-    )
+    configuration = _CONFIGURATION.format(listeners=_listeners(ports, tls))
+    if tls:
+        authority = Authority(folder.parent)
+        server = authority.server()
+        for path in (authority.certificate, server.certificate, server.key):
+            write_private(folder / path.name, path.read_text())
     write_private(folder / "rabbitmq.conf", configuration)
     write_private(folder / "rabbitmq-env.conf", "# Everything is set by broker-config.\n")
-    write_private(folder / "enabled_plugins", "[rabbitmq_management].\n")
+    plugins = _PLUGINS.get(tls, "[rabbitmq_management].\n")
+    write_private(folder / "enabled_plugins", plugins)
     write_private(folder / "definitions.json", json.dumps(definitions, indent=1))
     cookie = folder / ".erlang.cookie"
     if not cookie.exists():
         # Never by -setcookie: the process list would show it to everybody.
         write_private(cookie, secrets.token_hex(20), mode=0o400)
+
+
+def _listeners(ports: Ports, tls: str) -> str:
+    mutual = tls == "mutual"
+    text = (_TLS if tls else _PLAIN) + (_MUTUAL if mutual else "")
+    return text.format(
+        host=LOOPBACK,
+        amqp=ports.amqp,
+        management=ports.management,
+        verify="verify_peer" if mutual else "verify_none",
+        required=str(mutual).lower(),
+    )
 
 
 def environment(folder: Path, name: str, ports: Ports) -> dict[str, str]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from broker_config.certificates import read_ca
 from broker_config.errors import BrokerConfigError
 from broker_config.federation import Federation, Fleet, load
+from broker_config.files import private_folder, write_private
 
 _UNITS: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
 _BINARY: Final = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
@@ -96,6 +99,37 @@ def management_url(options: argparse.Namespace) -> str | None:
             "put it in WARREN_MANAGEMENT_PASSWORD, or the whole URL in WARREN_MANAGEMENT_URL"
         )
     return given
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How the operator's own broker speaks TLS: who vouches for it, and who logs in how.
+
+    ``ca`` is base64 of its DER.
+    """
+
+    ca: str = ""
+    client_certificates: bool = False
+
+
+def trust(options: argparse.Namespace) -> Trust:
+    """As `home` remembers it, with what the options change, which is remembered.
+
+    Raises:
+        BrokerConfigError: ``--ca`` names no certificate, or the file was damaged.
+    """
+    path = home(options) / "tls" / "broker.json"
+    try:
+        known = Trust(**json.loads(path.read_text())) if path.exists() else Trust()
+    except (ValueError, TypeError) as error:
+        raise BrokerConfigError(f"{path} is damaged ({error}): delete it, apply again") from error
+    ca = read_ca(options.ca) if options.ca else known.ca
+    given = options.client_certificates
+    found = Trust(ca, known.client_certificates if given is None else given)
+    if found != known:
+        private_folder(path.parent)
+        write_private(path, json.dumps(asdict(found), indent=2) + "\n")
+    return found
 
 
 def amqp_address(options: argparse.Namespace, management_host: str) -> str:

@@ -60,7 +60,7 @@ class ClientWorker:
         self._at: dict[str, Participant] = {}  # by mailbox
         self._ready = ReadyFile(settings.ready_file)
         self._session = Session(
-            settings.broker_url,
+            settings.broker,
             f"client {settings.fleet or settings.client or settings.user}",
             Subscription(
                 settings.mailboxes(),

@@ -110,7 +110,7 @@ def _watch(argv: list[str]) -> None:
     given, _ = settings.load(settings.WorkerSettings, description=WATCH, argv=argv)
     stopped = threading.Event()
     service.on_stop_signal(lambda: threading.Thread(target=stopped.set).start())
-    watch(given.broker_url, given.federation, stopped)
+    watch(given.broker, given.federation, stopped)
 
 
 def _rejected(argv: list[str]) -> None:
@@ -120,9 +120,9 @@ def _rejected(argv: list[str]) -> None:
     given, _ = settings.load(settings.WorkerSettings, description=REJECTED, argv=argv, own=own)
     asked, _ = own.parse_known_args(argv)
     if asked.delete_all:
-        delete_all(given.broker_url, given.federation, as_json=asked.json)
+        delete_all(given.broker, given.federation, as_json=asked.json)
     else:
-        show(given.broker_url, given.federation, limit=asked.limit, as_json=asked.json)
+        show(given.broker, given.federation, limit=asked.limit, as_json=asked.json)
 
 
 def _flags_of_rejected() -> argparse.ArgumentParser:

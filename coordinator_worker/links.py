@@ -28,9 +28,9 @@ class Links:
         self._ready = ReadyFile(settings.ready_file)
         self._stop_asked: SimpleQueue[None] = SimpleQueue()
         self._inbox = Inbox(lambda: self.updates.pause(), lambda: self.updates.resume())  # noqa: PLW0108
-        self.models = Session(settings.broker_url, f"{name} · models out")
+        self.models = Session(settings.broker, f"{name} · models out")
         self.updates = Session(
-            settings.broker_url,
+            settings.broker,
             f"{name} · updates in",
             Subscription((UPDATE_QUEUE,), self._inbox.deliver, tag="coordinator"),
             on_ready=lambda _queue: self._connected(),

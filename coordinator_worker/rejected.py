@@ -20,6 +20,7 @@ from rich.text import Text
 from broker_config.names import REJECTED_QUEUE
 from coordinator_worker.watch import size
 from shared import peek
+from shared.tls import Broker
 from shared.wire import kind_of
 
 SHOWN: Final = 50  # in a table, unless asked for more
@@ -125,9 +126,9 @@ def _moment(seconds: float | None) -> str:
         return UNKNOWN  # a sender's timestamp may be anything
 
 
-def show(broker_url: str, federation: str, *, limit: int | None, as_json: bool) -> None:
+def show(broker: str | Broker, federation: str, *, limit: int | None, as_json: bool) -> None:
     """List what is rejected on standard output; the queue is as before."""
-    letters = peek.peek(broker_url, f"rejected · {federation}", REJECTED_QUEUE)
+    letters = peek.peek(broker, f"rejected · {federation}", REJECTED_QUEUE)
     kept = limit if limit is not None or as_json else SHOWN
     summary = Summary.of(map(read, letters), kept)
     if as_json:
@@ -143,8 +144,8 @@ def show(broker_url: str, federation: str, *, limit: int | None, as_json: bool) 
                       markup=False)  # fmt: skip
 
 
-def delete_all(broker_url: str, federation: str, *, as_json: bool) -> None:
+def delete_all(broker: str | Broker, federation: str, *, as_json: bool) -> None:
     """Delete every letter; what was rejected stays rejected, only the record of it goes."""
-    deleted = peek.purge(broker_url, f"rejected · {federation}", REJECTED_QUEUE)
+    deleted = peek.purge(broker, f"rejected · {federation}", REJECTED_QUEUE)
     words = json.dumps({"deleted": deleted}) if as_json else f"deleted {deleted} rejected messages"
     sys.stdout.write(f"{words}\n")

@@ -16,6 +16,7 @@ from rich.text import Text
 from broker_config.names import EVENT_EXCHANGE
 from shared.amqp import Session
 from shared.delivery import Delivery, Subscription
+from shared.tls import Broker
 
 MOST_METRICS = 4
 
@@ -23,7 +24,7 @@ MOST_METRICS = 4
 class Watch(AbstractContextManager["Watch"]):
     """Follows the events of a federation; ``on_event`` is called on the connection's thread."""
 
-    def __init__(self, broker_url: str, on_event: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, broker: str | Broker, on_event: Callable[[dict[str, Any]], None]) -> None:
         subscription = Subscription(
             (),
             lambda delivery: on_event(_read(delivery)),
@@ -31,7 +32,7 @@ class Watch(AbstractContextManager["Watch"]):
             follows=(EVENT_EXCHANGE, "#"),
             tag="watch",
         )
-        self._session = Session(broker_url, "watch", subscription)
+        self._session = Session(broker, "watch", subscription)
 
     def __enter__(self) -> "Watch":
         """Begin to follow."""
@@ -148,7 +149,7 @@ def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def watch(broker_url: str, federation: str, stopped: threading.Event) -> None:
+def watch(broker: str | Broker, federation: str, stopped: threading.Event) -> None:
     """Show the federation live until it finishes or ``stopped`` is set."""
     board = Board(federation)
     console = Console()
@@ -160,5 +161,5 @@ def watch(broker_url: str, federation: str, stopped: threading.Event) -> None:
             if board.finished.is_set():
                 stopped.set()
 
-        with Watch(broker_url, on_event):
+        with Watch(broker, on_event):
             stopped.wait()

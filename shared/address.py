@@ -1,26 +1,43 @@
 """Where a broker is, and what it means when it does not let us in."""
 
+import ssl
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import pika
 from pika import exceptions
 
 from shared.errors import BrokerRefused, BrokerUnavailable, ConfigError, WarrenError
+from shared.tls import Broker, explain
 
 HEARTBEAT_S: Final = 60
 CONNECT_TIMEOUT_S: Final = 10
 
 
-def parameters(url: str, name: str) -> Any:
-    """Pika parameters for ``url``; the management UI will call the connection ``name``."""
+def parameters(broker: str | Broker, name: str) -> Any:
+    """Pika parameters for ``broker``; the management UI will call the connection ``name``.
+
+    Raises ConfigError if the URL is none, or what TLS needs cannot be read.
+    """
+    broker = Broker(broker) if isinstance(broker, str) else broker
+    url = broker.url
     try:
         if not url.startswith(("amqp://", "amqps://")):
             raise ValueError(url)
+        parts = urlsplit(url)
+        user = unquote(parts.username) if parts.username else None
+        if user and parts.password is None:  # pika knows no user without a password
+            url = url.replace("@", ":@", 1)
         found = pika.URLParameters(url)
     except Exception:  # noqa: BLE001  pika raises whatever its parts raise, password included
         raise ConfigError(
             "the broker URL is not of the form amqp://user:password@host:port/vhost"
         ) from None
+    if parts.scheme == "amqps":
+        found.ssl_options = pika.SSLOptions(broker.context(), found.host)
+        if broker.tls_certificate and parts.password is None:
+            found.credentials = pika.credentials.ExternalCredentials()
+            found.credentials.username = user
     found.client_properties = {"connection_name": name, "product": "Warren"}
     if found.heartbeat is None:  # the URL may ask for another with ?heartbeat=SECONDS
         found.heartbeat = HEARTBEAT_S
@@ -45,18 +62,38 @@ def diagnose(error: Exception, where: str) -> tuple[WarrenError, bool]:
     """What a failed connection means for the user, and whether waiting cannot mend it."""
     if _cut_off(error):
         return BrokerUnavailable(f"{where} ended while it let us in: it may be restarting"), False
-    if "connection limit" in str(error):
-        mend = "is another worker running with this bundle?"
-        return BrokerRefused(f"{where} refused: too many connections of this user; {mend}"), False
-    if isinstance(error, exceptions.ProbableAuthenticationError):
-        mend = "use the bundle that `broker-config enrol` wrote"
-        return BrokerRefused(f"{where} refused the password: {mend}"), True
-    if isinstance(error, exceptions.ProbableAccessDeniedError):
-        return BrokerRefused(f"{where} refused: no such vhost, or no permission in it"), True
     if isinstance(error, exceptions.ConnectionClosedByBroker):
         return refusal(error, where), error.reply_code in (403, 530)
+    for kind, words, mend, final in _REFUSALS:
+        if isinstance(error, kind) and words in str(error):
+            return BrokerRefused(f"{where} refused{mend}"), final
+    root = _root(error)
+    if isinstance(root, ssl.SSLError) or "[SSL" in str(root):  # pika may have only its text
+        said, final = explain(str(root))
+        return (BrokerRefused if final else BrokerUnavailable)(f"{where}: {said}"), final
     mend = "start one with `broker-config up`, or check WARREN_BROKER_URL"
-    return BrokerUnavailable(f"cannot reach {where} ({_root(error)}): {mend}"), False
+    if isinstance(root, exceptions.IncompatibleProtocolError):
+        mend = "if it speaks TLS there, begin WARREN_BROKER_URL with amqps://"
+    said = str(root) or type(root).__name__
+    return BrokerUnavailable(f"cannot reach {where} ({said}): {mend}"), False
+
+
+_REFUSALS: Final = (
+    (
+        exceptions.ProbableAccessDeniedError,
+        "connection limit",
+        ": too many connections of this user; is another worker running with this bundle?",
+        False,  # those of a line that broke are given up in a minute or two
+    ),
+    (
+        exceptions.ProbableAuthenticationError,
+        "",
+        " the password: use the bundle that `broker-config enrol` wrote",
+        True,
+    ),
+    (exceptions.AuthenticationError, "", " the login: it knows users by other means", True),
+    (exceptions.ProbableAccessDeniedError, "", ": no such vhost, or no permission in it", True),
+)
 
 
 def _cut_off(error: Exception) -> bool:
@@ -69,13 +106,13 @@ def _cut_off(error: Exception) -> bool:
     )
 
 
-def _root(error: BaseException) -> str:
-    """The last cause in words: pika wraps the socket's error several times."""
+def _root(error: BaseException) -> BaseException:
+    """The last cause: pika wraps the socket's error several times."""
     while True:
         inner = getattr(error, "exceptions", None) or getattr(error, "exception", None)
         inner = inner or (error.args[0] if error.args else None)
         if isinstance(inner, list | tuple) and inner:
             inner = inner[-1]
         if not isinstance(inner, BaseException):
-            return str(error) or type(error).__name__
+            return error
         error = inner

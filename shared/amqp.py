@@ -26,6 +26,7 @@ from shared.errors import BrokerRefused, BrokerUnavailable, Stopped, WarrenError
 from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
 from shared.places import Places
+from shared.tls import Broker
 
 # What matters comes back as an error. pika even calls it critical that the broker, which has not
 # read our goodbye yet, goes on delivering.
@@ -43,21 +44,21 @@ MOST_UNACKNOWLEDGED: Final = 65535
 class Session:
     """A connection to the broker that outlives the broker's absences.
 
-    ``url`` is an AMQP URL with user and vhost, ``name`` what the management UI calls the
+    ``broker`` is an AMQP URL with user and vhost, ``name`` what the management UI calls the
     connection. ``on_ready(queue)`` is called each time consuming (or publishing) can begin,
     ``on_lost()`` each time it ends and will be tried again.
     """
 
     def __init__(
         self,
-        url: str,
+        broker: str | Broker,
         name: str,
         subscription: Subscription | None = None,
         *,
         on_ready: Callable[[str | None], None] = lambda _queue: None,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        self._parameters = parameters(url, name)
+        self._parameters = parameters(broker, name)
         self.user: str = self._parameters.credentials.username
         self.epoch = 0
         self._subscription = subscription

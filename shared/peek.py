@@ -15,6 +15,7 @@ from pika import exceptions
 
 from shared.address import diagnose, parameters, refusal
 from shared.errors import BrokerUnavailable
+from shared.tls import Broker
 
 SILENCE_S: Final = 10.0  # fewer may come than were there: some were too old and are gone
 
@@ -33,7 +34,7 @@ class Letter:
     timestamp: int | None
 
 
-def peek(url: str, name: str, queue: str) -> Iterator[Letter]:
+def peek(broker: str | Broker, name: str, queue: str) -> Iterator[Letter]:
     """Every message that waits in ``queue``, oldest first; at the end all of them are back.
 
     One at a time: a queue may hold more than fits into memory.
@@ -42,7 +43,7 @@ def peek(url: str, name: str, queue: str) -> Iterator[Letter]:
         BrokerRefused: the user may not read the queue, or there is none.
         BrokerUnavailable: nobody answered, or somebody else is looking.
     """
-    with _channel(url, name, queue) as channel:
+    with _channel(broker, name, queue) as channel:
         found = channel.queue_declare(queue, passive=True).method
         if found.consumer_count:
             raise _taken(queue)
@@ -66,20 +67,20 @@ def peek(url: str, name: str, queue: str) -> Iterator[Letter]:
         channel.queue_declare(queue, passive=True)
 
 
-def purge(url: str, name: str, queue: str) -> int:
+def purge(broker: str | Broker, name: str, queue: str) -> int:
     """Delete every message that waits in ``queue``; return how many there were.
 
     Raises:
         BrokerRefused: the user may not read the queue, or there is none.
         BrokerUnavailable: nobody answered.
     """
-    with _channel(url, name, queue) as channel:
+    with _channel(broker, name, queue) as channel:
         return int(channel.queue_purge(queue).method.message_count)
 
 
 @contextmanager
-def _channel(url: str, name: str, queue: str) -> Iterator[Any]:
-    told = parameters(url, name)
+def _channel(broker: str | Broker, name: str, queue: str) -> Iterator[Any]:
+    told = parameters(broker, name)
     user = told.credentials.username
     where = f"the broker at {told.host}:{told.port}, vhost {told.virtual_host!r}, as {user!r}"
     try:

@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from shared import flags, settings_file
 from shared.errors import ConfigError
+from shared.tls import Broker
 
 
 def _as_words(value: object) -> object:
@@ -47,6 +48,17 @@ class WorkerSettings(BaseSettings):
         " you are, the vhost is the federation. Better in the environment or the --env-file that"
         " `broker-config` wrote than on the command line, where others can read it"
     )
+    ca: str | None = Field(
+        None,
+        description="certificate authority that vouches for an amqps:// broker, as a PEM file or as"
+        " a bundle has it (default: those that the system trusts)",
+    )
+    tls_certificate: str | None = Field(
+        None,
+        description="our own certificate, for a broker that knows its users by theirs; a PEM file"
+        " or as a bundle has it",
+    )
+    tls_key: SecretStr | None = Field(None, description="its private key, in the same ways")
     wait_broker_s: float = Field(
         10.0, ge=0, description="how long to wait at the start for a broker that does not answer"
     )
@@ -66,6 +78,12 @@ class WorkerSettings(BaseSettings):
     def secret(value: SecretStr | None) -> str | None:
         """What a secret setting holds."""
         return value.get_secret_value() if value is not None else None
+
+    @property
+    def broker(self) -> Broker:
+        """Where the broker is and how to log in."""
+        key = self.secret(self.tls_key) or ""
+        return Broker(self.broker_url, self.ca or "", self.tls_certificate or "", key)
 
     @property
     def user(self) -> str:

@@ -47,7 +47,7 @@ def seen(pytestconfig: pytest.Config) -> Callable[[private_node.Node], private_n
     capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
 
     def see(node: private_node.Node) -> private_node.Node:
-        with Management(node.management_url()) as management:
+        with node.manage() as management:
             found = management.get("overview")
         version = found["rabbitmq_version"]
         broker = f"RabbitMQ {version} on Erlang {found['erlang_version']}"
@@ -115,6 +115,6 @@ def place(node: private_node.Node) -> Iterator[Place]:
     private_node.bring_to_state(node, federation)
     users = (*CLIENTS, FLEET.name, "coordinator", "watcher", "admin")
     urls = {user: node.broker_url(user) for user in users}
-    with Management(node.management_url()) as management:
+    with node.manage() as management:
         yield Place(federation.name, node, urls, management)
         management.delete("vhosts", federation.name)
