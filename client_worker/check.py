@@ -62,7 +62,7 @@ class Check:
 
     def _broker(self) -> Iterator[Finding]:
         name = f"check · {self._settings.user}"
-        with closing(Inspection(self._settings.broker_url, name)) as inspection:
+        with closing(Inspection(self._settings.broker, name)) as inspection:
             yield from inspection.reach()
             if not inspection.reached:
                 return
@@ -94,7 +94,7 @@ class Check:
         seen = 0
         newest: tuple[ModelManifest, Letter] | None = None
         try:
-            for letter in peek(self._settings.broker_url, "check", queue):
+            for letter in peek(self._settings.broker, "check", queue):
                 message, _ = decode(letter.body)
                 if isinstance(message, ModelManifest):
                     newest = message, letter

@@ -55,7 +55,7 @@ def _settings(settings: CoordinatorSettings) -> Iterator[Finding]:
 
 def _broker(settings: CoordinatorSettings) -> Iterator[Finding]:
     name = f"check · {settings.federation}"
-    with closing(Inspection(settings.broker_url, name)) as inspection:
+    with closing(Inspection(settings.broker, name)) as inspection:
         yield from inspection.reach()
         if not inspection.reached:
             return

@@ -16,16 +16,17 @@ from pika import exceptions
 from shared.address import CONNECT_TIMEOUT_S, diagnose, parameters
 from shared.findings import Finding, fail, ok, warn
 from shared.messages import PROTOCOL
+from shared.tls import Broker, explain
 
 OLDEST: Final = (3, 10)  # RabbitMQ versions that the tests run on
 NEWEST_MAJOR: Final = 4
 
 
 class Inspection:
-    """One connection to the broker of ``url``, which ``reach`` opens; to be closed in any case."""
+    """One connection to ``broker``, which ``reach`` opens; to be closed in any case."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self._told = parameters(url, name)
+    def __init__(self, broker: Broker, name: str) -> None:
+        self._told = parameters(broker, name)
         self._connection: Any = None
 
     @property
@@ -83,8 +84,8 @@ class Inspection:
                 ) as wrapped,
             ):
                 return ok("TLS", f"{wrapped.version()}, and the certificate is believed")
-        except ssl.SSLCertVerificationError as error:
-            return fail("TLS", f"the certificate is not believed: {error.verify_message}")
+        except ssl.SSLError as error:
+            return fail("TLS", f"the broker at {host}:{port}: {explain(str(error))[0]}")
         except OSError as error:
             why = error.strerror or error
             return fail("TLS", f"{host}:{port} speaks none ({why}): is this its amqps port?")

@@ -37,7 +37,7 @@ class WorkerSettings(BaseSettings):
     """What both workers are told."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "the broker": ("broker_url", "wait_broker_s"),
+        "the broker": ("broker_url", "ca", "tls_certificate", "tls_key", "wait_broker_s"),
         "as a service": ("ready_file", "log_format", "log_level"),
     }
 
