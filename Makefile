@@ -16,8 +16,9 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
+# TLS=1: everything encrypted.
 demo: $(VENV)/.examples ## train on real patients of four clinics, over a RabbitMQ node of its own
-	@$(BIN)/python -m examples.breast_cancer
+	@$(BIN)/python -m examples.breast_cancer $(if $(TLS),--tls)
 
 heart-disease: $(VENV)/.examples ## the same for four real hospitals: make heart-disease DATA=FOLDER
 	@$(BIN)/python -m examples.heart_disease --data "$(DATA)"
