@@ -37,14 +37,15 @@ linear-regression: $(VENV)/.examples ## the algorithm in one process, in a few l
 
 # Each benchmark is a command of its own: one that fails does not cost the others' results.
 bench: $(VENV)/.bench $(FLOWER)/.installed ## measure it all, with Flower beside it
-	@failed=; for name in round fold aggregation scale start straggler recovery endurance; do \
+	@failed=; for name in round fold aggregation scale start straggler recovery endurance protection \
+	  flood; do \
 	  $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	$(BIN)/python -m benchmarks.report; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
-bench-short: $(VENV)/.bench ## the same in two minutes, small and without Flower, into runs/bench
+bench-short: $(VENV)/.bench ## the same in three minutes, small and without Flower, into runs/bench
 	@for name in "round --no-peers" "fold --no-peers" aggregation scale "start --no-peers" straggler \
-	  recovery endurance; do \
+	  recovery endurance protection "flood --kinds tiny"; do \
 	  $(BIN)/python -m benchmarks.$$name --short --out runs/bench || exit 1; done
 
 # Half an hour in all; `make experiments DATA=FOLDER ONLY=robust` is one of them.
