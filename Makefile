@@ -16,8 +16,9 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
+# TLS=1: everything encrypted.
 demo: $(VENV)/.examples ## train on real patients of four clinics, over a RabbitMQ node of its own
-	@$(BIN)/python -m examples.breast_cancer
+	@$(BIN)/python -m examples.breast_cancer $(if $(TLS),--tls)
 
 heart-disease: $(VENV)/.examples ## the same for four real hospitals: make heart-disease DATA=FOLDER
 	@$(BIN)/python -m examples.heart_disease --data "$(DATA)"
@@ -36,14 +37,15 @@ linear-regression: $(VENV)/.examples ## the algorithm in one process, in a few l
 
 # Each benchmark is a command of its own: one that fails does not cost the others' results.
 bench: $(VENV)/.bench $(FLOWER)/.installed ## measure it all, with Flower beside it
-	@failed=; for name in round fold aggregation scale start straggler recovery endurance; do \
+	@failed=; for name in round fold aggregation scale start straggler recovery endurance protection \
+	  flood; do \
 	  $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	$(BIN)/python -m benchmarks.report; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
-bench-short: $(VENV)/.bench ## the same in two minutes, small and without Flower, into runs/bench
+bench-short: $(VENV)/.bench ## the same in three minutes, small and without Flower, into runs/bench
 	@for name in "round --no-peers" "fold --no-peers" aggregation scale "start --no-peers" straggler \
-	  recovery endurance; do \
+	  recovery endurance protection "flood --kinds tiny"; do \
 	  $(BIN)/python -m benchmarks.$$name --short --out runs/bench || exit 1; done
 
 # Half an hour in all; `make experiments DATA=FOLDER ONLY=robust` is one of them.

@@ -83,13 +83,16 @@ class Stand:
 
 
 @contextmanager
-def stand(federation: Federation) -> Iterator[Stand]:
-    """A private node for ``federation``, stopped and deleted afterwards."""
+def stand(federation: Federation, tls: str = "") -> Iterator[Stand]:
+    """A private node for ``federation``, stopped and deleted afterwards.
+
+    ``tls`` is "", "tls" or "mutual".
+    """
     with tempfile.TemporaryDirectory(prefix="warren-bench-") as folder:
         home = Path(folder) / "broker"
         try:
             begin = time.monotonic()
-            running = node.up(home, federation)
+            running = node.up(home, federation, tls=tls)
             yield Stand(Path(folder), running, time.monotonic() - begin)
         finally:
             node.down(home)

@@ -1,4 +1,4 @@
-"""What protection costs: a round's seconds with signed models, with encrypted updates, without.
+"""What protection costs: a round's seconds with signed models, encrypted updates, TLS, and without.
 
 ``python -m benchmarks.protection``: the federation of `benchmarks.round`, once for each way in
 turn, so that all see the machine's slow moments.
@@ -28,10 +28,11 @@ ENCRYPTION: Final = ("WARREN_ENCRYPT_KEY",)
 
 @dataclass(frozen=True)
 class Way:
-    """A way to run a federation, by what its bundles lack."""
+    """A way to run a federation, by what its bundles lack, and on which of two brokers."""
 
     name: str
     without: tuple[str, ...]
+    tls: str = ""
 
 
 PLAIN: Final = Way("plain", (*SIGNATURES, *ENCRYPTION))
@@ -39,6 +40,8 @@ WAYS: Final = (
     PLAIN,
     Way("models signed", ENCRYPTION),
     Way("models signed, updates encrypted", ()),
+    Way("models signed, TLS", ENCRYPTION, "tls"),
+    Way("all of it", (), "tls"),
 )
 
 
@@ -62,10 +65,10 @@ def measure(case: Case, repetitions: int, rounds: int) -> Mapping[Way, list[Run]
         clients=names(case), fleets=(), model_bytes=case.size_bytes, encrypt_updates=True
     )
     with ExitStack() as stack:
-        on = stack.enter_context(stand(federation))
+        on = {tls: stack.enter_context(stand(federation, tls)) for tls in ("", "tls")}
         for _ in range(repetitions):
             for way in WAYS:
-                runs[way].append(_run(replace(on, without=way.without), case, rounds))
+                runs[way].append(_run(replace(on[way.tls], without=way.without), case, rounds))
             told = ", ".join(f"{way.name} {_seconds(runs[way][-1]):.3f} s" for way in WAYS)
             Console(stderr=True).print(f"{case}: {told}")
     return runs

@@ -31,6 +31,8 @@ raft.wal_max_size_bytes = 134217728
 # ... and then in files of so many messages, each deleted as a whole; the default of 4096 messages
 # of 1 MiB would keep 4 GiB on disk for one that is still needed.
 raft.segment_max_entries = 256
+# As RabbitMQ 4 has it; 3.10 takes 128 MiB. Nothing of ours is longer than 3.
+max_message_size = 16777216
 """
 
 _PLAIN: Final = """\

@@ -111,7 +111,7 @@ _STAFF_CONNECTIONS: Final = 64
 
 # What nobody needs, but one that floods the queue with empty messages would put in: each costs the
 # broker's memory some hundred bytes, however short it is.
-_MESSAGES: Final = 65_536
+_MESSAGES: Final = 8_192
 _WATCHED_BYTES: Final = 64 << 20
 _WATCHED: Final = r"^(amq\.gen.*|watch\..*)$"
 

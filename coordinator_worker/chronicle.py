@@ -67,6 +67,22 @@ class Chronicle:
             f"update.rejected.{client}", client=client, reason=reason, detail=rejected.detail
         )
 
+    def flooded(self, user: str | None, rejected: Rejected, *, first: bool) -> None:
+        """Of ``user`` so much was rejected that this is only counted, the ``first`` one said."""
+        client = user or "unknown"
+        self._audit.rejected(user, client, rejected)
+        if first:
+            log.warning(
+                "flood",
+                "so much of %s is rejected that most of it is no longer kept or answered; %s",
+                client,
+                f"`broker-config revoke {user}` ends it"
+                if user
+                else "its connection is the one in the management UI that publishes most",
+                client=client,
+            )
+            self._events.post(f"client.flooding.{client}", client=client, reason=rejected.reason)
+
     def overdue(self, version: int, updates: int, needed: int) -> None:
         """The round's time is up."""
         log.warning(

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from math import sqrt
+from typing import Final
 
 from broker_config.names import COORDINATOR_USER, speaks_for
 from coordinator_worker.aggregation.aggregators import NO_LOCAL_STEPS
+from coordinator_worker.allowance import Allowance
 from coordinator_worker.bound import NormBound
 from coordinator_worker.fold import sum_of_squares
 from coordinator_worker.quorum import Policy
@@ -24,6 +26,10 @@ from shared.layout import Layout
 from shared.messages import Chunk, InitialManifest, Join, Probe, Sealed, UpdateManifest
 from shared.sealing import Opener
 from shared.wire import decode, layout_of
+
+# A client joins whenever it has connected; one whose line is bad does so with growing pauses.
+JOINS: Final = 20
+JOINS_PER_SECOND: Final = 0.2
 
 
 @dataclass(eq=False)
@@ -97,6 +103,7 @@ class Intake:
         self._staging = staging
         self._opener = opener or Opener((), federation)
         self._bound = bound or NormBound("off")
+        self._joins = Allowance(JOINS, JOINS_PER_SECOND)  # each is answered with a whole model
         self._arriving: dict[str, Arrival] = {}  # by transfer id; one for each client at most
         self._senders: dict[str, str] = {}  # transfer id -> the user who announced it
         self._here: set[tuple[str, int]] = set()  # contributions whole and not yet in a model
@@ -145,6 +152,8 @@ class Intake:
                     return self._manifest(message, data, delivery, state)
                 case Join():
                     self._vouch(message.client, message.federation, delivery.user)
+                    if not self._joins.take(message.client):
+                        raise Rejected("flood", "it asks for the model again and again")
                     return Outcome(join=message, settled=(delivery.tag,), client=message.client)
                 case Probe() if delivery.user == COORDINATOR_USER:
                     return Outcome(settled=(delivery.tag,))

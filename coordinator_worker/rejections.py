@@ -3,6 +3,7 @@
 from collections import Counter
 
 from broker_config.names import REJECTED_EXCHANGE
+from coordinator_worker.allowance import Allowance
 from coordinator_worker.chronicle import Chronicle
 from coordinator_worker.intake import Outcome
 from coordinator_worker.notices import Notices
@@ -13,21 +14,32 @@ from shared.pipeline import Publication
 
 
 class Rejections:
-    """Dead-letters through ``session``; ``counted`` since the round began, by reason."""
+    """Dead-letters through ``session``; ``counted`` since the round began, by reason.
+
+    Of a sender that floods only the first are kept and answered, the others are counted and gone:
+    each would cost a round trip to the broker, and honest updates wait behind it.
+    """
 
     def __init__(self, session: Session, notices: Notices, chronicle: Chronicle) -> None:
         self._session = session
         self._notices = notices
         self._chronicle = chronicle
+        self._allowance = Allowance()
         self.counted: Counter[str] = Counter()
 
-    def put(self, outcome: Outcome, rejected: Rejected, delivery: Delivery) -> None:
+    def put(self, outcome: Outcome, rejected: Rejected, delivery: Delivery) -> bool:
         """Dead-letter a copy with the reason and tell the sender; the original may go then.
+
+        False if it was not worth it any more.
 
         The broker's own dead-lettering could not say why.
         """
         client = outcome.client or "unknown"
         self.counted[rejected.reason] += 1
+        sender = delivery.user or ""
+        if not self._allowance.take(sender):
+            self._chronicle.flooded(delivery.user, rejected, first=self._allowance.news(sender))
+            return False
         headers = {"reason": rejected.reason, "detail": rejected.detail, "client": client}
         letter = Publication(
             REJECTED_EXCHANGE, "", (delivery.body,), "rejected", persistent=True, headers=headers
@@ -42,3 +54,4 @@ class Rejections:
                 base_version=outcome.base_version,
             )
         self._chronicle.rejected(client, rejected, delivery.user)
+        return True

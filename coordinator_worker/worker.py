@@ -235,8 +235,7 @@ class CoordinatorWorker:
             self._initiation.moved()
         if outcome.join is not None:
             self._welcome(outcome.join.client)
-        if outcome.rejected is not None:
-            self._rejections.put(outcome, outcome.rejected, item)
+        if outcome.rejected is not None and self._rejections.put(outcome, outcome.rejected, item):
             self._remember(partial(roster.rejected, client=outcome.client or ""))
         if outcome.whole is not None:
             self._take(outcome.whole)

@@ -61,6 +61,7 @@ class Session:
         self._parameters = parameters(broker, name)
         self.user: str = self._parameters.credentials.username
         self.epoch = 0
+        self._unacknowledged = Unacknowledged(0)
         self._subscription = subscription
         self._on_ready, self._on_lost = on_ready, on_lost
         self._thread = threading.Thread(target=self._run, name=f"amqp {name}", daemon=True)
@@ -93,9 +94,8 @@ class Session:
 
         Waits for a broker that is away and starts over from the first message when the link is
         lost in between, so ``messages`` must be iterable more than once; where it yields HELD_BACK
-        the rest waits for ``nudge``. Raises BrokerRefused if
-        the broker forbids one or returns it for want of a queue, Stopped if the session is closed
-        meanwhile.
+        the rest waits for ``nudge``. Raises BrokerRefused if the broker forbids one or returns it
+        for want of a queue, Stopped if the session is closed meanwhile.
         """
         attempt = 0
         while True:
@@ -122,7 +122,9 @@ class Session:
 
     def acknowledge(self, tags: Iterable[int], epoch: int) -> None:
         """Acknowledge deliveries of ``epoch``; those of a lost connection come again instead."""
-        self._call(partial(self._acknowledge, list(tags), epoch))
+        known = self._unacknowledged
+        if epoch == known.epoch and known.settled(tags):
+            self._call(partial(self._acknowledge, known))
 
     def reopen(self) -> None:
         """Let the link go and connect again: what is unacknowledged then comes once more."""
@@ -197,7 +199,7 @@ class Session:
     def _connect_once(self) -> bool:
         """One connection from attempt to end; True if it was ready in between."""
         self.epoch += 1
-        self._unacknowledged = Unacknowledged()
+        self._unacknowledged = Unacknowledged(self.epoch)
         wanted = self._subscription
         self.places = Places(wanted.queues, wanted.places) if wanted else Places(())
         self._was_up = False
@@ -290,17 +292,13 @@ class Session:
             return  # we have said goodbye; whoever is told might pause, and miss the answer to it
         if wanted.manual_ack:
             self._unacknowledged.add(method.delivery_tag)
-        wanted.on_delivery(
-            Delivery(
-                *(body, method.delivery_tag, self.epoch, properties.user_id, method.redelivered),
-                method.consumer_tag,
-            )
-        )
+        told = (self.epoch, properties.user_id, method.redelivered, method.consumer_tag)
+        wanted.on_delivery(Delivery(body, method.delivery_tag, *told))
 
-    def _acknowledge(self, tags: list[int], epoch: int) -> None:
-        if not self._ready or epoch != self.epoch or not self._channel.is_open:
+    def _acknowledge(self, known: Unacknowledged) -> None:
+        last, others = known.settle()
+        if not self._ready or known.epoch != self.epoch or not self._channel.is_open:
             return
-        last, others = self._unacknowledged.settle(tags)
         if last:
             self._channel.basic_ack(last, multiple=True)
         for tag in others:

@@ -1,5 +1,6 @@
 """What comes out of a queue, and how one says which queue."""
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -40,23 +41,36 @@ class Subscription:
 
 
 class Unacknowledged:
-    """Tags of a channel's deliveries that the broker has not heard of yet, oldest first."""
+    """Tags of a channel's deliveries that the broker has not heard of yet, oldest first.
 
-    def __init__(self) -> None:
+    Settled deliveries wait for the connection's thread, which takes all of them at once: under a
+    flood, waking it for each took half of the coordinator's time.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
         self._tags: dict[int, None] = {}
+        self._settled: deque[list[int]] = deque()
 
     def add(self, tag: int) -> None:
         """Another delivery has come."""
         self._tags[tag] = None
 
-    def settle(self, tags: Iterable[int]) -> tuple[int, list[int]]:
-        """Forget ``tags``; return the last of those that can go in one acknowledgement (0: none)
-        with all before it, and the others.
+    def settled(self, tags: Iterable[int]) -> bool:
+        """Note, on any thread, that ``tags`` are done with; True if nothing waited before them."""
+        self._settled.append(list(tags))
+        return len(self._settled) == 1
+
+    def settle(self) -> tuple[int, list[int]]:
+        """Forget what is settled; return the last of those that can go in one acknowledgement
+        (0: none) with all before it, and the others.
 
         A round's deliveries are mostly all there are: one acknowledgement up to the last of them
         instead of a thousand, each of which a quorum queue would write to its log.
         """
-        settled = {tag for tag in tags if tag in self._tags}
+        settled: set[int] = set()
+        while self._settled:
+            settled.update(tag for tag in self._settled.popleft() if tag in self._tags)
         last = 0
         for tag in self._tags:
             if tag not in settled:

@@ -30,6 +30,14 @@ class Broker:
     tls_certificate: str = ""
     tls_key: str = ""
 
+    @classmethod
+    def from_bundle(cls, path: Path) -> "Broker":
+        """As the bundle in ``path`` says."""
+        pairs = (line.partition("=") for line in path.read_text().splitlines())
+        told = {name.removeprefix("WARREN_").lower(): value for name, _, value in pairs}
+        names = ("ca", "tls_certificate", "tls_key")
+        return cls(told["broker_url"], *(told.get(name, "") for name in names))
+
     def __repr__(self) -> str:
         """Nothing that may be secret."""
         return "Broker(…)"

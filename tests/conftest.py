@@ -95,12 +95,6 @@ class Place:
     urls: dict[str, str]
     management: Management
 
-    @property
-    def largest_message_bytes(self) -> int:
-        """What the broker takes as one message by default."""
-        version = str(self.management.get("overview")["rabbitmq_version"])
-        return 128 << 20 if version.startswith("3.") else 16 << 20
-
     def queue(self, name: str) -> dict[str, object]:
         """What the management API says of a queue."""
         found = self.management.get("queues", self.name, name)

@@ -38,6 +38,8 @@ def parser(study: Study, out: str) -> argparse.ArgumentParser:
                        help=f"rounds of federated training ({study.rounds})")  # fmt: skip
     flags.add_argument("--keep-broker", action="store_true",
                        help="leave the broker running, to look at the management UI")  # fmt: skip
+    flags.add_argument("--tls", action="store_true",
+                       help="mutual TLS, and updates that the broker cannot read")  # fmt: skip
     return flags
 
 
@@ -86,7 +88,7 @@ def play(study: Study, given: argparse.Namespace) -> None:
     except OSError as error:
         raise ConfigError(f"--out {given.out} cannot be written to: {error.strerror}") from None
     try:
-        with View(study.title) as view, Stage(study, given.out, view) as stage:
+        with View(study.title) as view, Stage(study, given.out, view, tls=given.tls) as stage:
             stage.keep_broker = given.keep_broker
             runs, alone, comparison = _train(study, stage, view, seeds)
     except BrokerConfigError as error:
@@ -96,6 +98,7 @@ def play(study: Study, given: argparse.Namespace) -> None:
     }
     figures = Figures(study, federated, alone)
     facts = _facts(runs, study, time.monotonic() - began, stage.version)
+    facts["encrypted"] = given.tls
     write_json(given.out / "report.json", figures, facts)
     curves = [list(rounds.values()) for rounds in view.history]
     write_html(given.out / "report.html", figures, facts, curves)

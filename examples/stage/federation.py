@@ -15,6 +15,7 @@ from coordinator_worker.watch import Board, Watch
 from examples.stage.processes import Child, ChildFailed
 from examples.stage.study import Study
 from examples.stage.view import View
+from shared.tls import Broker
 
 CLIENTS_READY_S = 120.0
 RUN_S = 300.0
@@ -35,8 +36,9 @@ class Run:
 class Stage:
     """Broker and clients of a study; a context manager that leaves nothing running."""
 
-    def __init__(self, study: Study, out: Path, view: View) -> None:
+    def __init__(self, study: Study, out: Path, view: View, *, tls: bool = False) -> None:
         self._study, self._names, self._out, self._view = study, study.names, out, view
+        self._tls = tls
         self._home = out / "broker"
         self._clients: list[Child] = []
         self._exit = ExitStack()
@@ -47,9 +49,11 @@ class Stage:
         with ExitStack() as unless_complete:
             unless_complete.callback(self._stop_broker)
             clients = tuple(self._names)
-            self.node = node.up(self._home, Federation(clients=clients, fleets=()))
+            federation = Federation(clients=clients, fleets=(), encrypt_updates=self._tls)
+            self.node = node.up(self._home, federation, tls="mutual" if self._tls else "")
+            watcher = Broker.from_bundle(bundle_path(self._home, "watcher"))
             self.version = node.status(self._home).version or "unknown"
-            unless_complete.enter_context(Watch(self.node.broker_url("watcher"), self._view.feed))
+            unless_complete.enter_context(Watch(watcher, self._view.feed))
             for number, name in enumerate(self._names):
                 task = ("--task", f"{self._study.module}:clinic", *self._study.arguments(number))
                 client = self._child(name, "client-worker", *task, "--stay")

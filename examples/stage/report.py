@@ -88,7 +88,17 @@ def summary(figures: Figures, facts: Mapping[str, Any]) -> str:
         f"Federated AUC {federated:.3f}; the sites alone {local:.3f} on average, all data in one"
         f" place {pooled:.3f}. {facts['updates_folded']} updates of {facts['clients']} clients in"
         f" {facts['seeds']} runs of {facts['rounds']} rounds, {facts['traffic']}; no record left"
-        f" its process. RabbitMQ {facts['broker']['version']}, {facts['seconds']:.0f} s in all."
+        f" its process. {_protection(facts)} RabbitMQ {facts['broker']['version']},"
+        f" {facts['seconds']:.0f} s in all."
+    )
+
+
+def _protection(facts: Mapping[str, Any]) -> str:
+    if not facts.get("encrypted"):
+        return "Every model was signed, every client had a user of its own."
+    return (
+        "Every connection was mutual TLS, every model signed, every update encrypted to the"
+        " coordinator."
     )
 
 

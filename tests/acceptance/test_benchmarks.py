@@ -29,6 +29,8 @@ FLAGS = {
     "straggler": [],
     "recovery": [],
     "endurance": [],
+    "protection": [],
+    "flood": ["--kinds", "tiny"],
 }
 DEADLINE_S = 150.0
 
@@ -215,6 +217,24 @@ def test_endurance_looks_at_every_process_and_finds_that_no_worker_grows(
     assert len(curves.x) == 20
     for lines in curves.panels.values():
         assert {len(values) for values in lines.values()} == {20}
+
+
+def test_protection_is_measured_beside_the_same_round_without(benchmarks: Benchmarks) -> None:
+    plain, signed, sealed, tls, everything = benchmarks.rows("protection")
+    for row in (plain, signed, sealed, tls, everything):
+        assert row["limit"] == plain["ours"] == row["ours"] / row["ratio_to_limit"]
+    spent = [row["more"]["clients_cpu_s_per_gb"] for row in (plain, everything)]
+    assert 0 < spent[0] < spent[1], "nothing was encrypted"
+
+
+def test_a_flood_is_measured_beside_none_and_beside_one_that_reaches_no_queue(
+    benchmarks: Benchmarks,
+) -> None:
+    quiet, tiny, nowhere = benchmarks.rows("flood")
+    assert quiet["more"]["hostile_messages_a_second"] == 0
+    for row in (tiny, nowhere):
+        assert row["limit"] == quiet["ours"]
+        assert row["more"]["hostile_messages_a_second"] > 100, "that is no flood"
 
 
 def test_what_grows_is_not_flat() -> None:

@@ -67,6 +67,17 @@ def test_the_demo_trains_reports_and_leaves_nothing_running(tmp_path: Path) -> N
     assert started_from(tmp_path) == []
 
 
+def test_the_demo_runs_with_everything_encrypted(tmp_path: Path) -> None:
+    options = ("--tls", "--seeds", "1", "--rounds", "2")
+    done = run("examples.breast_cancer", "--out", str(tmp_path), *options)
+    assert done.returncode == 0, done.stderr
+    check_report(tmp_path, rounds=2)
+    assert json.loads((tmp_path / "report.json").read_text())["encrypted"]
+    # The node has no port but the encrypted one, so all that was aggregated came through it.
+    (bundle, *_others) = tmp_path.rglob("coordinator.env")
+    assert "=amqps://" in bundle.read_text().replace("'", "").replace('"', "")
+
+
 def test_the_hospitals_train_and_report(tmp_path: Path) -> None:
     folder = os.environ.get("WARREN_HEART_DISEASE_DATA")
     if folder is None:

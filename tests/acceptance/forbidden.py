@@ -1,0 +1,285 @@
+"""What an enrolled client must not be able to do, and what the broker answers whoever tries.
+
+The acts are tried with a client's own credentials through plain pika and plain HTTP: what our own
+client would never do says nothing about what the broker allows. ``docs/security.md`` has them as a
+table, which ``test_documents`` compares with `markdown`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+import pika
+from pika import exceptions
+from pika.adapters.blocking_connection import BlockingChannel
+
+from tests.conftest import Place
+
+MIB: Final = 1 << 20
+QUORUM: Final = {"x-queue-type": "quorum", "x-single-active-consumer": False}
+
+
+class Attacker:
+    """Whoever holds the credentials of ``user``."""
+
+    def __init__(self, place: Place, user: str) -> None:
+        self._place, self._user = place, user
+
+    @contextmanager
+    def channel(self, **change: Any) -> Iterator[BlockingChannel]:
+        """A channel; ``change`` replaces what the connection is asked for."""
+        parameters = pika.URLParameters(self._place.urls[self._user])
+        parameters.socket_timeout = parameters.blocked_connection_timeout = 20.0
+        for name, value in change.items():
+            setattr(parameters, name, value)
+        connection = pika.BlockingConnection(parameters)
+        try:
+            yield connection.channel()
+        finally:
+            if connection.is_open:
+                connection.close()
+
+    def password(self) -> str:
+        """The user's own."""
+        return str(pika.URLParameters(self._place.urls[self._user]).credentials.password)
+
+    def management(self, method: str, path: str, **body: Any) -> httpx.Response:
+        """A request to the management API; ``{vhost}`` in the path is the federation's."""
+        url = f"{self._place.management.address}/api/{path.format(vhost=self._place.name)}"
+        auth = (self._user, self.password())
+        return httpx.request(method, url, auth=auth, json=body or None, timeout=20.0)
+
+
+@dataclass(frozen=True)
+class Act:
+    """``does`` is refused with ``answer``: AMQP reply code and text, or an HTTP status."""
+
+    name: str
+    answer: str
+    does: Callable[[Attacker], object]
+    user: str = "alfa"
+
+
+def _amqp(does: Callable[[BlockingChannel], object]) -> Callable[[Attacker], object]:
+    def act(attacker: Attacker) -> None:
+        with attacker.channel() as channel:
+            channel.confirm_delivery()
+            does(channel)
+
+    return act
+
+
+def _publish(
+    exchange: str, key: str = "", *, body: bytes = b"forged", **properties: Any
+) -> Callable[[Attacker], object]:
+    told = pika.BasicProperties(**properties)
+    return _amqp(lambda channel: channel.basic_publish(exchange, key, body, told, mandatory=True))
+
+
+def _consume(queue: str, **options: Any) -> Callable[[Attacker], object]:
+    return _amqp(lambda channel: channel.basic_consume(queue, lambda *_: None, **options))
+
+
+def _http(method: str, path: str, **body: Any) -> Callable[[Attacker], object]:
+    return lambda attacker: attacker.management(method, path, **body)
+
+
+def _connect(**change: Any) -> Callable[[Attacker], object]:
+    def act(attacker: Attacker) -> None:
+        with attacker.channel(**change):
+            pass
+
+    return act
+
+
+def _log_in_as(name: str, password: str = "") -> Callable[[Attacker], object]:
+    def act(attacker: Attacker) -> None:
+        credentials = pika.PlainCredentials(name, password or attacker.password())
+        with attacker.channel(credentials=credentials):
+            pass
+
+    return act
+
+
+def _oversized_frame(attacker: Attacker) -> None:
+    with attacker.channel() as channel:
+        channel.confirm_delivery()
+        agreed = channel.connection._impl.params.frame_max  # pika has no public name for either
+        channel.connection._impl._body_max_length = 4 * agreed
+        channel.basic_publish("update", "update", bytes(4 * agreed))
+
+
+def _many_connections(attacker: Attacker) -> None:
+    with ExitStack() as opened:
+        for _ in range(9):
+            opened.enter_context(attacker.channel())
+
+
+def _many_channels(attacker: Attacker) -> None:
+    with attacker.channel() as channel:
+        for _ in range(32):
+            channel.connection.channel()
+
+
+def _take_held_mailbox(attacker: Attacker) -> None:
+    with attacker.channel() as holder:
+        holder.basic_consume("model.alfa", lambda *_: None, exclusive=True)
+        with attacker.channel() as thief:
+            thief.basic_consume("model.alfa", lambda *_: None)
+
+
+DENIED: Final = "403 ACCESS_REFUSED"
+SPOOFED: Final = "406 PRECONDITION_FAILED"
+UNROUTED: Final = "312 NO_ROUTE"
+NOT_ALLOWED: Final = "530 NOT_ALLOWED"
+LOGIN: Final = "403 login refused"
+HTTP: Final = "HTTP 401"
+
+ACTS: Final[dict[str, tuple[Act, ...]]] = {
+    "Speak for somebody else": (
+        Act("publish a global model", DENIED, _publish("model")),
+        Act("publish an event", DENIED, _publish("event", "round.closed")),
+        Act("put a letter among the rejected", DENIED, _publish("update.rejected")),
+        Act("send a model to another's mailbox alone", DENIED, _publish("", "model.bravo")),
+        Act("send itself a model", DENIED, _publish("", "model.alfa")),
+        Act("put an update into the queue past its exchange", DENIED, _publish("", "update")),
+        Act("use an exchange of RabbitMQ's own", DENIED, _publish("amq.topic", "update")),
+        Act("send an update under another client's name", SPOOFED,
+            _publish("update", "update", user_id="bravo")),
+        Act("send an update under the coordinator's name", SPOOFED,
+            _publish("update", "update", user_id="coordinator")),
+        Act("send an update under another's name, as a fleet", SPOOFED,
+            _publish("update", "update", user_id="alfa"), user="fleet"),
+        Act("reach a mailbox by routing key", UNROUTED, _publish("update", "model.bravo")),
+        Act("reach a mailbox by the headers CC and BCC", UNROUTED,
+            _publish("update", "x", headers={"CC": ["model.bravo"], "BCC": ["model.bravo"]})),
+    ),
+    "Read what is not its own": (
+        Act("consume another's mailbox", DENIED, _consume("model.bravo")),
+        Act("get one message of another's mailbox", DENIED,
+            _amqp(lambda channel: channel.basic_get("model.bravo"))),
+        Act("consume a mailbox of a fleet", DENIED, _consume("model.fleet.0")),
+        Act("consume a client's mailbox, as a fleet", DENIED, _consume("model.alfa"), user="fleet"),
+        Act("consume a place that its fleet has not got", "404 NOT_FOUND",
+            _consume("model.fleet.3"), user="fleet"),
+        Act("consume everybody's updates", DENIED, _consume("update")),
+        Act("consume them before the coordinator does", DENIED,
+            _consume("update", arguments={"x-priority": 100})),
+        Act("get one update", DENIED, _amqp(lambda channel: channel.basic_get("update"))),
+        Act("read what was rejected", DENIED, _consume("update.rejected")),
+        Act("share a mailbox whose client is there", DENIED, _take_held_mailbox),
+    ),
+    "Take away": (
+        Act("empty another's mailbox", DENIED,
+            _amqp(lambda channel: channel.queue_purge("model.bravo"))),
+        Act("empty the queue of updates", DENIED,
+            _amqp(lambda channel: channel.queue_purge("update"))),
+        Act("remove the traces of what was rejected", DENIED,
+            _amqp(lambda channel: channel.queue_purge("update.rejected"))),
+        Act("delete another's mailbox", DENIED,
+            _amqp(lambda channel: channel.queue_delete("model.bravo"))),
+        Act("delete its own mailbox", DENIED,
+            _amqp(lambda channel: channel.queue_delete("model.alfa"))),
+        Act("delete the queue of updates", DENIED,
+            _amqp(lambda channel: channel.queue_delete("update"))),
+        Act("delete the exchange of models", DENIED,
+            _amqp(lambda channel: channel.exchange_delete("model"))),
+        Act("cut a mailbox off from the models", DENIED,
+            _amqp(lambda channel: channel.queue_unbind("model.bravo", "model"))),
+    ),
+    "Make or bind": (
+        Act("declare a queue", DENIED, _amqp(lambda channel: channel.queue_declare("loot"))),
+        Act("declare a queue that the server names", DENIED,
+            _amqp(lambda channel: channel.queue_declare("", exclusive=True))),
+        Act("declare a mailbox for a client that is none", DENIED,
+            _amqp(lambda channel: channel.queue_declare("model.eve", durable=True))),
+        Act("declare the queue of updates anew, for many consumers", DENIED,
+            _amqp(lambda c: c.queue_declare("update", durable=True, arguments=QUORUM))),
+        Act("declare an exchange", DENIED, _amqp(lambda channel: channel.exchange_declare("loot"))),
+        Act("bind its mailbox to the updates", DENIED,
+            _amqp(lambda channel: channel.queue_bind("model.alfa", "update", "update"))),
+        Act("bind its mailbox to the events", DENIED,
+            _amqp(lambda channel: channel.queue_bind("model.alfa", "event", "#"))),
+        Act("bind the models into the queue of updates", DENIED,
+            _amqp(lambda channel: channel.queue_bind("update", "model"))),
+        Act("bind one exchange to another", DENIED,
+            _amqp(lambda channel: channel.exchange_bind("event", "update", "update"))),
+    ),
+    "Come in another way": (
+        Act("log in with a wrong password", LOGIN, _log_in_as("alfa", "wrong")),
+        Act("log in as another client", LOGIN, _log_in_as("bravo")),
+        Act("log in as the coordinator", LOGIN, _log_in_as("coordinator")),
+        Act("log in as guest", LOGIN, _log_in_as("guest", "guest")),
+        Act("enter another federation's vhost", NOT_ALLOWED, _connect(virtual_host="warren")),
+    ),
+    "Use up": (
+        Act("open more than 8 connections", NOT_ALLOWED, _many_connections),
+        Act("open more than 32 channels", NOT_ALLOWED, _many_channels),
+        Act("send a message of more than 16 MiB", SPOOFED,
+            _publish("update", "update", body=bytes(16 * MIB + 1))),
+        Act("send a frame larger than agreed", "501 FRAME_ERROR", _oversized_frame),
+    ),
+    "Use the management API": (
+        Act("list the queues", HTTP, _http("GET", "queues/{vhost}")),
+        Act("list the users", HTTP, _http("GET", "users")),
+        Act("read the definitions, password hashes included", HTTP, _http("GET", "definitions")),
+        Act("close everybody's connections", HTTP, _http("DELETE", "connections/username/bravo")),
+        Act("publish a model", HTTP,
+            _http("POST", "exchanges/{vhost}/model/publish", properties={}, routing_key="",
+                  payload="forged", payload_encoding="string")),
+        Act("get messages", HTTP,
+            _http("POST", "queues/{vhost}/update/get", count=1, ackmode="ack_requeue_false",
+                  encoding="base64")),
+        Act("give itself permissions", HTTP,
+            _http("PUT", "permissions/{vhost}/alfa", configure=".*", write=".*", read=".*")),
+        Act("make itself an administrator", HTTP,
+            _http("PUT", "users/alfa", password="mine", tags="administrator")),
+        Act("lift a limit by a policy", HTTP,
+            _http("PUT", "policies/{vhost}/mine", pattern=".*", definition={"max-length": 1})),
+        Act("copy the updates elsewhere (shovel)", HTTP,
+            _http("PUT", "parameters/shovel/{vhost}/mine", value={"src-queue": "update"})),
+    ),
+}  # fmt: skip
+
+
+def _fill_the_queue(attacker: Attacker) -> None:
+    with attacker.channel() as channel:
+        for _ in range(8_192 + 500):
+            channel.basic_publish("update", "update", b"")
+        channel.confirm_delivery()
+        for _ in range(5_000):  # what a quorum queue refuses is a little more than its limit
+            channel.basic_publish("update", "update", b"")
+
+
+# Apart from the others, since it leaves the queue full.
+FILL: Final = Act("put in more updates than the queue may hold", "basic.nack", _fill_the_queue)
+
+
+def answer_to(act: Act, place: Place) -> str:
+    """What the broker says when ``act`` is tried; "nothing" if it lets it happen."""
+    try:
+        said = act.does(Attacker(place, act.user))
+    except (exceptions.ChannelClosedByBroker, exceptions.ConnectionClosedByBroker) as refused:
+        return f"{refused.reply_code} {refused.reply_text}"
+    except exceptions.ProbableAuthenticationError:
+        return LOGIN
+    except exceptions.ProbableAccessDeniedError as refused:
+        return str(refused).partition("(")[2].replace(")", "", 1).replace("'", "").replace('"', "")
+    except exceptions.UnroutableError as returned:
+        method = returned.messages[0].method
+        return f"{method.reply_code} {method.reply_text}"
+    except exceptions.NackError:
+        return "basic.nack"
+    return f"HTTP {said.status_code}" if isinstance(said, httpx.Response) else "nothing"
+
+
+def markdown() -> str:
+    """The table of ``docs/security.md``."""
+    lines = ["| What a client tries | The broker answers |", "| --- | --- |"]
+    for heading, acts in ACTS.items():
+        lines.append(f"| **{heading}** | |")
+        more = (FILL,) if heading == "Use up" else ()
+        lines += (f"| {act.name} | `{act.answer}` |" for act in (*acts, *more))
+    return "\n".join(lines)
