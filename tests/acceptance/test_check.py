@@ -1,4 +1,4 @@
-"""``check`` before work: a line for each thing that is wrong, on a real broker that it is wrong on."""
+"""``check`` before work: a line for each thing that is wrong, on a broker where it is wrong."""
 
 import subprocess
 import time
@@ -186,7 +186,7 @@ def test_each_step_of_the_way_is_told_apart(place, client, change, about, what) 
 
 def test_a_client_that_may_not_publish_or_read_is_told_so(place, client) -> None:
     rights = {"configure": "^$", "write": "^$", "read": "^$"}
-    place.management.put("permissions", place.name, "alfa", rights)
+    place.management.put("permissions", place.name, "alfa", body=rights)
     said = client()
     assert said.code == 1
     assert "may not publish to `update`" in said.about("permissions")[0]
@@ -202,7 +202,7 @@ def test_a_client_that_may_do_more_than_it_needs_is_warned(
     place, client, write, configure, what
 ) -> None:
     rights = {"configure": configure, "write": write, "read": "^model\\.alfa$"}
-    place.management.put("permissions", place.name, "alfa", rights)
+    place.management.put("permissions", place.name, "alfa", body=rights)
     said = client()
     assert said.code == 0
     assert said.about("permissions")[0].startswith(f"warn  permissions: this user may {what}, too")
@@ -220,7 +220,7 @@ def test_a_client_that_may_do_more_than_it_needs_is_warned(
 )
 def test_a_coordinator_that_lacks_a_right_is_told_which(place, coordinator, change, what) -> None:
     rights = {"configure": "^$", "write": ".*", "read": ".*"} | change
-    place.management.put("permissions", place.name, "coordinator", rights)
+    place.management.put("permissions", place.name, "coordinator", body=rights)
     said = coordinator()
     assert said.code == 1
     assert said.about("permissions")[0].startswith(f"FAIL  permissions: this user may not {what}: ")
