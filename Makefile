@@ -65,6 +65,9 @@ fuzz: $(VENV)/.fuzz ## hostile bytes, led by coverage: make fuzz SECONDS=600 TAR
 	@for target in $(or $(TARGET),decoder step); do \
 	  $(BIN)/python -m tests.fuzz $$target --seconds $(or $(SECONDS),600) || exit 1; done
 
+settings: $(VENV)/.dev ## write docs/settings.md from the code
+	@$(BIN)/python docs/settings_reference.py > docs/settings.md
+
 test: lint types imports unit ## everything that has to pass
 
 lint: $(VENV)/.dev

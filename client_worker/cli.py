@@ -1,20 +1,27 @@
 """The command ``client-worker``."""
 
+import argparse
 import json
 import sys
+from collections.abc import Iterator
 
 from shared import service
 
 DESCRIPTION = (
     "Take part in a federation: receive each global model in this client's mailbox, train it on"
     " this client's own data, publish the weight delta. Flags that are not listed below belong to"
-    " the task."
+    " the task. `client-worker check` looks for what would keep it from all that."
 )
-
-
 EVALUATE = (
     "Print what a model is worth on the validation data of a task, as a JSON object of figures."
     " Flags that are not listed below belong to the task."
+)
+
+CHECK = (
+    "Look for what would keep this client from its work: settings, broker, permissions, mailbox,"
+    " task, folder. A line for each finding, ok, warn or FAIL; exit code 1 if one is a FAIL."
+    " Nothing is taken out of the mailbox, but nobody else can read it meanwhile. Flags that are"
+    " not listed below belong to the task."
 )
 
 
@@ -23,6 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["evaluate"]:
         return service.run("client-worker evaluate", lambda: _evaluate(words[1:]))
+    if words[:1] == ["check"]:
+        return service.run("client-worker check", lambda: _check(words[1:]))
     return service.run("client-worker", lambda: _main(words))
 
 
@@ -49,6 +58,24 @@ def _evaluate(argv: list[str]) -> None:
         EvaluateSettings, description=EVALUATE, argv=argv, keep_unknown=True
     )
     print(json.dumps(evaluate(given, rest)))
+
+
+def _check(argv: list[str]) -> None:
+    from client_worker.check import check
+    from client_worker.settings import ClientSettings
+    from shared import findings, settings
+
+    own = argparse.ArgumentParser(prog="client-worker check", add_help=False, allow_abbrev=False)
+    own.add_argument("--no-train", action="store_true", help="make the task, but do not train it")
+    asked, words = own.parse_known_args(argv)
+
+    def found() -> Iterator[findings.Finding]:
+        given, rest = settings.load(
+            ClientSettings, description=CHECK, argv=words, keep_unknown=True, own=own
+        )
+        yield from check(given, rest, train=not asked.no_train)
+
+    findings.show(found())
 
 
 if __name__ == "__main__":

@@ -87,6 +87,11 @@ class FederatedClient:
         self.layout = Layout.of(self.personal.shared(arrays))
         self.control = Control(self.layout)
 
+    @property
+    def takes_guide(self) -> bool:
+        """Whether training can be limited to a number of steps."""
+        return takes_guide(self._trainable.fit)
+
     def layout_for(self, local: LocalTraining) -> Layout:
         """Layout of a global model that comes with ``local``, and of the updates to it."""
         return scaffold.with_controls(self.layout) if local.scaffold else self.layout

@@ -1,6 +1,7 @@
 """A model from a file, judged on a task's validation data."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -13,6 +14,7 @@ from shared.errors import ConfigError
 class EvaluateSettings(BaseSettings):
     """What ``client-worker evaluate`` can be told."""
 
+    SECTION: ClassVar[str] = "client"
     model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
 
     task: str = Field(description="whose validation data, as package.module:attribute")

@@ -1,7 +1,7 @@
 """What ``client-worker`` can be told."""
 
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,13 @@ MOST_REPLICAS = 10_000
 
 class ClientSettings(WorkerSettings):
     """Flags, environment and defaults of a client."""
+
+    SECTION: ClassVar[str] = "client"
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "what to train": ("task", "stay", "state_dir"),
+        "who this is": ("client", "fleet", "virtual"),
+        "trust": ("verify_keys", "encrypt_key"),
+    }
 
     task: str = Field(
         description="what to train, as package.module:attribute; the task's own arguments follow"

@@ -13,7 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from client_worker.client import FederatedClient
 from client_worker.greetings import without_greetings
 from client_worker.rules import UpdateRule, replace
+from client_worker.settings import ClientSettings
 from shared.errors import ConfigError
+from shared.flags import flag_of, flags, nearest
 
 
 @dataclass
@@ -96,8 +98,7 @@ class TaskSource:
             flag, equals, text = rest.pop(0).partition("=")
             name = flag.removeprefix("--").replace("-", "_")
             if not flag.startswith("--") or name not in self._parameters:
-                raise ConfigError(f"unknown argument {flag}: the task {self.path} takes "
-                                  f"{self._flags()}; for the worker's own see --help")  # fmt: skip
+                raise ConfigError(self._unknown(flag))
             if not equals:
                 if not rest:
                     raise ConfigError(f"{flag} needs a value")
@@ -105,8 +106,12 @@ class TaskSource:
             given[name] = self._typed(name, text)
         return given
 
-    def _flags(self) -> str:
-        return ", ".join(f"--{name.replace('_', '-')}" for name in self._parameters) or "none"
+    def _unknown(self, flag: str) -> str:
+        own = [flag_of(name) for name in self._parameters]
+        guess = nearest(flag, [*own, *flags(ClientSettings)])
+        takes = f"the task {self.path} takes {', '.join(own) or 'none'}"
+        said = f"{guess} {takes}" if guess else takes
+        return f"unknown argument {flag}: {said}; for the worker's own see --help"
 
     def _typed(self, name: str, value: Any) -> Any:
         annotation = self._parameters[name].annotation

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import threading
+from collections.abc import Iterator
 
 from shared import log, service, settings
 
@@ -11,7 +12,8 @@ DESCRIPTION = (
     " quorum checkpoint the new global model and publish it to every client's mailbox."
     " `coordinator-worker watch` shows a running federation instead, `coordinator-worker"
     " participation` who takes part, `coordinator-worker rejected` what was rejected and why,"
-    " `coordinator-worker audit` whose updates made a model."
+    " `coordinator-worker audit` whose updates made a model; `coordinator-worker check` looks for"
+    " what would keep it from its work."
 )
 PARTICIPATION = (
     "Print who takes part, from the checkpoint: who is in the newest model, who is late, who has"
@@ -20,6 +22,11 @@ PARTICIPATION = (
 AUDIT = (
     "Say exactly whose updates made a model, from the audit log in the checkpoint folder; without a"
     " VERSION, list all of the run. Needs no broker, and may run beside the coordinator."
+)
+CHECK = (
+    "Look for what would keep this coordinator from its work: settings, broker, permissions,"
+    " checkpoint folder. A line for each finding, ok, warn or FAIL; exit code 1 if one is a FAIL."
+    " May run beside the coordinator; nothing is changed."
 )
 WATCH = "Show a running federation: rounds, quorum, clients and their metrics, bytes."
 REJECTED = (
@@ -37,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         "participation": _participation,
         "rejected": _rejected,
         "audit": _audit,
+        "check": _check,
     }
     if words and words[0] in commands:
         return service.run(f"coordinator-worker {words[0]}", lambda: commands[words[0]](words[1:]))
@@ -52,6 +60,18 @@ def _coordinate(argv: list[str]) -> None:
     log.configure(given.log_format, given.log_level)
     keep_freed_memory(one_arena=True)
     CoordinatorWorker(given).run()
+
+
+def _check(argv: list[str]) -> None:
+    from coordinator_worker.check import check
+    from coordinator_worker.settings import CoordinatorSettings
+    from shared import findings
+
+    def found() -> Iterator[findings.Finding]:
+        given, _ = settings.load(CoordinatorSettings, description=CHECK, argv=argv)
+        yield from check(given)
+
+    findings.show(found())
 
 
 def _participation(argv: list[str]) -> None:
@@ -75,7 +95,7 @@ def _audit(argv: list[str]) -> None:
     )
     given, _ = settings.load(AuditSettings, description=AUDIT, argv=argv, own=own)
     probe = argparse.ArgumentParser(parents=[own], add_help=False, allow_abbrev=False)
-    for flag in ("--checkpoint-dir", "--run", "--env-file"):
+    for flag in ("--checkpoint-dir", "--run", "--env-file", "--settings"):
         probe.add_argument(flag)  # or what follows one would be the version
     asked, _ = probe.parse_known_args(argv)
     if asked.verify:

@@ -1,7 +1,7 @@
 """Which algorithm a coordinator runs: its settings, and what they come to."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 from pydantic_settings import BaseSettings
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 class LearningSettings(BaseSettings):
     """Flags of the algorithm, one for each part; docs/algorithms.md has them all."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "the algorithm (docs/algorithms.md)": ("aggregator",),
+        "how clients train": ("learning_rate_schedule", "proximal", "local_clip_norm"),
+    }
 
     aggregator: str = Field(
         "mean", description="what makes one delta of a round's updates, as NAME[:PARAMETER=VALUE,…]"

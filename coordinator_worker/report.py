@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -21,6 +22,7 @@ STYLES = {"in": "green", "late": "yellow", "gone": "red", "silent": "dim"}
 class ReportSettings(BaseSettings):
     """What ``coordinator-worker participation`` can be told."""
 
+    SECTION: ClassVar[str] = "coordinator"
     model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
 
     checkpoint_dir: Path = Field(Path("checkpoint"), description="folder of the checkpoint")

@@ -4,7 +4,7 @@ import re
 import zlib
 from math import isfinite
 from pathlib import Path
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -21,6 +21,15 @@ CONFIG: Final[TypeAdapter[dict[str, Setting]]] = TypeAdapter(Config, config=Conf
 
 class CoordinatorSettings(LearningSettings, WorkerSettings):
     """Flags, environment and defaults of the coordinator."""
+
+    SECTION: ClassVar[str] = "coordinator"
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "rounds": ("quorum", "deadline_s", "min_quorum", "participation", "clients"),
+        "late updates": ("max_staleness", "staleness_exponent", "staleness_hinge"),
+        "the end of the run": ("rounds", "target", "monitor", "patience", "evaluate"),
+        "what is kept, and what clients are told": ("checkpoint_dir", "initial_model", "config"),
+        "trust": ("signing_keys", "decrypt_keys", "max_examples", "max_update_norm"),
+    }
 
     quorum: int = Field(2, ge=1, description="aggregate as soon as this many updates are whole")
     rounds: int | None = Field(None, ge=1, description="stop after this many rounds")

@@ -1,26 +1,45 @@
-"""Settings of a worker: flags, then environment (``WARREN_…``), then the ``--env-file``.
+"""Settings of a worker: flags, environment (``WARREN_…``), ``--env-file``, ``--settings`` file.
 
-One pydantic model names each setting once; flag, environment variable and help come from it.
+One pydantic model names each setting once; flag, environment variable, key in the settings file and
+help come from it.
 """
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, ClassVar, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    SettingsConfigDict,
+)
 
+from shared import flags, settings_file
 from shared.errors import ConfigError
 from shared.tls import Broker
 
-Words = Annotated[tuple[str, ...], NoDecode]  # a flag that may be given more than once
+
+def _as_words(value: object) -> object:
+    return (value,) if isinstance(value, str) else value  # the environment has room for one
+
+
+# A flag that may be given more than once.
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_words)]
 
 
 class WorkerSettings(BaseSettings):
     """What both workers are told."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "the broker": ("broker_url", "ca", "tls_certificate", "tls_key", "wait_broker_s"),
+        "as a service": ("ready_file", "log_format", "log_level"),
+    }
 
     model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
 
@@ -88,68 +107,49 @@ def load(
     keep_unknown: bool = False,
     own: argparse.ArgumentParser | None = None,
 ) -> tuple[S, list[str]]:
-    """Settings from ``argv`` and the environment, and the arguments that were not ours.
+    """Settings from ``argv``, the environment and files, and the arguments that were not ours.
 
-    ``own`` has a subcommand's flags that no environment may set; they are in the help, and it is
-    for the caller to parse them.
+    Those begin with what the settings file has for the task, so that the command line, which
+    comes later, goes before it. ``own`` has a subcommand's flags that no environment may set;
+    they are in the help, and it is for the caller to parse them.
 
     Raises ConfigError with one line about the first thing that is wrong.
     """
-    parser = _parser(kind, description, own)
-    if keep_unknown:
-        known, unknown = parser.parse_known_args(argv)
-    else:
-        known, unknown = parser.parse_args(argv), []
+    known, rest = flags.parser(kind, description, own).parse_known_args(argv)
+    if rest and not keep_unknown:
+        flag = rest[0].partition("=")[0]
+        mend = flags.nearest(flag, flags.flags(kind)) or "see --help"
+        raise ConfigError(f"unknown option {flag}: {mend}")
     given = {name: value for name, value in vars(known).items() if value is not None}
-    env_file = given.pop("env_file", None) or os.environ.get("WARREN_ENV_FILE")
-    if env_file and not os.access(env_file, os.R_OK):
-        raise ConfigError(f"--env-file {env_file} cannot be read: name the bundle you were given")
+    path = given.pop("settings", None) or os.environ.get("WARREN_SETTINGS")
+    found = (
+        settings_file.read(path, kind, WorkerSettings.model_fields)
+        if path
+        else settings_file.SettingsFile()
+    )
+    bundle = given.pop("env_file", None) or os.environ.get("WARREN_ENV_FILE")
+    bundle = bundle or found.values.pop("env_file", None)
+    if bundle and not os.access(bundle, os.R_OK):
+        raise ConfigError(f"--env-file {bundle} cannot be read: name the bundle you were given")
+    environment = DotEnvSettingsSource(kind, env_file=bundle)() | EnvSettingsSource(kind)()
+    environment = {name: environment[name] for name in kind.model_fields if name in environment}
     try:
-        return kind(_env_file=env_file, **given), unknown
+        return kind(**(found.values | environment | given)), [*found.task, *rest]
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
-        flag = name.replace("_", "-")
-        if first["type"] == "missing":
-            raise ConfigError(
-                f"--{flag} (or WARREN_{name.upper()}) is needed; see --help"
-            ) from None
-        said = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"--{flag}: {said}" if flag else said) from None
+        raise _first_of(error, found.places, environment | given) from None
 
 
-def _parser(
-    kind: type[BaseSettings], description: str, own: argparse.ArgumentParser | None
-) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=own.prog if own else None,
-        description=description,
-        allow_abbrev=False,
-        parents=[own] if own else [],
-    )
-    parser.add_argument(
-        "--env-file", metavar="FILE", help="read settings from FILE, lines of WARREN_NAME=value"
-    )
-    for name, field in kind.model_fields.items():
-        if SecretStr in get_args(field.annotation):
-            continue  # everybody can read a command line
-        flag = "--" + name.rstrip("_").replace("_", "-")  # json_: a model has a method json
-        text = f"{field.description}{_default(field)}".replace("%", "%%")
-        if field.annotation is bool:
-            parser.add_argument(flag, action="store_true", default=None, dest=name, help=text)
-        elif str in get_args(field.annotation) and ... in get_args(field.annotation):
-            parser.add_argument(flag, action="append", metavar="NAME=VALUE", help=text)
-        else:
-            options = get_args(field.annotation) if _is_choice(field) else ()
-            metavar = "|".join(options) or name.split("_")[-1].upper()
-            parser.add_argument(flag, metavar=metavar, help=text)
-    return parser
-
-
-def _is_choice(field: FieldInfo) -> bool:
-    return all(isinstance(option, str) for option in get_args(field.annotation) or (0,))
-
-
-def _default(field: FieldInfo) -> str:
-    default: Any = field.get_default()
-    return "" if default in (None, (), False) or field.is_required() else f" (default: {default})"
+def _first_of(
+    error: ValidationError, places: Mapping[str, str], elsewhere: Mapping[str, object]
+) -> ConfigError:
+    """One line about the first thing that is wrong, in the words of where it was read."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "missing":
+        needed = f"{flags.flag_of(name)} (or WARREN_{name.upper()})"
+        return ConfigError(f"{needed} is needed; see --help")
+    said = first["msg"].removeprefix("Value error, ")
+    if not name:
+        return ConfigError(said)
+    place = places[name] if name in places and name not in elsewhere else flags.flag_of(name)
+    return ConfigError(f"{place}: {said}")

@@ -194,3 +194,15 @@ def missing_data(data: str) -> Task:
 
 
 not_a_task = 7
+
+
+class Untrainable(Line):
+    """Can be made, and nothing else."""
+
+    def fit(self, data: tuple[Array, Array], learning_rate: float) -> Mapping[str, float]:
+        raise ZeroDivisionError("no batches")
+
+
+def untrainable() -> Task:
+    """A client whose training fails."""
+    return Task(Untrainable(2), (np.zeros((3, 2)), np.zeros((3, 1))), 0.1)

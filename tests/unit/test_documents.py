@@ -1,6 +1,8 @@
 """Documents that would lie if the code moved on without them."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from itertools import chain
@@ -10,10 +12,14 @@ import pytest
 
 from broker_config.federation import Federation
 from broker_config.topology import topology
+from client_worker.settings import ClientSettings
 from coordinator_worker.aggregation.aggregators import AGGREGATORS
 from coordinator_worker.aggregation.optimizers import SERVER_OPTIMIZERS
 from coordinator_worker.schedules import SCHEDULES
+from coordinator_worker.settings import CoordinatorSettings
 from shared import messages
+from shared.flags import OTHERS
+from shared.settings import load
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
@@ -77,3 +83,21 @@ def test_every_algorithm_is_in_the_table(known: Mapping[str, object]) -> None:
     text = (ROOT / "docs" / "algorithms.md").read_text()
     missing = [name for name in known if not re.search(rf"`{name}[:`]", text)]
     assert not missing
+
+
+def test_the_reference_of_settings_is_current_and_every_setting_has_a_heading() -> None:
+    script = ROOT / "docs" / "settings_reference.py"
+    written = subprocess.check_output([sys.executable, str(script)], text=True)
+    assert written == (ROOT / "docs" / "settings.md").read_text(), "run `make settings`"
+    assert f"### {OTHERS.capitalize()}" not in written
+
+
+def test_the_settings_file_of_the_reference_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "settings.md").read_text()
+    (example,) = re.findall(r"^```toml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    file = tmp_path / "warren.toml"
+    file.write_text(example)
+    words = ["--settings", str(file), "--broker-url", "amqp://a:b@127.0.0.1/f"]
+    assert load(CoordinatorSettings, description="", argv=words)[0].config == ("seed=7",)
+    found, rest = load(ClientSettings, description="", argv=words, keep_unknown=True)
+    assert (found.task, rest) == ("my_task:site", ["--seed=7"])

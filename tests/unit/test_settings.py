@@ -62,8 +62,15 @@ def test_a_wrong_value_is_named_by_its_flag() -> None:
 
 
 def test_a_misspelt_flag_is_not_swallowed() -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(ConfigError, match=r"unknown option --qorum: did you mean --quorum\?$"):
         read("--broker-url", URL, "--qorum", "2")
+    with pytest.raises(ConfigError, match="unknown option --zzz: see --help"):
+        read("--broker-url", URL, "--zzz")
+
+
+def test_a_flag_without_its_value_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^argument --quorum: expected one argument; see --help"):
+        read("--broker-url", URL, "--quorum")
 
 
 def test_config_words_are_numbers_truths_or_text() -> None:

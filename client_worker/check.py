@@ -1,0 +1,191 @@
+"""``client-worker check``: what would keep a client from its work, and what to do."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Final
+
+from broker_config.names import (
+    MODEL_EXCHANGE,
+    REJECTED_EXCHANGE,
+    UPDATE_EXCHANGE,
+    UPDATE_QUEUE,
+    mailbox,
+)
+from client_worker.client import FederatedClient
+from client_worker.settings import ClientSettings
+from client_worker.task import TaskSource
+from shared import findings
+from shared.errors import ConfigError, Rejected, WarrenError
+from shared.findings import Finding, fail, ok, warn
+from shared.inspection import Inspection
+from shared.messages import LocalTraining, ModelManifest
+from shared.peek import Letter, peek
+from shared.sealing import Sealer
+from shared.signing import Verifier
+from shared.wire import decode, layout_of
+
+SKEW_S: Final = 60
+LOOK_BYTES: Final = 64 << 20  # of a mailbox; the manifest of its model comes first
+APPLY: Final = "run `broker-config apply`"
+
+
+def check(settings: ClientSettings, arguments: list[str], *, train: bool) -> Iterator[Finding]:
+    """Findings about settings, broker, folder and task; with ``train`` it trains a step."""
+    return Check(settings, arguments, train=train).findings()
+
+
+class Check:
+    """What one step finds out is what the next ones go on from."""
+
+    def __init__(self, settings: ClientSettings, arguments: list[str], *, train: bool) -> None:
+        self._settings, self._arguments, self._train = settings, arguments, train
+        self._place = ""  # client id whose mailbox is free
+        self._newest: ModelManifest | None = None
+
+    def findings(self) -> Iterator[Finding]:
+        """All of them, in the order in which they are found."""
+        try:
+            Verifier.of(self._settings.verify_keys)
+            Sealer.of(self._settings.encrypt_key, self._settings.federation, self._settings.user)
+            self._settings.mailboxes()
+        except ConfigError as error:
+            yield fail("settings", error)
+            return
+        yield ok("settings", f"{self._settings.user!r} in {self._settings.federation!r}")
+        if self._settings.verify_keys is None:
+            yield warn("keys", "models of anybody are believed: start with the bundle, --env-file")
+        yield from self._broker()
+        yield from self._task()
+
+    # --- broker ---------------------------------------------------------------------------------
+
+    def _broker(self) -> Iterator[Finding]:
+        name = f"check · {self._settings.user}"
+        with closing(Inspection(self._settings.broker, name)) as inspection:
+            yield from inspection.reach()
+            if not inspection.reached:
+                return
+            yield _updates(inspection)
+            yield _permissions(inspection)
+            finding = self._mailbox(inspection)
+            yield finding
+        if self._place:
+            yield from self._model(mailbox(self._place))
+
+    def _mailbox(self, inspection: Inspection) -> Finding:
+        taken = 0
+        for queue in self._settings.mailboxes():
+            found = inspection.queue(queue)
+            if found is None:
+                if taken:
+                    break
+                return fail("mailbox", f"there is no {queue}: enrol this client, or {APPLY}")
+            if not found[1]:
+                self._place = queue.removeprefix(mailbox(""))
+                return ok("mailbox", f"{queue} is free, {found[0]} messages wait")
+            taken += 1
+        whose = "it is" if self._settings.fleet is None else f"all {taken} places are"
+        return warn("lease", f"{whose} taken: fine if by clients of yours that run; one more"
+                    " would wait")  # fmt: skip
+
+    def _model(self, queue: str) -> Iterator[Finding]:
+        """What waits in the mailbox; all of it is back there afterwards."""
+        seen = 0
+        newest: tuple[ModelManifest, Letter] | None = None
+        try:
+            for letter in peek(self._settings.broker, "check", queue):
+                message, _ = decode(letter.body)
+                if isinstance(message, ModelManifest):
+                    newest = message, letter
+                seen += len(letter.body)
+                if seen > LOOK_BYTES:
+                    break
+        except Rejected as rejected:
+            mend = "the coordinator's version and this one's differ, or somebody else wrote there"
+            yield fail("model", f"{queue} holds what cannot be read ({rejected.detail}): {mend}")
+        except WarrenError as error:
+            yield fail("mailbox", error)
+        if newest is None:
+            return
+        self._newest, letter = newest
+        yield self._genuine(self._newest)
+        ahead_s = (letter.timestamp or 0) - time.time()
+        if ahead_s > SKEW_S:
+            mend = "set this machine's clock or the coordinator's"
+            yield warn("clock", f"the newest model is {ahead_s:.0f} s from the future: {mend}")
+
+    def _genuine(self, manifest: ModelManifest) -> Finding:
+        verifier = Verifier.of(self._settings.verify_keys)
+        said = f"version {manifest.version} of run {manifest.run} is in the mailbox"
+        if verifier is None:
+            return ok("model", said)
+        try:
+            verifier.check(manifest)
+        except Rejected as rejected:
+            mend = "ask for the newest bundle; if this is it, somebody else publishes models"
+            return fail("model", f"{said}, but {rejected.detail}: {mend}")
+        return ok("model", f"{said}, signed by the coordinator")
+
+    # --- task -----------------------------------------------------------------------------------
+
+    def _task(self) -> Iterator[Finding]:
+        try:
+            source = TaskSource(self._settings.task, self._arguments)
+            config = self._newest.config if self._newest is not None else {}
+            shard = self._place.partition(".")[2]
+            lease = {"shard": int(shard)} if shard and source.takes("shard") else {}
+            client = source.make(source.arguments({**config, **lease})).client()
+        except ConfigError as error:
+            yield fail("task", error)
+            return
+        except Exception as error:  # noqa: BLE001  the task is its user's own code
+            yield fail("task", f"{self._settings.task} raises {type(error).__name__}: {error}")
+            return
+        yield ok("task", f"{self._settings.task} is made, with {client.num_examples} examples")
+        if self._train:
+            yield self._step(client)
+        if self._newest is not None:
+            yield _layout(client, self._newest)
+        if self._settings.state_dir is not None:
+            size_bytes = client.layout.size_bytes
+            yield from findings.folder(self._settings.state_dir, "--state-dir", 2 * size_bytes)
+
+    def _step(self, client: FederatedClient) -> Finding:
+        began = time.monotonic()
+        local = LocalTraining(steps=1) if client.takes_guide else LocalTraining()
+        much = "a step" if client.takes_guide else "a round (fit takes no guide)"
+        try:
+            client.train(client.weights(), local)
+        except Exception as error:  # noqa: BLE001  the model is its user's own code
+            return fail("training", f"{type(error).__name__}: {error}")
+        return ok("training", f"{much} took {time.monotonic() - began:.1f} s")
+
+
+def _updates(inspection: Inspection) -> Finding:
+    found = inspection.queue(UPDATE_QUEUE)
+    if found is None or not inspection.has_exchange(UPDATE_EXCHANGE):
+        return fail("update", f"there is no queue or exchange `update`: {APPLY}")
+    if not found[1]:
+        return warn("update", f"{found[0]} messages wait and no coordinator runs: start one")
+    return ok("update", f"{found[0]} messages wait, {found[1]} coordinators run")
+
+
+def _permissions(inspection: Inspection) -> Finding:
+    if not inspection.may_publish(UPDATE_EXCHANGE):
+        return fail("permissions", "this user may not publish to `update`: use a client's bundle,"
+                    f" or {APPLY}")  # fmt: skip
+    more = [e for e in (MODEL_EXCHANGE, REJECTED_EXCHANGE, "") if inspection.may_publish(e)]
+    if more or inspection.may_declare("check"):
+        what = ", ".join(name or "amq.default" for name in more)
+        allowed = f"publish to {what}" if more else "make queues"
+        return warn("permissions", f"this user may {allowed}, too: use a client's bundle")
+    return ok("permissions", "as they should be")
+
+
+def _layout(client: FederatedClient, newest: ModelManifest) -> Finding:
+    federation = layout_of(newest.tensors, newest.size_bytes)
+    if difference := client.layout_for(newest.local).difference(federation):
+        mend = "start with the federation's task"
+        return fail("layout", f"this task's model is not the federation's: {difference}; {mend}")
+    return ok("layout", f"the task's model is the federation's: {len(federation.tensors)} tensors")

@@ -1,0 +1,134 @@
+"""``coordinator-worker check``: what would keep a coordinator from its work, and what to do."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from broker_config.names import (
+    EVENT_EXCHANGE,
+    MODEL_EXCHANGE,
+    REJECTED_EXCHANGE,
+    REJECTED_QUEUE,
+    UPDATE_EXCHANGE,
+    UPDATE_QUEUE,
+)
+from coordinator_worker import checkpoint
+from coordinator_worker.goal import Goal
+from coordinator_worker.learning import Learning
+from coordinator_worker.lease import Lease
+from coordinator_worker.settings import CoordinatorSettings, parse_config, read_initial_model
+from coordinator_worker.state import State
+from shared import findings
+from shared.errors import ConfigError
+from shared.findings import Finding, fail, ok, warn
+from shared.inspection import Inspection
+from shared.sealing import Opener
+from shared.signing import Signer
+
+APPLY = "run `broker-config apply`"
+DEFAULT_EXCHANGE = ""
+
+
+def check(settings: CoordinatorSettings) -> Iterator[Finding]:
+    """Findings about settings, broker and checkpoint folder; nothing of them is changed."""
+    yield from _settings(settings)
+    yield from _broker(settings)
+    yield from _folder(settings)
+
+
+def _settings(settings: CoordinatorSettings) -> Iterator[Finding]:
+    try:
+        Learning.of(settings).policy(settings)
+        Goal.of(settings)
+        parse_config(settings.config)
+        if settings.initial_model is not None:
+            read_initial_model(settings.initial_model)
+        Opener.of(settings.secret(settings.decrypt_keys), settings.federation)
+        signer = Signer.of(settings.secret(settings.signing_keys))
+    except ConfigError as error:
+        yield fail("settings", error)
+        return
+    yield ok("settings", f"coordinator of {settings.federation!r}, quorum {settings.quorum}")
+    if signer is None:
+        yield warn("keys", "models are not signed: start with the bundle, --env-file")
+
+
+def _broker(settings: CoordinatorSettings) -> Iterator[Finding]:
+    name = f"check · {settings.federation}"
+    with closing(Inspection(settings.broker, name)) as inspection:
+        yield from inspection.reach()
+        if not inspection.reached:
+            return
+        yield from _objects(inspection)
+        yield from _permissions(inspection)
+
+
+def _objects(inspection: Inspection) -> Iterator[Finding]:
+    wanted = (MODEL_EXCHANGE, UPDATE_EXCHANGE, REJECTED_EXCHANGE, EVENT_EXCHANGE)
+    missing = [name for name in wanted if not inspection.has_exchange(name)]
+    if missing:
+        yield fail("exchanges", f"there is no {', '.join(missing)}: {APPLY}")
+    else:
+        yield ok("exchanges", f"{', '.join(wanted)} are there")
+    for name in (UPDATE_QUEUE, REJECTED_QUEUE):
+        found = inspection.queue(name)
+        if found is None:
+            yield fail(f"queue {name}", f"there is none: {APPLY}")
+        else:
+            yield ok(f"queue {name}", f"{found[0]} messages wait, {found[1]} consumers")
+    if inspection.queue(UPDATE_QUEUE) is not None and inspection.is_log(UPDATE_QUEUE) is False:
+        yield fail(
+            f"queue {UPDATE_QUEUE}",
+            "it is no quorum queue with a single active consumer, and updates could be lost or"
+            f" shared out: delete it when it is empty, and {APPLY}",
+        )
+
+
+def _permissions(inspection: Inspection) -> Iterator[Finding]:
+    unread = [q for q in (UPDATE_QUEUE, REJECTED_QUEUE) if not inspection.may_read(q)]
+    writes = (MODEL_EXCHANGE, EVENT_EXCHANGE, REJECTED_EXCHANGE, DEFAULT_EXCHANGE)
+    unwritten = [e or "amq.default" for e in writes if not inspection.may_publish(e)]
+    lacks = [f"read {name}" for name in unread] + [f"publish to {name}" for name in unwritten]
+    if lacks:
+        mend = f"use the coordinator's bundle, or {APPLY}"
+        yield fail("permissions", f"this user may not {', '.join(lacks)}: {mend}")
+    elif inspection.may_declare("check"):
+        yield warn("permissions", "this user may make queues, too: use the coordinator's bundle")
+    else:
+        yield ok("permissions", "as they should be")
+
+
+def _folder(settings: CoordinatorSettings) -> Iterator[Finding]:
+    folder = settings.checkpoint_dir
+    try:
+        state = checkpoint.load(folder) if folder.is_dir() else None
+    except ConfigError as error:
+        yield fail("checkpoint", error)
+        return
+    yield from findings.folder(folder, "--checkpoint-dir", _size_bytes(state))
+    if not folder.is_dir():
+        return
+    yield _lease(folder)
+    if state is None:
+        yield ok("checkpoint", "none yet: a run begins with version 0")
+    elif state.federation != settings.federation:
+        mine = settings.federation
+        mend = "give another --checkpoint-dir"
+        yield fail("checkpoint", f"it is of federation {state.federation!r}, not {mine!r}: {mend}")
+    else:
+        yield ok("checkpoint", f"run {state.run} is at version {state.version}")
+
+
+def _size_bytes(state: State | None) -> int:
+    """Of a checkpoint; what is written over takes no room, but the run's next model may."""
+    if state is None:
+        return 0
+    return sum(part.buffer.nbytes for part in (state.weights, *state.slots.values()))
+
+
+def _lease(folder: Path) -> Finding:
+    lease = Lease(folder)
+    if not lease.take():
+        return warn("lease", "a coordinator that runs has it; another one would be its standby")
+    lease.give_back()
+    return ok("lease", "nobody has it")

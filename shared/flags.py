@@ -1,0 +1,132 @@
+"""The command line of a settings model: a flag for each setting, grouped, with help to read."""
+
+import argparse
+import difflib
+import textwrap
+from collections.abc import Iterable
+from typing import Any, Final, NoReturn, get_args
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
+
+from shared.errors import ConfigError
+
+OTHERS: Final = "options"  # heading of settings that no group names
+
+EPILOG: Final = """\
+Where settings come from, the first that names one wins: the command line, the environment
+(--wait-broker-s is WARREN_WAIT_BROKER_S), the --env-file, the --settings file (TOML, keys named as
+the flags; docs/settings.md). --config is no file: it is what the federation's tasks are told.
+
+exit codes: 0 done, or asked to stop; 1 the broker is not there or refuses, or a check failed;
+2 the input is wrong; anything else is a bug, and starting again is right
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as all of our errors do, and not the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError."""
+        raise ConfigError(f"{message}; see --help")
+
+
+def flag_of(name: str) -> str:
+    """The flag of the setting ``name``; ``json_`` is one that a model has a method for."""
+    return "--" + name.rstrip("_").replace("_", "-")
+
+
+def has_flag(field: FieldInfo) -> bool:
+    """Whether a setting may stand on the command line, which everybody can read."""
+    return SecretStr not in get_args(field.annotation)
+
+
+def flags(kind: type[BaseSettings]) -> list[str]:
+    """All flags of ``kind``."""
+    named = [flag_of(name) for name, field in kind.model_fields.items() if has_flag(field)]
+    return ["--settings", "--env-file", *named]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question about what ``name`` was to be; whoever writes it means a name that there is."""
+    by_word = {_word(one): one for one in known}
+    near = difflib.get_close_matches(_word(name), by_word, n=1, cutoff=0.7)
+    return f"did you mean {by_word[near[0]]}?" if near else ""
+
+
+def _word(name: str) -> str:
+    return name.removeprefix("--").replace("_", "-")
+
+
+def grouped(kind: type[BaseSettings]) -> dict[str, list[str]]:
+    """The settings of ``kind`` under the headings that its classes' ``GROUPS`` give them.
+
+    One that no group names stands where the one before it in its class does.
+    """
+    heading = {
+        name: title
+        for base in reversed(kind.__mro__)
+        for title, names in getattr(base, "GROUPS", {}).items()
+        for name in names
+    }
+    found: dict[str, list[str]] = {}
+    last = OTHERS
+    for name in kind.model_fields:
+        last = heading.get(name, last)
+        found.setdefault(last, []).append(name)
+    return found
+
+
+def parser(
+    kind: type[BaseSettings], description: str, own: argparse.ArgumentParser | None
+) -> argparse.ArgumentParser:
+    """A parser for the settings of ``kind``; what is not given is None."""
+    made = Parser(
+        prog=own.prog if own else None,
+        usage="%(prog)s [OPTION ...]",
+        description=textwrap.fill(description, 80),
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        parents=[own] if own else [],
+    )
+    files = made.add_argument_group("where settings come from")
+    files.add_argument("--settings", metavar="FILE", help="read settings from a TOML file")
+    files.add_argument(
+        "--env-file", metavar="FILE", help="read settings from FILE, lines of WARREN_NAME=value"
+    )
+    for title, names in grouped(kind).items():
+        group = made.add_argument_group(title)
+        for name in names:
+            if has_flag(kind.model_fields[name]):
+                _add(group, name, kind.model_fields[name])
+    return made
+
+
+def _add(group: Any, name: str, field: FieldInfo) -> None:
+    text = f"{field.description}{default_of(field)}".replace("%", "%%")
+    if field.annotation is bool:
+        group.add_argument(flag_of(name), action="store_true", default=None, dest=name, help=text)
+    elif is_repeatable(field):
+        group.add_argument(flag_of(name), action="append", metavar="NAME=VALUE", help=text)
+    else:
+        metavar = "|".join(choices(field)) or name.rpartition("_")[2].upper()
+        group.add_argument(flag_of(name), metavar=metavar, dest=name, help=text)
+
+
+def is_repeatable(field: FieldInfo) -> bool:
+    """Whether a flag may be given more than once."""
+    return str in get_args(field.annotation) and ... in get_args(field.annotation)
+
+
+def choices(field: FieldInfo) -> tuple[str, ...]:
+    """The words that a setting may be, if it is one of a few."""
+    options = get_args(field.annotation)
+    return options if all(isinstance(option, str) for option in options) else ()
+
+
+def default_of(field: FieldInfo) -> str:
+    """What help says about the default; nothing if that is none."""
+    default: Any = field.get_default()
+    return "" if default in (None, (), False) or field.is_required() else f" (default: {default})"

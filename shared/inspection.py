@@ -1,0 +1,189 @@
+"""A broker looked at by a worker that wants to know why it cannot work, and changes nothing.
+
+What a user may do is asked with requests that the broker refuses either way: it looks at the
+permission first, and its answer tells whether that was what it refused.
+"""
+
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pika
+from pika import exceptions
+
+from shared.address import CONNECT_TIMEOUT_S, diagnose, parameters
+from shared.findings import Finding, fail, ok, warn
+from shared.messages import PROTOCOL
+from shared.tls import Broker, explain
+
+OLDEST: Final = (3, 10)  # RabbitMQ versions that the tests run on
+NEWEST_MAJOR: Final = 4
+
+
+class Inspection:
+    """One connection to ``broker``, which ``reach`` opens; to be closed in any case."""
+
+    def __init__(self, broker: Broker, name: str) -> None:
+        self._told = parameters(broker, name)
+        self._connection: Any = None
+
+    @property
+    def reached(self) -> bool:
+        """Whether we are in."""
+        return self._connection is not None
+
+    def close(self) -> None:
+        """Leave."""
+        if self._connection is not None and self._connection.is_open:
+            self._connection.close()
+
+    # --- the way in -----------------------------------------------------------------------------
+
+    def reach(self) -> Iterator[Finding]:
+        """Name, port, TLS, login, vhost, version; ends at the first of them that fails."""
+        steps = (self._name, self._port, self._tls, self._login)
+        for step in steps:
+            finding = step()
+            yield finding
+            if finding.status == "FAIL":
+                return
+        yield ok("vhost", f"{self._told.virtual_host!r} is there and lets us in")
+        yield self._version()
+
+    def _name(self) -> Finding:
+        host = self._told.host
+        try:
+            found = {entry[4][0] for entry in socket.getaddrinfo(host, self._told.port)}
+        except OSError as error:
+            return fail("name", f"{host} has no address ({error.strerror}): check the broker URL")
+        return ok("name", f"{host} is {', '.join(sorted(map(str, found)))}")
+
+    def _port(self) -> Finding:
+        host, port = self._told.host, self._told.port
+        try:
+            socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            why = error.strerror or error
+            mend = "is the broker up, and does a firewall let this machine out?"
+            return fail("port", f"{host}:{port} cannot be reached ({why}): {mend}")
+        return ok("port", f"{host}:{port} answers")
+
+    def _tls(self) -> Finding:
+        options, host, port = self._told.ssl_options, self._told.host, self._told.port
+        if options is None:
+            if _is_this_machine(host):
+                return ok("TLS", "none, and none is needed on this machine")
+            return warn("TLS", "none: others on the network can read the password; use amqps://")
+        try:
+            with (
+                socket.create_connection((host, port), CONNECT_TIMEOUT_S) as plain,
+                options.context.wrap_socket(
+                    plain, server_hostname=options.server_hostname or host
+                ) as wrapped,
+            ):
+                return ok("TLS", f"{wrapped.version()}, and the certificate is believed")
+        except ssl.SSLError as error:
+            return fail("TLS", f"the broker at {host}:{port}: {explain(str(error))[0]}")
+        except OSError as error:
+            why = error.strerror or error
+            return fail("TLS", f"{host}:{port} speaks none ({why}): is this its amqps port?")
+
+    def _login(self) -> Finding:
+        user = self._told.credentials.username
+        where = f"the broker at {self._told.host}:{self._told.port}"
+        try:
+            self._connection = pika.BlockingConnection(self._told)
+        except (exceptions.AMQPError, OSError) as error:
+            refused = str(diagnose(error, where)[0])
+            return fail("vhost" if "vhost" in refused else "login", f"as {user!r}: {refused}")
+        return ok("login", f"as {user!r}")
+
+    def _version(self) -> Finding:
+        properties = self._connection._impl.server_properties  # BlockingConnection hides them
+        text = _text(properties.get("version", "0"))
+        broker = f"{_text(properties.get('product', 'a broker'))} {text}"
+        numbers = tuple(int(word) for word in text.split(".")[:2] if word.isdecimal())
+        said = f"{broker}; this worker speaks protocol {PROTOCOL}"
+        if numbers < OLDEST:
+            return fail("version", f"{said}: RabbitMQ 3.10 or newer is needed")
+        if numbers[0] > NEWEST_MAJOR:
+            return warn("version", f"{said}: newer than what was tested")
+        return ok("version", said)
+
+    # --- what is there --------------------------------------------------------------------------
+
+    def queue(self, name: str) -> tuple[int, int] | None:
+        """Messages that wait in a queue, and its consumers; None if there is no such queue."""
+        closed, found = self._try(lambda channel: channel.queue_declare(name, passive=True))
+        return (found.method.message_count, found.method.consumer_count) if not closed else None
+
+    def has_exchange(self, name: str) -> bool:
+        """Whether there is such an exchange."""
+        return self._try(lambda channel: channel.exchange_declare(name, passive=True))[0] is None
+
+    def is_log(self, queue: str) -> bool | None:
+        """Whether a queue is a quorum queue with a single active consumer; None if unreadable.
+
+        That one gives nothing to who only asks for a message; another might, and has it back.
+        """
+        closed, _ = self._try(_get_and_give_back(queue))
+        if closed is not None and closed.reply_code == 403:
+            return None
+        return closed is not None
+
+    # --- what we may ----------------------------------------------------------------------------
+
+    def may_read(self, queue: str) -> bool:
+        """Whether this user may read a queue; what waits there is where it was."""
+        closed, _ = self._try(_get_and_give_back(queue))
+        return closed is None or closed.reply_code != 403
+
+    def may_publish(self, exchange: str) -> bool:
+        """Whether this user may publish to an exchange, by a message that never arrives."""
+
+        def publish(channel: Any) -> None:
+            channel.confirm_delivery()
+            never = pika.BasicProperties(expiration="check")  # no number, and refused as such
+            channel.basic_publish(exchange, "", b"", never)
+
+        closed, _ = self._try(publish)
+        return closed is not None and closed.reply_code == 406
+
+    def may_declare(self, name: str) -> bool:
+        """Whether this user may make a queue; none is left."""
+        closed, _ = self._try(
+            lambda channel: channel.queue_declare(name, exclusive=True, auto_delete=True)
+        )
+        return closed is None
+
+    def _try(self, ask: Any) -> tuple[Any, Any]:
+        """The error with which the broker closed the channel, or the answer."""
+        channel = self._connection.channel()
+        try:
+            found = ask(channel)
+        except exceptions.ChannelClosedByBroker as error:
+            return error, None
+        channel.close()
+        return None, found
+
+
+def _get_and_give_back(queue: str) -> Any:
+    def ask(channel: Any) -> None:
+        method, _, _ = channel.basic_get(queue)
+        if method is not None:
+            channel.basic_nack(method.delivery_tag, requeue=True)
+
+    return ask
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
