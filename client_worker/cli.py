@@ -1,41 +1,27 @@
-"""The command ``client-worker``."""
+"""The command ``client-worker``: take part in a federation, or look what would keep one from it."""
 
-import argparse
-import json
 import sys
-from collections.abc import Iterator
+from typing import Final
 
-from shared import service
+from shared import commands
 
-DESCRIPTION = (
+COMMANDS: Final = {
+    "evaluate": "what a model is worth on a task's validation data",
+    "check": "what would keep the client from its work",
+}
+DESCRIPTION: Final = (
     "Take part in a federation: receive each global model in this client's mailbox, train it on"
     " this client's own data, publish the weight delta. Flags that are not listed below belong to"
-    " the task. `client-worker check` looks for what would keep it from all that."
-)
-EVALUATE = (
-    "Print what a model is worth on the validation data of a task, as a JSON object of figures."
-    " Flags that are not listed below belong to the task."
-)
-
-CHECK = (
-    "Look for what would keep this client from its work: settings, broker, permissions, mailbox,"
-    " task, folder. A line for each finding, ok, warn or FAIL; exit code 1 if one is a FAIL."
-    " Nothing is taken out of the mailbox, but nobody else can read it meanwhile. Flags that are"
-    " not listed below belong to the task."
+    " the task."
 )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the client; return its exit code."""
-    words = sys.argv[1:] if argv is None else argv
-    if words[:1] == ["evaluate"]:
-        return service.run("client-worker evaluate", lambda: _evaluate(words[1:]))
-    if words[:1] == ["check"]:
-        return service.run("client-worker check", lambda: _check(words[1:]))
-    return service.run("client-worker", lambda: _main(words))
+    """Run the client, or one of COMMANDS; return its exit code."""
+    return commands.run("client-worker", "client_worker.commands", COMMANDS, _take_part, argv)
 
 
-def _main(argv: list[str]) -> None:
+def _take_part(argv: list[str]) -> None:
     from client_worker.settings import ClientSettings
     from client_worker.task import TaskSource
     from client_worker.worker import ClientWorker
@@ -43,39 +29,11 @@ def _main(argv: list[str]) -> None:
     from shared.memory import keep_freed_memory
 
     given, rest = settings.load(
-        ClientSettings, description=DESCRIPTION, argv=argv, keep_unknown=True
+        ClientSettings, description=DESCRIPTION, argv=argv, keep_unknown=True, commands=COMMANDS
     )
     log.configure(given.log_format, given.log_level)
     keep_freed_memory()  # before the task is imported, so that its framework's is kept as well
     ClientWorker(given, TaskSource(given.task, rest)).run()
-
-
-def _evaluate(argv: list[str]) -> None:
-    from client_worker.evaluate import EvaluateSettings, evaluate
-    from shared import settings
-
-    given, rest = settings.load(
-        EvaluateSettings, description=EVALUATE, argv=argv, keep_unknown=True
-    )
-    print(json.dumps(evaluate(given, rest)))
-
-
-def _check(argv: list[str]) -> None:
-    from client_worker.check import check
-    from client_worker.settings import ClientSettings
-    from shared import findings, settings
-
-    own = argparse.ArgumentParser(prog="client-worker check", add_help=False, allow_abbrev=False)
-    own.add_argument("--no-train", action="store_true", help="make the task, but do not train it")
-    asked, words = own.parse_known_args(argv)
-
-    def found() -> Iterator[findings.Finding]:
-        given, rest = settings.load(
-            ClientSettings, description=CHECK, argv=words, keep_unknown=True, own=own
-        )
-        yield from check(given, rest, train=not asked.no_train)
-
-    findings.show(found())
 
 
 if __name__ == "__main__":

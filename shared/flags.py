@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NoReturn, get_args
 
 from pydantic import SecretStr
@@ -79,18 +79,28 @@ def grouped(kind: type[BaseSettings]) -> dict[str, list[str]]:
 
 
 def parser(
-    kind: type[BaseSettings], description: str, own: argparse.ArgumentParser | None
+    kind: type[BaseSettings],
+    description: str,
+    own: argparse.ArgumentParser | None = None,
+    commands: Mapping[str, str] | None = None,
 ) -> argparse.ArgumentParser:
     """A parser for the settings of ``kind``; what is not given is None."""
+    about = textwrap.fill(description, 80)
     made = Parser(
         prog=own.prog if own else None,
-        usage="%(prog)s [OPTION ...]",
-        description=textwrap.fill(description, 80),
+        usage=f"%(prog)s {'[COMMAND] ' if commands else ''}[OPTION ...]",
+        description=f"{about}\n\n{listing(commands)}" if commands else about,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         parents=[own] if own else [],
     )
+    add(made, kind)
+    return made
+
+
+def add(made: argparse.ArgumentParser, kind: type[BaseSettings]) -> None:
+    """Add the flags of ``kind`` to a parser, grouped."""
     files = made.add_argument_group("where settings come from")
     files.add_argument("--settings", metavar="FILE", help="read settings from a TOML file")
     files.add_argument(
@@ -101,7 +111,12 @@ def parser(
         for name in names:
             if has_flag(kind.model_fields[name]):
                 _add(group, name, kind.model_fields[name])
-    return made
+
+
+def listing(commands: Mapping[str, str]) -> str:
+    """``commands`` and what they are for, as they stand in the help."""
+    width = max(map(len, commands))
+    return "\n".join(["commands:", *(f"  {name:{width}}  {commands[name]}" for name in commands)])
 
 
 def _add(group: Any, name: str, field: FieldInfo) -> None:

@@ -106,16 +106,17 @@ def load(
     argv: list[str],
     keep_unknown: bool = False,
     own: argparse.ArgumentParser | None = None,
+    commands: Mapping[str, str] | None = None,
 ) -> tuple[S, list[str]]:
     """Settings from ``argv``, the environment and files, and the arguments that were not ours.
 
     Those begin with what the settings file has for the task, so that the command line, which
     comes later, goes before it. ``own`` has a subcommand's flags that no environment may set;
-    they are in the help, and it is for the caller to parse them.
+    they are in the help, and ``own_words`` reads them. ``commands`` are listed in the help.
 
     Raises ConfigError with one line about the first thing that is wrong.
     """
-    known, rest = flags.parser(kind, description, own).parse_known_args(argv)
+    known, rest = flags.parser(kind, description, own, commands).parse_known_args(argv)
     if rest and not keep_unknown:
         flag = rest[0].partition("=")[0]
         mend = flags.nearest(flag, flags.flags(kind)) or "see --help"
@@ -137,6 +138,15 @@ def load(
         return kind(**(found.values | environment | given)), [*found.task, *rest]
     except ValidationError as error:
         raise _first_of(error, found.places, environment | given) from None
+
+
+def own_words(
+    own: argparse.ArgumentParser, kind: type[BaseSettings], argv: list[str]
+) -> argparse.Namespace:
+    """What a subcommand's ``own`` flags are in ``argv``, beside those of ``kind``."""
+    both = flags.Parser(parents=[own], add_help=False, allow_abbrev=False)
+    flags.add(both, kind)  # or the value of one of them would be taken for a word of our own
+    return both.parse_known_args(argv)[0]
 
 
 def _first_of(

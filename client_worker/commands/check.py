@@ -1,0 +1,30 @@
+"""``client-worker check``: what would keep this client from its work."""
+
+import argparse
+from collections.abc import Iterator
+
+from client_worker.check import check
+from client_worker.settings import ClientSettings
+from shared import findings, settings
+
+ABOUT = (
+    "Look for what would keep this client from its work: settings, broker, permissions, mailbox,"
+    " task, folder. A line for each finding, ok, warn or FAIL; exit code 1 if one is a FAIL."
+    " Nothing is taken out of the mailbox, but nobody else can read it meanwhile. Flags that are"
+    " not listed below belong to the task."
+)
+
+
+def run(argv: list[str]) -> None:
+    """Print the findings."""
+    own = argparse.ArgumentParser(prog="client-worker check", add_help=False, allow_abbrev=False)
+    own.add_argument("--no-train", action="store_true", help="make the task, but do not train it")
+    asked, words = own.parse_known_args(argv)
+
+    def found() -> Iterator[findings.Finding]:
+        given, rest = settings.load(
+            ClientSettings, description=ABOUT, argv=words, keep_unknown=True, own=own
+        )
+        yield from check(given, rest, train=not asked.no_train)
+
+    findings.show(found())

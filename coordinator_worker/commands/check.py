@@ -1,0 +1,23 @@
+"""``coordinator-worker check``: what would keep this coordinator from its work."""
+
+from collections.abc import Iterator
+
+from coordinator_worker.check import check
+from coordinator_worker.settings import CoordinatorSettings
+from shared import findings, settings
+
+ABOUT = (
+    "Look for what would keep this coordinator from its work: settings, broker, permissions,"
+    " checkpoint folder. A line for each finding, ok, warn or FAIL; exit code 1 if one is a FAIL."
+    " May run beside the coordinator; nothing is changed."
+)
+
+
+def run(argv: list[str]) -> None:
+    """Print the findings."""
+
+    def found() -> Iterator[findings.Finding]:
+        given, _ = settings.load(CoordinatorSettings, description=ABOUT, argv=argv)
+        yield from check(given)
+
+    findings.show(found())

@@ -1,0 +1,15 @@
+"""``coordinator-worker participation``: who takes part, from the checkpoint."""
+
+from coordinator_worker.report import ReportSettings, report
+from shared import settings
+
+ABOUT = (
+    "Print who takes part, from the checkpoint: who is in the newest model, who is late, who has"
+    " gone, and the share of the data that each of them stands for."
+)
+
+
+def run(argv: list[str]) -> None:
+    """Print the report."""
+    given, _ = settings.load(ReportSettings, description=ABOUT, argv=argv)
+    report(given.checkpoint_dir, as_json=given.json_)

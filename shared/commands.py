@@ -1,0 +1,35 @@
+"""A program with commands beside its main job; each is a module that is imported when called."""
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+
+from shared import service
+from shared.errors import ConfigError
+from shared.flags import nearest
+
+
+def run(
+    program: str,
+    package: str,
+    known: Mapping[str, str],
+    main: Callable[[list[str]], None],
+    argv: list[str] | None,
+) -> int:
+    """Call ``run(argv)`` of the module in ``package`` that the first word names, else ``main``.
+
+    ``known`` says in a few words what each command is for. Returns the exit code.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    name = words[0] if words else ""
+    if name in known:
+        module = import_module(f"{package}.{name.replace('-', '_')}")
+        return service.run(f"{program} {name}", lambda: module.run(words[1:]))
+    if name and not name.startswith("-"):
+        return service.run(program, lambda: _refuse(name, known))
+    return service.run(program, lambda: main(words))
+
+
+def _refuse(name: str, known: Mapping[str, str]) -> None:
+    mend = nearest(name, known) or f"there are {', '.join(known)}"
+    raise ConfigError(f"unknown command {name}: {mend}; see --help")
