@@ -8,6 +8,7 @@ from shared import commands
 COMMANDS: Final = {
     "evaluate": "what a model is worth on a task's validation data",
     "check": "what would keep the client from its work",
+    "install": "have systemd run the client",
 }
 DESCRIPTION: Final = (
     "Take part in a federation: receive each global model in this client's mailbox, train it on"

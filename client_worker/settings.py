@@ -17,7 +17,7 @@ class ClientSettings(WorkerSettings):
 
     SECTION: ClassVar[str] = "client"
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "what to train": ("task", "stay", "state_dir"),
+        "what to train": ("task", "stay", "state_dir", "training_limit_s"),
         "who this is": ("client", "fleet", "virtual"),
         "trust": ("verify_keys", "encrypt_key"),
     }
@@ -44,6 +44,12 @@ class ClientSettings(WorkerSettings):
         None,
         description="folder in which an update is kept until the broker has confirmed it, so that a"
         " client that is started anew sends it instead of training again",
+    )
+    training_limit_s: float | None = Field(
+        None,
+        gt=0,
+        description="a training that takes longer is taken for one that hangs, and a supervisor"
+        " that watches (docs/services.md) starts this client anew",
     )
     verify_keys: str | None = Field(
         None,

@@ -18,7 +18,8 @@ from shared.layout import Layout
 from shared.log import Log
 from shared.pipeline import Publication
 from shared.sealing import Sealer
-from shared.service import LAST_CHANCE_S, ReadyFile, on_stop_signal
+from shared.service import LAST_CHANCE_S, on_stop_signal
+from shared.supervisor import Busy, Pulse, Supervisor
 from shared.wire import Body
 
 log = Log(__name__)
@@ -58,7 +59,9 @@ class ClientWorker:
             Participant(settings, source, self) for _ in range(settings.virtual or 1)
         ]
         self._at: dict[str, Participant] = {}  # by mailbox
-        self._ready = ReadyFile(settings.ready_file)
+        self._supervisor = Supervisor(settings.ready_file)
+        self._pulse = Pulse(self._supervisor, lambda: self._session.on_thread(self._answer))
+        self._busy = Busy(settings.training_limit_s)
         self._session = Session(
             settings.broker,
             f"client {settings.fleet or settings.client or settings.user}",
@@ -70,7 +73,8 @@ class ClientWorker:
                 places=len(self._participants),
             ),
             on_ready=lambda _queue: self._connected(),
-            on_lost=self._ready.hide,
+            on_lost=self._supervisor.away,
+            on_wait=self._supervisor.alive,
         )
         self._stopping = self._publishing = False
         if settings.fleet is None:
@@ -83,9 +87,13 @@ class ClientWorker:
         on_stop_signal(self._stop)
         try:
             self._session.start(self._settings.wait_broker_s)
+            self._pulse.start()
             while not self._stopping and not all(p.has_ended for p in self._participants):
                 participant = self._events.get()
-                if participant is not None:
+                if participant is None:
+                    self._supervisor.alive("waiting for a model")
+                    continue
+                with self._busy:
                     participant.look()
         except Stopped:
             log.warning(
@@ -94,8 +102,9 @@ class ClientWorker:
                 "trained again" if self.keep is None else "sent again",
             )
         finally:
+            self._pulse.stop()
+            self._supervisor.stopping()
             self._session.close()
-            self._ready.hide()
 
     # --- on the connection's thread, or in a signal handler ------------------------------------
 
@@ -105,9 +114,17 @@ class ClientWorker:
         kept = {queue: p for queue, p in self._at.items() if queue in held}
         others = iter([p for p in self._participants if p not in kept.values()])
         self._at = {queue: kept.get(queue) or next(others) for queue in held}
-        self._ready.show()
+        self._supervisor.ready()
         for queue, participant in self._at.items():
             participant.lease(queue.removeprefix(mailbox("")))
+
+    def _answer(self) -> None:
+        """Say that we are alive, or have the main thread say it if it should have time to."""
+        seconds = self._busy.seconds()
+        if seconds is None:
+            self._events.put(None)
+        elif not self._busy.for_too_long():
+            self._supervisor.alive(f"busy with a model for {seconds:.0f} s")
 
     def _deliver(self, delivery: Delivery) -> None:
         participant = self._at.get(delivery.consumer)

@@ -11,6 +11,7 @@ COMMANDS: Final = {
     "rejected": "what was rejected, and why",
     "audit": "whose updates made a model",
     "check": "what would keep the coordinator from its work",
+    "install": "have systemd run the coordinator",
 }
 DESCRIPTION: Final = (
     "Coordinate a federation: take weight deltas from the queue `update`, fold them, and at each"

@@ -44,11 +44,16 @@ class AskAgain:
 
 
 @dataclass(frozen=True, slots=True)
+class Beat:
+    """Time to say that we are alive (`shared.supervisor`)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """We were asked to stop."""
 
 
-Event = Connected | Quiet | Lost | Sent | AskAgain | Deadline | Stop
+Event = Beat | Connected | Quiet | Lost | Sent | AskAgain | Deadline | Stop
 
 
 class Inbox:

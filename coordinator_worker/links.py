@@ -1,16 +1,19 @@
 """The coordinator's two connections, and what comes from them, from timers and from signals."""
 
 import threading
+from concurrent import futures
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Final
 
 from broker_config.names import UPDATE_QUEUE
-from coordinator_worker.inbox import Connected, Event, Inbox, Lost, Quiet, Stop
+from coordinator_worker.inbox import Beat, Connected, Event, Inbox, Lost, Quiet, Stop
 from coordinator_worker.notices import probe
 from coordinator_worker.settings import CoordinatorSettings
-from shared.amqp import Session
+from shared.amqp import WAIT_S, Session
 from shared.delivery import Delivery, Subscription
-from shared.service import LAST_CHANCE_S, ReadyFile
+from shared.service import LAST_CHANCE_S
+from shared.supervisor import Pulse, Supervisor
 
 QUIET_S: Final = 2.0  # connected for so long and nothing came: another one is active
 
@@ -25,10 +28,12 @@ class Links:
     def __init__(self, settings: CoordinatorSettings) -> None:
         name = f"coordinator · {settings.federation}"
         self._patience_s = settings.wait_broker_s
-        self._ready = ReadyFile(settings.ready_file)
+        self.supervisor = Supervisor(settings.ready_file)
+        self._pulse = Pulse(self.supervisor, self._ask_whether_alive)
         self._stop_asked: SimpleQueue[None] = SimpleQueue()
+        self._timers: dict[type[Event], threading.Timer] = {}
         self._inbox = Inbox(lambda: self.updates.pause(), lambda: self.updates.resume())  # noqa: PLW0108
-        self.models = Session(settings.broker, f"{name} · models out")
+        self.models = Session(settings.broker, f"{name} · models out", on_wait=self._waiting)
         self.updates = Session(
             settings.broker,
             f"{name} · updates in",
@@ -41,12 +46,14 @@ class Links:
         """Connect both; raises as Session.start does."""
         self.models.start(self._patience_s)
         self.updates.start(self._patience_s)
+        self._pulse.start()
 
     def close(self) -> None:
         """Give back what is unacknowledged, send what was posted, close."""
+        self._pulse.stop()
+        self.supervisor.stopping()
         self.updates.close()
         self.models.close()
-        self._ready.hide()
 
     def get(self) -> Delivery | Event:
         """The next delivery or event, however long it takes."""
@@ -56,12 +63,14 @@ class Links:
         """Have ``get`` return ``event``; safe from any thread."""
         self._inbox.put(event)
 
-    def remind(self, seconds: float, event: Event) -> threading.Timer:
-        """Have ``get`` return ``event`` after ``seconds``, unless the timer is cancelled."""
+    def remind(self, seconds: float, event: Event) -> None:
+        """Have ``get`` return ``event`` after ``seconds``, and no other of its kind before."""
         timer = threading.Timer(seconds, self._inbox.put, [event])
         timer.daemon = True
+        if (earlier := self._timers.get(type(event))) is not None:
+            earlier.cancel()
+        self._timers[type(event)] = timer
         timer.start()
-        return timer
 
     def ask_to_stop(self) -> None:
         """End all waiting; safe in a signal handler."""
@@ -83,10 +92,24 @@ class Links:
         threading.Thread(target=probe, args=(self.models,), daemon=True).start()
         self.remind(QUIET_S, Quiet())
 
+    def wait_for(self, sending: Future[None]) -> None:
+        """Return when ``sending`` is done, or raise what it raised."""
+        while not futures.wait([sending], WAIT_S).done:
+            self._waiting()
+        sending.result()
+
+    def _waiting(self) -> None:
+        """For the broker, which is our work too; but a thread that sends does not hear of it."""
+        if threading.current_thread() is threading.main_thread():
+            self.supervisor.alive("waiting until the broker has confirmed a model")
+
+    def _ask_whether_alive(self) -> None:
+        self.updates.on_thread(lambda: self._inbox.put(Beat()))
+
     def _connected(self) -> None:
-        self._ready.show()
+        self.supervisor.ready()
         self._inbox.put(Connected())
 
     def _lost(self) -> None:
-        self._ready.hide()
+        self.supervisor.away()
         self._inbox.put(Lost())

@@ -75,6 +75,15 @@ class State:
         )
 
 
+def status(state: State | None, updates: int, quorum: int, *, active: bool) -> str:
+    """What a coordinator does that has ``updates`` of a round, in a few words for people."""
+    if not active:
+        return "standing by: another coordinator is active"
+    if state is None:
+        return "waiting for initial weights from a client"
+    return f"version {state.version} is out, {updates} of {quorum} updates to the next"
+
+
 def _without_clients(history: tuple[Record, ...]) -> tuple[Record, ...]:
     if not history or "clients" not in history[-1]:
         return history

@@ -10,6 +10,7 @@ from coordinator_worker.audit import Audit
 from coordinator_worker.checkpoint import Checkpoint
 from coordinator_worker.chronicle import Chronicle
 from coordinator_worker.lease import Lease
+from coordinator_worker.links import Links
 from coordinator_worker.settings import CoordinatorSettings, read_initial_model
 from coordinator_worker.state import State
 from shared.backoff import backoff_s
@@ -97,9 +98,9 @@ class Store:
 class Patience:
     """With a disk that is full: say so once, and try again for ever, at growing intervals."""
 
-    def __init__(self, chronicle: Chronicle, stopped_within: StoppedWithin) -> None:
+    def __init__(self, chronicle: Chronicle, links: Links) -> None:
         self._chronicle = chronicle
-        self._stopped_within = stopped_within
+        self._links = links
         self._attempts = 0
 
     def wait(self, error: OSError) -> None:
@@ -107,7 +108,8 @@ class Patience:
         self._attempts += 1
         if self._attempts == 1:
             self._chronicle.stalled(error)
-        if self._stopped_within(backoff_s(self._attempts)):
+        self._links.supervisor.alive("the checkpoint folder cannot be written; trying again")
+        if self._links.stopped_within(backoff_s(self._attempts)):
             raise Stopped("stopped while the checkpoint folder could not be written")
 
     def over(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from coordinator_worker import roster
 from coordinator_worker.aggregation import Diverged
@@ -24,6 +24,7 @@ from coordinator_worker.fanout import Fanout
 from coordinator_worker.goal import Goal
 from coordinator_worker.inbox import (
     AskAgain,
+    Beat,
     Connected,
     Deadline,
     Event,
@@ -41,7 +42,7 @@ from coordinator_worker.rejections import Rejections
 from coordinator_worker.round import Round
 from coordinator_worker.settings import CoordinatorSettings, parse_config
 from coordinator_worker.staging import Staging
-from coordinator_worker.state import Best, State
+from coordinator_worker.state import Best, State, status
 from coordinator_worker.store import Patience, Store
 from shared.amqp import MOST_UNACKNOWLEDGED
 from shared.chunks import message_count
@@ -52,9 +53,6 @@ from shared.log import Log
 from shared.messages import UpdateManifest
 from shared.service import on_stop_signal
 from shared.signing import Signer
-
-if TYPE_CHECKING:
-    from threading import Timer
 
 log = Log(__name__)
 
@@ -84,7 +82,7 @@ class CoordinatorWorker:
         self._audit = self._store.audit
         self._chronicle = Chronicle(events, settings.quorum, self._audit)
         self._rejections = Rejections(self._links.models, self._notices, self._chronicle)
-        self._patience = Patience(self._chronicle, self._links.stopped_within)
+        self._patience = Patience(self._chronicle, self._links)
         self._evaluator = (
             Evaluator(settings.evaluate, self._store.folder, self._chronicle.evaluated)
             if settings.evaluate
@@ -95,7 +93,6 @@ class CoordinatorWorker:
         self._fanout: Fanout | None = None
         self._round: Round
         self._finished = False
-        self._deadline: Timer | None = None
         self._overdue = False
         self._abandoned = 0  # epoch of which nothing more is taken: it lacks a message
         self._sender = ThreadPoolExecutor(1, "send")
@@ -135,6 +132,10 @@ class CoordinatorWorker:
         match event:
             case Connected():
                 self._links.ask_whether_active()
+            case Beat():
+                updates = self._round.updates if self._state is not None else 0
+                told = status(self._state, updates, self._policy.quorum, active=self._active)
+                self._links.supervisor.alive(told)
             case Quiet() if not self._active:
                 log.info("standby", "another coordinator is active; waiting for its end")
             case Lost():
@@ -294,9 +295,7 @@ class CoordinatorWorker:
     def _await_deadline(self, state: State) -> None:
         self._overdue = False
         if self._settings.deadline_s is not None:
-            if self._deadline is not None:
-                self._deadline.cancel()
-            self._deadline = self._links.remind(self._settings.deadline_s, Deadline(state.version))
+            self._links.remind(self._settings.deadline_s, Deadline(state.version))
 
     def _look_at_deadline(self, state: State) -> None:
         updates = self._round.updates
@@ -386,7 +385,7 @@ class CoordinatorWorker:
         if self._sending is None or self._state is None:
             return
         sending, tags, epoch = self._sending
-        sending.result()
+        self._links.wait_for(sending)
         self._sending = None
         self._links.updates.acknowledge(tags, epoch)
         if self._fanout is not None:

@@ -9,7 +9,6 @@ import logging
 import os
 import secrets
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -20,7 +19,7 @@ from pika import exceptions
 
 from shared.address import diagnose, is_final, parameters, refusal
 from shared.backoff import backoff_s
-from shared.connection import Connection
+from shared.connection import Connection, properties_of
 from shared.delivery import Delivery, Subscription, Unacknowledged
 from shared.errors import BrokerRefused, BrokerUnavailable, Stopped, WarrenError
 from shared.log import Log
@@ -35,6 +34,7 @@ logging.getLogger("pika").setLevel(logging.CRITICAL + 1)
 log = Log(__name__)
 
 DRAIN_S: Final = 5.0
+WAIT_S: Final = 10.0
 HOPELESS_S: Final = 0.5  # for a broker that has not confirmed a word in DRAIN_S
 # A consumer that names no limit gets 2000 messages from a quorum queue and then, until it
 # acknowledges, nothing: a round of 2 GB would wait for ever. This is the highest that can be named.
@@ -46,7 +46,7 @@ class Session:
 
     ``broker`` is an AMQP URL with user and vhost, ``name`` what the management UI calls the
     connection. ``on_ready(queue)`` is called each time consuming (or publishing) can begin,
-    ``on_lost()`` each time it ends and will be tried again.
+    ``on_lost()`` each time it ends and will be tried again, ``on_wait()`` while confirms take long.
     """
 
     def __init__(
@@ -57,13 +57,14 @@ class Session:
         *,
         on_ready: Callable[[str | None], None] = lambda _queue: None,
         on_lost: Callable[[], None] = lambda: None,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self._parameters = parameters(broker, name)
         self.user: str = self._parameters.credentials.username
         self.epoch = 0
         self._unacknowledged = Unacknowledged(0)
         self._subscription = subscription
-        self._on_ready, self._on_lost = on_ready, on_lost
+        self._on_ready, self._on_lost, self._on_wait = on_ready, on_lost, on_wait
         self._thread = threading.Thread(target=self._run, name=f"amqp {name}", daemon=True)
         self._pipeline = Pipeline(self._send)
         self._ready = False
@@ -101,7 +102,8 @@ class Session:
         while True:
             job = Job(messages)
             self._submit(job)
-            job.done.wait()
+            while not job.done.wait(WAIT_S):
+                self._on_wait()
             if job.error is None:
                 return
             if not isinstance(job.error, Unconfirmed):
@@ -127,7 +129,7 @@ class Session:
             self._call(partial(self._acknowledge, known))
 
     def reopen(self) -> None:
-        """Let the link go and connect again: what is unacknowledged then comes once more."""
+        """Let the link go and connect again: what is unacknowledged comes once more."""
         self._call(self._disconnect)
 
     def pause(self) -> None:
@@ -137,6 +139,11 @@ class Session:
     def resume(self) -> None:
         """Read on."""
         self._call(lambda: self._connection.resume())  # noqa: PLW0108  of the newest connection
+
+    def on_thread(self, function: Callable[[], None]) -> None:
+        """Call ``function`` on the connection's thread, or at once while there is no connection."""
+        if not self._call(function):
+            function()
 
     def close(self) -> None:
         """Send what was posted, close, and wait for the thread to end."""
@@ -168,10 +175,11 @@ class Session:
             return
         self._call(self._pump)
 
-    def _call(self, function: Callable[[], None]) -> None:
+    def _call(self, function: Callable[[], None]) -> bool:
         with self._lock:
             if self._loop is not None:
                 self._loop.add_callback_threadsafe(function)
+            return self._loop is not None
 
     # --- the connection's thread ----------------------------------------------------------------
 
@@ -309,16 +317,7 @@ class Session:
             self._pipeline.pump()
 
     def _send(self, number: int, message: Publication) -> None:
-        properties = pika.BasicProperties(
-            content_type=message.content_type,
-            delivery_mode=2 if message.persistent else 1,
-            type=message.kind,
-            app_id="warren",
-            user_id=self.user,
-            headers=message.headers,
-            message_id=str(number),
-            timestamp=int(time.time()),
-        )
+        properties = properties_of(message, number, self.user)
         method = pika.spec.Basic.Publish(
             exchange=message.exchange,
             routing_key=message.routing_key,

@@ -1,10 +1,9 @@
-"""What a worker needs to be a service: an ending for expected errors, signals, a ready file."""
+"""What a worker needs to be a service: an ending for expected errors, and signals."""
 
 import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -42,21 +41,3 @@ def on_stop_signal(stop: Callable[[], None]) -> None:
 
     signal.signal(signal.SIGINT, received)
     signal.signal(signal.SIGTERM, received)
-
-
-class ReadyFile:
-    """A file that exists while the worker is connected; for ``healthcheck: test -f FILE``."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-
-    def show(self) -> None:
-        """Say that the worker is connected."""
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.touch()
-
-    def hide(self) -> None:
-        """Say that it is not."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)

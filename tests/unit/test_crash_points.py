@@ -9,6 +9,7 @@ import contextlib
 import tempfile
 import threading
 from collections.abc import Iterable
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,9 @@ class Life:
 
     def put(self, event: Event) -> None:
         self.told.append(event)
+
+    def wait_for(self, sending: Future[None]) -> None:
+        sending.result()
 
     def stopped_within(self, seconds: float) -> bool:
         raise Stopped("nothing here is slow")

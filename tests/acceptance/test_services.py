@@ -1,0 +1,169 @@
+"""Workers as services: what systemd hears of them, and what it no longer hears when one hangs.
+
+The test plays systemd: a datagram socket in NOTIFY_SOCKET, and WATCHDOG_USEC.
+"""
+
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pika
+import pytest
+
+from tests.conftest import Place
+from tests.processes import DEADLINE_S, Worker, workers
+
+WATCHDOG_S = 1.5  # a worker asks itself every half second
+
+
+class Systemd:
+    """The end of the socket at which systemd would sit."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self.path = path
+        self.heard: list[str] = []
+
+    def environment(self, watchdog_s: float = WATCHDOG_S) -> dict[str, str]:
+        return {
+            "NOTIFY_SOCKET": str(self.path),
+            "WATCHDOG_USEC": str(int(watchdog_s * 1e6)),
+        }
+
+    def hears(self, words: str, within_s: float = DEADLINE_S) -> bool:
+        """Whether a line that begins with ``words`` comes within ``within_s``."""
+        deadline = time.monotonic() + within_s
+        while (left := deadline - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            try:
+                lines = self._socket.recv(4096).decode().split("\n")
+            except TimeoutError:
+                break
+            self.heard += lines
+            if any(line.startswith(words) for line in lines):
+                return True
+        return False
+
+    def silent(self, words: str) -> bool:
+        """Whether ``words`` stay away for as long as systemd waits; what came before may come."""
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            if not self.hears(words, WATCHDOG_S):
+                return True
+        return False
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[Systemd]:
+    played = Systemd(tmp_path / "notify")
+    yield played
+    played.close()
+
+
+def ledger(index: int, *more: str) -> tuple[str, ...]:
+    return ("--task", "tests.tasks:ledger", "--index", str(index), "--size", "8", *more)
+
+
+def test_a_coordinator_tells_systemd_how_it_is(
+    place: Place, tmp_path: Path, systemd: Systemd
+) -> None:
+    folder = ("--checkpoint-dir", str(tmp_path / "checkpoint"), "--quorum", "2")
+    with workers() as started:
+        told = systemd.environment()
+        started.append(Worker("coordinator-worker", place.urls["coordinator"], *folder, **told))
+        assert systemd.hears("READY=1")
+        assert systemd.hears("STATUS=waiting for initial weights")
+        started.append(Worker("client-worker", place.urls["alfa"], *ledger(0)))
+        assert systemd.hears("STATUS=version 0 is out, 1 of 2 updates to the next")
+        assert systemd.hears("WATCHDOG=1")
+        started[0].process.send_signal(signal.SIGTERM)
+        assert systemd.hears("STOPPING=1")
+        assert started[0].end() == 0
+
+
+STUCK = """#!{python}
+import threading
+from coordinator_worker import checkpoint, cli
+checkpoint.Checkpoint.save = lambda self, state: threading.Event().wait()
+raise SystemExit(cli.main())
+"""
+
+
+def test_a_coordinator_that_hangs_is_not_taken_for_one_that_lives(
+    place: Place, tmp_path: Path, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "stuck-coordinator"
+    program.write_text(STUCK.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setenv("TEST_STUCK_COORDINATOR", str(program))
+    folder = ("--checkpoint-dir", str(tmp_path / "checkpoint"), "--quorum", "1")
+    with workers() as started:
+        told = systemd.environment()
+        started.append(Worker("stuck-coordinator", place.urls["coordinator"], *folder, **told))
+        assert systemd.hears("WATCHDOG=1")
+        started.append(Worker("client-worker", place.urls["alfa"], *ledger(0)))
+        assert systemd.silent("WATCHDOG=1")
+        # Its connection lives on all the while: this is not what a dead process looks like.
+        with pika.BlockingConnection(pika.URLParameters(place.urls["coordinator"])) as connection:
+            queue = connection.channel().queue_declare("update", passive=True)
+        assert queue.method.consumer_count == 1
+
+
+def test_a_client_that_trains_for_long_is_well_until_its_limit(
+    place: Place, tmp_path: Path, systemd: Systemd
+) -> None:
+    endless = ("--task", "tests.tasks:endless")
+    folder = ("--checkpoint-dir", str(tmp_path / "checkpoint"), "--quorum", "1")
+    with workers() as started:
+        started.append(Worker("coordinator-worker", place.urls["coordinator"], *folder))
+        words = (*endless, "--training-limit-s", "3")
+        told = systemd.environment()
+        started.append(Worker("client-worker", place.urls["alfa"], *words, **told))
+        assert systemd.hears("READY=1")
+        started[1].wait_for("training")
+        assert systemd.hears("STATUS=busy with a model for 1 s")
+        assert systemd.silent("WATCHDOG=1")
+        assert not [line for line in systemd.heard if line.endswith(" for 4 s")]
+
+
+def test_a_client_without_work_lives_and_says_what_it_waits_for(
+    place: Place, systemd: Systemd
+) -> None:
+    with workers() as started:
+        told = systemd.environment()
+        started.append(Worker("client-worker", place.urls["alfa"], *ledger(0), **told))
+        assert systemd.hears("STATUS=waiting for a model")
+        assert systemd.hears("WATCHDOG=1")
+        assert systemd.hears("WATCHDOG=1")
+
+
+def test_the_ready_file_is_touched_for_as_long_as_all_is_well(place: Place, tmp_path: Path) -> None:
+    """What the health checks of compose and Kubernetes look at."""
+    ready = tmp_path / "ready"
+    with workers() as started:
+        told = {"NOTIFY_SOCKET": str(tmp_path / "nobody"), "WATCHDOG_USEC": "600000"}
+        words = (*ledger(0), "--ready-file", str(ready))
+        started.append(Worker("client-worker", place.urls["alfa"], *words, **told))
+        started[0].wait_for("connected")
+        first = touched(ready, 0.0)
+        assert touched(ready, first) > first
+        started[0].process.send_signal(signal.SIGTERM)
+        assert started[0].end() == 0
+    assert not ready.exists()
+
+
+def touched(ready: Path, since: float) -> float:
+    """When the file was touched next after ``since``."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        if ready.exists() and (at := ready.stat().st_mtime) > since:
+            return at
+        time.sleep(0.02)
+    raise AssertionError(f"{ready} is not touched")
