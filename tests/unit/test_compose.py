@@ -1,8 +1,10 @@
 """docker-compose.yml agrees with the declaration."""
 
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +102,24 @@ def test_clients_can_be_scaled_and_at_once_reach_the_quorum(
 
 
 def test_every_service_has_a_healthcheck_and_workers_tell_when_they_are_ready(
-    services: dict[str, Any],
+    services: dict[str, Any], tmp_path: Path
 ) -> None:
     assert [name for name in services if "healthcheck" not in services[name]] == []
     for worker in ("coordinator", "client"):
-        test = services[worker]["healthcheck"]["test"]
-        assert test == ["CMD", "test", "-f", option(services[worker], "ready-file")]
+        kind, command = services[worker]["healthcheck"]["test"]
+        assert kind == "CMD-SHELL"
+        file = tmp_path / "ready"
+        check = command.replace("$$", "$").replace(
+            option(services[worker], "ready-file"), str(file)
+        )
+        assert (
+            subprocess.run(["sh", "-c", check], check=False, stderr=subprocess.DEVNULL).returncode
+            == 1
+        )
+        file.touch()
+        assert subprocess.run(["sh", "-c", check], check=False).returncode == 0
+        os.utime(file, (0, time.time() - 300))  # a worker that hangs does not touch it
+        assert subprocess.run(["sh", "-c", check], check=False).returncode == 1
 
 
 def test_every_build_target_is_a_stage_that_does_not_run_as_root(services: dict[str, Any]) -> None:
