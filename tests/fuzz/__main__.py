@@ -5,7 +5,6 @@ it with the input in ``runs/fuzz/TARGET-crash-…``. ``TARGET.json`` there has t
 """
 
 import argparse
-import atexit
 import json
 import resource
 import sys
@@ -19,6 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 CORPUS = Path(__file__).parent / "corpus"
 MEMORY_MB = {"decoder": 512, "step": 1024}
 LONGEST = {"decoder": 4096, "step": 1024}
+REPORT_EVERY = 1000
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _counted(run: Callable[[bytes], None], target: str, out: Path) -> Callable[[bytes], None]:
-    """``run``, with a report at the end of how often it ran: libFuzzer ends the process."""
+    """``run``, with a report of how often it ran, kept current: libFuzzer ends without a word."""
     executions, began = 0, time.monotonic()
 
     def report() -> None:
@@ -65,14 +65,14 @@ def _counted(run: Callable[[bytes], None], target: str, out: Path) -> Callable[[
             "crashes": [path.name for path in sorted(out.glob(f"{target}-crash-*"))],
         }
         (out / f"{target}.json").write_text(json.dumps(told, indent=2) + "\n")
-        sys.stdout.write(json.dumps(told) + "\n")
 
     def one(data: bytes) -> None:
         nonlocal executions
         executions += 1
         run(data)
+        if executions % REPORT_EVERY == 0:
+            report()
 
-    atexit.register(report)
     return one
 
 
