@@ -1,5 +1,6 @@
 """What the coordinator says of what happens: to its host's log, to everybody, to the audit."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,13 +21,14 @@ class Chronicle:
         self._events = events
         self._audit = audit
         self._quorum = quorum
+        self._closed_at: float | None = None  # of the round whose model is on its way
 
     def joined(self, client: str) -> None:
         """A client is there."""
         log.info("client_joined", "%s joined", client, client=client)
         self._events.post("client.joined", client=client)
 
-    def accepted(self, manifest: UpdateManifest, version: int, updates: int) -> None:
+    def accepted(self, manifest: UpdateManifest, norm: float, version: int, updates: int) -> None:
         """An update is in the sum that will make ``version`` + 1, as the ``updates``-th."""
         client = manifest.client
         self._audit.accepted(manifest, version + 1)
@@ -47,6 +49,8 @@ class Chronicle:
             base_version=manifest.base_version,
             examples=manifest.num_examples,
             bytes=manifest.size_bytes,
+            staleness=version - manifest.base_version,
+            norm=norm,
             metrics=manifest.metrics,
             quorum=(updates, self._quorum),
         )
@@ -96,9 +100,10 @@ class Chronicle:
         )
         self._events.post("round.overdue", version=version, quorum=(updates, self._quorum))
 
-    def closed(self, run: str, record: Mapping[str, Any]) -> None:
+    def closed(self, run: str, record: Mapping[str, Any], checkpoint_s: float) -> None:
         """A round has made a model, which is in the checkpoint."""
-        self._events.post("round.closed", run=run, **record)
+        self._closed_at = time.monotonic()
+        self._events.post("round.closed", run=run, checkpoint_seconds=checkpoint_s, **record)
 
     def diverged(self, version: int, error: Exception) -> None:
         """A round's updates would have spoilt the model."""
@@ -127,6 +132,7 @@ class Chronicle:
     def published(self, state: State, model: ModelManifest) -> None:
         """Every mailbox has the model."""
         version = state.version
+        began, self._closed_at = self._closed_at, None
         self._audit.published(version, model.digest, model.content)
         log.info("model_published", "version %d is published", version, version=version)
         self._events.post(
@@ -135,6 +141,7 @@ class Chronicle:
             version=version,
             bytes=state.weights.buffer.nbytes,
             quorum=(0, self._quorum),
+            seconds=None if began is None else time.monotonic() - began,
         )
 
     def stalled(self, error: OSError) -> None:

@@ -55,6 +55,11 @@ class Arrival:
         last = start + len(data) == self.manifest.size_bytes
         self.pieces.append(self.staging.keep(start, data, last=last))
 
+    @property
+    def norm(self) -> float:
+        """L2 norm of what has come."""
+        return sqrt(self.sum_of_squares)
+
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
         """The transfer's bytes in pieces of (offset, bytes), each good until the next is asked."""
         return self.staging.chunks(self.pieces)
@@ -252,7 +257,7 @@ class Intake:
         try:
             whole = arrival.incoming.add(index, data)
             if whole and state is not None and isinstance(manifest, UpdateManifest):
-                self._bound.check(sqrt(arrival.sum_of_squares), state)
+                self._bound.check(arrival.norm, state)
         except Rejected as rejected:
             settled = tuple(self._forget(manifest.transfer))
             return Outcome(None, None, settled, rejected, manifest.client, base_version)

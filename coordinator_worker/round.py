@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from math import sqrt
 from operator import itemgetter
 from statistics import median
 from typing import Any, Final, NamedTuple
@@ -77,7 +76,7 @@ class Round:
         manifest = arrival.manifest
         if not isinstance(manifest, UpdateManifest):
             raise TypeError(f"{manifest.kind} is not an update")
-        norm = sqrt(arrival.sum_of_squares)
+        norm = arrival.norm
         weight = self.cohort.take(
             Contribution(
                 manifest.num_examples,

@@ -38,6 +38,7 @@ from coordinator_worker.intake import Arrival, Intake
 from coordinator_worker.learning import Learning
 from coordinator_worker.links import Links
 from coordinator_worker.notices import Notices
+from coordinator_worker.observers import Observers
 from coordinator_worker.rejections import Rejections
 from coordinator_worker.round import Round
 from coordinator_worker.settings import CoordinatorSettings, parse_config
@@ -76,7 +77,7 @@ class CoordinatorWorker:
         self._staging = Staging(self._store.folder, memory_bytes=0)
         self._intake = Intake.of(settings, self._policy, self._staging)
         self._initiation = Initiation(self._ask_for_weights, lambda: self._links.put(AskAgain()))
-        events = Events(self._links.models, federation=settings.federation)
+        self._events = events = Events(self._links.models, federation=settings.federation)
         self._signer = Signer.of(settings.secret(settings.signing_keys))
         self._notices = Notices(self._links.models, self._signer)
         self._audit = self._store.audit
@@ -101,6 +102,8 @@ class CoordinatorWorker:
     def run(self) -> None:
         """Serve until the goal is reached or a signal asks to stop."""
         on_stop_signal(self._links.ask_to_stop)
+        observers = Observers(self._settings)
+        self._events.observers += observers.observe
         try:
             self._links.start()
             while not self._finished:
@@ -125,6 +128,7 @@ class CoordinatorWorker:
             self._links.close()
             self._sender.shutdown()
             self._store.close()
+            observers.close()
 
     # --- becoming and being the active coordinator ----------------------------------------------
 
@@ -169,7 +173,7 @@ class CoordinatorWorker:
         self._active = True
         self._settle_sending()
         state = self._store.state if changed else self._state or self._store.state
-        self._persist(partial(self._audit.take_over, state))
+        self._patience.persist(partial(self._audit.take_over, state))
         if state is None:
             self._notices.call_together()
         elif changed or self._fanout is None:
@@ -228,8 +232,8 @@ class CoordinatorWorker:
         self._round = Round(self._coordinator.begin(memory))
 
     def _receive(self, item: Delivery) -> None:
-        # Not the session's epoch at the time of acknowledging: the link may be lost and back while
-        # a model is published, and on the new channel these tags are other deliveries.
+        # Not the session's epoch when acknowledging: the link may be lost and back while a model is
+        # published, and on the new channel these tags are other deliveries.
         self._epoch = item.epoch
         outcome = self._intake.receive(item, self._state)
         if self._state is None and not outcome.settled:
@@ -274,8 +278,9 @@ class CoordinatorWorker:
         if self._learning.aggregator.needs_rarity:
             rarity = roster.rarity(state.roster, arrival.manifest.client)
         self._round.fold(arrival, rarity)
-        self._chronicle.accepted(arrival.manifest, state.version, self._round.updates)
-        if self._policy.closes(self._round.updates, overdue=self._overdue):
+        updates = self._round.updates
+        self._chronicle.accepted(arrival.manifest, arrival.norm, state.version, updates)
+        if self._policy.closes(updates, overdue=self._overdue):
             self._close_round(state)
 
     def _take_initial(self, arrival: Arrival) -> None:
@@ -284,7 +289,7 @@ class CoordinatorWorker:
             for start, data in arrival.chunks():
                 weights.buffer[start : start + len(data)] = data
             state = self._store.version_zero(self._learning.initial(weights))
-            self._save(state)
+            self._patience.persist(partial(self._store.save, state))
             self._audit.resumed(state)
             client = arrival.manifest.client
             log.info("initial_model", "%s sent the initial model", client, client=client)
@@ -338,7 +343,7 @@ class CoordinatorWorker:
         self._fanout.hold()
         sending = self._sender.submit(self._coordinator.send, weights)
         self._audit.aggregated(version, closed.entries, record.get("diverged"))
-        self._save(state)
+        checkpoint_s = self._patience.persist(partial(self._store.save, state))
         self._fanout.release()
         self._sending = (sending, closed.tags, self._epoch)
         sending.add_done_callback(lambda _sending: self._links.put(Sent()))
@@ -347,7 +352,7 @@ class CoordinatorWorker:
         self._rejections.counted.clear()
         self._begin_round(spare)
         self._await_deadline(state)
-        self._chronicle.closed(state.run, record)
+        self._chronicle.closed(state.run, record, checkpoint_s)
 
     def _aggregate(self, state: State, closed: Round, record: dict[str, Any]) -> Weights:
         """The next model; the last good one again if it would not be finite."""
@@ -363,22 +368,8 @@ class CoordinatorWorker:
 
     def _keep_best(self, state: State, best: Best) -> None:
         """Before the checkpoint that says so; a crash in between leaves a copy that is too new."""
-        self._persist(partial(self._store.save_best, state.weights))
+        self._patience.persist(partial(self._store.save_best, state.weights))
         self._chronicle.found_best(best)
-
-    def _save(self, state: State) -> None:
-        self._persist(partial(self._store.save, state))
-
-    def _persist(self, write: Callable[[], None]) -> None:
-        """Write; while the disk is full, wait: nothing else may happen before."""
-        while True:
-            try:
-                write()
-            except OSError as error:
-                self._patience.wait(error)
-            else:
-                self._patience.over()
-                return
 
     def _settle_sending(self) -> None:
         """Wait until the newest model is published, if it is not; let its updates go."""
