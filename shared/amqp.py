@@ -9,7 +9,6 @@ import logging
 import os
 import secrets
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -26,6 +25,7 @@ from shared.errors import BrokerRefused, BrokerUnavailable, Stopped, WarrenError
 from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
 from shared.places import Places
+from shared.properties import outgoing, reads
 from shared.tls import Broker
 
 # What matters comes back as an error. pika even calls it critical that the broker, which has not
@@ -293,7 +293,7 @@ class Session:
         if wanted.manual_ack:
             self._unacknowledged.add(method.delivery_tag)
         told = (self.epoch, properties.user_id, method.redelivered, method.consumer_tag)
-        wanted.on_delivery(Delivery(body, method.delivery_tag, *told))
+        wanted.on_delivery(Delivery(body, method.delivery_tag, *told, reads(properties)))
 
     def _acknowledge(self, known: Unacknowledged) -> None:
         last, others = known.settle()
@@ -309,16 +309,7 @@ class Session:
             self._pipeline.pump()
 
     def _send(self, number: int, message: Publication) -> None:
-        properties = pika.BasicProperties(
-            content_type=message.content_type,
-            delivery_mode=2 if message.persistent else 1,
-            type=message.kind,
-            app_id="warren",
-            user_id=self.user,
-            headers=message.headers,
-            message_id=str(number),
-            timestamp=int(time.time()),
-        )
+        properties = outgoing(message, number, self.user)
         method = pika.spec.Basic.Publish(
             exchange=message.exchange,
             routing_key=message.routing_key,
