@@ -1,15 +1,18 @@
 """Yesterday's workers and today's, over one broker: they work together, or say why not."""
 
+import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from broker_config import node as private_node
 from coordinator_worker import checkpoint
 from tests import yesterday
 from tests.conftest import Place
-from tests.processes import ENCRYPT, ROOT, Worker, workers
+from tests.processes import BIN, ENCRYPT, ROOT, Worker, environment_of, workers
 
 UNSIGNED = {"WARREN_SIGNING_KEYS": ""}
 UNVERIFIED = {"WARREN_VERIFY_KEYS": ""}
@@ -121,3 +124,78 @@ def test_a_client_that_encrypts_is_told_by_a_coordinator_that_cannot_decrypt(
         assert coordinating.end() == 0
         early.kill()
     assert early.said.count("\n") < 10 * ROUNDS, "it asks again and again"
+
+
+def broker_config(tree: Path, home: Path, command: str, *arguments: str) -> str:
+    """Run a command of ``tree``'s broker-config; return what it printed."""
+    told = subprocess.run(
+        [BIN / "broker-config", command, "--home", home, *arguments],
+        cwd=tree, env=environment_of(tree), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    return told.stdout + told.stderr
+
+
+@dataclass(frozen=True)
+class Site:
+    """A federation that somebody runs in ``folder``, with the bundles of its home."""
+
+    folder: Path
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    def worker(self, command: str, user: str, *arguments: str, tree: Path, **extra: str) -> Worker:
+        """A worker with a user's bundle as it lies there now, copied over to it."""
+        lines = (self.home / "bundles" / f"{user}.env").read_text().splitlines()
+        bundle = dict(line.split("=", 1) for line in lines)
+        none = {"WARREN_SIGNING_KEYS": "", "WARREN_VERIFY_KEYS": "", "WARREN_DECRYPT_KEYS": ""}
+        return Worker(command, "", *arguments, tree=tree, **(none | bundle | extra))
+
+    def rounds(self, number: int, trees: tuple[Path, Path, Path], *, signed: bool) -> list[Worker]:
+        """Train to version ``number``: a coordinator and two clients, each of a tree of its own."""
+        extra = {} if signed else UNSIGNED | UNVERIFIED
+        goal = ("--quorum", "2", "--rounds", str(number))
+        told = ("--checkpoint-dir", str(self.folder / "checkpoint"))
+        with workers() as started:
+            for index, (user, tree) in enumerate(zip(("alfa", "bravo"), trees[1:], strict=True)):
+                task = ("--task", "tests.tasks:ledger", "--index", str(index), "--size", str(SIZE))
+                keep = ("--state-dir", str(self.folder / user))
+                started.append(self.worker("client-worker", user, *task, *keep, tree=tree, **extra))
+            started.append(
+                self.worker(
+                    "coordinator-worker", "coordinator", *told, *goal, tree=trees[0], **extra
+                )
+            )
+            codes = [worker.end() for worker in started]
+            assert codes == [0, 0, 0], started[codes.index(max(codes))].said
+        return started
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """A home whose broker is stopped at the end."""
+    found = Site(tmp_path)
+    try:
+        yield found
+    finally:
+        private_node.down(found.home)
+
+
+def test_a_federation_is_upgraded_in_place_as_the_page_says_and_goes_back(
+    site: Site, old: Path
+) -> None:
+    """docs/upgrade.md, step by step, with the bundles, checkpoint and state that are there."""
+    broker_config(old, site.home, "up", "--client", "alfa", "--client", "bravo")
+    site.rounds(3, (old, old, old), signed=True)
+
+    broker_config(ROOT, site.home, "up")
+    assert "WARREN_SIGNING_KEYS" in (site.home / "bundles" / "coordinator.env").read_text()
+    site.rounds(6, (ROOT, old, old), signed=False)  # the coordinator first, then the clients
+    site.rounds(9, (ROOT, ROOT, ROOT), signed=False)
+    site.rounds(12, (ROOT, ROOT, ROOT), signed=True)
+
+    back = site.rounds(15, (old, ROOT, ROOT), signed=False)
+    assert "Traceback" not in "".join(worker.said for worker in back)
+    np.testing.assert_allclose(counts(site.folder / "checkpoint"), [7.5, 7.5, 0, 0], rtol=1e-6)
