@@ -26,6 +26,7 @@ from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
 from shared.places import Places
 from shared.properties import outgoing, reads
+from shared.row import ask
 from shared.tls import Broker
 
 # What matters comes back as an error. pika even calls it critical that the broker, which has not
@@ -239,11 +240,19 @@ class Session:
         if wanted.follows is not None:
             self._declare_own(wanted, *wanted.follows)
             return
-        queue = self.places.next()
-        if queue is None:
-            self._all_taken(self.places.tried)
-            return
-        self._consume_from(queue, wanted)
+        if queues := self.places.to_ask():
+            ask(self._channel, queues, self._answered)
+        elif (queue := self.places.next()) is not None:
+            self._consume_from(queue, wanted)
+        else:
+            self._fail(BrokerUnavailable(self.places.shortage()))
+            self._disconnect()
+
+    def _answered(self, consumers: int) -> bool:
+        is_last = self.places.answered(consumers)
+        if is_last:
+            self._consume()
+        return is_last
 
     def _declare_own(self, wanted: Subscription, exchange: str, topic: str) -> None:
         def declared(_frame: Any) -> None:
@@ -272,10 +281,6 @@ class Session:
             self._become_ready(queue)
         else:
             self._consume()
-
-    def _all_taken(self, there: int) -> None:
-        self._fail(BrokerUnavailable(self.places.shortage(there)))
-        self._disconnect()
 
     def _become_ready(self, queue: str | None) -> None:
         self._ready = self._was_up = True
@@ -348,8 +353,9 @@ class Session:
                 self.places.taken()
                 self._open_channel()  # taken by another client: try the next of the row
                 return
-            if error.reply_code == 404 and self.places.is_end():
-                self._all_taken(self.places.tried - 1)  # the row ends here
+            if error.reply_code == 404 and self.places.is_asking and not self.places.is_empty():
+                self.places.ended()
+                self._open_channel()
                 return
             hopeless = is_final(error)
             refused = refusal(error, self._where)

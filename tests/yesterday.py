@@ -8,8 +8,8 @@ from typing import Final
 
 from tests.processes import ROOT
 
-# The last commit before signatures and encryption: what was on main before issue 5 landed. It
-# speaks protocol 1 alone, and writes all of a header out. What is younger than it is nowhere in use.
+# The last commit before signatures and encryption. It speaks protocol 1 alone, and writes all of a
+# header out.
 COMMIT: Final = "4cbe108729e6857bd52dfbcdeb8dd6c397beed39"
 
 

@@ -21,9 +21,9 @@ SIZE = 600_000  # three chunks
 
 
 @pytest.fixture(scope="module")
-def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The code of yesterday."""
-    yield yesterday.export(tmp_path_factory.mktemp("yesterday"))
+    return yesterday.export(tmp_path_factory.mktemp("yesterday"))
 
 
 def client(place: Place, user: str, index: int, tree: Path = ROOT, **extra: str) -> Worker:
