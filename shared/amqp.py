@@ -74,6 +74,7 @@ class Session:
         self._first = threading.Event()
         self._failure: WarrenError | None = None
         self._hopeless = False
+        self._had: tuple[str, ...] = ()  # the queues that were ours when we were last ready
 
     # --- called from any thread -----------------------------------------------------------------
 
@@ -202,7 +203,7 @@ class Session:
         self.epoch += 1
         self._unacknowledged = Unacknowledged(self.epoch)
         wanted = self._subscription
-        self.places = Places(wanted.queues, wanted.places) if wanted else Places(())
+        self.places = Places(wanted.queues, wanted.places, self._had) if wanted else Places(())
         self._was_up = False
         connection = Connection(
             self._parameters,
@@ -223,7 +224,8 @@ class Session:
         return self._was_up
 
     def _open_channel(self) -> None:
-        self._connection.channel(on_open_callback=self._channel_open)
+        if self._connection.is_open:
+            self._connection.channel(on_open_callback=self._channel_open)
 
     def _channel_open(self, channel: Any) -> None:
         self._channel = channel
@@ -285,6 +287,7 @@ class Session:
     def _become_ready(self, queue: str | None) -> None:
         self._ready = self._was_up = True
         self._failure = None
+        self._had = tuple(self.places.held)
         log.info("connected", "connected to %s", self._where)
         self._on_ready(queue)
         self._first.set()
@@ -350,11 +353,10 @@ class Session:
     def _channel_closed(self, _channel: Any, error: Exception) -> None:
         if isinstance(error, exceptions.ChannelClosedByBroker):
             if error.reply_code == 403 and "exclusive" in error.reply_text:
-                self.places.taken()
-                self._open_channel()  # taken by another client: try the next of the row
+                # By another client. By the next turn of the row, this connection may be gone.
+                self._connection.ioloop.call_later(self.places.taken(), self._open_channel)
                 return
-            if error.reply_code == 404 and self.places.is_asking and not self.places.is_empty():
-                self.places.ended()
+            if error.reply_code == 404 and self.places.missing():
                 self._open_channel()
                 return
             hopeless = is_final(error)
