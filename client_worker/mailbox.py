@@ -88,6 +88,7 @@ class Mailbox:
         self._newest: GlobalModel | ModelManifest | None = None
         self._notices: list[Notice] = []
         self._arriving: tuple[Incoming, Shelved] | None = None
+        self._unreadable = ""  # what was said last of a protocol that is not ours
         self.bytes_received = 0
 
     def expect(self, layout: Layout) -> None:
@@ -131,7 +132,7 @@ class Mailbox:
         """Take one message; for the connection's thread."""
         self.bytes_received += len(delivery.body)
         try:
-            message, data = decode(delivery.body)
+            message, data = decode(delivery.body, "this client")
             if isinstance(message, Signed) and not self._is_genuine(message):
                 return
             if isinstance(message, Notice):
@@ -145,8 +146,16 @@ class Mailbox:
                 self._add(message.index, data)
         except Rejected as rejected:
             self._arriving = None
+            if rejected.reason == "protocol":
+                self._say_once(rejected.detail)
+                return  # asking for it again would bring the same
             log.warning("model_torn", "a model did not arrive whole: %s", rejected)
             self._torn()
+
+    def _say_once(self, unreadable: str) -> None:
+        if unreadable != self._unreadable:
+            self._unreadable = unreadable
+            log.error("protocol", "waiting: what comes cannot be read: %s", unreadable)
 
     def _is_genuine(self, message: Signed) -> bool:
         if self._verifier is None:

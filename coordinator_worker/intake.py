@@ -23,13 +23,23 @@ from shared.chunks import Incoming
 from shared.delivery import Delivery
 from shared.errors import Rejected
 from shared.layout import Layout
-from shared.messages import Chunk, InitialManifest, Join, Probe, Sealed, UpdateManifest
+from shared.messages import (
+    OLDEST,
+    Chunk,
+    InitialManifest,
+    Join,
+    ModelManifest,
+    Probe,
+    Sealed,
+    UpdateManifest,
+)
 from shared.sealing import Opener
 from shared.wire import decode, layout_of
 
 # A client joins whenever it has connected; one whose line is bad does so with growing pauses.
 JOINS: Final = 20
 JOINS_PER_SECOND: Final = 0.2
+READER: Final = "the coordinator"  # as a sender is told
 
 
 @dataclass(eq=False)
@@ -101,6 +111,8 @@ class Intake:
         staging: Staging,
         opener: Opener | None = None,
         bound: NormBound | None = None,
+        *,
+        models_need: int = OLDEST,
     ) -> None:
         self.incomplete = 0  # transfers dropped half-way since the round began
         self._federation = federation
@@ -108,6 +120,7 @@ class Intake:
         self._staging = staging
         self._opener = opener or Opener((), federation)
         self._bound = bound or NormBound("off")
+        self._models_need = models_need  # the protocol in which this federation's models are
         self._joins = Allowance(JOINS, JOINS_PER_SECOND)  # each is answered with a whole model
         self._arriving: dict[str, Arrival] = {}  # by transfer id; one for each client at most
         self._senders: dict[str, str] = {}  # transfer id -> the user who announced it
@@ -118,7 +131,8 @@ class Intake:
         """As ``settings`` say; raises ConfigError if one of them means nothing."""
         opener = Opener.of(settings.secret(settings.decrypt_keys), settings.federation)
         bound = NormBound(settings.max_update_norm)
-        return cls(settings.federation, policy, staging, opener, bound)
+        needed = ModelManifest.SIGNED_SINCE if settings.secret(settings.signing_keys) else OLDEST
+        return cls(settings.federation, policy, staging, opener, bound, models_need=needed)
 
     def reset(self) -> None:
         """Forget everything: the link was lost, and the broker delivers it all again."""
@@ -144,9 +158,9 @@ class Intake:
     def receive(self, delivery: Delivery, state: State | None) -> Outcome:
         """Judge one delivery against the current state (None before there is a model)."""
         try:
-            message, data = decode(delivery.body)
+            message, data = decode(delivery.body, READER)
             if isinstance(message, Sealed):
-                message, data = decode(self._opener.open(message, data, delivery.user))
+                message, data = decode(self._opener.open(message, data, delivery.user), READER)
         except Rejected as rejected:
             return Outcome(settled=(delivery.tag,), rejected=rejected, client=delivery.user)
         try:
@@ -157,6 +171,7 @@ class Intake:
                     return self._manifest(message, data, delivery, state)
                 case Join():
                     self._vouch(message.client, message.federation, delivery.user)
+                    self._can_read(message.client, delivery.reads)
                     if not self._joins.take(message.client):
                         raise Rejected("flood", "it asks for the model again and again")
                     return Outcome(join=message, settled=(delivery.tag,), client=message.client)
@@ -181,6 +196,15 @@ class Intake:
             raise Rejected("identity", f"user {user!r} may not speak for client {client!r}")
         if federation != self._federation:
             raise Rejected("federation", f"it is for {federation!r}, this is {self._federation!r}")
+
+    def _can_read(self, client: str, protocol: int) -> None:
+        if protocol < self._models_need:
+            raise Rejected(
+                "protocol",
+                f"{client} reads protocols up to {protocol}, and this federation's models, which"
+                f" are signed, are of protocol {self._models_need}: upgrade {client}, or start the"
+                " coordinator without WARREN_SIGNING_KEYS until that is done",
+            )
 
     def _manifest(
         self,

@@ -6,7 +6,7 @@ from typing import Any
 from broker_config.names import MODEL_EXCHANGE, UPDATE_QUEUE, mailbox
 from shared.amqp import Session
 from shared.errors import Stopped
-from shared.messages import Notice, Probe
+from shared.messages import PROTOCOL, Notice, Probe
 from shared.pipeline import Publication
 from shared.signing import Signer
 from shared.wire import encode
@@ -19,9 +19,13 @@ class Notices:
         self._session = session
         self._signer = signer
 
-    def tell(self, client: str, **notice: Any) -> None:
-        """Put a notice into the mailbox of ``client``, if it has one."""
-        self._session.post(self._letter("", mailbox(client), Notice(**notice)))
+    def tell(self, client: str, *, reads: int = PROTOCOL, **notice: Any) -> None:
+        """Put a notice into the mailbox of ``client``, if it has one.
+
+        To one that ``reads`` no protocol with signatures it goes without: such a client asks for
+        none, and could not be told that it is too old.
+        """
+        self._session.post(self._letter("", mailbox(client), Notice(**notice), reads))
 
     def call_all_hands(self, version: int, client: str | None = None) -> None:
         """Ask those who were not drawn for ``version`` to train from it too: all, or ``client``."""
@@ -33,9 +37,12 @@ class Notices:
         """Ask every client to join: those that stayed on after another run don't know of this."""
         self._session.publish([self._letter(MODEL_EXCHANGE, "", Notice(notice="join"))])
 
-    def _letter(self, exchange: str, routing_key: str, notice: Notice) -> Publication:
-        signed = self._signer.sign(notice) if self._signer is not None else notice
-        return Publication(exchange, routing_key, encode(signed), "notice")
+    def _letter(
+        self, exchange: str, routing_key: str, notice: Notice, reads: int = PROTOCOL
+    ) -> Publication:
+        if self._signer is not None and reads >= Notice.SIGNED_SINCE:
+            notice = self._signer.sign(notice)
+        return Publication(exchange, routing_key, encode(notice), "notice")
 
 
 def probe(session: Session) -> None:

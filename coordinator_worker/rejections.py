@@ -48,6 +48,7 @@ class Rejections:
         if outcome.client is not None:
             self._notices.tell(
                 client,
+                reads=delivery.reads,
                 notice="rejected",
                 reason=rejected.reason,
                 detail=rejected.detail,

@@ -19,12 +19,14 @@ from pika import exceptions
 
 from shared.address import diagnose, is_final, parameters, refusal
 from shared.backoff import backoff_s
-from shared.connection import Connection, properties_of
+from shared.connection import Connection
 from shared.delivery import Delivery, Subscription, Unacknowledged
 from shared.errors import BrokerRefused, BrokerUnavailable, Stopped, WarrenError
 from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
 from shared.places import Places
+from shared.properties import outgoing, reads
+from shared.row import ask
 from shared.tls import Broker
 
 # What matters comes back as an error. pika even calls it critical that the broker, which has not
@@ -74,6 +76,7 @@ class Session:
         self._first = threading.Event()
         self._failure: WarrenError | None = None
         self._hopeless = False
+        self._had: tuple[str, ...] = ()  # the queues that were ours when we were last ready
 
     # --- called from any thread -----------------------------------------------------------------
 
@@ -209,7 +212,7 @@ class Session:
         self.epoch += 1
         self._unacknowledged = Unacknowledged(self.epoch)
         wanted = self._subscription
-        self.places = Places(wanted.queues, wanted.places) if wanted else Places(())
+        self.places = Places(wanted.queues, wanted.places, self._had) if wanted else Places(())
         self._was_up = False
         connection = Connection(
             self._parameters,
@@ -230,7 +233,8 @@ class Session:
         return self._was_up
 
     def _open_channel(self) -> None:
-        self._connection.channel(on_open_callback=self._channel_open)
+        if self._connection.is_open:
+            self._connection.channel(on_open_callback=self._channel_open)
 
     def _channel_open(self, channel: Any) -> None:
         self._channel = channel
@@ -247,11 +251,19 @@ class Session:
         if wanted.follows is not None:
             self._declare_own(wanted, *wanted.follows)
             return
-        queue = self.places.next()
-        if queue is None:
-            self._all_taken(self.places.tried)
-            return
-        self._consume_from(queue, wanted)
+        if queues := self.places.to_ask():
+            ask(self._channel, queues, self._answered)
+        elif (queue := self.places.next()) is not None:
+            self._consume_from(queue, wanted)
+        else:
+            self._fail(BrokerUnavailable(self.places.shortage()))
+            self._disconnect()
+
+    def _answered(self, consumers: int) -> bool:
+        is_last = self.places.answered(consumers)
+        if is_last:
+            self._consume()
+        return is_last
 
     def _declare_own(self, wanted: Subscription, exchange: str, topic: str) -> None:
         def declared(_frame: Any) -> None:
@@ -281,13 +293,10 @@ class Session:
         else:
             self._consume()
 
-    def _all_taken(self, there: int) -> None:
-        self._fail(BrokerUnavailable(self.places.shortage(there)))
-        self._disconnect()
-
     def _become_ready(self, queue: str | None) -> None:
         self._ready = self._was_up = True
         self._failure = None
+        self._had = tuple(self.places.held)
         log.info("connected", "connected to %s", self._where)
         self._on_ready(queue)
         self._first.set()
@@ -301,7 +310,7 @@ class Session:
         if wanted.manual_ack:
             self._unacknowledged.add(method.delivery_tag)
         told = (self.epoch, properties.user_id, method.redelivered, method.consumer_tag)
-        wanted.on_delivery(Delivery(body, method.delivery_tag, *told))
+        wanted.on_delivery(Delivery(body, method.delivery_tag, *told, reads(properties)))
 
     def _acknowledge(self, known: Unacknowledged) -> None:
         last, others = known.settle()
@@ -317,7 +326,7 @@ class Session:
             self._pipeline.pump()
 
     def _send(self, number: int, message: Publication) -> None:
-        properties = properties_of(message, number, self.user)
+        properties = outgoing(message, number, self.user)
         method = pika.spec.Basic.Publish(
             exchange=message.exchange,
             routing_key=message.routing_key,
@@ -353,11 +362,11 @@ class Session:
     def _channel_closed(self, _channel: Any, error: Exception) -> None:
         if isinstance(error, exceptions.ChannelClosedByBroker):
             if error.reply_code == 403 and "exclusive" in error.reply_text:
-                self.places.taken()
-                self._open_channel()  # taken by another client: try the next of the row
+                # By another client. By the next turn of the row, this connection may be gone.
+                self._connection.ioloop.call_later(self.places.taken(), self._open_channel)
                 return
-            if error.reply_code == 404 and self.places.is_end():
-                self._all_taken(self.places.tried - 1)  # the row ends here
+            if error.reply_code == 404 and self.places.missing():
+                self._open_channel()
                 return
             hopeless = is_final(error)
             refused = refusal(error, self._where)

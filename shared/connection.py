@@ -8,7 +8,6 @@ is held to that.
 """
 
 import struct
-import time
 from itertools import islice
 from typing import Any, Final
 
@@ -17,7 +16,6 @@ import pika
 from pika import exceptions, frame, spec
 from pika.adapters.utils import io_services_utils
 
-from shared.pipeline import Publication
 from shared.wire import Body, Piece
 
 # What the broker lets through may be 128 MiB long, and none of it is ours: no message of the
@@ -31,20 +29,6 @@ SIGN_OF_LIFE_S: Final = 10.0
 
 _HEAD: Final = struct.Struct(">BHL")  # type, channel, payload size; a frame ends in FRAME_END
 _END: Final = bytes([spec.FRAME_END])
-
-
-def properties_of(message: Publication, number: int, user: str) -> pika.BasicProperties:
-    """What stands beside the body of ``message``, the ``number``-th that ``user`` publishes."""
-    return pika.BasicProperties(
-        content_type=message.content_type,
-        delivery_mode=2 if message.persistent else 1,
-        type=message.kind,
-        app_id="warren",
-        user_id=user,
-        headers=message.headers,
-        message_id=str(number),
-        timestamp=int(time.time()),
-    )
 
 
 class Connection(pika.SelectConnection):  # type: ignore[misc]

@@ -4,12 +4,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from shared.messages import PROTOCOL
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """A message as the broker vouches for it; ``epoch`` counts the connections it came over.
 
     ``consumer`` is the tag of the consumer it came to: the queue, unless the subscription names it.
+    ``reads`` is the newest protocol that its sender reads, as far as it says so.
     """
 
     body: memoryview
@@ -18,6 +21,7 @@ class Delivery:
     user: str | None
     redelivered: bool
     consumer: str = ""
+    reads: int = PROTOCOL
 
 
 @dataclass(frozen=True, slots=True)

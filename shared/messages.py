@@ -3,16 +3,24 @@
 A *transfer* (a model, an update, initial weights) is its manifest followed by chunks; the manifest
 message carries the first chunk, so that what fits one chunk is one message. `join` and `notice`
 carry no data.
+
+What is added later must not break those who are older. A new field has a default that means "as
+before", and is marked with the protocol it came with: ``Annotated[…, Since(3)]``. A header travels
+without what is at its default, under the lowest protocol that knows all the rest. So a feature that
+nobody uses is nothing to an older reader, and one that is used is refused as of a newer protocol
+instead of being misread. A default, once published, never changes: it is what absence means.
 """
 
-from typing import Annotated, Final, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, model_validator
 
 from broker_config.names import USER_PATTERN
 from shared.evaluation import MOST_CLASSES, SCORE_BINS
 
-PROTOCOL: Final = 1  # raised whenever an older reader would misread a message
+PROTOCOL: Final = 2  # the newest that is known here: raised with each field or kind that is added
+OLDEST: Final = 1  # of those that are still read
 MAX_SIZE_BYTES: Final = 1 << 40
 MAX_EXAMPLES: Final = 1 << 40
 MAX_TENSORS: Final = 10_000
@@ -20,6 +28,7 @@ MAX_TENSORS: Final = 10_000
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 ClientId = Annotated[str, Field(pattern=rf"^{USER_PATTERN}(\.[0-9]{{1,6}})?$")]
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 Version = Annotated[int, Field(ge=0, le=1 << 53)]
 Figure = Annotated[float, Field(allow_inf_nan=False)]  # one NaN would be everybody's mean
@@ -30,16 +39,40 @@ Row = Annotated[list[Count], Field(max_length=SCORE_BINS), FailFast()]
 Config = Annotated[dict[Name, Setting], Field(max_length=64)]
 
 
+@dataclass(frozen=True)
+class Since:
+    """Mark of a field that came with ``protocol``; what has none was there from the first."""
+
+    protocol: int
+
+
 class Strict(BaseModel):
     """Exact types, no unknown fields, immutable."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
+    def needs(self) -> int:
+        """The lowest protocol whose readers know all that this says."""
+        found = OLDEST
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value == field.default:
+                continue
+            marks = [mark.protocol for mark in field.metadata if isinstance(mark, Since)]
+            found = max(found, *marks, value.needs() if isinstance(value, Strict) else OLDEST)
+        return found
+
 
 class Message(Strict):
-    """What all headers share: the protocol they speak."""
+    """Any header; ``SINCE`` is the protocol that its kind came with."""
 
-    protocol: Literal[1] = PROTOCOL
+    SINCE: ClassVar[int] = OLDEST
+
+    def header(self) -> dict[str, object]:
+        """As it travels: protocol, kind, and what is not at its default."""
+        said = self.model_dump(exclude_defaults=True, exclude={"kind"})
+        kind = type(self).model_fields["kind"].default
+        return {"protocol": max(self.SINCE, self.needs()), "kind": kind, **said}
 
 
 class Transfer(Message):
@@ -53,7 +86,9 @@ class Transfer(Message):
 class Signed(Message):
     """What the coordinator says; ``signatures`` by key (`shared.signing`), over all the rest."""
 
-    signatures: Annotated[dict[Hex, Signature], Field(max_length=4)] = {}
+    SIGNED_SINCE: ClassVar[int] = 2
+
+    signatures: Annotated[dict[Hex, Signature], Field(max_length=4), Since(2)] = {}
 
 
 class TensorEntry(Strict):
@@ -103,7 +138,7 @@ class ModelManifest(Transfer, Signed):
     local: LocalTraining = LocalTraining()
     max_staleness: Annotated[int, Field(ge=0)] = 0
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0
-    content: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    content: Annotated[Digest | None, Since(2)] = None
     final: bool = False
 
 
@@ -162,6 +197,8 @@ class Sealed(Message):
 
     ``key`` is the one it is encrypted to; the encrypted body is its data.
     """
+
+    SINCE: ClassVar[int] = 2
 
     kind: Literal["sealed"] = "sealed"
     key: Hex

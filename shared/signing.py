@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from shared.errors import Rejected
 from shared.keys import key_id, read_keys
 from shared.layout import Buffer, bytes_of
-from shared.messages import Signed
+from shared.messages import PROTOCOL, Signed
 
 _CONTEXT: Final = b"warren signature 1\n"  # so that no other use of the key can be mistaken for it
 
@@ -43,7 +43,7 @@ class Signer:
 
     def sign(self, message: M) -> M:
         """``message`` with signatures."""
-        said = _said(message)
+        said = signed_bytes(message)
         signatures = {name: key.sign(said).hex() for name, key in self._keys}
         return message.model_copy(update={"signatures": signatures})
 
@@ -64,13 +64,18 @@ class Verifier:
     def check(self, message: Signed) -> None:
         """Raise Rejected(``signature``) unless the coordinator said this."""
         if not message.signatures:
-            raise Rejected("signature", "it is not signed, and this client takes only what is")
+            raise Rejected(
+                "signature",
+                "it is not signed (protocol 1), and this client (protocol"
+                f" {PROTOCOL}) has keys and takes only what is: the coordinator is older than"
+                " the keys, or was started without WARREN_SIGNING_KEYS",
+            )
         known = [name for name in message.signatures if name in self._keys]
         if not known:
             raise Rejected(
                 "signature", "it is signed with keys that are not in this client's bundle"
             )
-        said = _said(message)
+        said = signed_bytes(message)
         for name in known:
             try:
                 self._keys[name].verify(bytes.fromhex(message.signatures[name]), said)
@@ -78,7 +83,12 @@ class Verifier:
                 raise Rejected("signature", "the signature is not the coordinator's") from None
 
 
-def _said(message: Signed) -> bytes:
-    # Headers are exact types in the order of their declaration, so both ends pack the same bytes.
-    packed: bytes = msgpack.packb(message.model_dump(exclude={"signatures"}))
+def signed_bytes(message: Signed) -> bytes:
+    """What a signature of ``message`` is over."""
+    # Headers are exact types in the order of their declaration, so both ends pack the same bytes;
+    # what is at its default stays out, or who knows one field more would pack others.
+    said = message.header()
+    said.pop("signatures", None)
+    del said["protocol"]  # the signatures raise it, and it says nothing but how to read the rest
+    packed: bytes = msgpack.packb(said)
     return _CONTEXT + packed

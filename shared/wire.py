@@ -19,6 +19,7 @@ from shared.messages import (
     ANY_MESSAGE,
     MAX_SIZE_BYTES,
     MAX_TENSORS,
+    OLDEST,
     PROTOCOL,
     AnyMessage,
     Message,
@@ -47,7 +48,7 @@ def encode(message: Message, data: Piece = b"") -> Body:
 
     ``data`` is not copied and must not change until the message is confirmed.
     """
-    header: bytes = msgpack.packb(message.model_dump())
+    header: bytes = msgpack.packb(message.header())
     if not data:
         return (header,)
     start = BIN32 + len(data).to_bytes(4, "big")
@@ -55,15 +56,16 @@ def encode(message: Message, data: Piece = b"") -> Body:
     return (header + NIL * pad + start, data)
 
 
-def decode(body: Piece) -> tuple[AnyMessage, memoryview]:
+def decode(body: Piece, reader: str = "this side") -> tuple[AnyMessage, memoryview]:
     """Header and data (a view into ``body``) of one message.
 
-    Raises Rejected(``malformed`` or ``protocol``); takes no memory beyond the header's own.
+    Raises Rejected(``malformed`` or ``protocol``), in words that call us ``reader``; takes no
+    memory beyond the header's own.
     """
     header, end = _unpack_header(body)
-    protocol = header.get("protocol")
-    if protocol != PROTOCOL:
-        raise Rejected("protocol", f"speaks protocol {protocol!r:.20}, this side {PROTOCOL}")
+    protocol = header.pop("protocol", None)
+    if type(protocol) is not int or not OLDEST <= protocol <= PROTOCOL:
+        raise Rejected("protocol", _unknown_protocol(protocol, reader))
     try:
         message = ANY_MESSAGE.validate_python(header)
     except ValidationError as error:
@@ -73,6 +75,13 @@ def decode(body: Piece) -> tuple[AnyMessage, memoryview]:
     return message, _data(
         body, end, MAX_SEALED_BYTES if isinstance(message, Sealed) else CHUNK_BYTES
     )
+
+
+def _unknown_protocol(protocol: object, reader: str) -> str:
+    said = f"it is of protocol {protocol!r:.20}, and {reader} reads {OLDEST} to {PROTOCOL}"
+    if not isinstance(protocol, int):
+        return said
+    return f"{said}: upgrade {reader if protocol > PROTOCOL else 'whoever sent it'}"
 
 
 def kind_of(body: Piece) -> str | None:

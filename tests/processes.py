@@ -41,11 +41,22 @@ KEYS = {
 ENCRYPT = {"WARREN_ENCRYPT_KEY": key_text(_DECRYPT.public_key().public_bytes_raw())}
 
 
-class Worker:
-    """A running worker; ``wait_for`` reads its JSON log until an action occurs."""
+def environment_of(tree: Path) -> dict[str, str]:
+    """Of a process that shall run the code in ``tree``, and hear nothing of our own settings."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("WARREN_")}
+    return kept if tree == ROOT else kept | {"PYTHONPATH": str(tree)}
 
-    def __init__(self, command: str, broker_url: str, *arguments: str, **extra: str) -> None:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("WARREN_")}
+
+class Worker:
+    """A running worker; ``wait_for`` reads its JSON log until an action occurs.
+
+    ``tree`` has the code that it runs, and the tasks; ``extra`` are environment variables.
+    """
+
+    def __init__(
+        self, command: str, broker_url: str, *arguments: str, tree: Path = ROOT, **extra: str
+    ) -> None:
+        environment = environment_of(tree)
         environment |= {"WARREN_BROKER_URL": broker_url, "PYTHONUNBUFFERED": "1"}
         role = "client-worker" if command == "client-worker" else "coordinator-worker"
         environment |= KEYS[role] | extra
@@ -53,7 +64,7 @@ class Worker:
         self.process = subprocess.Popen(
             [program, "--log-format", "json", *arguments],
             env=environment,
-            cwd=ROOT,
+            cwd=tree,
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
@@ -74,7 +85,10 @@ class Worker:
         """The next log record with ``action`` and ``fields``; fails at the process's end."""
         deadline = time.monotonic() + DEADLINE_S
         while True:
-            line = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+            try:
+                line = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"no {action} came:\n{''.join(self.lines)}") from None
             assert line is not None, f"ended before {action}:\n{''.join(self.lines)}"
             self.lines.append(line)
             if line.startswith("{"):

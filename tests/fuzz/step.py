@@ -152,7 +152,7 @@ class Sender:
             case 0:
                 return told.bytes(told.below(40))
             case 1:
-                return self.spoilt(Join(federation=self.federation(), client="alfa").model_dump())
+                return self.spoilt(Join(federation=self.federation(), client="alfa").header())
             case 2:
                 return self.body(self.initial())
             case 3 if self.chunks:
@@ -179,7 +179,7 @@ class Sender:
         client = CLIENTS[told.below(len(CLIENTS)) if not told.below(4) else told.below(4)]
         version = state.version if state is not None else 5
         fields = {
-            "protocol": 1, "kind": "update", "federation": self.federation(),
+            "kind": "update", "federation": self.federation(),
             "run": RUN if told.below(16) else "cd" * 4, "client": client,
             "base_version": max(0, version + (0, 0, 0, -1, -2, 1)[told.below(6)]),
             "num_examples": (1, 5, 1000, 1001)[told.below(4)], "layout": weights.layout.digest,
@@ -187,7 +187,7 @@ class Sender:
         }  # fmt: skip
         if told.below(2):
             UpdateManifest.model_validate(fields | {"client": "alfa"})
-        return fields, weights
+        return {"protocol": 1, **fields}, weights
 
     def initial(self) -> tuple[dict[str, Any], Weights]:
         weights = self.data()
@@ -195,7 +195,7 @@ class Sender:
             federation="f", client=("alfa", "bravo")[self.told.below(2)],
             tensors=tensor_entries(weights.layout), **transfer_fields(weights.buffer),
         )  # fmt: skip
-        return manifest.model_dump(), weights
+        return manifest.header(), weights
 
     def body(self, what: tuple[dict[str, Any], Weights]) -> bytes:
         header, weights = what

@@ -12,6 +12,7 @@ from broker_config.names import CHUNK_BYTES
 from shared.errors import Rejected
 from shared.layout import Layout, Weights
 from shared.messages import (
+    PROTOCOL,
     Chunk,
     InitialManifest,
     Join,
@@ -40,7 +41,7 @@ MESSAGES: list[Message] = [
     Join(federation="f", client="alfa"),
     Notice(notice="rejected", reason="stale", detail="too old", base_version=1),
 ]  # fmt: skip
-HEADER = MESSAGES[1].model_dump()
+HEADER = MESSAGES[1].header()
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.kind)
@@ -95,8 +96,9 @@ def test_a_body_cut_short_is_rejected_unless_the_cut_leaves_a_whole_header(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"protocol": 2}, "protocol: speaks protocol 2"),
+        ({"protocol": PROTOCOL + 1}, f"it is of protocol {PROTOCOL + 1}, .* upgrade this side"),
         ({"protocol": None}, "protocol"),
+        ({"protocol": 0}, "it is of protocol 0, .* upgrade whoever sent it"),
         ({"kind": "order"}, "malformed"),
         ({"surprise": 1}, "surprise"),
         ({"num_examples": 0}, "num_examples"),

@@ -1,0 +1,37 @@
+"""What a message says of itself beside its body: the properties that the management UI shows."""
+
+import time
+from typing import Any, Final
+
+import pika
+
+from shared.messages import OLDEST, PROTOCOL
+from shared.pipeline import Publication
+
+APP_ID: Final = "warren"
+READS: Final = "protocol"  # header with the newest protocol that the sender reads
+
+
+def outgoing(message: Publication, number: int, user: str) -> Any:
+    """Properties of ``message``, the ``number``-th of its channel, from ``user``."""
+    return pika.BasicProperties(
+        content_type=message.content_type,
+        delivery_mode=2 if message.persistent else 1,
+        type=message.kind,
+        app_id=APP_ID,
+        user_id=user,
+        headers={READS: PROTOCOL, **(message.headers or {})},
+        message_id=str(number),
+        timestamp=int(time.time()),
+    )
+
+
+def reads(properties: Any) -> int:
+    """The newest protocol that the sender of a message reads, as far as it says so.
+
+    The first Warren did not say it. Of a stranger we know nothing, and assume that it keeps up.
+    """
+    said = (properties.headers or {}).get(READS)
+    if type(said) is int:
+        return said
+    return OLDEST if properties.app_id == APP_ID else PROTOCOL

@@ -1,0 +1,72 @@
+"""One of each kind of message, bare and with all that it can say: what the golden bytes are of."""
+
+import sys
+from typing import Final
+
+from shared import messages as m
+from shared.evaluation import SCORE_BINS
+from tests.bodies import encode
+
+_ENTRY: Final = m.TensorEntry(name="kernel", shape=[2, 3], dtype="float32")
+_TRANSFER: Final = {"transfer": "0123456789abcdef", "size_bytes": 24, "digest": 7}
+_EVALUATION: Final = m.EvaluationEntry(
+    num_examples=3,
+    means={"loss": 0.25},
+    confusion=[[1, 0], [1, 1]],
+    scores=[[1] + [0] * (SCORE_BINS - 1)] * 2,
+)
+
+# By the protocol that they came with, so that golden bytes of an older one can be told to be whole.
+PROTOCOL_1: Final[dict[str, m.Message]] = {
+    "model": m.ModelManifest(
+        federation="f", run="0badcafe", version=3, tensors=[_ENTRY], **_TRANSFER
+    ),
+    "model, all": m.ModelManifest(
+        federation="f", run="0badcafe", version=3, tensors=[_ENTRY],
+        config={"seed": 1, "mode": "fast", "x": 0.5, "on": True},
+        local=m.LocalTraining(
+            learning_rate_factor=0.5, proximal=0.1, clip_norm=1.0, epochs=2, steps=5, scaffold=True
+        ),
+        max_staleness=4, participation=0.25, final=True, **_TRANSFER,
+    ),
+    "update": m.UpdateManifest(
+        federation="f", run="0badcafe", client="alfa", base_version=2, num_examples=5,
+        layout="feedbeef", **_TRANSFER,
+    ),
+    "update, all": m.UpdateManifest(
+        federation="f", run="0badcafe", client="phone.17", base_version=2, num_examples=5,
+        layout="feedbeef", metrics={"loss": 0.5}, evaluation=_EVALUATION, local_steps=9,
+        **_TRANSFER,
+    ),
+    "initial": m.InitialManifest(
+        federation="f", client="alfa", tensors=[_ENTRY], **_TRANSFER
+    ),
+    "chunk": m.Chunk(transfer="0123456789abcdef", index=4),
+    "join": m.Join(federation="f", client="alfa"),
+    "probe": m.Probe(),
+    "notice": m.Notice(notice="join"),
+    "notice, all": m.Notice(
+        notice="rejected", reason="stale", detail="too old", base_version=1, config={"seed": 1},
+        local=m.LocalTraining(epochs=2),
+    ),
+}  # fmt: skip
+
+PROTOCOL_2: Final[dict[str, m.Message]] = {
+    "model, signed": m.ModelManifest(
+        federation="f", run="0badcafe", version=3, tensors=[_ENTRY], content="ab" * 32,
+        signatures={"cafecafe": "cd" * 64}, **_TRANSFER,
+    ),
+    "notice, signed": m.Notice(notice="join", signatures={"cafecafe": "cd" * 64}),
+    "sealed": m.Sealed(key="cafecafe"),
+}  # fmt: skip
+
+PROTOCOLS: Final = {1: PROTOCOL_1, 2: PROTOCOL_2}
+
+
+def written(messages: dict[str, m.Message]) -> str:
+    """``messages`` as they go out today, in the form of the files here."""
+    return "".join(f"{name}: {encode(one).hex()}\n" for name, one in messages.items())
+
+
+if __name__ == "__main__":
+    sys.stdout.write(written(PROTOCOLS[m.PROTOCOL]))  # the golden bytes of a protocol that is new
