@@ -18,6 +18,8 @@ _ABOUT = """\
 Get a RabbitMQ broker for a federation, and keep it as declared.
 
   broker-config up                       a private broker in .warren, fleet `client` of 20
+  broker-config up --tls --host b.example
+                                         the same, for other machines, which know it as b.example
   broker-config enrol hospital-a         one more site; hand it .warren/bundles/hospital-a.env
   broker-config revoke hospital-a        its access ends at once, open connections included
   broker-config rotate hospital-b        a new password and bundle; the old ones end at once
@@ -89,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=read.port, help="AMQP port (default: as before, else a free one)"
     )
     up.add_argument("--management-port", type=read.port, help="port of the management UI and API")
+    up.add_argument(
+        "--host", metavar="NAME", type=read.host,
+        help="name or address by which other machines reach this one: lets them in, by AMQP alone,"
+        " and goes into the bundles (remembered; default: nobody else is let in)",
+    )  # fmt: skip
     up.add_argument("--server", metavar="SCRIPT", help="another rabbitmq-server to start")
     tls = up.add_mutually_exclusive_group()
     tls.add_argument("--tls", dest="tls", action="store_const", const="tls",

@@ -41,7 +41,7 @@ def up(options: argparse.Namespace) -> int:
     federation = read.federation(options)
     ports = Ports(amqp=options.port or 0, management=options.management_port or 0)
     home, server = read.home(options), options.server
-    node = private.up(home, federation, ports, server=server, tls=options.tls)
+    node = private.up(home, federation, ports, server=server, tls=options.tls, host=options.host)
     _table(
         ("broker", f"{node.address.amqp}/{federation.name}"),
         *_management_rows(node),

@@ -39,7 +39,8 @@ _TLS: Final = {"": "no TLS", "tls": "TLS", "mutual": "mutual TLS"}
 class Node:
     """A private node as ``<home>/node.json`` remembers it; ``pid`` and ``epmd_pid`` 0 when down.
 
-    ``tls`` is "", "tls", or "mutual" where users log in by certificate.
+    ``tls`` is "", "tls", or "mutual" where users log in by certificate. ``host`` is the name or
+    address by which other machines reach it; "" where it listens on the loopback address only.
     """
 
     home: Path
@@ -49,6 +50,7 @@ class Node:
     pid: int = 0
     epmd_pid: int = 0
     tls: str = ""
+    host: str = ""
 
     @property
     def folder(self) -> Path:
@@ -64,7 +66,8 @@ class Node:
     def address(self) -> Address:
         """Where the node answers."""
         s = "s" if self.tls else ""
-        amqp = f"amqp{s}://{LOOPBACK}:{self.ports.amqp}"
+        host = f"[{self.host}]" if ":" in self.host else self.host or LOOPBACK
+        amqp = f"amqp{s}://{host}:{self.ports.amqp}"
         management = f"http{s}://{LOOPBACK}:{self.ports.management}"
         if not self.tls:
             return Address(amqp, management)
@@ -118,24 +121,27 @@ def up(
     *,
     server: str | Path | None = None,
     tls: str | None = None,
+    host: str | None = None,
     deadline_s: float = DEADLINE_S,
 ) -> Node:
     """Start the private node in ``home``, or find it running; bring it to ``federation``'s state.
 
     Returns when AMQP and management answer. Ports that are not given are those of last time, else
-    free ones. ``tls`` is "", "tls" or "mutual"; None: as last time.
+    free ones. ``tls`` is "", "tls" or "mutual"; None: as last time. ``host``, a name or an address,
+    lets other machines in, by AMQP alone; "" lets none in; None: as last time.
 
     Raises:
-        BrokerConfigError: a port is in use, no RabbitMQ is to be had, or the node does not start.
+        BrokerConfigError: a port is in use, no RabbitMQ is to be had, the node does not start, or
+            other machines are to be let in without TLS and nobody said so.
     """
     home = private_folder(home.resolve())
     with _alone(home):
         before = _load(home)
         if before is not None and before.running:
-            node = _running(before, ports or Ports(), tls, deadline_s)
+            node = _running(before, ports or Ports(), tls, host, deadline_s)
         else:
-            tls = tls if tls is not None else before.tls if before else ""
-            node = _start(home, before, federation, ports or Ports(), server, tls, deadline_s)
+            reach = _reach(before, tls, host)
+            node = _start(home, before, federation, ports or Ports(), server, reach, deadline_s)
         bring_to_state(node, federation)
         return node
 
@@ -178,11 +184,39 @@ def pid(home: Path) -> int | None:
     return node.pid if node is not None and node.running else None
 
 
-def _running(node: Node, requested: Ports, tls: str | None, deadline_s: float) -> Node:
+@dataclass(frozen=True)
+class _Reach:
+    """``tls`` and ``host`` of a node that is about to be started."""
+
+    tls: str
+    host: str
+
+
+def _reach(before: Node | None, tls: str | None, host: str | None) -> _Reach:
+    found = _Reach(
+        tls if tls is not None else before.tls if before else "",
+        host if host is not None else before.host if before else "",
+    )
+    if host and not found.tls and tls is None:
+        raise BrokerConfigError(
+            f"--host {host} lets other machines in, who could read passwords and models on the way:"
+            " add --tls or --mutual-tls (or --no-tls, if you trust the whole network)"
+        )
+    return found
+
+
+def _running(
+    node: Node, requested: Ports, tls: str | None, host: str | None, deadline_s: float
+) -> Node:
     if tls not in (None, node.tls):
         raise BrokerConfigError(
             f"the node in {node.home} is running with {_TLS[node.tls]}: `broker-config down` first"
             f" to change that to {_TLS[tls or '']}"
+        )
+    if host not in (None, node.host):
+        raise BrokerConfigError(
+            f"the node in {node.home} is running as {node.host or LOOPBACK}: `broker-config down`"
+            f" first to change that to {host or LOOPBACK}"
         )
     for use, port in asdict(requested).items():
         has = getattr(node.ports, use)
@@ -202,12 +236,13 @@ def _start(
     federation: Federation,
     requested: Ports,
     server: str | Path | None,
-    tls: str,
+    reach: _Reach,
     deadline_s: float,
 ) -> Node:
     if before is not None:
         _stop(before)  # An epmd that outlived its node holds a port we are about to ask for.
-    ports = settle(requested, before.ports if before else Ports())
+    amqp_on = "" if reach.host else LOOPBACK
+    ports = settle(requested, before.ports if before else Ports(), amqp_on=amqp_on)
     # Remembered, since the node's data belong to its name.
     name = before.name if before else f"warren-{secrets.token_hex(4)}@localhost"
     chosen = server or (before.server if before and Path(before.server).exists() else None)
@@ -217,9 +252,9 @@ def _start(
         raise BrokerConfigError("no epmd on the PATH: it comes with Erlang, install that")
     declared = topology(federation)
     passwords = ensure_passwords(home, [user.name for user in (*declared.users, ADMIN)])
-    node = Node(home, name, ports, str(script), tls=tls)
+    node = Node(home, name, ports, str(script), tls=reach.tls, host=reach.host)
     told = definitions(declared, passwords, admin=True)
-    node_files.write_files(node.folder, ports, told, tls)
+    node_files.write_files(node.folder, ports, told, node.tls, node.host)
     try:
         with processes.undisturbed():
             node = _save(boot.start_epmd(node, epmd))

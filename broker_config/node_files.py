@@ -36,13 +36,13 @@ max_message_size = 16777216
 """
 
 _PLAIN: Final = """\
-listeners.tcp.1 = {host}:{amqp}
-management.tcp.ip = {host}
+listeners.tcp.1 = {amqp_on}
+management.tcp.ip = {loopback}
 management.tcp.port = {management}"""
 # The files are relative to the node's folder too.
 _TLS: Final = """\
 listeners.tcp = none
-listeners.ssl.1 = {host}:{amqp}
+listeners.ssl.1 = {amqp_on}
 ssl_options.cacertfile = ca.pem
 ssl_options.certfile = server.pem
 ssl_options.keyfile = server.key
@@ -50,7 +50,7 @@ ssl_options.versions.1 = tlsv1.3
 ssl_options.versions.2 = tlsv1.2
 ssl_options.verify = {verify}
 ssl_options.fail_if_no_peer_cert = {required}
-management.ssl.ip = {host}
+management.ssl.ip = {loopback}
 management.ssl.port = {management}
 management.ssl.cacertfile = ca.pem
 management.ssl.certfile = server.pem
@@ -103,13 +103,18 @@ def output_file(folder: Path) -> Path:
     return folder / "log" / "output.log"
 
 
-def write_files(folder: Path, ports: Ports, definitions: Mapping[str, Any], tls: str = "") -> None:
-    """Write into ``folder`` all that the node reads; ``tls`` is "", "tls" or "mutual"."""
+def write_files(
+    folder: Path, ports: Ports, definitions: Mapping[str, Any], tls: str = "", host: str = ""
+) -> None:
+    """Write into ``folder`` all that the node reads; ``tls`` is "", "tls" or "mutual".
+
+    ``host`` is what other machines call this one; "" if they are not let in.
+    """
     private_folder(folder / "log")
-    configuration = _CONFIGURATION.format(listeners=_listeners(ports, tls))
+    configuration = _CONFIGURATION.format(listeners=_listeners(ports, tls, host))
     if tls:
         authority = Authority(folder.parent)
-        server = authority.server()
+        server = authority.server([host] if host else [])
         for path in (authority.certificate, server.certificate, server.key):
             write_private(folder / path.name, path.read_text())
     write_private(folder / "rabbitmq.conf", configuration)
@@ -123,12 +128,14 @@ def write_files(folder: Path, ports: Ports, definitions: Mapping[str, Any], tls:
         write_private(cookie, secrets.token_hex(20), mode=0o400)
 
 
-def _listeners(ports: Ports, tls: str) -> str:
+def _listeners(ports: Ports, tls: str, host: str) -> str:
     mutual = tls == "mutual"
     text = (_TLS if tls else _PLAIN) + (_MUTUAL if mutual else "")
     return text.format(
-        host=LOOPBACK,
-        amqp=ports.amqp,
+        # The name may belong to a router before this machine, so AMQP is on all its addresses; what
+        # only an administrator needs never is.
+        amqp_on=ports.amqp if host else f"{LOOPBACK}:{ports.amqp}",
+        loopback=LOOPBACK,
         management=ports.management,
         verify="verify_peer" if mutual else "verify_none",
         required=str(mutual).lower(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import os
 import re
@@ -41,6 +42,19 @@ def port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65_535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: 1 to 65535")
     return int(text)
+
+
+def host(text: str) -> str:
+    """A name or address that a machine is reached by; "" for this machine's own."""
+    try:
+        loopback = ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        loopback = text == "localhost"
+        if not re.fullmatch(r"(?!-)[\w-]+(\.[\w-]+)*", text):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no host name or address, such as broker.example (without a port)"
+            ) from None
+    return "" if loopback else text
 
 
 def home(options: argparse.Namespace) -> Path:

@@ -1,4 +1,4 @@
-"""The four ports of a private node, all on the loopback address."""
+"""The four ports of a private node: all on the loopback address, AMQP on others' too if asked."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ class Ports:
     epmd: int = 0
 
 
-def settle(requested: Ports, remembered: Ports) -> Ports:
+def settle(requested: Ports, remembered: Ports, *, amqp_on: str = LOOPBACK) -> Ports:
     """Fill in what is not ``requested``: as ``remembered``, else free ones.
+
+    ``amqp_on`` is the address that AMQP is to be served on; "" is all of this machine's.
 
     Raises:
         BrokerConfigError: a port that somebody counts on (requested, or the AMQP and management
@@ -43,7 +45,8 @@ def settle(requested: Ports, remembered: Ports) -> Ports:
             raise BrokerConfigError(f"port {port} is requested for two purposes: pick another one")
         # A node that was just killed is gone from the process list before its ports are free.
         patience_s = _LET_GO_S if port == getattr(remembered, use) else 0.0
-        if port and not wait_for(partial(is_free, port), patience_s):
+        address = amqp_on if use == "amqp" else LOOPBACK
+        if port and not wait_for(partial(is_free, port, address), patience_s):
             raise BrokerConfigError(
                 f"{use} port {port} is in use by another program: stop that one, or give "
                 "another port (broker-config up --port N --management-port N)"
@@ -58,13 +61,13 @@ def settle(requested: Ports, remembered: Ports) -> Ports:
     return Ports(**wanted)
 
 
-def is_free(port: int) -> bool:
-    """Whether a server could listen on ``port`` of this machine."""
+def is_free(port: int, address: str = LOOPBACK) -> bool:
+    """Whether a server could listen on ``port`` of ``address``; "" is all of this machine's."""
     with socket.socket() as probe:
         # As Erlang does: connections of yesterday's node that still linger are no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((address, port))
         except OverflowError as error:
             raise BrokerConfigError(f"{port} is no port: pick one of 1 to 65535") from error
         except OSError:

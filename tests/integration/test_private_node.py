@@ -30,6 +30,7 @@ from shared.address import diagnose
 from tests.inside import evaluate
 
 FEDERATION = Federation(fleets=(Fleet("client", 3),), model_bytes=1 << 20)
+IPV6_LOOPBACK = f"{1 << 24:032X}"  # epmd takes it beside the one it is told
 
 
 @pytest.fixture(autouse=True)
@@ -83,8 +84,8 @@ def test_a_node_that_has_just_booted_is_as_declared(run: Callable[..., tuple[int
     assert run("check") == (0, "")
 
 
-def test_only_the_loopback_address_is_listened_on(node: Node) -> None:
-    ports = {node.ports.amqp, node.ports.management, node.ports.distribution}
+def listened_on(*ports: int) -> set[str]:
+    """Addresses, as the kernel writes them, on which somebody listens at ``ports``."""
     hosts = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
@@ -92,7 +93,52 @@ def test_only_the_loopback_address_is_listened_on(node: Node) -> None:
             host, _, port = local.rpartition(":")
             if state == "0A" and int(port, 16) in ports:
                 hosts.add(host)
-    assert hosts == {"0100007F"}
+    return hosts
+
+
+def test_only_the_loopback_address_is_listened_on(node: Node) -> None:
+    ports = node.ports
+    assert listened_on(ports.amqp, ports.management, ports.distribution) == {"0100007F"}
+    assert listened_on(ports.epmd) <= {"0100007F", IPV6_LOOPBACK}
+
+
+def test_a_host_lets_other_machines_in_by_amqp_alone(tmp_path: Path) -> None:
+    try:
+        node = private.up(tmp_path, FEDERATION, tls="tls", host="broker.example")
+        ports = node.ports
+        everywhere = listened_on(ports.amqp)
+        assert everywhere  # of IPv4, IPv6 or both
+        assert everywhere <= {"00000000", "0" * 32}
+        assert listened_on(ports.management, ports.distribution) == {"0100007F"}
+        assert listened_on(ports.epmd) <= {"0100007F", IPV6_LOOPBACK}
+        bundle = (tmp_path / "bundles" / "client.env").read_text()
+        assert f"@broker.example:{ports.amqp}/warren" in bundle
+        assert main(["check", "--home", str(tmp_path)]) == 0
+        with pytest.raises(BrokerConfigError, match="is running as broker"):
+            private.up(tmp_path, FEDERATION, host="elsewhere.example")
+        private.down(tmp_path)
+        assert private.up(tmp_path, FEDERATION).address == node.address  # remembered
+        private.down(tmp_path)
+        node = private.up(tmp_path, FEDERATION, host="")
+        assert listened_on(node.ports.amqp) == {"0100007F"}
+        assert "@127.0.0.1:" in (tmp_path / "bundles" / "client.env").read_text()
+    finally:
+        private.down(tmp_path)
+
+
+def test_a_host_without_encryption_has_to_be_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["up", "--home", str(tmp_path), "--host", "broker.example"]) == 1
+    assert "add --tls or --mutual-tls (or --no-tls" in capsys.readouterr().err
+    assert not (tmp_path / "node.json").exists()
+
+
+@pytest.mark.parametrize("host", ["broker.example:5671", "amqps://broker.example", "two words", ""])
+def test_a_host_that_is_none_is_refused(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["up", "--host", host])
+    assert "no host name or address" in capsys.readouterr().err
 
 
 def test_a_deleted_binding_is_named_and_mended(
