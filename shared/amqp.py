@@ -7,7 +7,6 @@ TensorFlow trains for an hour. Callbacks run on that thread, must be short, and 
 
 import logging
 import os
-import secrets
 import threading
 import traceback
 from collections.abc import Callable, Iterable
@@ -26,7 +25,7 @@ from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
 from shared.places import Places
 from shared.properties import outgoing, reads
-from shared.row import ask
+from shared.row import ask, follow
 from shared.tls import Broker
 
 # What matters comes back as an error. pika even calls it critical that the broker, which has not
@@ -249,7 +248,7 @@ class Session:
             self._become_ready(None)
             return
         if wanted.follows is not None:
-            self._declare_own(wanted, *wanted.follows)
+            follow(self._channel, wanted, lambda queue: self._consume_from(queue, wanted))
             return
         if queues := self.places.to_ask():
             ask(self._channel, queues, self._answered)
@@ -264,15 +263,6 @@ class Session:
         if is_last:
             self._consume()
         return is_last
-
-    def _declare_own(self, wanted: Subscription, exchange: str, topic: str) -> None:
-        def declared(_frame: Any) -> None:
-            self._channel.queue_bind(
-                queue, exchange, topic, callback=lambda _frame: self._consume_from(queue, wanted)
-            )
-
-        queue = f"{wanted.tag or 'watch'}.{secrets.token_hex(4)}"
-        self._channel.queue_declare(queue, exclusive=True, auto_delete=True, callback=declared)
 
     def _consume_from(self, queue: str, wanted: Subscription) -> None:
         if wanted.manual_ack:

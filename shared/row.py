@@ -1,9 +1,12 @@
-"""How many consumers each queue of a row has, in the time of one answer."""
+"""Questions about queues: how many consumers each of a row has; and a queue of one's own."""
 
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from pika import spec
+
+from shared.delivery import Subscription
 
 
 def ask(channel: Any, queues: Sequence[str], answered: Callable[[int], bool]) -> None:
@@ -23,3 +26,16 @@ def ask(channel: Any, queues: Sequence[str], answered: Callable[[int], bool]) ->
     channel.callbacks.add(number, spec.Queue.DeclareOk, heard, one_shot=False)
     for queue in queues:
         channel._send_method(spec.Queue.Declare(queue=queue, passive=True))
+
+
+def follow(channel: Any, wanted: Subscription, ready: Callable[[str], None]) -> None:
+    """Make a queue that ends with us for what ``wanted`` follows, then call ``ready(queue)``."""
+    if wanted.follows is None:
+        raise ValueError("a subscription to queues that are there follows nothing")
+    exchange, topic = wanted.follows
+    queue = f"{wanted.tag or 'watch'}.{secrets.token_hex(4)}"
+
+    def declared(_frame: Any) -> None:
+        channel.queue_bind(queue, exchange, topic, callback=lambda _frame: ready(queue))
+
+    channel.queue_declare(queue, exclusive=True, auto_delete=True, callback=declared)
