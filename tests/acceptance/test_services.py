@@ -3,8 +3,10 @@
 The test plays systemd: a datagram socket in NOTIFY_SOCKET, and WATCHDOG_USEC.
 """
 
+import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,8 +15,10 @@ from pathlib import Path
 import pika
 import pytest
 
+from shared.units import CLIENT, COORDINATOR, Unit
+from tests import documents
 from tests.conftest import Place
-from tests.processes import DEADLINE_S, Worker, workers
+from tests.processes import BIN, DEADLINE_S, ROOT, Worker, workers
 
 WATCHDOG_S = 1.5  # a worker asks itself every half second
 
@@ -167,3 +171,46 @@ def touched(ready: Path, since: float) -> float:
             return at
         time.sleep(0.02)
     raise AssertionError(f"{ready} is not touched")
+
+
+def command_of(unit: Unit, folder: Path, state: Path, instance: str) -> tuple[list[str], Path]:
+    """What systemd would run, and where, with its specifiers and variables replaced."""
+    text = unit.text(BIN / unit.program, str(folder / "warren.toml"), str(folder))
+    text = text.replace("%S", str(state)).replace("%i", instance)
+    lines = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    return lines["ExecStart"].split(), Path(lines.get("WorkingDirectory", folder))
+
+
+def bundles_of(unit: Unit, folder: Path, instance: str) -> dict[str, str]:
+    """The variables of the unit's bundles, the later ones before the earlier."""
+    text = unit.text(BIN / unit.program, "/s", str(folder)).replace("%i", instance)
+    told: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, path = line.partition("=")
+        if name == "EnvironmentFile" and (file := Path(path.removeprefix("-"))).exists():
+            told |= dict(entry.split("=", 1) for entry in file.read_text().splitlines())
+    return told
+
+
+def test_the_units_of_the_page_run_a_federation(place: Place, tmp_path: Path) -> None:
+    (file,) = documents.blocks("docs/services.md", "toml")
+    settings = file.text.replace("rounds = 100", "rounds = 3").replace("my_task:", "tests.tasks:")
+    (tmp_path / "warren.toml").write_text(settings.replace("tasks:site", "tasks:shard_ledger"))
+    for name, user in (
+        ("coordinator", "coordinator"),
+        ("client", "fleet"),
+        ("client-alfa", "alfa"),
+    ):
+        fleet = "WARREN_FLEET=fleet\n" if user == "fleet" else "WARREN_FLEET=\nWARREN_CLIENT=alfa\n"
+        (tmp_path / f"{name}.env").write_text(f"WARREN_BROKER_URL={place.urls[user]}\n{fleet}")
+    running = []
+    for unit, instance in ((COORDINATOR, ""), (CLIENT, "1"), (CLIENT, "2")):
+        words, folder = command_of(unit, tmp_path, tmp_path, instance)
+        environment = {
+            name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ
+        }
+        environment |= {"PYTHONPATH": str(ROOT)} | bundles_of(unit, tmp_path, instance)
+        running.append(subprocess.Popen(words, cwd=folder, env=environment))
+    assert [process.wait(60) for process in running] == [0, 0, 0]
+    assert (tmp_path / "warren-coordinator" / "a.checkpoint").exists()
+    assert bundles_of(CLIENT, tmp_path, "alfa")["WARREN_BROKER_URL"] == place.urls["alfa"]
