@@ -50,6 +50,11 @@ class Arrival:
     def __post_init__(self) -> None:
         self.incoming = Incoming(self.manifest, self._store)
 
+    @property
+    def norm(self) -> float:
+        """L2 norm of what has arrived."""
+        return sqrt(self.sum_of_squares)
+
     def _store(self, start: int, data: memoryview) -> None:
         self.sum_of_squares += sum_of_squares(self.layout, start, data)
         last = start + len(data) == self.manifest.size_bytes
@@ -252,7 +257,7 @@ class Intake:
         try:
             whole = arrival.incoming.add(index, data)
             if whole and state is not None and isinstance(manifest, UpdateManifest):
-                self._bound.check(sqrt(arrival.sum_of_squares), state)
+                self._bound.check(arrival.norm, state)
         except Rejected as rejected:
             settled = tuple(self._forget(manifest.transfer))
             return Outcome(None, None, settled, rejected, manifest.client, base_version)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from math import sqrt
 from operator import itemgetter
 from statistics import median
 from typing import Any, Final, NamedTuple
@@ -77,12 +76,11 @@ class Round:
         manifest = arrival.manifest
         if not isinstance(manifest, UpdateManifest):
             raise TypeError(f"{manifest.kind} is not an update")
-        norm = sqrt(arrival.sum_of_squares)
         weight = self.cohort.take(
             Contribution(
                 manifest.num_examples,
                 arrival.staleness_weight,
-                norm,
+                arrival.norm,
                 manifest.local_steps,
                 rarity,
             ),
@@ -100,7 +98,7 @@ class Round:
             )
         )
         self._reports[manifest.client] = (manifest.num_examples, manifest.metrics)
-        self._norms.append(norm)
+        self._norms.append(arrival.norm)
         self._bytes_up += manifest.size_bytes
         if (found := manifest.evaluation) is not None:
             self._evaluations.setdefault(manifest.base_version, []).append(_evaluation(found))

@@ -125,6 +125,8 @@ class CoordinatorWorker:
         finally:
             if self._evaluator is not None:
                 self._evaluator.close()
+            if self._active:
+                self._chronicle.stopped()
             self._links.close()
             self._sender.shutdown()
             self._store.close()
@@ -273,7 +275,7 @@ class CoordinatorWorker:
         if self._learning.aggregator.needs_rarity:
             rarity = roster.rarity(state.roster, arrival.manifest.client)
         self._round.fold(arrival, rarity)
-        self._chronicle.accepted(arrival.manifest, state.version, self._round.updates)
+        self._chronicle.accepted(arrival.manifest, state.version, self._round.updates, arrival.norm)
         if self._policy.closes(self._round.updates, overdue=self._overdue):
             self._close_round(state)
 
