@@ -14,6 +14,7 @@ UPDATE_QUEUE: Final = "update"
 REJECTED_EXCHANGE: Final = "update.rejected"
 REJECTED_QUEUE: Final = "update.rejected"
 EVENT_EXCHANGE: Final = "event"
+STATE_QUEUE: Final = "event.state"
 
 # Model and update travel in messages of one MiB, the fastest size through pika and RabbitMQ; how
 # many a mailbox must hold follows from it.

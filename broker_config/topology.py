@@ -127,7 +127,7 @@ def topology(federation: Federation) -> Topology:
             Exchange(names.REJECTED_EXCHANGE, "fanout"),
             Exchange(names.EVENT_EXCHANGE, "topic"),
         ),
-        queues=(_updates(), _rejected(), *map(_mailbox, mailboxes)),
+        queues=(_updates(), _rejected(), _state(), *map(_mailbox, mailboxes)),
         bindings=(
             Binding(names.UPDATE_EXCHANGE, names.UPDATE_QUEUE, names.UPDATE_QUEUE),
             Binding(names.REJECTED_EXCHANGE, names.REJECTED_QUEUE),
@@ -161,6 +161,10 @@ def _updates() -> Queue:
 
 def _rejected() -> Queue:
     return Queue(names.REJECTED_QUEUE, {"x-queue-type": "classic"})
+
+
+def _state() -> Queue:
+    return Queue(names.STATE_QUEUE, {"x-queue-type": "classic", "x-max-length": 1})
 
 
 def _mailbox(name: str) -> Queue:
@@ -199,6 +203,12 @@ def _policies(federation: Federation) -> tuple[Policy, ...]:
                 "overflow": "drop-head",
             },
         ),
+        # The newest is what it is for; the queue itself says so too, should policies be wiped.
+        Policy(
+            "state",
+            f"^{re.escape(names.STATE_QUEUE)}$",
+            {"max-length": 1, "overflow": "drop-head"},
+        ),
         Policy("update", update_queue, updates, operator=True),
         Policy("watch", _WATCHED, watchers, operator=True),
     )
@@ -217,7 +227,8 @@ def _coordinator() -> User:
 
 
 def _watcher() -> User:
-    read = rf"^({re.escape(names.EVENT_EXCHANGE)}|amq\.gen.*|watch\..*)$"
+    seen = f"{re.escape(names.EVENT_EXCHANGE)}|{re.escape(names.STATE_QUEUE)}"
+    read = rf"^({seen}|amq\.gen.*|watch\..*)$"
     permission = Permission(_WATCHED, _WATCHED, read)
     return User(names.WATCHER_USER, permission, ("monitoring",), _limits(_STAFF_CONNECTIONS))
 

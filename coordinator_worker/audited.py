@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator_worker.audit import NAME, NO_LINE, digest_of
-from coordinator_worker.rejected import PIPE_COLUMNS, plain
+from coordinator_worker.figures import plain
+from coordinator_worker.rejected import PIPE_COLUMNS
 from shared.errors import ConfigError, WarrenError
 
 Line = Mapping[str, Any]

@@ -28,7 +28,7 @@ class Chronicle:
         log.info("client_joined", "%s joined", client, client=client)
         self._events.post("client.joined", client=client)
 
-    def accepted(self, manifest: UpdateManifest, norm: float, version: int, updates: int) -> None:
+    def accepted(self, manifest: UpdateManifest, version: int, updates: int, norm: float) -> None:
         """An update is in the sum that will make ``version`` + 1, as the ``updates``-th."""
         client = manifest.client
         self._audit.accepted(manifest, version + 1)
@@ -47,9 +47,9 @@ class Chronicle:
             client=client,
             version=version,
             base_version=manifest.base_version,
+            staleness=version - manifest.base_version,
             examples=manifest.num_examples,
             bytes=manifest.size_bytes,
-            staleness=version - manifest.base_version,
             norm=norm,
             metrics=manifest.metrics,
             quorum=(updates, self._quorum),
@@ -133,6 +133,7 @@ class Chronicle:
         """Every mailbox has the model."""
         version = state.version
         began, self._closed_at = self._closed_at, None
+        self._events.begin(state)
         self._audit.published(version, model.digest, model.content)
         log.info("model_published", "version %d is published", version, version=version)
         self._events.post(
@@ -158,3 +159,7 @@ class Chronicle:
         """There is room again."""
         log.info("disk_recovered", "there is room again; going on")
         self._events.post("coordinator.recovered")
+
+    def stopped(self) -> None:
+        """The coordinator ends, having been asked to or done."""
+        self._events.post("coordinator.stopped")

@@ -1,11 +1,14 @@
 """What happened, as JSON on the topic exchange ``event``, for dashboards and people."""
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from broker_config.names import EVENT_EXCHANGE
+from coordinator_worker.bulletin import Bulletin
+from coordinator_worker.state import State
 from shared.amqp import Session
 from shared.pipeline import Publication
 
@@ -15,20 +18,29 @@ Observe: TypeAlias = Callable[[Mapping[str, Any]], None]
 class Events:
     """Posts events; they are a courtesy and may be lost, unlike updates.
 
-    ``observers`` in this process hear of each.
+    What they come to is left in the broker for those who come later (``Bulletin``); ``observers``
+    in this process hear of each.
     """
 
     def __init__(self, session: Session, **common: Any) -> None:
         self._session = session
         self._common = common
         self.observers: list[Observe] = []
+        self._bulletin = Bulletin(session)
+        self._number = itertools.count(1)  # whoever misses one can tell
 
     def post(self, topic: str, **fields: Any) -> None:
         """Post one event under routing key ``topic``, such as ``round.closed``."""
-        event = {"event": topic, "time": time.time(), **self._common, **fields}
+        stamp = {"time": time.time(), "number": next(self._number)}
+        event = {"event": topic, **stamp, **self._common, **fields}
         for observe in self.observers:
             observe(event)
         body = json.dumps(event).encode()
         self._session.post(
             Publication(EVENT_EXCHANGE, topic, (body,), topic, content_type="application/json")
         )
+        self._bulletin.note(event)
+
+    def begin(self, state: State) -> None:
+        """Events from now on are about ``state``; free if they are already."""
+        self._bulletin.begin(state)

@@ -60,15 +60,15 @@ class Arrival:
     def __post_init__(self) -> None:
         self.incoming = Incoming(self.manifest, self._store)
 
+    @property
+    def norm(self) -> float:
+        """L2 norm of what has arrived."""
+        return sqrt(self.sum_of_squares)
+
     def _store(self, start: int, data: memoryview) -> None:
         self.sum_of_squares += sum_of_squares(self.layout, start, data)
         last = start + len(data) == self.manifest.size_bytes
         self.pieces.append(self.staging.keep(start, data, last=last))
-
-    @property
-    def norm(self) -> float:
-        """L2 norm of what has come."""
-        return sqrt(self.sum_of_squares)
 
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
         """The transfer's bytes in pieces of (offset, bytes), each good until the next is asked."""

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from broker_config.names import REJECTED_QUEUE
-from coordinator_worker.watch import size
+from coordinator_worker.figures import UNKNOWN, plain, size
 from shared import peek
 from shared.tls import Broker
 from shared.wire import kind_of
@@ -26,7 +26,6 @@ from shared.wire import kind_of
 SHOWN: Final = 50  # in a table, unless asked for more
 PIPE_COLUMNS: Final = 120
 MOST_REASONS: Final = 8
-UNKNOWN: Final = "–"
 
 
 @dataclass(frozen=True)
@@ -110,11 +109,6 @@ class Summary:
         hidden = self.by_reason.total() - len(self.newest)
         more = f" ({hidden} older ones not shown: --limit)" if hidden else ""
         return f"{self.by_reason.total()} rejected: {', '.join(words)}{more}"
-
-
-def plain(text: str) -> str:
-    """``text`` without what a terminal would obey; – if nothing is left."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text) or UNKNOWN
 
 
 def _moment(seconds: float | None) -> str:

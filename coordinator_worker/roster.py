@@ -93,16 +93,22 @@ def participation(roster: Roster, version: int) -> list[Standing]:
     """Where every member stands now that ``version`` is the newest model, those in it first."""
     total = sum(member.examples for member in roster.values()) or 1
     standings = [
-        Standing(client, *_status(member, version), member.examples / total, member)
+        Standing(
+            client,
+            *status_of(member.contributions, member.version, version),
+            member.examples / total,
+            member,
+        )
         for client, member in roster.items()
     ]
     return sorted(standings, key=lambda standing: (standing.behind, standing.client))
 
 
-def _status(member: Member, version: int) -> tuple[Status, int]:
-    if not member.contributions:
+def status_of(contributions: int, newest: int, version: int) -> tuple[Status, int]:
+    """Status and rounds behind at ``version`` of one whose newest contribution made ``newest``."""
+    if not contributions:
         return "silent", version
-    behind = version - member.version
+    behind = version - newest
     if behind <= 0:
         return "in", 0
     return ("late" if behind <= GONE_AFTER else "gone"), behind

@@ -76,12 +76,11 @@ class Round:
         manifest = arrival.manifest
         if not isinstance(manifest, UpdateManifest):
             raise TypeError(f"{manifest.kind} is not an update")
-        norm = arrival.norm
         weight = self.cohort.take(
             Contribution(
                 manifest.num_examples,
                 arrival.staleness_weight,
-                norm,
+                arrival.norm,
                 manifest.local_steps,
                 rarity,
             ),
@@ -99,7 +98,7 @@ class Round:
             )
         )
         self._reports[manifest.client] = (manifest.num_examples, manifest.metrics)
-        self._norms.append(norm)
+        self._norms.append(arrival.norm)
         self._bytes_up += manifest.size_bytes
         if (found := manifest.evaluation) is not None:
             self._evaluations.setdefault(manifest.base_version, []).append(_evaluation(found))

@@ -1,30 +1,41 @@
-"""A federation seen from the ``event`` exchange, live in a terminal."""
+"""A federation followed from the ``event`` exchange, by an account that may publish nothing."""
 
 import json
+import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Final
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
-
-from broker_config.names import EVENT_EXCHANGE
+from broker_config.names import EVENT_EXCHANGE, STATE_QUEUE
+from coordinator_worker.picture import Picture
+from shared import peek
 from shared.amqp import Session
 from shared.delivery import Delivery, Subscription
+from shared.errors import BrokerUnavailable, WarrenError
 from shared.tls import Broker
 
-MOST_METRICS = 4
+ATTEMPTS: Final = 20  # only one watcher can look at a time, and it takes some milliseconds
+EMPTY: Final = 4
+LOOK_PAUSE_S: Final = 0.25
+LOOK_S: Final = 15.0
+LAST_WORD_S: Final = 1.5  # it may be a second old
+MOST_LOOKS: Final = 5
 
 
 class Watch(AbstractContextManager["Watch"]):
     """Follows the events of a federation; ``on_event`` is called on the connection's thread."""
 
-    def __init__(self, broker: str | Broker, on_event: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        broker: str | Broker,
+        on_event: Callable[[dict[str, Any]], None],
+        name: str = "watch",
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
         subscription = Subscription(
             (),
             lambda delivery: on_event(_read(delivery)),
@@ -32,7 +43,9 @@ class Watch(AbstractContextManager["Watch"]):
             follows=(EVENT_EXCHANGE, "#"),
             tag="watch",
         )
-        self._session = Session(broker, "watch", subscription)
+        self._session = Session(
+            broker, name, subscription, on_ready=lambda _queue: on_ready(), on_lost=on_lost
+        )
 
     def __enter__(self) -> "Watch":
         """Begin to follow."""
@@ -49,117 +62,114 @@ def _read(delivery: Delivery) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-class Board:
-    """What the events so far say, as a rich renderable: quorum, clients, metrics, bytes.
+def last_word(broker: str | Broker, name: str) -> Picture | None:
+    """What the coordinator left for those who come later; None if there is nothing.
 
-    ``bytes_down`` counts a model once for each known client: the broker makes those copies.
+    Raises:
+        BrokerRefused: this account may not look, or the broker has no such queue.
+        BrokerUnavailable: nobody answered, or others are looking all the time.
+    """
+    empty = 0
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            letters = list(peek.peek(broker, name, STATE_QUEUE))
+        except BrokerUnavailable:
+            if attempt == ATTEMPTS:
+                raise
+        else:
+            if letters:
+                return Picture.of(json.loads(letters[-1].body))
+            empty += 1  # or somebody else holds it and is about to give it back
+            if empty == EMPTY:
+                break
+        time.sleep(LOOK_PAUSE_S * random.random())  # noqa: S311  or they would meet again
+    return None
+
+
+class Follower(AbstractContextManager["Follower"]):
+    """A picture of a federation that is kept current, through lost connections and events too.
+
+    It begins with the coordinator's last word, and with that again when an event was missed: they
+    are numbered. ``changed(event)`` is called after each event, on a thread of ours, and with an
+    empty event when anything may be different. Use ``picture`` while holding ``lock``. ``notice``
+    says what is amiss with the following itself, if something is.
     """
 
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.version = 0
-        self.rounds = 0
-        self.updates_folded = 0
-        self.bytes_up = 0
-        self.bytes_down = 0
-        self.finished = threading.Event()
-        self._quorum = (0, 1)
-        self._clients: dict[str, dict[str, Any]] = {}
-        self._metrics: Mapping[str, float] = {}
-        self._trouble = ""
+    def __init__(
+        self, broker: str | Broker, name: str, changed: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self.picture = Picture()
+        self.lock: AbstractContextManager[Any] = threading.RLock()
+        self.notice = ""
+        self._broker, self._name, self._changed = broker, name, changed
+        self._looked = threading.Event()
+        self._left = threading.Event()
+        self._recent: list[dict[str, Any]] | None = []  # since we began to look; None: we do not
+        self._known = 0.0  # time of the picture then
+        self._watch = Watch(broker, self._take, name, on_ready=self._ready, on_lost=self._lost)
 
-    def feed(self, event: Mapping[str, Any]) -> None:
-        """Take one event."""
-        topic = str(event.get("event", ""))
-        if "client" in event and not topic.startswith("update.rejected"):
-            self._clients.setdefault(event["client"], {"updates": 0})
-        if topic.startswith("update.accepted."):
-            self._accepted(event)
-        elif topic.startswith("update.rejected."):
-            client = self._clients.setdefault(event["client"], {"updates": 0})
-            client["rejected"] = event["reason"]
-        elif topic in ("coordinator.stalled", "coordinator.recovered", "round.diverged"):
-            self._trouble = str(event.get("detail", ""))
-        elif topic == "round.closed":
-            self.rounds += 1
-            self.updates_folded += event["updates"]
-            self.bytes_up += event["bytes_up"]
-            self._metrics = event["metrics"]
-        elif topic in ("model.published", "federation.finished"):
-            self.version = event["version"]
-            self._quorum = event["quorum"]
-            self.bytes_down += event["bytes"] * len(self._clients)
-            if topic == "federation.finished":
-                self.finished.set()
+    def __enter__(self) -> "Follower":
+        """Begin to follow; returns when the picture shows what was before."""
+        self._watch.__enter__()
+        self._looked.wait(LOOK_S)
+        return self
 
-    def _accepted(self, event: Mapping[str, Any]) -> None:
-        client = self._clients[event["client"]]
-        client |= {
-            "updates": client["updates"] + 1,
-            "base": event["base_version"],
-            "examples": event["examples"],
-            "metrics": event["metrics"],
-            "seen": time.monotonic(),
-        }
-        self._quorum = event["quorum"]
+    def __exit__(self, *_: object) -> None:
+        """Follow no longer."""
+        self._left.set()
+        self._watch.__exit__()
 
-    def __rich__(self) -> RenderableType:
-        """Draw the federation as it is now."""
-        have, need = self._quorum
-        head = Table.grid(padding=(0, 2))
-        head.add_row(
-            Text(self.title, style="bold"),
-            f"version {self.version}",
-            "quorum",
-            ProgressBar(total=need, completed=have, width=20),
-            f"{have} of {need}",
-            f"up {size(self.bytes_up)}, down {size(self.bytes_down)}",
-        )
-        if self._trouble:
-            trouble = Text(f"the coordinator waits: {self._trouble}", style="bold red")
-            return Group(head, trouble, self._table())
-        return Group(head, self._table())
+    def _ready(self) -> None:
+        # On a thread of its own: it has a connection of its own, and events come meanwhile.
+        threading.Thread(target=self._look, daemon=True).start()
 
-    def _table(self) -> Table:
-        shown = sorted({name for c in self._clients.values() for name in c.get("metrics", {})})
-        shown = shown[:MOST_METRICS]
-        table = Table("client", box=None, header_style="dim", padding=(0, 2, 0, 0))
-        for heading in ("updates", "from version", "examples", *shown):
-            table.add_column(heading, justify="right")
-        for name, client in sorted(self._clients.items()):
-            figures = [_figure(client.get("metrics", {}).get(metric)) for metric in shown]
-            facts = [str(client.get(key, "–")) for key in ("updates", "base", "examples")]
-            table.add_row(name, *facts, *figures)
-        if self._metrics:
-            means = [_figure(self._metrics.get(metric)) for metric in shown]
-            table.add_row("all, by examples", "", "", "", *means, style="bold")
-        return table
+    def _lost(self) -> None:
+        with self.lock:
+            self._begin_to_look([])
+            self.notice = "the broker is away; trying again"
+        self._changed({})
 
+    def _begin_to_look(self, recent: list[dict[str, Any]]) -> None:
+        self._known, self._recent = self.picture.time, recent
 
-def size(count: float) -> str:
-    """``count`` bytes for people: 1.2 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+    def _take(self, event: dict[str, Any]) -> None:
+        with self.lock:
+            if self._recent is not None:
+                self._recent.append(event)
+            elif 0 < self.picture.number < int(event.get("number", 0)) - 1:
+                self._begin_to_look([event])
+                threading.Thread(target=self._look, args=(LAST_WORD_S,), daemon=True).start()
+            self.picture.feed(event)
+        self._changed(event)
 
+    def _look(self, after_s: float = 0.0) -> None:
+        """Begin with the last word, and until it has all that we missed with the next one."""
+        notice, complete, looks = "", False, 0
+        while not complete and looks < MOST_LOOKS and not self._left.wait(after_s):
+            looks, after_s = looks + 1, LAST_WORD_S
+            try:
+                found = last_word(self._broker, self._name)
+            except (WarrenError, ValueError) as error:
+                notice = f"what was before is not known: {error}"
+                break
+            with self.lock:
+                complete = self._adopt(found)
+            self._looked.set()
+            self._changed({})
+        with self.lock:
+            self._recent, self.notice = None, notice
+        self._looked.set()
+        self._changed({})
 
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
-
-
-def watch(broker: str | Broker, federation: str, stopped: threading.Event) -> None:
-    """Show the federation live until it finishes or ``stopped`` is set."""
-    board = Board(federation)
-    console = Console()
-    with Live(board, console=console, auto_refresh=False) as live:
-
-        def on_event(event: dict[str, Any]) -> None:
-            board.feed(event)
-            live.refresh()
-            if board.finished.is_set():
-                stopped.set()
-
-        with Watch(broker, on_event):
-            stopped.wait()
+    def _adopt(self, found: Picture | None) -> bool:
+        """Go on from ``found``; whether it joins up with what we heard since."""
+        recent = self._recent or []
+        if found is None or found.time < self._known:
+            return not recent
+        found.succeeds(self.picture)
+        for event in recent:
+            if float(event.get("time", 0.0)) > found.time:
+                found.feed(event)
+        joins = not recent or int(recent[0].get("number", 0)) <= found.number + 1
+        self.picture = found
+        return joins

@@ -125,6 +125,8 @@ class CoordinatorWorker:
         finally:
             if self._evaluator is not None:
                 self._evaluator.close()
+            if self._active:
+                self._chronicle.stopped()
             self._links.close()
             self._sender.shutdown()
             self._store.close()
@@ -279,7 +281,7 @@ class CoordinatorWorker:
             rarity = roster.rarity(state.roster, arrival.manifest.client)
         self._round.fold(arrival, rarity)
         updates = self._round.updates
-        self._chronicle.accepted(arrival.manifest, arrival.norm, state.version, updates)
+        self._chronicle.accepted(arrival.manifest, state.version, updates, arrival.norm)
         if self._policy.closes(updates, overdue=self._overdue):
             self._close_round(state)
 

@@ -1,16 +1,71 @@
 """``coordinator-worker watch``: a running federation, live in the terminal."""
 
+import argparse
+import sys
 import threading
+from typing import Any
 
-from coordinator_worker.watch import watch
+from rich.console import Console
+from rich.live import Live
+
+from coordinator_worker import ticker
+from coordinator_worker.board import Board, Still
+from coordinator_worker.rejected import PIPE_COLUMNS
+from coordinator_worker.watch import Follower, last_word
 from shared import service, settings
+from shared.errors import ConfigError
 
-ABOUT = "Show a running federation: rounds, quorum, clients and their metrics, bytes."
+ABOUT = (
+    "Show a running federation: quorum, rounds, metrics, and each client's lag, staleness, bytes,"
+    " norm, missed rounds and share of the data; with more clients than lines, those that stand"
+    " out. A line for each event instead where there is no terminal. Takes the watcher's bundle,"
+    " on any machine; ends with the run."
+)
 
 
 def run(argv: list[str]) -> None:
     """Show it until it finishes or we are asked to stop."""
-    given, _ = settings.load(settings.WorkerSettings, description=ABOUT, argv=argv)
+    own = argparse.ArgumentParser(
+        prog="coordinator-worker watch", add_help=False, allow_abbrev=False
+    )
+    own.add_argument(
+        "--once", action="store_true", help="show how it is now, and end: also when nothing runs"
+    )
+    given, _ = settings.load(settings.WorkerSettings, description=ABOUT, argv=argv, own=own)
+    once = settings.own_words(own, settings.WorkerSettings, argv).once
+    (show if once else follow)(given)
+
+
+def show(given: settings.WorkerSettings) -> None:
+    """Print what the coordinator said last."""
+    found = last_word(given.broker, f"watch · {given.federation}")
+    if found is None:
+        raise ConfigError(
+            f"nothing is known of {given.federation} yet: no coordinator has run on this broker"
+        )
+    width = None if sys.stdout.isatty() else PIPE_COLUMNS
+    console = Console(width=width, height=sys.maxsize, highlight=False)
+    console.print(Board(given.federation, Still(found)))
+
+
+def follow(given: settings.WorkerSettings) -> None:
+    """Show it live: a table on a terminal, lines elsewhere."""
     stopped = threading.Event()
     service.on_stop_signal(lambda: threading.Thread(target=stopped.set).start())
-    watch(given.broker, given.federation, stopped)
+    console = Console()
+
+    def changed(event: dict[str, Any]) -> None:
+        if not console.is_terminal and (line := ticker.line(event)) is not None:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if event.get("event") == "federation.finished":
+            stopped.set()
+
+    follower = Follower(given.broker, f"watch · {given.federation}", changed)
+    board = Board(given.federation, follower)
+    with follower:
+        if not console.is_terminal:
+            stopped.wait()
+            return
+        # Twice a second, whatever happens: times pass, and a thousand updates are not drawn each.
+        with Live(board, console=console, refresh_per_second=2):
+            stopped.wait()

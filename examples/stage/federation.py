@@ -10,8 +10,9 @@ from broker_config import node
 from broker_config.credentials import bundle_path
 from broker_config.federation import Federation
 from coordinator_worker import checkpoint
+from coordinator_worker.board import Board
 from coordinator_worker.state import State
-from coordinator_worker.watch import Board, Watch
+from coordinator_worker.watch import Watch
 from examples.stage.processes import Child, ChildFailed
 from examples.stage.study import Study
 from examples.stage.view import View

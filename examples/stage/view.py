@@ -9,7 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from coordinator_worker.watch import Board, size
+from coordinator_worker.board import Board
+from coordinator_worker.figures import size
 
 
 class View:
@@ -61,7 +62,7 @@ class View:
         if self._live is None:
             metrics = event["metrics"].items()
             figures = ", ".join(f"{name} {value:.4f}" for name, value in metrics)
-            traffic = f"up {size(board.bytes_up)}, down {size(board.bytes_down)}"
+            traffic = f"up {size(board.picture.bytes_up)}, down {size(board.picture.bytes_down)}"
             print(f"{board.title}, round {event['version']}: {figures}; {traffic}", flush=True)
 
     def __rich__(self) -> RenderableType:

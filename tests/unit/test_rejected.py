@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from coordinator_worker.rejected import Rejection, Summary, plain, read
+from coordinator_worker.figures import plain
+from coordinator_worker.rejected import Rejection, Summary, read
 from shared.messages import Join
 from shared.peek import Letter
 from tests.bodies import encode

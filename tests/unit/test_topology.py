@@ -88,6 +88,16 @@ def test_the_coordinator_publishes_models_events_and_to_one_mailbox_but_no_updat
     assert not re.search(rights.configure, "update")
 
 
+def test_a_watcher_reads_events_and_the_last_word_and_publishes_nothing() -> None:
+    rights = permission(topology(FEDERATION), "watcher")
+    for name in ("event", "event.state", "watch.0a1b2c3d"):
+        assert re.search(rights.read, name)
+    others = ("update", "update.rejected", "model", "model.hospital-a", "event.states")
+    assert not [name for name in others if re.search(rights.read, name)]
+    for name in ("event", "event.state", "update", "model", "amq.default"):
+        assert not re.search(rights.write, name)
+
+
 @pytest.mark.parametrize(
     ("clients", "fleets"),
     [

@@ -1,18 +1,21 @@
 """The board: what the events so far say."""
 
 import io
+import time
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from coordinator_worker.watch import Board, size
+from coordinator_worker import ticker
+from coordinator_worker.board import Board
 
 
-def accepted(client: str, have: int = 1, **metrics: float) -> dict[str, Any]:
+def accepted(client: str, have: int = 1, *, made: int = 4, **metrics: float) -> dict[str, Any]:
     return {
-        "event": f"update.accepted.{client}", "client": client, "base_version": 3, "examples": 40,
-        "metrics": metrics, "quorum": [have, 2],
+        "event": f"update.accepted.{client}", "client": client, "version": made - 1,
+        "base_version": 3, "examples": 40, "bytes": 1000, "norm": 0.5, "metrics": metrics,
+        "quorum": [have, 2], "time": time.time(),
     }  # fmt: skip
 
 
@@ -20,12 +23,20 @@ def published(version: int, topic: str = "model.published") -> dict[str, Any]:
     return {"event": topic, "version": version, "bytes": 1000, "quorum": [0, 2]}
 
 
-CLOSED = {"event": "round.closed", "updates": 2, "bytes_up": 2000, "metrics": {"loss": 0.25}}
+CLOSED = {
+    "event": "round.closed", "version": 4, "updates": 2, "bytes_up": 2000, "seconds": 3.0,
+    "metrics": {"loss": 0.25},
+}  # fmt: skip
+REJECTED = {
+    "event": "update.rejected.alfa", "client": "alfa", "reason": "stale", "detail": "five late",
+}  # fmt: skip
 
 
-def drawn(board: Board) -> str:
+def drawn(board: Board, width: int = 120, height: int | None = None) -> str:
     page = io.StringIO()
-    Console(width=120, file=page).print(board)
+    console = Console(width=width, height=height, file=page, force_terminal=height is not None,
+                      color_system=None)  # fmt: skip
+    console.print(board)
     return page.getvalue()
 
 
@@ -44,36 +55,42 @@ def test_a_round_is_counted_when_it_closes(board: Board) -> None:
         accepted("alfa", 1, loss=0.5), accepted("bravo", 2, loss=0.0), CLOSED, published(4),
     ):  # fmt: skip
         board.feed(event)
-    assert (board.rounds, board.updates_folded, board.version) == (1, 2, 4)
-    assert (board.bytes_up, board.bytes_down) == (2000, 2000)
+    picture = board.picture
+    assert (len(picture.rounds), picture.updates, picture.version) == (1, 2, 4)
+    assert (picture.bytes_up, picture.bytes_down) == (2000, 2000)
     assert not board.finished.is_set()
     text = drawn(board)
     for words in ("version 4", "0 of 2", "up 2.0 kB, down 2.0 kB", "0.5000", "0.2500", "bravo"):
         assert words in text
+    assert "last round 3.0 s" in text
 
 
 def test_the_quorum_grows_with_each_update(board: Board) -> None:
     board.feed(accepted("alfa", 1))
     assert "1 of 2" in drawn(board)
+    assert "━" in drawn(board)
 
 
 def test_a_client_that_joined_has_its_line_before_it_contributes(board: Board) -> None:
     board.feed({"event": "client.joined", "client": "charlie"})
     assert "charlie" in drawn(board)
     board.feed(published(1))
-    assert board.bytes_down == 1000
+    assert board.picture.bytes_down == 1000
 
 
-def test_a_rejected_update_is_not_a_contribution(board: Board) -> None:
-    board.feed({"event": "update.rejected.alfa", "client": "alfa", "reason": "stale"})
-    assert (board.rounds, board.updates_folded, board.bytes_up) == (0, 0, 0)
+def test_a_rejected_update_is_not_a_contribution_and_its_reason_is_shown(board: Board) -> None:
+    board.feed(REJECTED)
+    picture = board.picture
+    assert (len(picture.rounds), picture.updates, picture.bytes_up) == (0, 0, 0)
+    assert "rejected 1: 1 stale" in drawn(board)
     assert "alfa" in drawn(board)
+    assert "five late" in drawn(board)
 
 
 def test_the_last_model_finishes_the_federation(board: Board) -> None:
     board.feed(published(9, "federation.finished"))
     assert board.finished.is_set()
-    assert board.version == 9
+    assert "version 9" in drawn(board)
 
 
 def test_a_coordinator_that_waits_for_its_disk_is_shown_until_it_goes_on(board: Board) -> None:
@@ -90,16 +107,59 @@ def test_an_event_that_it_does_not_know_changes_nothing(board: Board) -> None:
     assert drawn(board) == before
 
 
-def test_more_metrics_than_fit_are_left_out(board: Board) -> None:
-    board.feed(accepted("alfa", **{f"m{n}": 1.0 for n in range(9)}))
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_line_is_wider_than_the_terminal_and_what_matters_is_never_cut(
+    board: Board, width: int
+) -> None:
+    for number in range(5):
+        name = f"university-hospital-{number}"
+        board.feed(accepted(name, 1, **{f"a_rather_long_metric_{m}": 0.123 for m in range(9)}))
+    board.feed(CLOSED)
+    text = drawn(board, width)
+    assert max(map(len, text.splitlines())) <= width
+    (heading,) = [line for line in text.splitlines() if line.startswith("client ")]
+    for column in ("status", "lag", "stale", "missed", "data", "size", "norm", "seen"):
+        assert column in heading
+    assert "university-hospital-3" in text
+    assert "…" not in text
+
+
+@pytest.mark.parametrize("height", [24, 40])
+def test_a_thousand_clients_fit_the_terminal_and_the_one_that_is_away_is_shown(
+    board: Board, height: int
+) -> None:
+    names = [f"phone.{number}" for number in range(1000)]
+    for name in (*names, "zulu"):
+        board.feed(accepted(name, made=1))
+    for version in range(2, 5):
+        for name in names:
+            board.feed(accepted(name, made=version))
+        board.feed(CLOSED | {"version": version})
+    text = drawn(board, 80, height)
+    assert len(text.splitlines()) <= height
+    (zulu,) = [line for line in text.splitlines() if line.startswith("zulu")]
+    assert "late" in zulu
+    shown = sum(line.startswith("phone.") for line in text.splitlines())
+    assert shown > height / 2
+    assert f"and {1000 - shown} more: {1000 - shown} in" in text
+
+
+def test_names_cannot_act_on_the_terminal(board: Board) -> None:
+    board.feed(accepted("\x1b[2Jalfa", **{"loss\x1b]0;owned\x07": 1.0}))
+    board.feed(REJECTED | {"client": "\x1b[31m", "detail": "[link=x]\x1b[0m"})
     text = drawn(board)
-    assert "m3" in text
-    assert "m4" not in text
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "[link=x]" in text
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_230_000, "1.2 MB"), (4e15, "4000.0 TB")],
-)
-def test_sizes_are_for_people(count: float, text: str) -> None:
-    assert size(count) == text
+def test_a_line_for_each_event_that_is_worth_one() -> None:
+    told = CLOSED | {"time": 0.0, "participation": {"late": {"clients": 3}}}
+    line = ticker.line(told)
+    assert line is not None
+    assert line.endswith("round 4: 2 updates in 3.0 s, 2.0 kB, loss 0.2500, 3 clients late")
+    assert ticker.line(accepted("alfa")) is None
+    assert ticker.line({}) is None
+    escaped = ticker.line(REJECTED | {"detail": "\x1b[2J", "time": 0.0})
+    assert escaped is not None
+    assert "\x1b" not in escaped

@@ -1,0 +1,1 @@
+"""What `make screenshots` plays, and how it is photographed."""

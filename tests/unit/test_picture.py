@@ -1,0 +1,218 @@
+"""The picture: what is known of a federation from its events."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator_worker.figures import duration, figure, plain, size, sparkline
+from coordinator_worker.picture import MOST_METRICS, MOST_REJECTED, Picture
+from coordinator_worker.roster import Member
+from coordinator_worker.standing import WINDOW, Row
+from coordinator_worker.state import State
+from shared.layout import Weights
+
+
+def accepted(client: str, made: int, late: int = 0, examples: int = 10) -> dict[str, Any]:
+    return {
+        "event": f"update.accepted.{client}", "client": client, "version": made - 1,
+        "base_version": made - 1 - late, "staleness": late, "examples": examples, "bytes": 100,
+        "norm": 0.5, "metrics": {"loss": 1.0}, "quorum": [1, 2], "time": 1000.0 + made,
+    }  # fmt: skip
+
+
+def closed(version: int, run: str = "aa", **more: Any) -> dict[str, Any]:
+    return {
+        "event": "round.closed", "run": run, "version": version, "updates": 1, "bytes_up": 100,
+        "metrics": {"loss": 1 / version}, "seconds": 1.0, "time": 1000.5 + version, **more,
+    }  # fmt: skip
+
+
+def published(version: int, run: str = "aa") -> dict[str, Any]:
+    return {
+        "event": "model.published", "run": run, "version": version, "bytes": 100, "quorum": [0, 2],
+        "time": 1000.6 + version,
+    }  # fmt: skip
+
+
+def rejected(client: str, reason: str = "stale") -> dict[str, Any]:
+    return {
+        "event": f"update.rejected.{client}", "client": client, "reason": reason, "detail": "…",
+        "time": 1.0,
+    }  # fmt: skip
+
+
+def picture_of(*events: dict[str, Any]) -> Picture:
+    picture = Picture()
+    for event in events:
+        picture.feed(event)
+    return picture
+
+
+def row(picture: Picture, client: str) -> Row:
+    (found,) = [row for row in picture.rows() if row.name == client]
+    return found
+
+
+def test_a_client_is_as_late_as_the_rounds_that_it_was_not_in() -> None:
+    picture = picture_of(published(0), accepted("alfa", 1), accepted("bravo", 1), closed(1))
+    for version in (2, 3, 4):
+        for event in (accepted("alfa", version), closed(version), published(version)):
+            picture.feed(event)
+    assert (row(picture, "alfa").status, row(picture, "alfa").behind) == ("in", 0)
+    bravo = row(picture, "bravo")
+    assert (bravo.status, bravo.behind, bravo.missed) == ("late", 3, 3)
+    assert bravo.client.strip(4) == "0..."
+    assert [row.name for row in picture.rows()] == ["bravo", "alfa"]
+
+
+def test_what_a_client_missed_before_it_came_is_not_held_against_it() -> None:
+    picture = picture_of(
+        published(0), closed(1), closed(2), {"event": "client.joined", "client": "late"},
+        accepted("late", 3), closed(3), closed(4),
+    )  # fmt: skip
+    assert row(picture, "late").missed == 1
+
+
+def test_staleness_is_counted_once_for_each_round_a_client_is_in() -> None:
+    events = accepted("alfa", 3, late=2), accepted("alfa", 3, late=2), accepted("bravo", 3)
+    assert picture_of(published(2), *events).staleness == {2: 1, 0: 1}
+
+
+def test_the_share_of_data_is_that_of_all_examples() -> None:
+    picture = picture_of(accepted("alfa", 1, examples=30), accepted("bravo", 1, examples=10))
+    assert row(picture, "alfa").share == 0.75
+
+
+def test_a_refused_update_is_marked_and_a_stranger_gets_no_line() -> None:
+    picture = picture_of(published(0), accepted("alfa", 1), closed(1), rejected("alfa"))
+    picture.feed(rejected("nobody"))
+    picture.feed(closed(2))
+    assert row(picture, "alfa").client.strip(2) == "0x"
+    assert row(picture, "alfa").missed == 1
+    assert len(picture.rows()) == 1
+    assert picture.reasons == {"stale": 2}
+
+
+def test_another_run_begins_anew_and_keeps_the_clients() -> None:
+    picture = picture_of(published(0), accepted("alfa", 1), closed(1), rejected("alfa"))
+    picture.feed(published(0, run="bb"))
+    assert (picture.run, picture.version, len(picture.rounds)) == ("bb", 0, 0)
+    assert (picture.reasons, picture.staleness) == ({}, {})
+    assert row(picture, "alfa").status == "silent"
+
+
+def test_troubles_go_when_what_caused_them_has() -> None:
+    picture = picture_of(
+        published(0),
+        {"event": "round.overdue", "version": 1, "quorum": [1, 2]},
+        {"event": "client.flooding.alfa", "client": "alfa"},
+        {"event": "round.diverged", "detail": "infinite"},
+    )
+    assert set(picture.trouble) == {"overdue", "flood", "diverged"}
+    picture.feed(closed(1, diverged="infinite", rejected={"malformed": 3}))
+    assert set(picture.trouble) == {"flood", "diverged"}
+    picture.feed(closed(2, rejected={}))
+    assert picture.trouble == {}
+
+
+def test_what_is_evaluated_beside_belongs_to_its_version() -> None:
+    picture = picture_of(closed(1), closed(2))
+    picture.feed({"event": "model.evaluated", "version": 1, "metrics": {"auc": 0.9}})
+    assert picture.rounds[0]["metrics"]["evaluate: auc"] == 0.9
+    assert "evaluate: auc" in picture.metrics
+
+
+def test_nobody_can_make_it_grow_without_bound() -> None:
+    picture = Picture()
+    for number in range(3 * MOST_REJECTED):
+        picture.feed(rejected("alfa") | {"detail": "x" * 100_000})
+        picture.feed(accepted("alfa", number) | {"metrics": {f"{number}": 1.0, "y" * 9000: 1.0}})
+        picture.feed(closed(number + 1))
+    assert len(picture.rejected) == MOST_REJECTED
+    assert len(picture.metrics) == MOST_METRICS
+    assert len(picture.clients["alfa"].rounds) == WINDOW + 1
+    assert len(json.dumps(picture.as_dict())) < 60_000
+
+
+def test_a_picture_that_was_a_message_is_the_same_and_goes_on_alike() -> None:
+    picture = picture_of(
+        published(0), accepted("alfa", 1, late=0), closed(1), published(1), rejected("alfa"),
+        accepted("bravo", 2, late=1), {"event": "model.best", "version": 1, "value": 0.5},
+    )  # fmt: skip
+    again = Picture.of(json.loads(json.dumps(picture.as_dict())))
+    for both in (picture, again):
+        assert both.as_dict()["clients"][1]["now"] == 1
+    assert json.dumps(again.as_dict()) == json.dumps(picture.as_dict())
+    for event in (closed(2), published(2), accepted("alfa", 3)):
+        picture.feed(event)
+        again.feed(event)
+    assert json.dumps(again.as_dict()) == json.dumps(picture.as_dict())
+
+
+def test_a_picture_of_another_format_is_refused() -> None:
+    with pytest.raises(ValueError, match="format 7"):
+        Picture.of(Picture().as_dict() | {"format": 7})
+
+
+def test_it_begins_with_what_the_checkpoint_knows() -> None:
+    members = {"alfa": Member(1.0, 2.0, 7, 5, 100), "bravo": Member(1.0, 2.0, 6, 4, 300)}
+    history = tuple(closed(v) | {"clients": {}} for v in range(1, 8))
+    weights = Weights.of([np.zeros(3, np.float32)])
+    picture = Picture()
+    picture.resume(State("clinics", "aa", 7, weights, {}, history, members))
+    assert (picture.federation, picture.version, len(picture.rounds)) == ("clinics", 7, 7)
+    bravo = row(picture, "bravo")
+    assert (bravo.status, bravo.behind, bravo.share, bravo.missed) == ("late", 1, 0.75, 0)
+
+
+def test_what_a_restarted_coordinator_does_not_know_is_taken_over_from_before() -> None:
+    before = picture_of(published(0), accepted("alfa", 1), closed(1), closed(2))
+    after = picture_of(published(2), accepted("alfa", 3), closed(3))
+    after.succeeds(before)
+    assert row(after, "alfa").client.strip(3) == "0.0"
+    assert row(after, "alfa").missed == 1
+    other = picture_of(published(2, run="bb"), accepted("alfa", 3))
+    other.succeeds(before)
+    assert row(other, "alfa").client.rounds == {3: 0}
+
+
+@given(st.lists(st.floats(-1e9, 1e9), max_size=200), st.integers(1, 30))
+def test_a_sparkline_has_a_bar_for_each_value_or_for_some(values: list[float], width: int) -> None:
+    assert len(sparkline(values, width)) == min(len(values), width)
+
+
+def test_a_sparkline_rises_with_its_values() -> None:
+    assert sparkline([0.0, 1.0], 9) == "▁█"
+    assert sparkline([float(n) for n in range(80)], 8) == "▁▂▃▄▅▆▇█"
+    assert sparkline([5.0, 5.0], 8) == "▁▁"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_230_000, "1.2 MB"), (4e15, "4000.0 TB")],
+)
+def test_sizes_are_for_people(count: float, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (0.31, "0.3 s"), (59, "59 s"), (300, "5 min"), (10_000, "3 h"), (200_000, "2 d")],
+)
+def test_times_are_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (0.0, "0.0000"), (0.91234, "0.9123"), (1e-9, "1.00e-09")]
+)
+def test_figures_have_as_many_digits_as_one_reads(value: float | None, text: str) -> None:
+    assert figure(value) == text
+
+
+def test_foreign_words_cannot_steer_a_terminal() -> None:
+    assert plain("a\x1b[2J\n") == "a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}"
