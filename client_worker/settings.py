@@ -60,9 +60,6 @@ class ClientSettings(WorkerSettings):
         None,
         description="public key that whatever is sent is encrypted to; `broker-config` writes it",
     )
-    metrics_port: int = Field(
-        0, ge=0, le=65535, description="port of the metrics for Prometheus, 0 for none"
-    )
     stay: bool = Field(
         False, description="serve the federation's next runs too, instead of ending with this one"
     )

@@ -1,6 +1,5 @@
 """What the coordinator says of what happens: to its host's log, to everybody, to the audit."""
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +20,6 @@ class Chronicle:
         self._events = events
         self._audit = audit
         self._quorum = quorum
-        self._closed_at: float | None = None  # of the round whose model is on its way
 
     def joined(self, client: str) -> None:
         """A client is there."""
@@ -100,10 +98,9 @@ class Chronicle:
         )
         self._events.post("round.overdue", version=version, quorum=(updates, self._quorum))
 
-    def closed(self, run: str, record: Mapping[str, Any], checkpoint_s: float) -> None:
+    def closed(self, run: str, record: Mapping[str, Any]) -> None:
         """A round has made a model, which is in the checkpoint."""
-        self._closed_at = time.monotonic()
-        self._events.post("round.closed", run=run, checkpoint_seconds=checkpoint_s, **record)
+        self._events.post("round.closed", run=run, **record)
 
     def diverged(self, version: int, error: Exception) -> None:
         """A round's updates would have spoilt the model."""
@@ -132,7 +129,6 @@ class Chronicle:
     def published(self, state: State, model: ModelManifest) -> None:
         """Every mailbox has the model."""
         version = state.version
-        began, self._closed_at = self._closed_at, None
         self._events.begin(state)
         self._audit.published(version, model.digest, model.content)
         log.info("model_published", "version %d is published", version, version=version)
@@ -142,7 +138,6 @@ class Chronicle:
             version=version,
             bytes=state.weights.buffer.nbytes,
             quorum=(0, self._quorum),
-            seconds=None if began is None else time.monotonic() - began,
         )
 
     def stalled(self, error: OSError) -> None:

@@ -3,8 +3,7 @@
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 from broker_config.names import EVENT_EXCHANGE
 from coordinator_worker.bulletin import Bulletin
@@ -12,20 +11,16 @@ from coordinator_worker.state import State
 from shared.amqp import Session
 from shared.pipeline import Publication
 
-Observe: TypeAlias = Callable[[Mapping[str, Any]], None]
-
 
 class Events:
     """Posts events; they are a courtesy and may be lost, unlike updates.
 
-    What they come to is left in the broker for those who come later (``Bulletin``); ``observers``
-    in this process hear of each.
+    What they come to is left in the broker for those who come later (``Bulletin``).
     """
 
     def __init__(self, session: Session, **common: Any) -> None:
         self._session = session
         self._common = common
-        self.observers: list[Observe] = []
         self._bulletin = Bulletin(session)
         self._number = itertools.count(1)  # whoever misses one can tell
 
@@ -33,8 +28,6 @@ class Events:
         """Post one event under routing key ``topic``, such as ``round.closed``."""
         stamp = {"time": time.time(), "number": next(self._number)}
         event = {"event": topic, **stamp, **self._common, **fields}
-        for observe in self.observers:
-            observe(event)
         body = json.dumps(event).encode()
         self._session.post(
             Publication(EVENT_EXCHANGE, topic, (body,), topic, content_type="application/json")

@@ -281,7 +281,7 @@ class Intake:
         try:
             whole = arrival.incoming.add(index, data)
             if whole and state is not None and isinstance(manifest, UpdateManifest):
-                self._bound.check(arrival.norm, state)
+                self._bound.check(sqrt(arrival.sum_of_squares), state)
         except Rejected as rejected:
             settled = tuple(self._forget(manifest.transfer))
             return Outcome(None, None, settled, rejected, manifest.client, base_version)

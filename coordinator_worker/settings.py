@@ -16,7 +16,6 @@ from shared.layout import Layout, Weights
 from shared.messages import MAX_EXAMPLES, Config, Setting
 from shared.settings import Words, WorkerSettings
 
-METRICS_PORT: Final = 9464
 CONFIG: Final[TypeAdapter[dict[str, Setting]]] = TypeAdapter(Config, config=ConfigDict(strict=True))
 
 
@@ -108,14 +107,6 @@ class CoordinatorSettings(LearningSettings, WorkerSettings):
     )
     config: Words = Field(
         (), description="NAME=VALUE that every client's task is told with the model; repeatable"
-    )
-
-    metrics_port: int = Field(
-        METRICS_PORT,
-        ge=0,
-        le=65535,
-        description="port of the metrics for Prometheus, 0 for none; if the default is taken, this"
-        " coordinator does without",
     )
 
     @model_validator(mode="after")

@@ -1,7 +1,6 @@
 """The checkpoint folder: read when it is our turn, written while we have its lease."""
 
 import secrets
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -113,19 +112,8 @@ class Patience:
         if self._links.stopped_within(backoff_s(self._attempts)):
             raise Stopped("stopped while the checkpoint folder could not be written")
 
-    def persist(self, write: Callable[[], None]) -> float:
-        """Write; while the disk is full, wait: nothing else may happen before. Seconds it took."""
-        began = time.monotonic()
-        while True:
-            try:
-                write()
-            except OSError as error:
-                self.wait(error)
-            else:
-                self._over()
-                return time.monotonic() - began
-
-    def _over(self) -> None:
+    def over(self) -> None:
+        """It worked."""
         if self._attempts:
             self._attempts = 0
             self._chronicle.recovered()

@@ -38,7 +38,6 @@ from coordinator_worker.intake import Arrival, Intake
 from coordinator_worker.learning import Learning
 from coordinator_worker.links import Links
 from coordinator_worker.notices import Notices
-from coordinator_worker.observers import Observers
 from coordinator_worker.rejections import Rejections
 from coordinator_worker.round import Round
 from coordinator_worker.settings import CoordinatorSettings, parse_config
@@ -77,7 +76,7 @@ class CoordinatorWorker:
         self._staging = Staging(self._store.folder, memory_bytes=0)
         self._intake = Intake.of(settings, self._policy, self._staging)
         self._initiation = Initiation(self._ask_for_weights, lambda: self._links.put(AskAgain()))
-        self._events = events = Events(self._links.models, federation=settings.federation)
+        events = Events(self._links.models, federation=settings.federation)
         self._signer = Signer.of(settings.secret(settings.signing_keys))
         self._notices = Notices(self._links.models, self._signer)
         self._audit = self._store.audit
@@ -102,8 +101,6 @@ class CoordinatorWorker:
     def run(self) -> None:
         """Serve until the goal is reached or a signal asks to stop."""
         on_stop_signal(self._links.ask_to_stop)
-        observers = Observers(self._settings)
-        self._events.observers += observers.observe
         try:
             self._links.start()
             while not self._finished:
@@ -130,7 +127,6 @@ class CoordinatorWorker:
             self._links.close()
             self._sender.shutdown()
             self._store.close()
-            observers.close()
 
     # --- becoming and being the active coordinator ----------------------------------------------
 
@@ -175,7 +171,7 @@ class CoordinatorWorker:
         self._active = True
         self._settle_sending()
         state = self._store.state if changed else self._state or self._store.state
-        self._patience.persist(partial(self._audit.take_over, state))
+        self._persist(partial(self._audit.take_over, state))
         if state is None:
             self._notices.call_together()
         elif changed or self._fanout is None:
@@ -234,8 +230,8 @@ class CoordinatorWorker:
         self._round = Round(self._coordinator.begin(memory))
 
     def _receive(self, item: Delivery) -> None:
-        # Not the session's epoch when acknowledging: the link may be lost and back while a model is
-        # published, and on the new channel these tags are other deliveries.
+        # Not the session's epoch at the time of acknowledging: the link may be lost and back while
+        # a model is published, and on the new channel these tags are other deliveries.
         self._epoch = item.epoch
         outcome = self._intake.receive(item, self._state)
         if self._state is None and not outcome.settled:
@@ -291,7 +287,7 @@ class CoordinatorWorker:
             for start, data in arrival.chunks():
                 weights.buffer[start : start + len(data)] = data
             state = self._store.version_zero(self._learning.initial(weights))
-            self._patience.persist(partial(self._store.save, state))
+            self._save(state)
             self._audit.resumed(state)
             client = arrival.manifest.client
             log.info("initial_model", "%s sent the initial model", client, client=client)
@@ -345,7 +341,7 @@ class CoordinatorWorker:
         self._fanout.hold()
         sending = self._sender.submit(self._coordinator.send, weights)
         self._audit.aggregated(version, closed.entries, record.get("diverged"))
-        checkpoint_s = self._patience.persist(partial(self._store.save, state))
+        self._save(state)
         self._fanout.release()
         self._sending = (sending, closed.tags, self._epoch)
         sending.add_done_callback(lambda _sending: self._links.put(Sent()))
@@ -354,7 +350,7 @@ class CoordinatorWorker:
         self._rejections.counted.clear()
         self._begin_round(spare)
         self._await_deadline(state)
-        self._chronicle.closed(state.run, record, checkpoint_s)
+        self._chronicle.closed(state.run, record)
 
     def _aggregate(self, state: State, closed: Round, record: dict[str, Any]) -> Weights:
         """The next model; the last good one again if it would not be finite."""
@@ -370,8 +366,22 @@ class CoordinatorWorker:
 
     def _keep_best(self, state: State, best: Best) -> None:
         """Before the checkpoint that says so; a crash in between leaves a copy that is too new."""
-        self._patience.persist(partial(self._store.save_best, state.weights))
+        self._persist(partial(self._store.save_best, state.weights))
         self._chronicle.found_best(best)
+
+    def _save(self, state: State) -> None:
+        self._persist(partial(self._store.save, state))
+
+    def _persist(self, write: Callable[[], None]) -> None:
+        """Write; while the disk is full, wait: nothing else may happen before."""
+        while True:
+            try:
+                write()
+            except OSError as error:
+                self._patience.wait(error)
+            else:
+                self._patience.over()
+                return
 
     def _settle_sending(self) -> None:
         """Wait until the newest model is published, if it is not; let its updates go."""

@@ -38,14 +38,7 @@ class WorkerSettings(BaseSettings):
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "the broker": ("broker_url", "ca", "tls_certificate", "tls_key", "wait_broker_s"),
-        "as a service": (
-            "ready_file",
-            "metrics_port",
-            "metrics_address",
-            "traces",
-            "log_format",
-            "log_level",
-        ),
+        "as a service": ("ready_file", "log_format", "log_level"),
     }
 
     model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
@@ -71,14 +64,6 @@ class WorkerSettings(BaseSettings):
     )
     ready_file: Path | None = Field(
         None, description="a file that exists while this worker is connected (for health checks)"
-    )
-    metrics_address: str = Field(
-        "127.0.0.1", description="where metrics for Prometheus are served, with --metrics-port"
-    )
-    traces: bool = Field(
-        False,
-        description="send OpenTelemetry spans of each round to where OTEL_EXPORTER_OTLP_ENDPOINT"
-        " says (pip install 'warren[traces]')",
     )
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or tools")
     log_level: Literal["DEBUG", "INFO", "WARNING"] = Field("INFO", description="how much to log")
