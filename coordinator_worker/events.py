@@ -6,14 +6,19 @@ from typing import Any
 
 from broker_config.names import EVENT_EXCHANGE
 from shared.amqp import Session
+from shared.audience import Audience
 from shared.pipeline import Publication
 
 
 class Events:
-    """Posts events; they are a courtesy and may be lost, unlike updates."""
+    """Posts events; they are a courtesy and may be lost, unlike updates.
 
-    def __init__(self, session: Session, **common: Any) -> None:
+    Whoever listens in this process hears them too, and what is not worth a message besides.
+    """
+
+    def __init__(self, session: Session, audience: Audience, **common: Any) -> None:
         self._session = session
+        self._audience = audience
         self._common = common
 
     def post(self, topic: str, **fields: Any) -> None:
@@ -23,3 +28,8 @@ class Events:
         self._session.post(
             Publication(EVENT_EXCHANGE, topic, (body,), topic, content_type="application/json")
         )
+        self._audience.tell(topic, **fields)
+
+    def tell(self, topic: str, **fields: Any) -> None:
+        """Say something to those who listen in this process alone."""
+        self._audience.tell(topic, **fields)
