@@ -89,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=read.port, help="AMQP port (default: as before, else a free one)"
     )
     up.add_argument("--management-port", type=read.port, help="port of the management UI and API")
+    up.add_argument(
+        "--prometheus-port",
+        type=read.optional_port,
+        help="port of RabbitMQ's own metrics for Prometheus (remembered; default, or off: none)",
+    )
     up.add_argument("--server", metavar="SCRIPT", help="another rabbitmq-server to start")
     tls = up.add_mutually_exclusive_group()
     tls.add_argument("--tls", dest="tls", action="store_const", const="tls",

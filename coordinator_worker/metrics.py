@@ -57,17 +57,17 @@ class _Progress:
     """Versions and rounds."""
 
     def __init__(self, meters: Meters, quorum: int) -> None:
-        gauge, counter, histogram = meters.gauge, meters.counter, meters.histogram
-        self._version = gauge("warren_model_version", "version of the newest global model")
-        self._bytes = gauge("warren_model_bytes", "size of its weights")
-        self._published = gauge(
+        gauge, gauges, counter = meters.gauge, meters.gauges, meters.counter
+        self._version = gauges("warren_model_version", "version of the newest global model")
+        self._bytes = gauges("warren_model_bytes", "size of its weights")
+        self._published = gauges(
             "warren_model_published_timestamp_seconds",
             "when every mailbox had it, seconds since 1970",
         )
         self._have = gauge("warren_quorum_updates", "updates in the round in progress")
         self._need = gauge("warren_quorum_required", "updates that close a round")
         self._need.set(quorum)
-        self._round = histogram(
+        self._round = meters.histogram(
             "warren_round_duration_seconds",
             "from the beginning of a round, which is the end of the last one, to its quorum",
             ROUND_S,
@@ -78,7 +78,7 @@ class _Progress:
         )
         self.takes: Takes = {
             "update.accepted": self._accepted,
-            "round.closed": lambda record: self._round.observe(record["seconds"]),
+            "round.closed": self._closed,
             "round.overdue": lambda _: self._overdue.inc(),
             "round.diverged": lambda _: self._diverged.inc(),
             "model.published": self._is_out,
@@ -88,10 +88,14 @@ class _Progress:
     def _accepted(self, fields: Fields) -> None:
         self._have.set(fields["quorum"][0])
 
+    def _closed(self, record: Fields) -> None:
+        self._have.set(0)
+        self._round.observe(record["seconds"])
+
     def _is_out(self, fields: Fields) -> None:
-        self._version.set(fields["version"])
-        self._bytes.set(fields["bytes"])
-        self._published.set(time())
+        self._version.one().set(fields["version"])
+        self._bytes.one().set(fields["bytes"])
+        self._published.one().set(time())
 
 
 class _Updates:
@@ -234,8 +238,8 @@ class _Learned:
             f" by examples (the first {MOST_METRICS} names), `evaluation` for `--evaluate`"
         )
         self._figures = meters.gauges("warren_metric", about, "source", "name")
-        self._best = meters.gauge("warren_best_version", "version that `--monitor` found best")
-        self._best_value = meters.gauge("warren_best_value", "its monitored metric")
+        self._best = meters.gauges("warren_best_version", "version that `--monitor` found best")
+        self._best_value = meters.gauges("warren_best_value", "its monitored metric")
         self._shown: dict[str, list[str]] = {}
         self.takes: Takes = {
             "round.closed": lambda record: self._set("clients", record["metrics"]),
@@ -253,8 +257,8 @@ class _Learned:
         self._figures.keep_only((of, name) for of, names in self._shown.items() for name in names)
 
     def _found(self, fields: Fields) -> None:
-        self._best.set(fields["version"])
-        self._best_value.set(fields["value"])
+        self._best.one().set(fields["version"])
+        self._best_value.one().set(fields["value"])
 
 
 class _Health:
