@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 log = Log(__name__)
 
-LAST_CHANCE_S: Final = 3.0  # how long a collector may keep a worker from ending
+LAST_CHANCE_S: Final = 2.0  # how long a collector may keep a worker from ending
+GIVING_UP_S: Final = 1.0
+JUMP_NS: Final = 1_000_000  # by which the machine's clock has to differ to be looked at again
 MISSING: Final = "--traces needs OpenTelemetry: pip install 'warren[traces]'"
 
 
@@ -78,6 +80,7 @@ class Tracer:
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("warren")
         self._lock = threading.Lock()
+        self._offset_ns = 0  # from the monotonic clock to the time of day
 
     def span(
         self,
@@ -95,7 +98,7 @@ class Tracer:
         if parent is not None:
             above = set_span_in_context(NonRecordingSpan(_context(parent)), above)
         told = {f"warren.{name}": value for name, value in {**phase.about, **attributes}.items()}
-        began, ended = _epoch_ns(phase.began, phase.ended)
+        began, ended = self._at(phase.began), self._at(phase.ended)
         with self._lock:  # of two threads each would take the other's ids
             self._ids.next = place
             span = self._tracer.start_span(
@@ -107,18 +110,20 @@ class Tracer:
             )
         span.end(ended)
 
+    def _at(self, moment: float) -> int:
+        """A moment of the monotonic clock in ns since 1970; the same one is always the same."""
+        offset = time.time_ns() - time.monotonic_ns()
+        if abs(offset - self._offset_ns) > JUMP_NS:
+            self._offset_ns = offset
+        return self._offset_ns + int(moment * 1e9)
+
     def close(self) -> None:
         """Send what is left, as long as that takes no longer than LAST_CHANCE_S."""
         ending = threading.Thread(target=self._provider.shutdown, daemon=True)
         ending.start()
         ending.join(LAST_CHANCE_S)
-        self._exporter.shutdown()  # whoever waits for a collector that is not there waits no more
-
-
-def _epoch_ns(*moments: float) -> list[int]:
-    """Moments of the monotonic clock as nanoseconds since 1970."""
-    offset = time.time_ns() - time.monotonic_ns()
-    return [offset + int(moment * 1e9) for moment in moments]
+        self._exporter.shutdown()  # what waits for a collector that is not there waits no more
+        ending.join(GIVING_UP_S)
 
 
 def _context(place: Place) -> "SpanContext":
