@@ -96,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
         help="name or address by which other machines reach this one: lets them in, by AMQP alone,"
         " and goes into the bundles (remembered; default: nobody else is let in)",
     )  # fmt: skip
+    up.add_argument(
+        "--prometheus-port",
+        type=read.optional_port,
+        help="port of RabbitMQ's own metrics for Prometheus (remembered; default, or off: none)",
+    )
     up.add_argument("--server", metavar="SCRIPT", help="another rabbitmq-server to start")
     tls = up.add_mutually_exclusive_group()
     tls.add_argument("--tls", dest="tls", action="store_const", const="tls",

@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 def up(options: argparse.Namespace) -> int:
     """Start the private node, or find it running."""
     federation = read.federation(options)
-    ports = Ports(amqp=options.port or 0, management=options.management_port or 0)
+    ports = Ports(
+        amqp=options.port or 0,
+        management=options.management_port or 0,
+        prometheus=options.prometheus_port or 0,
+    )
     home, server = read.home(options), options.server
     node = private.up(home, federation, ports, server=server, tls=options.tls, host=options.host)
     _table(
@@ -234,7 +238,8 @@ def _broker(options: argparse.Namespace) -> tuple[Management, private.Node | Non
 
 def _management_rows(node: private.Node) -> list[tuple[str, str]]:
     where = f"user admin, password in {node.home / 'credentials.json'}"
-    return [("management UI", node.address.management), ("log in", where)]
+    metrics = [("metrics", node.metrics_url)] if node.metrics_url else []
+    return [("management UI", node.address.management), ("log in", where), *metrics]
 
 
 def _bundles(home: Path, federation: Federation) -> str:

@@ -76,6 +76,12 @@ class Node:
         return Address(amqp, management, authority.for_bundle(), mutual)
 
     @property
+    def metrics_url(self) -> str | None:
+        """Where RabbitMQ's own metrics for Prometheus are, if it was told to have them."""
+        port = self.ports.prometheus
+        return f"http://{LOOPBACK}:{port}/metrics" if port else None
+
+    @property
     def running(self) -> bool:
         """Whether the remembered process is alive and ours."""
         return self.pid > 0 and processes.is_ours(self.pid, str(self.folder))
@@ -220,10 +226,10 @@ def _running(
         )
     for use, port in asdict(requested).items():
         has = getattr(node.ports, use)
-        if port not in (0, has):
+        if port != 0 and max(0, port) != has:
             raise BrokerConfigError(
-                f"the node in {node.home} is running with {use} port {has}: "
-                f"`broker-config down` first to move it to {port}"
+                f"the node in {node.home} is running with {use} port {has or 'none'}: "
+                f"`broker-config down` first to move it to {max(0, port) or 'none'}"
             )
     node.management_url()  # Says at once if credentials.json was lost.
     boot.wait_until_ready(node, deadline_s)

@@ -60,9 +60,10 @@ management.ssl.versions.2 = tlsv1.2"""
 _MUTUAL: Final = """
 auth_mechanisms.1 = EXTERNAL
 ssl_cert_login_from = common_name"""
-_PLUGINS: Final = {
-    "mutual": "[rabbitmq_management,rabbitmq_auth_mechanism_ssl].\n",
-}
+# Figures, no secrets, and on the loopback address: no TLS.
+_PROMETHEUS: Final = """
+prometheus.tcp.ip = {host}
+prometheus.tcp.port = {port}"""
 
 # RabbitMQ looks into every module of these applications when it boots and loads them one by one,
 # which takes two thirds of the time. Loading them all at once uses the other processors and takes
@@ -119,8 +120,7 @@ def write_files(
             write_private(folder / path.name, path.read_text())
     write_private(folder / "rabbitmq.conf", configuration)
     write_private(folder / "rabbitmq-env.conf", "# Everything is set by broker-config.\n")
-    plugins = _PLUGINS.get(tls, "[rabbitmq_management].\n")
-    write_private(folder / "enabled_plugins", plugins)
+    write_private(folder / "enabled_plugins", f"[{','.join(_plugins(ports, tls))}].\n")
     write_private(folder / "definitions.json", json.dumps(definitions, indent=1))
     cookie = folder / ".erlang.cookie"
     if not cookie.exists():
@@ -128,9 +128,17 @@ def write_files(
         write_private(cookie, secrets.token_hex(20), mode=0o400)
 
 
+def _plugins(ports: Ports, tls: str) -> list[str]:
+    mutual = ["rabbitmq_auth_mechanism_ssl"] if tls == "mutual" else []
+    prometheus = ["rabbitmq_prometheus"] if ports.prometheus else []
+    return ["rabbitmq_management", *mutual, *prometheus]
+
+
 def _listeners(ports: Ports, tls: str, host: str) -> str:
     mutual = tls == "mutual"
     text = (_TLS if tls else _PLAIN) + (_MUTUAL if mutual else "")
+    if ports.prometheus:
+        text += _PROMETHEUS.format(host=LOOPBACK, port=ports.prometheus)
     return text.format(
         # The name may belong to a router before this machine, so AMQP is on all its addresses; what
         # only an administrator needs never is.

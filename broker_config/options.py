@@ -16,6 +16,7 @@ from broker_config.certificates import read_ca
 from broker_config.errors import BrokerConfigError
 from broker_config.federation import Federation, Fleet, load
 from broker_config.files import private_folder, write_private
+from broker_config.ports import NO_PORT
 
 _UNITS: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
 _BINARY: Final = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
@@ -55,6 +56,11 @@ def host(text: str) -> str:
                 f"{text!r} is no host name or address, such as broker.example (without a port)"
             ) from None
     return "" if loopback else text
+
+
+def optional_port(text: str) -> int:
+    """A port number, or ``off``."""
+    return NO_PORT if text.lower() == "off" else port(text)
 
 
 def home(options: argparse.Namespace) -> Path:

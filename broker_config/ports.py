@@ -16,16 +16,18 @@ LOOPBACK: Final = "127.0.0.1"
 # port of that range may be taken by any passing connection while the node is down.
 _FREE: Final = range(20_000, 32_000)
 _LET_GO_S: Final = 3.0
+NO_PORT: Final = -1  # requested: not even the remembered one
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Ports of a node; 0 means "a free one"."""
+    """Ports of a node; 0 means "a free one", for ``prometheus`` that it has none."""
 
     amqp: int = 0
     management: int = 0
     distribution: int = 0
     epmd: int = 0
+    prometheus: int = 0
 
 
 def settle(requested: Ports, remembered: Ports, *, amqp_on: str = LOOPBACK) -> Ports:
@@ -39,6 +41,7 @@ def settle(requested: Ports, remembered: Ports, *, amqp_on: str = LOOPBACK) -> P
     """
     public = replace(remembered, distribution=0, epmd=0)
     wanted = {use: port or getattr(public, use) for use, port in asdict(requested).items()}
+    wanted["prometheus"] = max(0, wanted["prometheus"])
     fixed = [port for port in wanted.values() if port]
     for use, port in wanted.items():
         if port and fixed.count(port) > 1:
@@ -49,11 +52,11 @@ def settle(requested: Ports, remembered: Ports, *, amqp_on: str = LOOPBACK) -> P
         if port and not wait_for(partial(is_free, port, address), patience_s):
             raise BrokerConfigError(
                 f"{use} port {port} is in use by another program: stop that one, or give "
-                "another port (broker-config up --port N --management-port N)"
+                "another port (broker-config up --port N --management-port N --prometheus-port N)"
             )
     taken = set(fixed)
     for use, port in wanted.items():
-        if not port:
+        if not port and use != "prometheus":
             before = getattr(remembered, use)
             good = before and before not in taken and is_free(before)
             wanted[use] = before if good else _pick(taken)

@@ -9,6 +9,7 @@ from client_worker.mailbox import GlobalModel, Mailbox, Shelf
 from client_worker.memory import Memory
 from client_worker.settings import ClientSettings
 from client_worker.task import TaskSource
+from shared.audience import Audience, Phases
 from shared.chunks import Outgoing, transfer_fields
 from shared.errors import ConfigError
 from shared.evaluation import Evaluation
@@ -38,6 +39,7 @@ class Office(Protocol):
 
     shelf: Shelf
     keep: Keep | None
+    audience: Audience
 
     def publish(self, bodies: Outgoing | list[Body], kind: str) -> None:
         """Publish a transfer to the queue `update`; return when it is confirmed."""
@@ -65,6 +67,7 @@ class Participant:
         self._settings = settings
         self._source = source
         self._office = office
+        self._tell = office.audience.tell
         self._keep = office.keep
         self._memory = Memory(settings.federation, self._keep)
         self._place = ""  # the id of our newest lease; the connection's thread alone asks
@@ -171,6 +174,7 @@ class Participant:
                 reason=notice.reason,
             )
             self._memory.rejected(notice.base_version)
+            self._tell("update.rejected", client=self.id, reason=notice.reason)
             return
         # Made anew: what an earlier run has trained is not an initial model.
         self._arguments = None
@@ -189,6 +193,8 @@ class Participant:
         """Train from a new global model and publish the update, if it is our turn."""
         manifest = model.manifest
         self._local = manifest.local
+        about = {"client": self.id, "run": manifest.run, "version": manifest.version}
+        self._tell("model.received", **about, bytes=manifest.size_bytes)
         if manifest.final:
             self._finish(model)
             return
@@ -205,11 +211,17 @@ class Participant:
             return
         self._be_ready_for(manifest)
         log.info("training", "training from version %d", manifest.version, client=self.id)
-        update = self._client.train(model.weights, manifest.local)
+        phases = Phases()
+        with phases.during("train"):
+            update = self._client.train(model.weights, manifest.local)
         self._trained = (manifest.run, manifest.version)
         self._memory.trained(update, manifest.version)
         newest = self.mailbox.newest_version(manifest.run)
-        if newest - manifest.version > manifest.max_staleness:
+        lag, examples = max(0, newest - manifest.version), update.num_examples
+        told = {**about, "lag": lag, "examples": examples, "metrics": update.metrics}
+        self._tell("update.trained", **told, phases=phases)
+        if lag > manifest.max_staleness:
+            self._tell("update.late", **about)
             log.info(
                 "update_too_late",
                 "version %d came while version %d was trained on: too late to count",
@@ -255,10 +267,13 @@ class Participant:
         self._send(bodies, manifest)
 
     def _send(self, bodies: Outgoing, manifest: UpdateManifest) -> None:
-        self._office.publish(bodies, "update")
+        phases = Phases()
+        phases.timing("publish", self._office.publish)(bodies, "update")
         self._memory.confirmed(manifest, bodies)
         if self._keep is not None:
             self._keep.confirmed(manifest.client, manifest.run, manifest.base_version)
+        about = {"client": self.id, "run": manifest.run, "version": manifest.base_version}
+        self._tell("update.confirmed", **about, bytes=manifest.size_bytes, phases=phases)
         log.info(
             "update_confirmed",
             "update to version %d is confirmed%s",

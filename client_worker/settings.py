@@ -7,12 +7,13 @@ from pydantic import Field, model_validator
 
 from broker_config.names import fleet_member, is_client_id, mailbox
 from shared.errors import ConfigError
+from shared.observing import MetricsPort, ObservingSettings
 from shared.settings import WorkerSettings
 
 MOST_REPLICAS = 10_000
 
 
-class ClientSettings(WorkerSettings):
+class ClientSettings(ObservingSettings, WorkerSettings):
     """Flags, environment and defaults of a client."""
 
     SECTION: ClassVar[str] = "client"
@@ -62,6 +63,13 @@ class ClientSettings(WorkerSettings):
     )
     stay: bool = Field(
         False, description="serve the federation's next runs too, instead of ending with this one"
+    )
+
+    metrics_port: MetricsPort = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="port on which Prometheus finds metrics, at /metrics; 0 or off for none",
     )
 
     @model_validator(mode="after")

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from broker_config.names import UPDATE_EXCHANGE, UPDATE_QUEUE, mailbox
+from client_worker import observers
 from client_worker.keep import Keep
 from client_worker.mailbox import Shelf
 from client_worker.participant import Participant
 from client_worker.settings import ClientSettings
 from client_worker.task import TaskSource
 from shared.amqp import Session
+from shared.audience import Audience
 from shared.chunks import Outgoing
 from shared.delivery import Delivery, Subscription
 from shared.errors import Stopped
@@ -52,6 +54,7 @@ class ClientWorker:
     def __init__(self, settings: ClientSettings, source: TaskSource) -> None:
         self.shelf = Shelf()
         self.keep = Keep(settings.state_dir) if settings.state_dir is not None else None
+        self.audience = Audience()
         self._settings = settings
         self._sealer = Sealer.of(settings.encrypt_key, settings.federation, settings.user)
         self._events: SimpleQueue[Participant | None] = SimpleQueue()  # who has something to do
@@ -73,7 +76,7 @@ class ClientWorker:
                 places=len(self._participants),
             ),
             on_ready=lambda _queue: self._connected(),
-            on_lost=self._supervisor.away,
+            on_lost=self._lost,
             on_wait=self._supervisor.alive,
         )
         self._stopping = self._publishing = False
@@ -86,6 +89,7 @@ class ClientWorker:
         """Serve until the run's final model has come to all or a signal asks to stop."""
         on_stop_signal(self._stop)
         try:
+            self.audience.invite(observers.of(self._settings))
             self._session.start(self._settings.wait_broker_s)
             self._pulse.start()
             while not self._stopping and not all(p.has_ended for p in self._participants):
@@ -105,6 +109,7 @@ class ClientWorker:
             self._pulse.stop()
             self._supervisor.stopping()
             self._session.close()
+            self.audience.close()
 
     # --- on the connection's thread, or in a signal handler ------------------------------------
 
@@ -115,8 +120,13 @@ class ClientWorker:
         others = iter([p for p in self._participants if p not in kept.values()])
         self._at = {queue: kept.get(queue) or next(others) for queue in held}
         self._supervisor.ready()
+        self.audience.tell("link.connected")
         for queue, participant in self._at.items():
             participant.lease(queue.removeprefix(mailbox("")))
+
+    def _lost(self) -> None:
+        self._supervisor.away()
+        self.audience.tell("link.lost")
 
     def _answer(self) -> None:
         """Say that we are alive, or have the main thread say it if it should have time to."""

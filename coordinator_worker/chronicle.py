@@ -6,6 +6,7 @@ from typing import Any
 from coordinator_worker.audit import Audit
 from coordinator_worker.events import Events
 from coordinator_worker.state import Best, State
+from shared.audience import Phases
 from shared.errors import Rejected
 from shared.log import Log
 from shared.messages import ModelManifest, UpdateManifest
@@ -73,6 +74,7 @@ class Chronicle:
         """Of ``user`` so much was rejected that this is only counted, the ``first`` one said."""
         client = user or "unknown"
         self._audit.rejected(user, client, rejected)
+        self._events.tell("update.flooded", client=client, reason=rejected.reason)
         if first:
             log.warning(
                 "flood",
@@ -98,9 +100,10 @@ class Chronicle:
         )
         self._events.post("round.overdue", version=version, quorum=(updates, self._quorum))
 
-    def closed(self, run: str, record: Mapping[str, Any]) -> None:
+    def closed(self, run: str, record: Mapping[str, Any], phases: Phases) -> None:
         """A round has made a model, which is in the checkpoint."""
         self._events.post("round.closed", run=run, **record)
+        self._events.tell("round.timed", version=record["version"], phases=phases)
 
     def diverged(self, version: int, error: Exception) -> None:
         """A round's updates would have spoilt the model."""
@@ -126,8 +129,8 @@ class Chronicle:
         log.info("evaluated", "version %d: %s", version, told, version=version, **figures)
         self._events.post("model.evaluated", version=version, metrics=dict(figures))
 
-    def published(self, state: State, model: ModelManifest) -> None:
-        """Every mailbox has the model."""
+    def published(self, state: State, model: ModelManifest, phases: Phases) -> None:
+        """Every mailbox has the model; ``phases`` of the round that made it, if one did."""
         version = state.version
         self._events.begin(state)
         self._audit.published(version, model.digest, model.content)
@@ -139,6 +142,11 @@ class Chronicle:
             bytes=state.weights.buffer.nbytes,
             quorum=(0, self._quorum),
         )
+        self._events.tell("round.sent", run=state.run, version=version, phases=phases)
+
+    def link(self, what: str) -> None:
+        """Our place changed: ``connected``, ``lost`` the broker, ``active``, ``standby``."""
+        self._events.tell(f"link.{what}")
 
     def stalled(self, error: OSError) -> None:
         """The checkpoint's disk does not take what must be on it."""

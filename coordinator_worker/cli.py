@@ -9,6 +9,7 @@ COMMANDS: Final = {
     "watch": "a running federation, live in the terminal",
     "participation": "who takes part, who is late, who has gone",
     "rejected": "what was rejected, and why",
+    "history": "the figures of each round, also as CSV, JSON or TensorBoard curves",
     "audit": "whose updates made a model",
     "check": "what would keep the coordinator from its work",
     "install": "have systemd run the coordinator",

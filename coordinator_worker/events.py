@@ -9,17 +9,20 @@ from broker_config.names import EVENT_EXCHANGE
 from coordinator_worker.bulletin import Bulletin
 from coordinator_worker.state import State
 from shared.amqp import Session
+from shared.audience import Audience
 from shared.pipeline import Publication
 
 
 class Events:
     """Posts events; they are a courtesy and may be lost, unlike updates.
 
-    What they come to is left in the broker for those who come later (``Bulletin``).
+    What they come to is left in the broker for those who come later (``Bulletin``). Whoever listens
+    in this process hears them too, and what is not worth a message besides.
     """
 
-    def __init__(self, session: Session, **common: Any) -> None:
+    def __init__(self, session: Session, audience: Audience, **common: Any) -> None:
         self._session = session
+        self._audience = audience
         self._common = common
         self._bulletin = Bulletin(session)
         self._number = itertools.count(1)  # whoever misses one can tell
@@ -33,7 +36,12 @@ class Events:
             Publication(EVENT_EXCHANGE, topic, (body,), topic, content_type="application/json")
         )
         self._bulletin.note(event)
+        self._audience.tell(topic, **fields)
 
     def begin(self, state: State) -> None:
         """Events from now on are about ``state``; free if they are already."""
         self._bulletin.begin(state)
+
+    def tell(self, topic: str, **fields: Any) -> None:
+        """Say something to those who listen in this process alone."""
+        self._audience.tell(topic, **fields)

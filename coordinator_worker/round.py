@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from coordinator_worker.aggregation import Cohort, Contribution
 from coordinator_worker.intake import Arrival
+from shared.audience import Phases
 from shared.evaluation import Evaluation, pool
 from shared.messages import EvaluationEntry, UpdateManifest
 
@@ -51,7 +52,7 @@ class Round:
         self._evaluations: dict[int, list[Evaluation]] = {}  # by the version that was evaluated
         self._norms: list[float] = []
         self._bytes_up = 0
-        self._began = time.monotonic()
+        self.phases = Phases()
 
     @property
     def contributions(self) -> list[tuple[str, int]]:
@@ -76,16 +77,13 @@ class Round:
         manifest = arrival.manifest
         if not isinstance(manifest, UpdateManifest):
             raise TypeError(f"{manifest.kind} is not an update")
-        weight = self.cohort.take(
-            Contribution(
-                manifest.num_examples,
-                arrival.staleness_weight,
-                arrival.norm,
-                manifest.local_steps,
-                rarity,
-            ),
-            arrival,
+        norm = arrival.norm
+        contribution = Contribution(
+            manifest.num_examples, arrival.staleness_weight, norm, manifest.local_steps, rarity
         )
+        told = {"client": manifest.client, "base_version": manifest.base_version, "norm": norm}
+        with self.phases.during("fold", **told):
+            weight = self.cohort.take(contribution, arrival)
         self.tags += arrival.tags
         self.entries.append(
             Entry(
@@ -98,7 +96,7 @@ class Round:
             )
         )
         self._reports[manifest.client] = (manifest.num_examples, manifest.metrics)
-        self._norms.append(arrival.norm)
+        self._norms.append(norm)
         self._bytes_up += manifest.size_bytes
         if (found := manifest.evaluation) is not None:
             self._evaluations.setdefault(manifest.base_version, []).append(_evaluation(found))
@@ -123,7 +121,8 @@ class Round:
             "evaluation": self._evaluation(),
             "norm": median(self._norms) if self._norms else 0.0,
             "bytes_up": self._bytes_up,
-            "seconds": time.monotonic() - self._began,
+            "seconds": time.monotonic() - self.phases.began,
+            "time": time.time(),
         }
 
     def _evaluation(self) -> dict[str, int] | None:

@@ -14,12 +14,13 @@ from coordinator_worker.learning import LearningSettings
 from shared.errors import ConfigError
 from shared.layout import Layout, Weights
 from shared.messages import MAX_EXAMPLES, Config, Setting
+from shared.observing import MetricsPort, ObservingSettings
 from shared.settings import Words, WorkerSettings
 
 CONFIG: Final[TypeAdapter[dict[str, Setting]]] = TypeAdapter(Config, config=ConfigDict(strict=True))
 
 
-class CoordinatorSettings(LearningSettings, WorkerSettings):
+class CoordinatorSettings(LearningSettings, ObservingSettings, WorkerSettings):
     """Flags, environment and defaults of the coordinator."""
 
     SECTION: ClassVar[str] = "coordinator"
@@ -28,6 +29,7 @@ class CoordinatorSettings(LearningSettings, WorkerSettings):
         "late updates": ("max_staleness", "staleness_exponent", "staleness_hinge"),
         "the end of the run": ("rounds", "target", "monitor", "patience", "evaluate"),
         "what is kept, and what clients are told": ("checkpoint_dir", "initial_model", "config"),
+        "metrics and traces": ("tensorboard",),
         "trust": ("signing_keys", "decrypt_keys", "max_examples", "max_update_norm"),
     }
 
@@ -107,6 +109,19 @@ class CoordinatorSettings(LearningSettings, WorkerSettings):
     )
     config: Words = Field(
         (), description="NAME=VALUE that every client's task is told with the model; repeatable"
+    )
+
+    metrics_port: MetricsPort = Field(
+        9464,
+        ge=0,
+        le=65535,
+        description="port on which Prometheus finds metrics, at /metrics; 0 or off for none. If the"
+        " default is taken there are none, and a line in the log says so",
+    )
+    tensorboard: Path | None = Field(
+        None,
+        description="folder to which each round's figures are written for TensorBoard, as"
+        " FOLDER/RUN; needs the extra `tensorboard`",
     )
 
     @model_validator(mode="after")

@@ -112,8 +112,18 @@ class Patience:
         if self._links.stopped_within(backoff_s(self._attempts)):
             raise Stopped("stopped while the checkpoint folder could not be written")
 
-    def over(self) -> None:
-        """It worked."""
+    def persist(self, write: Callable[[], None]) -> None:
+        """Write; while the disk is full, wait: nothing else may happen before."""
+        while True:
+            try:
+                write()
+            except OSError as error:
+                self.wait(error)
+            else:
+                self._over()
+                return
+
+    def _over(self) -> None:
         if self._attempts:
             self._attempts = 0
             self._chronicle.recovered()

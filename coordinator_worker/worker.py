@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from coordinator_worker import roster
+from coordinator_worker import observers, roster
 from coordinator_worker.aggregation import Diverged
 from coordinator_worker.chronicle import Chronicle
 from coordinator_worker.evaluator import Evaluator
@@ -45,6 +45,7 @@ from coordinator_worker.staging import Staging
 from coordinator_worker.state import Best, State, status
 from coordinator_worker.store import Patience, Store
 from shared.amqp import MOST_UNACKNOWLEDGED
+from shared.audience import Audience, Phases
 from shared.chunks import message_count
 from shared.delivery import Delivery
 from shared.errors import ConfigError, Stopped
@@ -76,7 +77,8 @@ class CoordinatorWorker:
         self._staging = Staging(self._store.folder, memory_bytes=0)
         self._intake = Intake.of(settings, self._policy, self._staging)
         self._initiation = Initiation(self._ask_for_weights, lambda: self._links.put(AskAgain()))
-        events = Events(self._links.models, federation=settings.federation)
+        self._audience = Audience()
+        events = Events(self._links.models, self._audience, federation=settings.federation)
         self._signer = Signer.of(settings.secret(settings.signing_keys))
         self._notices = Notices(self._links.models, self._signer)
         self._audit = self._store.audit
@@ -96,12 +98,13 @@ class CoordinatorWorker:
         self._overdue = False
         self._abandoned = 0  # epoch of which nothing more is taken: it lacks a message
         self._sender = ThreadPoolExecutor(1, "send")
-        self._sending: tuple[Future[None], list[int], int] | None = None
+        self._sending: tuple[Future[None], list[int], int, Phases] | None = None
 
     def run(self) -> None:
         """Serve until the goal is reached or a signal asks to stop."""
         on_stop_signal(self._links.ask_to_stop)
         try:
+            self._audience.invite(observers.of(self._settings))
             self._links.start()
             while not self._finished:
                 item = self._links.get()
@@ -126,6 +129,7 @@ class CoordinatorWorker:
                 self._chronicle.stopped()
             self._links.close()
             self._sender.shutdown()
+            self._audience.close()
             self._store.close()
 
     # --- becoming and being the active coordinator ----------------------------------------------
@@ -133,14 +137,17 @@ class CoordinatorWorker:
     def _heed(self, event: Event) -> None:
         match event:
             case Connected():
+                self._chronicle.link("connected")
                 self._links.ask_whether_active()
             case Beat():
                 updates = self._round.updates if self._state is not None else 0
                 told = status(self._state, updates, self._policy.quorum, active=self._active)
                 self._links.supervisor.alive(told)
             case Quiet() if not self._active:
+                self._chronicle.link("standby")
                 log.info("standby", "another coordinator is active; waiting for its end")
             case Lost():
+                self._chronicle.link("lost")
                 self._let_go()
             case Sent() if self._sending is not None and self._sending[0].done():
                 self._settle_sending()
@@ -169,9 +176,10 @@ class CoordinatorWorker:
         """Something was delivered, so the broker chose us: go on from the newest checkpoint."""
         changed = self._store.take_over()
         self._active = True
+        self._chronicle.link("active")
         self._settle_sending()
         state = self._store.state if changed else self._state or self._store.state
-        self._persist(partial(self._audit.take_over, state))
+        self._patience.persist(partial(self._audit.take_over, state))
         if state is None:
             self._notices.call_together()
         elif changed or self._fanout is None:
@@ -215,7 +223,7 @@ class CoordinatorWorker:
         self._begin_round()
         self._staging.memory_bytes = max(0, state.weights.buffer.nbytes - IN_FLIGHT_BYTES)
         self._coordinator.send(state.weights)
-        self._chronicle.published(state, self._fanout.manifest)
+        self._chronicle.published(state, self._fanout.manifest, Phases())
         self._await_deadline(state)
         if self._finished:
             log.info(
@@ -287,7 +295,7 @@ class CoordinatorWorker:
             for start, data in arrival.chunks():
                 weights.buffer[start : start + len(data)] = data
             state = self._store.version_zero(self._learning.initial(weights))
-            self._save(state)
+            self._patience.persist(partial(self._store.save, state))
             self._audit.resumed(state)
             client = arrival.manifest.client
             log.info("initial_model", "%s sent the initial model", client, client=client)
@@ -323,7 +331,7 @@ class CoordinatorWorker:
         if (best := self._goal.better(state.best, record, state.version)) is not None:
             self._keep_best(state, best)
             state = replace(state, best=best)
-        weights = self._aggregate(state, closed, record)
+        weights = closed.phases.timing("aggregate", self._aggregate)(state, closed, record)
         members = roster.contributed(state.roster, version, closed.examples, time.time())
         record["participation"] = roster.summary(roster.participation(members, version))
         staleness = self._policy.max_staleness
@@ -339,18 +347,20 @@ class CoordinatorWorker:
             version=version, final=self._finished, local=self._learning.local_at(version)
         )
         self._fanout.hold()
-        sending = self._sender.submit(self._coordinator.send, weights)
+        send = closed.phases.timing("publish", self._coordinator.send)
+        sending = self._sender.submit(send, weights)
         self._audit.aggregated(version, closed.entries, record.get("diverged"))
-        self._save(state)
+        save = partial(self._store.save, state)
+        closed.phases.timing("checkpoint", self._patience.persist)(save)
         self._fanout.release()
-        self._sending = (sending, closed.tags, self._epoch)
+        self._sending = (sending, closed.tags, self._epoch, closed.phases)
         sending.add_done_callback(lambda _sending: self._links.put(Sent()))
         self._state = state
         self._links.updates.acknowledge(self._intake.round_closed(state), self._epoch)
         self._rejections.counted.clear()
         self._begin_round(spare)
         self._await_deadline(state)
-        self._chronicle.closed(state.run, record)
+        self._chronicle.closed(state.run, record, closed.phases)
 
     def _aggregate(self, state: State, closed: Round, record: dict[str, Any]) -> Weights:
         """The next model; the last good one again if it would not be finite."""
@@ -366,32 +376,18 @@ class CoordinatorWorker:
 
     def _keep_best(self, state: State, best: Best) -> None:
         """Before the checkpoint that says so; a crash in between leaves a copy that is too new."""
-        self._persist(partial(self._store.save_best, state.weights))
+        self._patience.persist(partial(self._store.save_best, state.weights))
         self._chronicle.found_best(best)
-
-    def _save(self, state: State) -> None:
-        self._persist(partial(self._store.save, state))
-
-    def _persist(self, write: Callable[[], None]) -> None:
-        """Write; while the disk is full, wait: nothing else may happen before."""
-        while True:
-            try:
-                write()
-            except OSError as error:
-                self._patience.wait(error)
-            else:
-                self._patience.over()
-                return
 
     def _settle_sending(self) -> None:
         """Wait until the newest model is published, if it is not; let its updates go."""
         if self._sending is None or self._state is None:
             return
-        sending, tags, epoch = self._sending
+        sending, tags, epoch, phases = self._sending
         self._links.wait_for(sending)
         self._sending = None
-        self._links.updates.acknowledge(tags, epoch)
+        phases.timing("acknowledge", self._links.updates.acknowledge)(tags, epoch)
         if self._fanout is not None:
-            self._chronicle.published(self._state, self._fanout.manifest)
+            self._chronicle.published(self._state, self._fanout.manifest, phases)
         if self._evaluator is not None:
             self._evaluator.look_at(self._state.version, self._state.weights)

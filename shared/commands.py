@@ -1,5 +1,6 @@
 """A program with commands beside its main job; each is a module that is imported when called."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -24,10 +25,19 @@ def run(
     name = words[0] if words else ""
     if name in known:
         module = import_module(f"{package}.{name.replace('-', '_')}")
-        return service.run(f"{program} {name}", lambda: module.run(words[1:]))
+        return service.run(f"{program} {name}", lambda: _while_read(module.run, words[1:]))
     if name and not name.startswith("-"):
         return service.run(program, lambda: _refuse(name, known))
     return service.run(program, lambda: main(words))
+
+
+def _while_read(run: Callable[[list[str]], None], words: list[str]) -> None:
+    try:
+        run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `… --json | head`; Python would complain again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(name: str, known: Mapping[str, str]) -> None:

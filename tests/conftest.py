@@ -19,6 +19,8 @@ from hypothesis import settings
 from broker_config import node as private_node
 from broker_config.federation import Federation, Fleet
 from broker_config.management import Management
+from broker_config.ports import Ports
+from tests.ports import free_port
 
 # On two shared cores an example may take long for reasons that are not the code's.
 settings.register_profile("warren", deadline=None)
@@ -80,7 +82,8 @@ def node(
         (home / "node").mkdir()
         (home / "node" / "advanced.config").write_text(_NOTHING_DEPRECATED)
         server = os.environ.get("WARREN_TEST_RABBITMQ_SERVER")
-        yield seen(private_node.up(home, Federation(fleets=()), server=server))
+        ports = Ports(prometheus=free_port())
+        yield seen(private_node.up(home, Federation(fleets=()), ports, server=server))
     finally:
         private_node.down(home)
         shutil.rmtree(home, ignore_errors=True)

@@ -18,6 +18,7 @@ from coordinator_worker.events import Events
 from coordinator_worker.picture import Picture
 from coordinator_worker.watch import Follower, last_word
 from shared.amqp import Session
+from shared.audience import Audience
 from shared.errors import BrokerUnavailable
 from shared.pipeline import Publication
 from tests.conftest import Place
@@ -41,7 +42,7 @@ def coordinator(place: Place) -> Iterator[Events]:
     session = Session(place.urls["coordinator"], "coordinator")
     session.start(patience_s=10.0)
     try:
-        yield Events(session, federation=place.name)
+        yield Events(session, Audience(), federation=place.name)
     finally:
         session.close()
 

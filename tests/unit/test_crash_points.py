@@ -38,6 +38,7 @@ SETTINGS = {
     "quorum": QUORUM,
     "max_staleness": 100,
     "staleness_exponent": 0.0,
+    "metrics_port": 0,
     "server_optimizer": "momentum:beta=0",  # FedAvg, but with moments to be kept
 }
 

@@ -1,5 +1,7 @@
 """The round in progress: what is folded, and what is said about it."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -55,6 +57,7 @@ def test_the_record_says_who_took_part_with_what() -> None:
     record = now.record(5, incomplete=3, rejected={"stale": 2})
     assert now.examples == [("alfa", 10), ("bravo", 30)]
     assert record.pop("seconds") >= 0
+    assert record.pop("time") == pytest.approx(time.time(), abs=60)
     assert record.pop("norm") == pytest.approx(np.sqrt(sum(np.sum(each**2) for each in DELTA)))
     assert record == {
         "version": 5, "updates": 2, "incomplete": 3, "rejected": {"stale": 2},
@@ -66,6 +69,10 @@ def test_the_record_says_who_took_part_with_what() -> None:
         "metrics": {"loss": 1.75, "norm": 0.5},
         "evaluation": None,
     }  # fmt: skip
+    assert [(phase.name, phase.about["client"]) for phase in now.phases.done] == [
+        ("fold", "alfa"),
+        ("fold", "bravo"),
+    ]
 
 
 def test_a_round_begins_at_zero_in_memory_that_was_used() -> None:

@@ -1,0 +1,40 @@
+"""``coordinator-worker history``: the figures of each round, from the checkpoint."""
+
+import argparse
+from pathlib import Path
+
+from coordinator_worker import history
+from shared import settings
+
+ABOUT = (
+    "Print the figures of each round, from the checkpoint, which keeps the newest 1000; or write"
+    " them for a spreadsheet or TensorBoard. Needs no broker, and may run beside the coordinator."
+)
+
+
+def run(argv: list[str]) -> None:
+    """Print or write the history."""
+    own = argparse.ArgumentParser(
+        prog="coordinator-worker history", add_help=False, allow_abbrev=False
+    )
+    own.add_argument("--csv", type=Path, metavar="FILE", help="write a CSV file; - prints it")
+    own.add_argument(
+        "--tensorboard",
+        type=Path,
+        metavar="FOLDER",
+        help="write curves to FOLDER/RUN; needs the extra `tensorboard`",
+    )
+    own.add_argument("--json", action="store_true", help="print a JSON object for each round")
+    given, _ = settings.load(history.HistorySettings, description=ABOUT, argv=argv, own=own)
+    asked = settings.own_words(own, history.HistorySettings, argv)
+    state = history.load(given.checkpoint_dir)
+    if asked.csv is not None:
+        history.to_csv(state.history, asked.csv)
+    if asked.tensorboard is not None:
+        from coordinator_worker.curves import export
+
+        export(state.history, asked.tensorboard, state.run)
+    if asked.json:
+        history.to_json(state.history)
+    if asked.csv is None and asked.tensorboard is None and not asked.json:
+        history.show(state)

@@ -1,0 +1,36 @@
+"""Settings of those who watch a worker from outside: Prometheus, OpenTelemetry."""
+
+from typing import Annotated, ClassVar, Final
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings
+
+TITLE: Final = "metrics and traces"
+
+
+def _off_as_zero(value: object) -> object:
+    return 0 if isinstance(value, str) and value.lower() in ("off", "none") else value
+
+
+# 0 or off: no endpoint.
+MetricsPort = Annotated[int, BeforeValidator(_off_as_zero)]
+
+
+class ObservingSettings(BaseSettings):
+    """What both workers are told beside the port, whose default is each one's own."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        TITLE: ("metrics_port", "metrics_address", "traces")
+    }
+
+    metrics_address: str = Field(
+        "127.0.0.1",
+        description="address on which Prometheus may ask, such as 0.0.0.0 for any; whoever reaches"
+        " it reads the metrics, names of clients included",
+    )
+    traces: bool = Field(
+        False,
+        description="send spans of each round to the OpenTelemetry collector that"
+        " OTEL_EXPORTER_OTLP_ENDPOINT names (default there: http://localhost:4318); needs the extra"
+        " `traces`",
+    )

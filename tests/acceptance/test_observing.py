@@ -1,0 +1,166 @@
+"""What Prometheus is shown by a running federation and its broker, and what reads it."""
+
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+import yaml
+
+from shared.amqp import Session
+from shared.pipeline import Publication
+from tests.conftest import Place
+from tests.ports import free_port
+from tests.processes import DEADLINE_S, Worker, workers
+from tests.promql import PROMETHEUS_ADDS, Sample, asked, faults, samples
+
+GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
+ALERTS = [
+    rule
+    for group in yaml.safe_load((GRAFANA / "alerts.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
+UP = Sample("up", {"job": "warren-coordinator", "instance": "127.0.0.1:9464"})  # Prometheus's own
+
+
+def panels() -> list[dict[str, Any]]:
+    found = json.loads((GRAFANA / "warren.json").read_text())["panels"]
+    return [panel for panel in found if panel["type"] != "row"]
+
+
+def scrape(url: str) -> list[Sample]:
+    with httpx.Client(trust_env=False, timeout=DEADLINE_S) as client:
+        return samples(client.get(url).raise_for_status().text)
+
+
+def scrape_until(url: str, name: str, **labels: str) -> list[Sample]:
+    """Scrape until there is such a series: RabbitMQ counts a queue's messages every few seconds."""
+    pause, deadline = threading.Event(), time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        found = scrape(url)
+        if any(s.name == name and labels.items() <= s.labels.items() for s in found):
+            return found
+        pause.wait(0.1)
+    raise AssertionError(f"no {name} {labels} at {url}")
+
+
+def queue_metrics(place: Place) -> list[Sample]:
+    """What the job `rabbitmq-queues` of our prometheus.yml reads."""
+    config = yaml.safe_load((GRAFANA / "prometheus.yml").read_text())
+    (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "rabbitmq-queues"]
+    assert job["params"]["vhost"] == ["warren"]
+    query = urlencode(job["params"] | {"vhost": place.name}, doseq=True)
+    url = str(place.node.metrics_url).removesuffix("/metrics") + job["metrics_path"]
+    name = "rabbitmq_detailed_queue_messages_ready"
+    scrape_until(f"{url}?{query}", name, queue="update.rejected")
+    return scrape_until(f"{url}?{query}", name, queue="update")
+
+
+@pytest.fixture(scope="module")
+def ports() -> tuple[int, int]:
+    return free_port(), free_port()
+
+
+@pytest.fixture
+def shown(place: Place, tmp_path: Path, ports: tuple[int, int]) -> Iterator[list[Sample]]:
+    """All series of a federation of two, whose third member sends rubbish, and of its broker."""
+    ours, theirs = ports
+    with workers() as started:
+        coordinator = Worker(
+            "coordinator-worker", place.urls["coordinator"], "--checkpoint-dir", str(tmp_path),
+            "--quorum", "2", "--max-staleness", "3", "--metrics-port", str(ours),
+            "--monitor", "loss:min",
+        )  # fmt: skip
+        started.append(coordinator)
+        for user, extra in (("alfa", ["--metrics-port", str(theirs)]), ("bravo", [])):
+            task = ("--task", "tests.tasks:line")
+            started.append(Worker("client-worker", place.urls[user], *task, *extra))
+        coordinator.wait_for("model_published", version=2)
+        rubbish = Session(place.urls["charlie"], "rubbish")
+        rubbish.start(DEADLINE_S)
+        rubbish.publish([Publication("update", "update", (b"rubbish",), "update", mandatory=True)])
+        rubbish.close()
+        coordinator.wait_for("update_rejected", client="charlie")
+        coordinator.wait_for("model_published")
+        found = scrape(f"http://127.0.0.1:{ours}/metrics")
+        found += scrape(f"http://127.0.0.1:{theirs}/metrics")
+        found += scrape(str(place.node.metrics_url)) + queue_metrics(place)
+        yield found
+
+
+def test_dashboard_and_alerts_ask_only_for_what_a_running_federation_shows(
+    shown: list[Sample], place: Place
+) -> None:
+    wrong: list[str] = []
+    for title, expression in (
+        *((panel["title"], target["expr"]) for panel in panels() for target in panel["targets"]),
+        *((rule["alert"], rule["expr"]) for rule in ALERTS),
+    ):
+        plain = expression.replace("$federation", place.name).replace("$__rate_interval", "5m")
+        wrong.extend(f"{title}: {fault}" for fault in faults(plain, [*shown, UP]))
+    assert wrong == []
+
+
+def test_legends_and_alerts_name_labels_that_are_there(shown: list[Sample]) -> None:
+    labels: dict[str, set[str]] = {}
+    for sample in (*shown, UP):
+        labels.setdefault(sample.name, set()).update(sample.labels)
+    texts = [(p["title"], t["expr"], t["legendFormat"]) for p in panels() for t in p["targets"]]
+    texts += [
+        (rule["alert"], rule["expr"], text)
+        for rule in ALERTS
+        for text in rule["annotations"].values()
+    ]
+    for title, expression, text in texts:
+        plain = expression.replace("$__rate_interval", "5m")
+        names = [selector.name for selector in asked(plain).selectors]
+        known = PROMETHEUS_ADDS.union(*(labels[name] for name in names))
+        used = re.findall(r"\{\{ *(?:\$labels\.)?([a-z_]+) *\}\}", text)
+        assert set(used) <= known, f"{title}: {text}"
+
+
+def test_the_coordinator_goes_on_without_metrics_if_the_default_port_is_taken(
+    place: Place, tmp_path: Path
+) -> None:
+    with socket.socket() as taken, workers() as started:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("127.0.0.1", 9464))
+            taken.listen()
+        except OSError:
+            pass  # somebody else's coordinator has it, which is as good
+        worker = Worker(
+            "coordinator-worker", place.urls["coordinator"], "--checkpoint-dir", str(tmp_path)
+        )
+        started.append(worker)
+        said = worker.wait_for("metrics_off")["message"]
+        assert said.startswith("no metrics: --metrics-port 9464 cannot be had on 127.0.0.1: ")
+        worker.wait_for("connected")
+
+
+@pytest.mark.parametrize("command", ["coordinator-worker", "client-worker"])
+def test_a_port_that_was_asked_for_and_is_taken_ends_a_worker_with_one_line(
+    place: Place, tmp_path: Path, command: str
+) -> None:
+    with socket.socket() as taken, workers() as started:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        user, arguments = {
+            "coordinator-worker": ("coordinator", ["--checkpoint-dir", str(tmp_path)]),
+            "client-worker": ("alfa", ["--task", "tests.tasks:line"]),
+        }[command]
+        worker = Worker(command, place.urls[user], "--metrics-port", str(port), *arguments)
+        started.append(worker)
+        assert worker.end() == 2
+    assert worker.said.count("\n") == 1
+    assert (
+        f"--metrics-port {port} cannot be had on 127.0.0.1: Address already in use" in worker.said
+    )
