@@ -1,22 +1,14 @@
 """docs/deploy.md, followed word by word on machines of a network that have nothing but each other.
 
-The machines are network namespaces with firewalls as the page says. What a reader types is taken
-from the page; the only difference is that pip finds what we depend on here instead of on the net.
+The tests go down the page; each leaves the machines as the next one needs them.
 """
 
 import json
-import os
 import re
 import shutil
 import signal
-import site
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +18,8 @@ import pytest
 from coordinator_worker import checkpoint
 from tests import documents
 from tests.documents import Block, blocks
-from tests.machines import Machine, network
-from tests.processes import ROOT
+from tests.machines import network
+from tests.reader import Deployment, install, wait_for
 
 PAGE = "docs/deploy.md"
 SITES = ("hospital-a", "hospital-b")
@@ -39,7 +31,6 @@ HOSTS = {
     "watcher": "watcher.example",
 }
 AMQPS = 5671
-DEADLINE_S = 60
 
 
 def steps(*words: str) -> list[Block]:
@@ -49,128 +40,14 @@ def steps(*words: str) -> list[Block]:
     return found
 
 
-@dataclass
-class Deployment:
-    """What a reader has done so far: machines, and what runs on them."""
-
-    machines: dict[str, Machine]
-    environment: dict[str, str]
-    logs: Path
-    running: dict[str, "subprocess.Popen[str]"] = field(default_factory=dict)
-
-    def run(self, machine: str, text: str) -> str:
-        """Type ``text`` in a terminal of ``machine``; return what that printed."""
-        done = self.machines[machine].run(
-            "bash", "-euc", self._terminal(text), env=self.environment
-        )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
-
-    def fail(self, machine: str, text: str) -> str:
-        """The same, of what cannot be done."""
-        done = self.machines[machine].run(
-            "bash", "-euc", self._terminal(text), env=self.environment
-        )
-        assert done.returncode != 0, done.stdout
-        return done.stdout
-
-    def start(self, machine: str, text: str) -> None:
-        """Type ``text`` and leave it running there."""
-        log = self.logs / f"{machine}-{len(self.running)}.log"
-        words = ("bash", "-euc", self._terminal(f"exec {text}"))
-        self.running[str(log)] = self.machines[machine].start(*words, log=log, env=self.environment)
-
-    def end(self, machine: str) -> str:
-        """Wait for the end of what was started last on ``machine``; return what it printed."""
-        log, process = self._last(machine)
-        try:
-            code = process.wait(DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            pytest.fail(f"{machine} does not end:\n{log.read_text()}")
-        assert code == 0, log.read_text()
-        return log.read_text()
-
-    def said(self, machine: str, words: str) -> str:
-        """What it printed, as soon as ``words`` (a pattern) are among that."""
-        log, process = self._last(machine)
-        wait_for(
-            lambda: re.search(words, log.read_text()) or process.poll() is not None,
-            lambda: f"{machine} does not say {words}:\n{log.read_text()}",
-        )
-        assert re.search(words, log.read_text()), log.read_text()
-        return log.read_text()
-
-    def stop(self, machine: str) -> None:
-        """Stop what was started last on ``machine``, as Ctrl-C does."""
-        _, process = self._last(machine)
-        process.send_signal(signal.SIGINT)
-        process.wait(DEADLINE_S)
-
-    def close(self) -> None:
-        """Stop all that still runs."""
-        for process in self.running.values():
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-
-    def _last(self, machine: str) -> tuple[Path, "subprocess.Popen[str]"]:
-        name = [name for name in self.running if Path(name).name.startswith(f"{machine}-")][-1]
-        return Path(name), self.running[name]
-
-    @staticmethod
-    def _terminal(text: str) -> str:
-        return f". .venv/bin/activate\n{text}"
-
-
-def wait_for(happened: Callable[[], Any], told: Callable[[], str]) -> None:
-    """Wait until something has happened; fails with what is ``told`` if it does not."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not happened():
-        if time.monotonic() > deadline:
-            pytest.fail(told())
-        time.sleep(0.1)
-
-
-@contextmanager
-def installed(root: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A checkout on which step 1 was done, and the environment of who did it."""
-    checkout = root / "checkout"
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.check_output(listed, cwd=ROOT, text=True).split("\0"):
-        if name and (ROOT / name).is_file() and not (ROOT / name).is_symlink():
-            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, checkout / name)
-    dependencies = root / "dependencies"
-    dependencies.mkdir()
-    for folder in site.getsitepackages():
-        for path in Path(folder).iterdir():
-            if not path.name.lower().startswith(("warren", "__")):
-                (dependencies / path.name).symlink_to(path)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WARREN_")}
-    told = kept | {
-        "PATH": f"{sys.base_prefix}/bin:{kept['PATH']}",
-        "HOME": str(root),
-        "PYTHONPATH": str(dependencies),
-        "PYTHONUNBUFFERED": "1",
-        "PIP_NO_INDEX": "1",
-        "PIP_NO_BUILD_ISOLATION": "0",  # which means: none
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-    }
-    (step,) = steps("everywhere")
-    done = subprocess.run(
-        ["bash", "-euc", step.text], cwd=checkout, env=told, check=False, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    yield checkout, told
-
-
 @pytest.fixture(scope="module")
 def deployment() -> Iterator[Deployment]:
     """Steps 1 to 3, and the firewalls."""
     root = Path(tempfile.mkdtemp(prefix="warren-tests-"))
     try:
-        with installed(root) as (checkout, told), network(root, HOSTS) as machines:
+        (step,) = steps("everywhere")
+        checkout, told = install(step.text, root)
+        with network(root, HOSTS) as machines:
             for machine in machines.values():
                 (machine.folder / ".venv").symlink_to(checkout / ".venv")
             machines["broker"].allow_in(port=AMQPS)
@@ -216,16 +93,8 @@ def begin(made: Deployment, *, coordinator: Callable[[str], str] = str) -> None:
     (start,) = steps("coordinator", "runs-on")
     made.start("coordinator", coordinator(start.text))
     for name in SITES:
-        documents.save(steps("site"), made.machines[name].folder)
         (start,) = steps("site", "runs-on")
         made.start(name, at(name, start.text))
-
-
-@pytest.fixture(scope="module")
-def trained(deployment: Deployment) -> Deployment:
-    """The page, down to `Watch`."""
-    begin(deployment)
-    return deployment
 
 
 def api(made: Deployment, path: str) -> Any:
@@ -236,19 +105,170 @@ def api(made: Deployment, path: str) -> Any:
     return json.loads(made.run("broker", asked))
 
 
-def test_both_sites_and_the_coordinator_come_to_the_final_model(trained: Deployment) -> None:
-    ends = {name: trained.end(name) for name in (*SITES, "coordinator", "watcher")}
+def test_everything_is_in_place_before_it_starts(deployment: Deployment) -> None:
+    assert deployment.run("broker", "broker-config check") == ""
+    before = deployment.run("coordinator", steps("coordinator")[0].text)
+    for name in SITES:
+        documents.save(steps("site"), deployment.machines[name].folder)
+        (check,) = [step for step in steps("site") if step.language == "sh"]
+        found = deployment.run(name, at(name, check.text))
+        assert "FAIL" not in found + before
+        for told in (found, before):
+            assert "TLS: TLSv1.3, and the certificate is believed" in told
+
+
+def test_the_broker_lets_others_in_by_one_port_and_encrypted_only(deployment: Deployment) -> None:
+    listens = deployment.machines["broker"].listens()
+    public = [row for row in listens if not row.startswith(("127.0.0.1:", "[::1]:"))]
+    assert {row.rpartition(":")[2] for row in public} == {str(AMQPS)}
+    assert "127.0.0.1:15671" in listens
+    deployment.fail("watcher", "curl -sSk --max-time 2 https://broker.example:15671")
+    plain = (
+        "sed s/amqps:/amqp:/ watcher.env > plain.env; coordinator-worker watch --env-file plain.env"
+    )
+    assert "begin WARREN_BROKER_URL with amqps://" in deployment.fail("watcher", plain)
+
+
+def test_both_sites_and_the_coordinator_come_to_the_final_model(deployment: Deployment) -> None:
+    begin(deployment)
+    ends = {name: deployment.end(name) for name in (*SITES, "coordinator", "watcher")}
     for name in SITES:
         assert "version 20 is final" in ends[name]
-        assert trained.machines[name].listens() == []
-    state = checkpoint.load(trained.machines["coordinator"].folder / "checkpoint")
+    assert "version 20" in ends["watcher"]
+    state = checkpoint.load(deployment.machines["coordinator"].folder / "checkpoint")
     assert state is not None
     assert state.version == 20
-    kernel = state.weights[0].ravel()
+    kernel = state.weights[0].ravel()  # the invented patients are ill by the first two measurements
     assert kernel[0] > 0.5 > np.abs(kernel[2:]).max()
     assert kernel[1] < -0.5
-    assert "20" in ends["watcher"]
     (_, report) = steps("coordinator")
-    told = trained.run("coordinator", report.text)
-    for name in SITES:
-        assert name in told
+    told = deployment.run("coordinator", report.text)
+    assert all(name in told for name in SITES)
+
+
+def test_a_site_reads_its_own_records(deployment: Deployment) -> None:
+    draw = np.random.default_rng(0)
+    table = np.column_stack([draw.normal(size=(50, 8)), draw.integers(0, 2, 50)])
+    np.savetxt(deployment.machines["hospital-a"].folder / "records.csv", table, delimiter=",")
+    (check,) = [step for step in steps("site") if step.language == "sh"]
+    found = deployment.run("hospital-a", check.text.replace("--seed 1", "--data records.csv"))
+    assert "with 40 examples" in found
+
+
+def test_the_command_that_adds_keras_names_what_there_is(deployment: Deployment) -> None:
+    (text,) = [step.text for step in blocks(PAGE, "console") if "[client]" in step.text]
+    checkout = (deployment.machines["broker"].folder / ".venv").resolve().parent
+    deployment.run("broker", f"cd {checkout}; {text.strip()} --dry-run")
+
+
+@pytest.fixture(scope="module")
+def endless(deployment: Deployment) -> Deployment:
+    """The same federation in a new run, one that has no end."""
+    deployment.run("coordinator", "rm -r checkpoint")
+    begin(deployment, coordinator=lambda text: text.replace("--rounds 20", ""))
+    deployment.goes_on()
+    return deployment
+
+
+def test_sites_listen_on_nothing_while_they_work(endless: Deployment) -> None:
+    for name in (*SITES, "coordinator", "watcher"):
+        loopback = [row for row in endless.machines[name].listens() if row.startswith("127.")]
+        assert endless.machines[name].listens() == loopback == []
+    peers = {HOSTS[name]: machine.address for name, machine in endless.machines.items()}
+    wanted = {peers[HOSTS[name]] for name in (*SITES, "coordinator", "watcher")}
+
+    def seen() -> set[str]:
+        return {row["peer_host"].removeprefix("::ffff:") for row in api(endless, "connections")}
+
+    wait_for(lambda: seen() == wanted, lambda: f"{seen()} are connected")  # told every five seconds
+    rows = api(endless, "connections")
+    assert {row["ssl_protocol"] for row in rows if row["ssl"]} <= {"tlsv1.2", "tlsv1.3"}
+    assert all(row["ssl"] for row in rows)
+
+
+def test_nobody_can_reach_a_site(endless: Deployment) -> None:
+    """Even where somebody listens, the firewall lets nobody in, and nothing of ours minds."""
+    site_ = endless.machines["hospital-a"]
+    words = ("python3", "-m", "http.server", "8080")
+    with site_.start(*words, log=endless.logs / "server.log") as server:
+        wait_for(lambda: "0.0.0.0:8080" in site_.listens(), lambda: "no server")
+        told = endless.fail("broker", "curl -sS --max-time 2 http://a.example:8080")
+        server.kill()
+    assert "timed out" in told
+    endless.goes_on()
+
+
+def test_the_broker_comes_back_after_a_reboot_by_its_line_in_crontab(endless: Deployment) -> None:
+    (text,) = [step.text for step in blocks(PAGE, "console") if "crontab" in step.text]
+    line = re.search(r'"@reboot (.*)"', text)
+    assert line is not None
+    endless.kill_broker()
+    broker = endless.machines["broker"]
+    command = line[1].replace("$PWD", str(broker.folder))
+    bare = {name: endless.environment[name] for name in ("HOME", "PYTHONPATH")}
+    bare["PATH"] = "/usr/bin:/bin"  # cron gives no more
+    done = broker.run("/bin/sh", "-c", command, env=bare, cwd="/")
+    assert done.returncode == 0, done.stdout
+    endless.goes_on()
+
+
+def test_a_site_is_added_and_one_is_taken_away_while_all_runs(endless: Deployment) -> None:
+    enrol, revoke = steps("broker", "later")
+    endless.run("broker", enrol.text)
+    endless.bundle_to("watcher", "hospital-c")  # a fifth machine would be no other
+    documents.save(steps("site"), endless.machines["watcher"].folder)
+    (start,) = steps("site", "runs-on")
+    endless.start("watcher", start.text.replace("hospital-a", "hospital-c"))
+    endless.said("watcher", "update to version .* is confirmed")
+    endless.run("broker", revoke.text)
+    endless.said("hospital-b", "refused the password")
+    (check,) = [step for step in steps("site") if step.language == "sh"]
+    assert "FAIL  login" in endless.fail("hospital-b", at("hospital-b", check.text))
+    endless.goes_on()  # with a and c
+
+
+def test_a_bundle_that_was_lost_is_replaced(endless: Deployment) -> None:
+    endless.run("broker", "broker-config rotate hospital-a")
+    endless.said("hospital-a", "refused the password")
+    endless.bundle_to("hospital-a", "hospital-a")
+    (start,) = steps("site", "runs-on")
+    endless.start("hospital-a", start.text)
+    endless.said("hospital-a", "update to version .* is confirmed")
+    endless.goes_on()
+
+
+def test_a_copy_of_the_checkpoint_is_gone_on_from(endless: Deployment) -> None:
+    (start,) = steps("coordinator", "runs-on")
+    text = start.text.replace("--rounds 20", "")
+    endless.stop("coordinator")
+    endless.run("coordinator", "cp -r checkpoint backup")
+    copied = endless.version()
+    endless.start("coordinator", text)
+    endless.goes_on()
+    endless.stop("coordinator")
+    assert endless.version() > copied
+    endless.run("coordinator", "rm -r checkpoint && mv backup checkpoint")
+    endless.start("coordinator", text)
+    first = re.search(r"version (\d+) is published", endless.said("coordinator", "is published"))
+    assert first is not None
+    assert int(first[1]) <= copied + 1
+    endless.goes_on()
+
+
+def test_a_broker_that_was_lost_is_put_back_from_the_backup(endless: Deployment) -> None:
+    """At the worst moment: one of two updates is in the queue that is lost."""
+    (backup,), (restore,) = steps("broker", "backup"), steps("broker", "restore")
+    (start,) = steps("site", "runs-on")
+    endless.run("broker", backup.text)
+    _, other = endless._last("watcher")
+    other.send_signal(signal.SIGSTOP)
+    assert endless.at_rest("coordinator").endswith("(1 of 2)\n")  # it waits for the one that halts
+    endless.kill_broker()
+    endless.run("broker", "rm -r .warren")
+    other.send_signal(signal.SIGCONT)
+    endless.run("broker", restore.text)
+    assert endless.run("broker", "broker-config check") == ""
+    endless.stop("hospital-a")
+    endless.run("hospital-a", "rm -r state")
+    endless.start("hospital-a", start.text)
+    endless.goes_on()
