@@ -85,7 +85,7 @@ class Check:
                 self._place = queue.removeprefix(mailbox(""))
                 return ok("mailbox", f"{queue} is free, {found[0]} messages wait")
             taken += 1
-        whose = "it is" if self._settings.fleet is None else f"all {taken} places are"
+        whose = "it is" if len(self._settings.mailboxes()) == 1 else f"all {taken} places are"
         return warn("lease", f"{whose} taken: fine if by clients of yours that run; one more"
                     " would wait")  # fmt: skip
 

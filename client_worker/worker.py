@@ -7,13 +7,14 @@ from queue import SimpleQueue
 from broker_config.names import UPDATE_EXCHANGE, UPDATE_QUEUE, mailbox
 from client_worker.keep import Keep
 from client_worker.mailbox import Shelf
+from client_worker.nearest import free_place
 from client_worker.participant import Participant
 from client_worker.settings import ClientSettings
 from client_worker.task import TaskSource
 from shared.amqp import Session
 from shared.chunks import Outgoing
 from shared.delivery import Delivery, Subscription
-from shared.errors import Stopped
+from shared.errors import Stopped, Taken
 from shared.layout import Layout
 from shared.log import Log
 from shared.pipeline import Publication
@@ -61,7 +62,7 @@ class ClientWorker:
         self._ready = ReadyFile(settings.ready_file)
         self._session = Session(
             settings.broker,
-            f"client {settings.fleet or settings.client or settings.user}",
+            f"client {settings.client or settings.fleet or settings.user}",
             Subscription(
                 settings.mailboxes(),
                 self._deliver,
@@ -82,7 +83,7 @@ class ClientWorker:
         """Serve until the run's final model has come to all or a signal asks to stop."""
         on_stop_signal(self._stop)
         try:
-            self._session.start(self._settings.wait_broker_s)
+            self._connect()
             while not self._stopping and not all(p.has_ended for p in self._participants):
                 participant = self._events.get()
                 if participant is not None:
@@ -96,6 +97,16 @@ class ClientWorker:
         finally:
             self._session.close()
             self._ready.hide()
+
+    def _connect(self) -> None:
+        try:
+            self._session.start(self._settings.wait_broker_s)
+        except Taken as refused:
+            if (free := free_place(self._settings)) is None:
+                raise
+            raise Taken(
+                f"{refused}; {free} is free, and without --client any free place is taken"
+            ) from None
 
     # --- on the connection's thread, or in a signal handler ------------------------------------
 
