@@ -35,7 +35,7 @@ def _take_part(argv: list[str]) -> None:
     log.configure(given.log_format, given.log_level)
     keep_freed_memory()  # before the task is imported, so that its framework's is kept as well
     worker = ClientWorker(given, TaskSource(given.task, rest))
-    say_started()
+    say_started(given.strays)
     worker.run()
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from broker_config.names import fleet_member, is_client_id, mailbox
+from broker_config.names import fleet_member, is_client_id, mailbox, speaks_for
 from shared.errors import ConfigError
 from shared.settings import WorkerSettings
 
@@ -72,6 +72,11 @@ class ClientSettings(WorkerSettings):
     def mailboxes(self) -> tuple[str, ...]:
         """The queues to try, in order: the client's own, or the row of its fleet."""
         client = self.client or self.user
+        if self.fleet not in (None, self.user):
+            raise ConfigError(
+                f"--fleet {self.fleet}: this bundle is that of {self.user}: use the bundle of"
+                f" {self.fleet}, or --fleet {self.user}"
+            )
         if self.fleet is not None and self.client is None:
             return tuple(mailbox(fleet_member(self.fleet, n)) for n in range(MOST_REPLICAS))
         if not is_client_id(client):
@@ -80,6 +85,11 @@ class ClientSettings(WorkerSettings):
             raise ConfigError(
                 f"--client {client} is no place of the fleet {self.fleet}: name one, such as"
                 f" {fleet_member(self.fleet, 0)}, or leave --client out to take any that is free"
+            )
+        if not speaks_for(self.user, client):
+            raise ConfigError(
+                f"--client {client}: this bundle is that of {self.user}, who may be no other"
+                f" client: use the bundle of {client.partition('.')[0]}, or leave --client out"
             )
         return (mailbox(client),)
 

@@ -14,7 +14,7 @@ from client_worker.task import TaskSource
 from shared.amqp import Session
 from shared.chunks import Outgoing
 from shared.delivery import Delivery, Subscription
-from shared.errors import Stopped, Taken
+from shared.errors import BrokerRefused, Stopped, Taken
 from shared.layout import Layout
 from shared.log import Log
 from shared.pipeline import Publication
@@ -74,6 +74,7 @@ class ClientWorker:
             on_lost=self._ready.hide,
         )
         self._stopping = self._publishing = False
+        source.check_place(settings)
         if settings.fleet is None:
             self._participants[
                 0
@@ -101,10 +102,10 @@ class ClientWorker:
     def _connect(self) -> None:
         try:
             self._session.start(self._settings.wait_broker_s)
-        except Taken as refused:
+        except (BrokerRefused, Taken) as refused:
             if (free := free_place(self._settings)) is None:
                 raise
-            raise Taken(
+            raise type(refused)(
                 f"{refused}; {free} is free, and without --client any free place is taken"
             ) from None
 

@@ -37,7 +37,7 @@ def _coordinate(argv: list[str]) -> None:
     log.configure(given.log_format, given.log_level)
     keep_freed_memory(one_arena=True)
     worker = CoordinatorWorker(given)
-    say_started()
+    say_started(given.strays)
     worker.run()
 
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -29,8 +29,13 @@ def run(program: str, main: Callable[[], None]) -> int:
     return 0
 
 
-def say_started() -> None:
-    """Log that all is imported and read: from now on it is the broker that is waited for."""
+def say_started(strays: Iterable[str]) -> None:
+    """Log that all is imported and read: from now on it is the broker that is waited for.
+
+    ``strays`` are lines about variables that look like settings and are none.
+    """
+    for line in strays:
+        log.warning("stray_setting", "%s", line)
     log.info("started", "connecting to the broker; reads protocols %d to %d", OLDEST, PROTOCOL)
 
 
