@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker_config import options as read
+from broker_config.arguments import Parser, WrongArguments, parse, strays
 from broker_config.errors import BrokerConfigError
 
 if TYPE_CHECKING:
@@ -52,7 +53,13 @@ difference, `status` found no running node); 2 the command line is wrong
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``broker-config`` and return its exit code."""
-    options = _parser().parse_args(argv)
+    try:
+        options = parse(_parser(), argv)
+    except WrongArguments as error:
+        print(f"broker-config: {error}", file=sys.stderr)
+        return 2
+    for stray in strays():
+        print(f"broker-config: {stray}", file=sys.stderr)
     # Not before the options are read: --help need not wait for an HTTP client.
     from broker_config import commands
 
@@ -71,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="broker-config",
         description=_ABOUT,
         epilog=_ENVIRONMENT,
@@ -81,9 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     home, federation, broker = _home(), _federation(), _broker()
 
-    def command(
-        name: str, about: str, *parents: argparse.ArgumentParser
-    ) -> argparse.ArgumentParser:
+    def command(name: str, about: str, *parents: Parser) -> Parser:
         return commands.add_parser(name, help=about, description=about, parents=[home, *parents])
 
     up = command("up", "Start a private RabbitMQ node, or find it running.", federation)
@@ -131,9 +136,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _access(
-    command: Callable[..., argparse.ArgumentParser],
-    federation: argparse.ArgumentParser,
-    broker: argparse.ArgumentParser,
+    command: Callable[..., Parser],
+    federation: Parser,
+    broker: Parser,
 ) -> None:
     certs = command("certs", "Make certificates for a broker of your own.", federation)
     certs.add_argument(
@@ -155,16 +160,16 @@ def _access(
     )
 
 
-def _home() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False)
+def _home() -> Parser:
+    parser = Parser(add_help=False)
     parser.add_argument(
         "--home", metavar="DIR", help="where everything is kept (default: $WARREN_HOME or .warren)"
     )
     return parser
 
 
-def _federation() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False)
+def _federation() -> Parser:
+    parser = Parser(add_help=False)
     group = parser.add_argument_group("the federation (remembered in HOME/federation.json)")
     group.add_argument("--federation", metavar="NAME", help="its name and vhost (default: warren)")
     group.add_argument(
@@ -191,8 +196,8 @@ def _federation() -> argparse.ArgumentParser:
     return parser
 
 
-def _broker() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False)
+def _broker() -> Parser:
+    parser = Parser(add_help=False)
     group = parser.add_argument_group("a broker of your own (default: the private node in HOME)")
     group.add_argument(
         "--management-url",

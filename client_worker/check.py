@@ -52,6 +52,7 @@ class Check:
         except ConfigError as error:
             yield fail("settings", error)
             return
+        yield from (warn("settings", stray) for stray in self._settings.strays)
         yield ok("settings", f"{self._settings.user!r} in {self._settings.federation!r}")
         if self._settings.verify_keys is None:
             yield warn("keys", "models of anybody are believed: start with the bundle, --env-file")
@@ -85,7 +86,7 @@ class Check:
                 self._place = queue.removeprefix(mailbox(""))
                 return ok("mailbox", f"{queue} is free, {found[0]} messages wait")
             taken += 1
-        whose = "it is" if self._settings.fleet is None else f"all {taken} places are"
+        whose = "it is" if len(self._settings.mailboxes()) == 1 else f"all {taken} places are"
         return warn("lease", f"{whose} taken: fine if by clients of yours that run; one more"
                     " would wait")  # fmt: skip
 

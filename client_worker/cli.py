@@ -28,13 +28,16 @@ def _take_part(argv: list[str]) -> None:
     from client_worker.worker import ClientWorker
     from shared import log, settings
     from shared.memory import keep_freed_memory
+    from shared.service import say_started
 
     given, rest = settings.load(
         ClientSettings, description=DESCRIPTION, argv=argv, keep_unknown=True, commands=COMMANDS
     )
     log.configure(given.log_format, given.log_level)
     keep_freed_memory()  # before the task is imported, so that its framework's is kept as well
-    ClientWorker(given, TaskSource(given.task, rest)).run()
+    worker = ClientWorker(given, TaskSource(given.task, rest))
+    say_started(given.strays)
+    worker.run()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from broker_config.names import fleet_member, is_client_id, mailbox
+from broker_config.names import fleet_member, is_client_id, mailbox, speaks_for
 from shared.errors import ConfigError
 from shared.observing import MetricsPort, ObservingSettings
 from shared.settings import WorkerSettings
@@ -32,7 +32,8 @@ class ClientSettings(ObservingSettings, WorkerSettings):
     )
     fleet: str | None = Field(
         None,
-        description="take any free place in this fleet of replicas instead of being one client",
+        description="take the first free place in this fleet of replicas instead of being one"
+        " client; with --client FLEET.NUMBER take that place",
     )
     virtual: int | None = Field(
         None,
@@ -74,15 +75,40 @@ class ClientSettings(ObservingSettings, WorkerSettings):
 
     @model_validator(mode="after")
     def _has_places(self) -> Self:
-        if self.virtual is not None and self.fleet is None:
+        if self.virtual is None:
+            return self
+        if self.fleet is None:
             raise ValueError("--virtual needs --fleet, whose places the clients take")
+        if self.client is not None:
+            raise ValueError("--virtual takes any free places: leave --client out")
         return self
 
     def mailboxes(self) -> tuple[str, ...]:
         """The queues to try, in order: the client's own, or the row of its fleet."""
-        if self.fleet is not None:
-            return tuple(mailbox(fleet_member(self.fleet, n)) for n in range(MOST_REPLICAS))
         client = self.client or self.user
+        if self.fleet not in (None, self.user):
+            raise ConfigError(
+                f"--fleet {self.fleet}: this bundle is that of {self.user}: use the bundle of"
+                f" {self.fleet}, or --fleet {self.user}"
+            )
+        if self.fleet is not None and self.client is None:
+            return tuple(mailbox(fleet_member(self.fleet, n)) for n in range(MOST_REPLICAS))
         if not is_client_id(client):
             raise ConfigError(f"--client {client}: a client id is lower case, digits, - and _")
+        if self.fleet is not None and not client.startswith(f"{self.fleet}."):
+            raise ConfigError(
+                f"--client {client} is no place of the fleet {self.fleet}: name one, such as"
+                f" {fleet_member(self.fleet, 0)}, or leave --client out to take any that is free"
+            )
+        if not speaks_for(self.user, client):
+            raise ConfigError(
+                f"--client {client}: this bundle is that of {self.user}, who may be no other"
+                f" client: use the bundle of {client.partition('.')[0]}, or leave --client out"
+            )
         return (mailbox(client),)
+
+    @property
+    def place(self) -> int | None:
+        """The one place of a fleet that is asked for; None for any, and for a client of its own."""
+        number = (self.client or "").partition(".")[2]
+        return int(number) if number.isdecimal() else None

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from client_worker.rules import UpdateRule, replace
 from client_worker.settings import ClientSettings
 from shared.errors import ConfigError
 from shared.flags import flag_of, flags, nearest
+from shared.wording import and_, complaint
 
 
 @dataclass
@@ -62,6 +64,19 @@ class TaskSource:
         self._attribute = _find(path)
         self._parameters = _parameters(self._attribute)
         self._given = self._parse(arguments)
+
+    def check_place(self, settings: ClientSettings) -> None:
+        """Raise ConfigError if the command line names the shard, and the place in a fleet too.
+
+        Every replica would train on the same data, and it would count as often as there are some.
+        """
+        shard = self._given.get("shard")
+        if shard is not None and shard != settings.place and (settings.fleet or settings.place):
+            fleet = settings.fleet or (settings.client or "").partition(".")[0]
+            raise ConfigError(
+                f"--shard {shard}: in a fleet the place is the shard: leave --shard out, or ask"
+                f" for the place with --client {fleet}.{shard}"
+            )
 
     def takes(self, name: str) -> bool:
         """Whether the task has a parameter ``name`` that the command line left open."""
@@ -120,8 +135,8 @@ class TaskSource:
         try:
             return TypeAdapter(annotation).validate_python(value)
         except ValidationError as error:
-            reason = error.errors(include_url=False)[0]["msg"]
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: {reason}") from None
+            said = complaint(flag_of(name), error.errors(include_url=False)[0])
+            raise ConfigError(said) from None
 
 
 def _find(path: str) -> Any:
@@ -137,15 +152,31 @@ def _find(path: str) -> Any:
         missing = error.name or module_name
         if module_name == missing or module_name.startswith(f"{missing}."):
             mend = "start in the folder that holds it, or install its package"
+            mend += and_(nearest(missing.rpartition(".")[2], _beside(missing)))
         else:
             mend = f"install {missing}, which it imports"
         raise ConfigError(f"--task {path}: there is no module {missing}: {mend}") from None
     found = getattr(module, attribute, None)
     if found is None:
-        raise ConfigError(f"--task {path}: {module_name} has no {attribute}")
+        known = [name for name, value in vars(module).items() if _may_be_task(value, module_name)]
+        guess = and_(nearest(attribute, known))
+        raise ConfigError(f"--task {path}: {module_name} has no {attribute}{guess}")
     if not isinstance(found, Task) and not callable(found):
         raise ConfigError(f"--task {path}: it is neither a Task nor a function that returns one")
     return found
+
+
+def _may_be_task(value: object, module: str) -> bool:
+    return isinstance(value, Task) or (
+        callable(value) and getattr(value, "__module__", "") == module
+    )
+
+
+def _beside(module: str) -> list[str]:
+    """Modules where ``module`` was looked for: in its package, or in the current folder."""
+    package = sys.modules.get(module.rpartition(".")[0])
+    folders = list(getattr(package, "__path__", [str(Path.cwd())]))
+    return [found.name for found in pkgutil.iter_modules(folders)]
 
 
 def _parameters(attribute: Task | Callable[..., Task]) -> dict[str, inspect.Parameter]:

@@ -8,6 +8,7 @@ from broker_config.names import UPDATE_EXCHANGE, UPDATE_QUEUE, mailbox
 from client_worker import observers
 from client_worker.keep import Keep
 from client_worker.mailbox import Shelf
+from client_worker.nearest import free_place
 from client_worker.participant import Participant
 from client_worker.settings import ClientSettings
 from client_worker.task import TaskSource
@@ -15,7 +16,7 @@ from shared.amqp import Session
 from shared.audience import Audience
 from shared.chunks import Outgoing
 from shared.delivery import Delivery, Subscription
-from shared.errors import Stopped
+from shared.errors import BrokerRefused, Stopped, Taken
 from shared.layout import Layout
 from shared.log import Log
 from shared.pipeline import Publication
@@ -67,7 +68,7 @@ class ClientWorker:
         self._busy = Busy(settings.training_limit_s)
         self._session = Session(
             settings.broker,
-            f"client {settings.fleet or settings.client or settings.user}",
+            f"client {settings.client or settings.fleet or settings.user}",
             Subscription(
                 settings.mailboxes(),
                 self._deliver,
@@ -80,6 +81,7 @@ class ClientWorker:
             on_wait=self._supervisor.alive,
         )
         self._stopping = self._publishing = False
+        source.check_place(settings)
         if settings.fleet is None:
             self._participants[
                 0
@@ -90,7 +92,7 @@ class ClientWorker:
         on_stop_signal(self._stop)
         try:
             self.audience.invite(observers.of(self._settings))
-            self._session.start(self._settings.wait_broker_s)
+            self._connect()
             self._pulse.start()
             while not self._stopping and not all(p.has_ended for p in self._participants):
                 participant = self._events.get()
@@ -110,6 +112,16 @@ class ClientWorker:
             self._supervisor.stopping()
             self._session.close()
             self.audience.close()
+
+    def _connect(self) -> None:
+        try:
+            self._session.start(self._settings.wait_broker_s)
+        except (BrokerRefused, Taken) as refused:
+            if (free := free_place(self._settings)) is None:
+                raise
+            raise type(refused)(
+                f"{refused}; {free} is free, and without --client any free place is taken"
+            ) from None
 
     # --- on the connection's thread, or in a signal handler ------------------------------------
 

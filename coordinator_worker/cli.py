@@ -31,13 +31,16 @@ def _coordinate(argv: list[str]) -> None:
     from coordinator_worker.settings import CoordinatorSettings
     from coordinator_worker.worker import CoordinatorWorker
     from shared.memory import keep_freed_memory
+    from shared.service import say_started
 
     given, _ = settings.load(
         CoordinatorSettings, description=DESCRIPTION, argv=argv, commands=COMMANDS
     )
     log.configure(given.log_format, given.log_level)
     keep_freed_memory(one_arena=True)
-    CoordinatorWorker(given).run()
+    worker = CoordinatorWorker(given)
+    say_started(given.strays)
+    worker.run()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from shared.address import diagnose, is_final, parameters, refusal
 from shared.backoff import backoff_s
 from shared.connection import Connection
 from shared.delivery import Delivery, Subscription, Unacknowledged
-from shared.errors import BrokerRefused, BrokerUnavailable, Stopped, WarrenError
+from shared.errors import BrokerRefused, BrokerUnavailable, Stopped, Taken, WarrenError
 from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
 from shared.places import Places
@@ -255,7 +255,10 @@ class Session:
         elif (queue := self.places.next()) is not None:
             self._consume_from(queue, wanted)
         else:
-            self._fail(BrokerUnavailable(self.places.shortage()))
+            shortage = self.places.shortage()
+            if not self._first.is_set() and shortage != str(self._failure):
+                log.warning("waiting", "waiting: %s", shortage)
+            self._fail(Taken(shortage))
             self._disconnect()
 
     def _answered(self, consumers: int) -> bool:

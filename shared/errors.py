@@ -4,6 +4,7 @@ WarrenError                  its message is one line that a user can act on
 ├── ConfigError              crash: bad input; say so, exit 2, lose nothing
 ├── BrokerRefused            crash: the broker knows us and says no; exit 1
 ├── BrokerUnavailable        crash at start, retry ever after: nobody answers; exit 1
+│   └── Taken                the same: others consume whatever we could
 ├── Rejected                 reject: a message that must not count; dead-letter it and say why
 └── Stopped                  we were asked to stop while waiting
 
@@ -32,6 +33,10 @@ class BrokerRefused(WarrenError):
 
 class BrokerUnavailable(WarrenError):
     """No broker answered within the time we were willing to wait."""
+
+
+class Taken(BrokerUnavailable):
+    """Other processes consume the queue, or all of the row, that we were to consume alone."""
 
 
 class Stopped(WarrenError):

@@ -3,11 +3,15 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Final
 
 from shared.errors import WarrenError
+from shared.log import Log
+from shared.messages import OLDEST, PROTOCOL
+
+log = Log(__name__)
 
 LAST_CHANCE_S: Final = 5.0  # how long what is being published may take once we were asked to stop
 
@@ -22,6 +26,16 @@ def run(program: str, main: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def say_started(strays: Iterable[str]) -> None:
+    """Log that all is imported and read: from now on it is the broker that is waited for.
+
+    ``strays`` are lines about variables that look like settings and are none.
+    """
+    for line in strays:
+        log.warning("stray_setting", "%s", line)
+    log.info("started", "connecting to the broker; reads protocols %d to %d", OLDEST, PROTOCOL)
 
 
 def on_stop_signal(stop: Callable[[], None]) -> None:

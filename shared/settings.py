@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -20,9 +27,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from shared import flags, settings_file
+from shared import flags, settings_file, strays
 from shared.errors import ConfigError
 from shared.tls import Broker
+from shared.wording import complaint
 
 
 def _as_words(value: object) -> object:
@@ -42,6 +50,8 @@ class WorkerSettings(BaseSettings):
     }
 
     model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
+
+    _strays: tuple[str, ...] = PrivateAttr(())
 
     broker_url: str = Field(
         description="the broker, as amqp://user:password@host:port/federation; the user is who"
@@ -78,6 +88,15 @@ class WorkerSettings(BaseSettings):
     def secret(value: SecretStr | None) -> str | None:
         """What a secret setting holds."""
         return value.get_secret_value() if value is not None else None
+
+    def note_strays(self, lines: list[str]) -> None:
+        """Remember what the environment has that was meant as a setting and is none."""
+        self._strays = tuple(lines)
+
+    @property
+    def strays(self) -> tuple[str, ...]:
+        """Lines about variables that are no settings, though they look as if they should be."""
+        return self._strays
 
     @property
     def broker(self) -> Broker:
@@ -134,10 +153,16 @@ def load(
         raise ConfigError(f"--env-file {bundle} cannot be read: name the bundle you were given")
     environment = DotEnvSettingsSource(kind, env_file=bundle)() | EnvSettingsSource(kind)()
     environment = {name: environment[name] for name in kind.model_fields if name in environment}
+    names = [*os.environ, *strays.names_in(bundle)]
     try:
-        return kind(**(found.values | environment | given)), [*found.task, *rest]
+        made = kind(**(found.values | environment | given))
     except ValidationError as error:
-        raise _first_of(error, found.places, environment | given) from None
+        wrong = strays.by_setting(kind, names, rest)
+        raise _first_of(error, found.places, environment | given, wrong) from None
+
+    if isinstance(made, WorkerSettings):
+        made.note_strays(strays.warnings(kind, names))
+    return made, [*found.task, *rest]
 
 
 def own_words(
@@ -150,16 +175,19 @@ def own_words(
 
 
 def _first_of(
-    error: ValidationError, places: Mapping[str, str], elsewhere: Mapping[str, object]
+    error: ValidationError,
+    places: Mapping[str, str],
+    elsewhere: Mapping[str, object],
+    misspelt: Mapping[str, str],
 ) -> ConfigError:
     """One line about the first thing that is wrong, in the words of where it was read."""
-    first = error.errors(include_url=False, include_input=False)[0]
+    first = error.errors(include_url=False)[0]
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "missing":
-        needed = f"{flags.flag_of(name)} (or WARREN_{name.upper()})"
-        return ConfigError(f"{needed} is needed; see --help")
-    said = first["msg"].removeprefix("Value error, ")
+        flag = flags.flag_of(name)
+        mend = f"you wrote {misspelt[name]}" if name in misspelt else "see --help"
+        return ConfigError(f"{flag} (or WARREN_{name.upper()}) is needed: {mend}")
     if not name:
-        return ConfigError(said)
+        return ConfigError(first["msg"].removeprefix("Value error, "))
     place = places[name] if name in places and name not in elsewhere else flags.flag_of(name)
-    return ConfigError(f"{place}: {said}")
+    return ConfigError(complaint(place, first))

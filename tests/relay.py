@@ -19,6 +19,7 @@ class Relay:
         self.url = urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{port}"))
         self._flows = threading.Event()
         self._flows.set()
+        self._is_gone = False
         self._pause_s = 0.0
         self._fuse: int | None = None
         self._sockets: list[socket.socket] = []
@@ -26,6 +27,11 @@ class Relay:
 
     def hold(self) -> None:
         """What the worker says reaches nobody from now on."""
+        self._flows.clear()
+
+    def vanish(self) -> None:
+        """The worker's machine is gone without a word: neither bytes nor ends pass any more."""
+        self._is_gone = True
         self._flows.clear()
 
     def release(self) -> None:
@@ -85,9 +91,11 @@ class Relay:
                         threading.Event().wait(self._pause_s)
                     if self._fuse is not None and self._burn(target, data):
                         return
-                target.sendall(data)
-        with suppress(OSError):
-            target.shutdown(socket.SHUT_WR)
+                if not self._is_gone:
+                    target.sendall(data)
+        if not self._is_gone:
+            with suppress(OSError):
+                target.shutdown(socket.SHUT_WR)
 
     def _burn(self, target: socket.socket, data: bytes) -> bool:
         left = self._fuse or 0

@@ -144,6 +144,11 @@ def slow(index: int = 0, size: int = 8, seconds: float = 1.0) -> Task:
     return Task(Slow(size, seconds), [index], 1.0)
 
 
+def slow_shard_ledger(shard: int = 0, seconds: float = 0.1) -> Task:
+    """The ledger task of the replica in place ``shard``, at ``seconds`` a round."""
+    return Task(Slow(64, seconds), [shard], 1.0)
+
+
 class Busy(Slow):
     """Training that never waits for anything."""
 

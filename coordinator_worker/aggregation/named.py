@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import ConfigError
+from shared.flags import nearest
+from shared.wording import and_, valid
 
 T = TypeVar("T")
 
@@ -20,19 +22,22 @@ def choose(kind: str, spec: str, known: Mapping[str, Callable[..., T]]) -> T:
     name, _, rest = spec.partition(":")
     make = known.get(name)
     if make is None:
-        raise ConfigError(f"--{kind} {name}: there are {', '.join(sorted(known))}")
+        guess = and_(nearest(name, known))
+        raise ConfigError(f"--{kind} {name}: there are {', '.join(sorted(known))}{guess}")
     parameters = inspect.signature(make, eval_str=True).parameters
     given: dict[str, Any] = {}
     for word in filter(None, rest.split(",")):
         parameter, equals, text = word.partition("=")
         if not equals or parameter not in parameters:
             takes = ", ".join(parameters) or "no parameters"
-            raise ConfigError(f"--{kind} {spec}: {name} takes {takes}; write NAME:PARAMETER=VALUE")
+            guess = nearest(parameter, parameters) if equals else ""
+            mend = guess or "write NAME:PARAMETER=VALUE"
+            raise ConfigError(f"--{kind} {spec}: {name} takes {takes}; {mend}")
         try:
             given[parameter] = TypeAdapter(parameters[parameter].annotation).validate_python(text)
         except ValidationError as error:
-            reason = error.errors(include_url=False)[0]["msg"]
-            raise ConfigError(f"--{kind} {spec}: {parameter}: {reason}") from None
+            said = valid(error.errors(include_url=False)[0])
+            raise ConfigError(f"--{kind} {spec}: {parameter}: {said}") from None
     for parameter, facts in parameters.items():
         if facts.default is facts.empty and parameter not in given:
             raise ConfigError(f"--{kind} {spec}: {name} needs {parameter}, as in"

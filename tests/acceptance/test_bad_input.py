@@ -89,7 +89,7 @@ def test_a_client_may_not_take_the_mailbox_of_another(place: Place) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--quorum", "0"], "--quorum: Input should be greater than or equal to 1"),
+        (["--quorum", "0"], "--quorum 0: the least is 1"),
         (["--target", "loss=1"], "write NAME>=VALUE or NAME<=VALUE"),
         (["--config", "seed"], "write it as NAME=VALUE"),
         (["--initial-model", "nowhere.npz"], "nowhere.npz"),

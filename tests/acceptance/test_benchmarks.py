@@ -29,6 +29,7 @@ FLAGS = {
     "straggler": [],
     "recovery": [],
     "endurance": [],
+    "joining": [],
     "protection": [],
     "flood": ["--kinds", "tiny"],
 }
@@ -197,6 +198,19 @@ def test_a_killed_coordinator_is_back_soon_and_has_nobodys_work_done_again(
     (row,) = benchmarks.rows("recovery")
     assert 0 < row["ours"] <= row["more"]["updates_folded_again_s"] < row["more"]["round_closed_s"]
     assert row["ours"] < 10 * row["limit"], "on a machine that runs all benchmarks at once"
+
+
+def test_joining_tells_when_who_was_ready_joined_and_when_places_are_free_again(
+    benchmarks: Benchmarks,
+) -> None:
+    singly, together, killed, successor, vanished = benchmarks.rows("joining")
+    for row in (singly, together):
+        assert row["more"]["measured"] == 6
+        assert 0.001 < row["ours"] < 10, "on a machine that runs all benchmarks at once"
+        assert row["more"]["first_update_s"] > row["ours"]
+    assert killed["more"]["measured"] == successor["more"]["measured"] == 4
+    assert killed["ours"] < vanished["ours"], "the end of a connection is heard at once"
+    assert vanished["ours"] > 1, "without a word only the heartbeat tells"
 
 
 def test_endurance_looks_at_every_process_and_finds_that_no_worker_grows(

@@ -237,7 +237,7 @@ def test_a_cohort_that_is_given_up_holds_nothing(tmp_path: Path) -> None:
     [
         ("mode", ", ".join(sorted(AGGREGATORS))),
         ("krum", "krum needs f, as in krum:f=VALUE"),
-        ("krum:f=two", "f: Input should be a valid integer"),
+        ("krum:f=two", "f: write a whole number"),
         ("krum:f=-1", "f is -1"),
         ("krum:g=2", "krum takes f"),
         ("mean:f=2", "mean takes no parameters"),

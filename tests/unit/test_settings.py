@@ -57,7 +57,7 @@ def test_what_is_missing_is_named_as_flag_and_variable() -> None:
 
 
 def test_a_wrong_value_is_named_by_its_flag() -> None:
-    with pytest.raises(ConfigError, match="--max-staleness: "):
+    with pytest.raises(ConfigError, match="--max-staleness -1: the least is 0"):
         read("--broker-url", URL, "--max-staleness", "-1")
 
 
@@ -113,11 +113,11 @@ def test_a_pickle_is_not_initial_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "what"),
     [
-        (["--quorum", "many"], "--quorum: Input should be a valid integer"),
-        (["--quorum", "0"], "--quorum: Input should be greater than or equal to 1"),
-        (["--rounds", "1.5"], "--rounds: Input should be a valid integer"),
-        (["--log-format", "xml"], "--log-format: Input should be 'text' or 'json'"),
-        (["--wait-broker-s", "-1"], "--wait-broker-s: Input should be greater than or equal"),
+        (["--quorum", "many"], "--quorum many: write a whole number"),
+        (["--quorum", "0"], "--quorum 0: the least is 1"),
+        (["--rounds", "1.5"], "--rounds 1.5: write a whole number"),
+        (["--log-format", "xml"], "--log-format xml: there are text and json"),
+        (["--wait-broker-s", "-1"], "--wait-broker-s -1: the least is 0"),
         (["--broker-url", "amqp://[alfa@host/x"], "--broker-url: Invalid IPv6 URL"),
         (["--env-file", "/no/such/bundle.env"], "bundle.env cannot be read"),
     ],
@@ -131,7 +131,7 @@ def test_each_wrong_value_is_one_line(argv: list[str], what: str) -> None:
 
 def test_a_wrong_value_in_the_environment_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WARREN_QUORUM", "many")
-    with pytest.raises(ConfigError, match="--quorum: "):
+    with pytest.raises(ConfigError, match="--quorum many: write a whole number"):
         read("--broker-url", URL)
 
 
@@ -175,10 +175,20 @@ def test_what_the_worker_does_not_know_belongs_to_the_task() -> None:
 def test_a_client_reads_its_own_mailbox_and_a_replica_any_of_its_fleets() -> None:
     given_ = {"broker_url": URL, "task": "m:t"}
     assert ClientSettings(**given_).mailboxes() == ("model.alfa",)
-    assert ClientSettings(**given_, client="bravo").mailboxes() == ("model.bravo",)
-    row = ClientSettings(**given_, fleet="phone").mailboxes()
+    assert ClientSettings(**given_, client="alfa").mailboxes() == ("model.alfa",)
+    phone = given_ | {"broker_url": URL.replace("alfa", "phone"), "fleet": "phone"}
+    row = ClientSettings(**phone).mailboxes()
     assert row[:2] == ("model.phone.0", "model.phone.1")
     assert len(set(row)) == len(row) == 10_000
+    asked = ClientSettings(**phone, client="phone.7")
+    assert asked.mailboxes() == ("model.phone.7",)
+    assert (asked.place, ClientSettings(**phone).place) == (7, None)
+    with pytest.raises(ConfigError, match=r"--client alfa is no place of the fleet phone"):
+        ClientSettings(**phone, client="alfa").mailboxes()
+    with pytest.raises(ConfigError, match=r"--client bravo: this bundle is that of alfa"):
+        ClientSettings(**given_, client="bravo").mailboxes()
+    with pytest.raises(ConfigError, match=r"--fleet phone: this bundle is that of alfa"):
+        ClientSettings(**given_, fleet="phone").mailboxes()
     with pytest.raises(ConfigError, match="--client Bravo: a client id is lower case"):
         ClientSettings(**given_, client="Bravo").mailboxes()
 
