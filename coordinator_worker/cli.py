@@ -36,7 +36,12 @@ def _coordinate(argv: list[str]) -> None:
     )
     log.configure(given.log_format, given.log_level)
     keep_freed_memory(one_arena=True)
-    CoordinatorWorker(given).run()
+    if given.parent is None:
+        CoordinatorWorker(given).run()
+    else:
+        from coordinator_worker.region import RegionCoordinator
+
+        RegionCoordinator(given).run()
 
 
 if __name__ == "__main__":
