@@ -38,7 +38,12 @@ def _coordinate(argv: list[str]) -> None:
     )
     log.configure(given.log_format, given.log_level)
     keep_freed_memory(one_arena=True)
-    worker = CoordinatorWorker(given)
+    if given.parent is None:
+        worker = CoordinatorWorker(given)
+    else:
+        from coordinator_worker.region import RegionCoordinator
+
+        worker = RegionCoordinator(given)
     say_started(given.strays)
     worker.run()
 
