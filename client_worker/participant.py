@@ -209,6 +209,10 @@ class Participant:
             log.info("not_drawn", "not drawn for version %d", manifest.version, client=self.id)
             self._skipped = model
             return
+        self._train(model)
+
+    def _train(self, model: GlobalModel) -> None:
+        manifest = model.manifest
         self._be_ready_for(manifest)
         log.info("training", "training from version %d", manifest.version, client=self.id)
         phases = Phases()
@@ -216,7 +220,17 @@ class Participant:
             update = self._client.train(model.weights, manifest.local)
         self._trained = (manifest.run, manifest.version)
         self._memory.trained(update, manifest.version)
-        newest = self.mailbox.newest_version(manifest.run)
+        self._hand_in(update, manifest, manifest.version, phases)
+
+    def _hand_in(
+        self, update: Update, manifest: ModelManifest, known: int, phases: Phases
+    ) -> None:
+        """Publish ``update`` to ``manifest``'s model, unless it is too late to count.
+
+        ``known``: the newest version that was taken from the mailbox.
+        """
+        newest = max(known, self.mailbox.newest_version(manifest.run))
+        about = {"client": self.id, "run": manifest.run, "version": manifest.version}
         lag, examples = max(0, newest - manifest.version), update.num_examples
         told = {**about, "lag": lag, "examples": examples, "metrics": update.metrics}
         self._tell("update.trained", **told, phases=phases)

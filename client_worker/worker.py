@@ -1,6 +1,6 @@
 """The client's shell: a connection, and the one or the many clients that share it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -9,7 +9,7 @@ from client_worker import observers
 from client_worker.keep import Keep
 from client_worker.mailbox import Shelf
 from client_worker.nearest import free_place
-from client_worker.participant import Participant
+from client_worker.participant import Office, Participant
 from client_worker.settings import ClientSettings
 from client_worker.task import TaskSource
 from shared.amqp import Session
@@ -52,7 +52,14 @@ class ClientWorker:
     and an identity of its own; a virtual one speaks the same protocol as one that is alone.
     """
 
-    def __init__(self, settings: ClientSettings, source: TaskSource) -> None:
+    def __init__(
+        self,
+        settings: ClientSettings,
+        source: TaskSource,
+        *,
+        participant: Callable[[ClientSettings, TaskSource, Office], Participant] = Participant,
+        supervisor: Supervisor | None = None,
+    ) -> None:
         self.shelf = Shelf()
         self.keep = Keep(settings.state_dir) if settings.state_dir is not None else None
         self.audience = Audience()
@@ -60,10 +67,10 @@ class ClientWorker:
         self._sealer = Sealer.of(settings.encrypt_key, settings.federation, settings.user)
         self._events: SimpleQueue[Participant | None] = SimpleQueue()  # who has something to do
         self._participants = [
-            Participant(settings, source, self) for _ in range(settings.virtual or 1)
+            participant(settings, source, self) for _ in range(settings.virtual or 1)
         ]
         self._at: dict[str, Participant] = {}  # by mailbox
-        self._supervisor = Supervisor(settings.ready_file)
+        self._supervisor = supervisor or Supervisor(settings.ready_file)
         self._pulse = Pulse(self._supervisor, lambda: self._session.on_thread(self._answer))
         self._busy = Busy(settings.training_limit_s)
         self._session = Session(
@@ -87,9 +94,10 @@ class ClientWorker:
                 0
             ].prepare()  # needs no lease, so its faults show before the broker's
 
-    def run(self) -> None:
-        """Serve until the run's final model has come to all or a signal asks to stop."""
-        on_stop_signal(self._stop)
+    def run(self, *, heed_signals: bool = True) -> None:
+        """Serve until the run's final model has come to all or we are asked to ``stop``."""
+        if heed_signals:
+            on_stop_signal(self.stop)
         try:
             self.audience.invite(observers.of(self._settings))
             self._connect()
@@ -153,7 +161,8 @@ class ClientWorker:
         if participant is not None:  # else not all places are ours yet; it will join
             participant.mailbox.deliver(delivery)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """End ``run``; safe in a signal handler."""
         self._stopping = True
         self._events.put(None)
         if self._publishing:

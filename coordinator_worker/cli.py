@@ -38,7 +38,10 @@ def _coordinate(argv: list[str]) -> None:
     )
     log.configure(given.log_format, given.log_level)
     keep_freed_memory(one_arena=True)
-    worker = CoordinatorWorker(given)
+    kind = CoordinatorWorker
+    if given.parent is not None:
+        from coordinator_worker.region import RegionCoordinator as kind
+    worker = kind(given)
     say_started(given.strays)
     worker.run()
 

@@ -10,12 +10,24 @@ from broker_config.names import UPDATE_QUEUE
 from coordinator_worker.inbox import Beat, Connected, Event, Inbox, Lost, Quiet, Stop
 from coordinator_worker.notices import probe
 from coordinator_worker.settings import CoordinatorSettings
-from shared.amqp import WAIT_S, Session
+from shared.amqp import MOST_UNACKNOWLEDGED, WAIT_S, Session
+from shared.chunks import message_count
 from shared.delivery import Delivery, Subscription
+from shared.errors import ConfigError
 from shared.service import LAST_CHANCE_S
 from shared.supervisor import Pulse, Supervisor
 
 QUIET_S: Final = 2.0  # connected for so long and nothing came: another one is active
+
+
+def check_room(quorum: int, model_bytes: int) -> None:
+    """Raise ConfigError if a round's updates are more messages than a consumer may hold."""
+    messages = quorum * message_count(model_bytes)
+    if messages > MOST_UNACKNOWLEDGED:
+        raise ConfigError(
+            f"--quorum {quorum}: so many updates of this model are {messages} messages, and a"
+            f" consumer may hold {MOST_UNACKNOWLEDGED}; lower the quorum"
+        )
 
 
 class Links:
@@ -33,7 +45,7 @@ class Links:
         self._stop_asked: SimpleQueue[None] = SimpleQueue()
         self._timers: dict[type[Event], threading.Timer] = {}
         self._inbox = Inbox(lambda: self.updates.pause(), lambda: self.updates.resume())  # noqa: PLW0108
-        self.models = Session(settings.broker, f"{name} · models out", on_wait=self._waiting)
+        self.models = Session(settings.broker, f"{name} · models out", on_wait=self.waiting)
         self.updates = Session(
             settings.broker,
             f"{name} · updates in",
@@ -95,13 +107,13 @@ class Links:
     def wait_for(self, sending: Future[None]) -> None:
         """Return when ``sending`` is done, or raise what it raised."""
         while not futures.wait([sending], WAIT_S).done:
-            self._waiting()
+            self.waiting()
         sending.result()
 
-    def _waiting(self) -> None:
-        """For the broker, which is our work too; but a thread that sends does not hear of it."""
+    def waiting(self) -> None:
+        """Say that we wait for others, which is our work too; not if a thread that sends does."""
         if threading.current_thread() is threading.main_thread():
-            self.supervisor.alive("waiting until the broker has confirmed a model")
+            self.supervisor.alive("waiting until a model is published")
 
     def _ask_whether_alive(self) -> None:
         self.updates.on_thread(lambda: self._inbox.put(Beat()))

@@ -101,6 +101,11 @@ class Round:
         if (found := manifest.evaluation) is not None:
             self._evaluations.setdefault(manifest.base_version, []).append(_evaluation(found))
 
+    def evaluation_of(self, version: int) -> Evaluation | None:
+        """What ``version`` is worth on the held-out data of all clients that trained from it."""
+        found = self._evaluations.get(version)
+        return pool(found) if found else None
+
     def record(
         self, version: int, incomplete: int = 0, rejected: Mapping[str, int] = NONE
     ) -> dict[str, Any]:

@@ -17,6 +17,11 @@ from shared.messages import MAX_EXAMPLES, Config, Setting
 from shared.observing import MetricsPort, ObservingSettings
 from shared.settings import Words, WorkerSettings
 
+# What a coordinator with a --parent is not asked.
+SAID_ABOVE: Final = frozenset(
+    {"rounds", "target", "patience", "average", "scaffold", "learning_rate_schedule", "proximal"}
+    | {"local_clip_norm", "local_epochs", "local_steps"}
+)
 CONFIG: Final[TypeAdapter[dict[str, Setting]]] = TypeAdapter(Config, config=ConfigDict(strict=True))
 
 
@@ -30,6 +35,7 @@ class CoordinatorSettings(LearningSettings, ObservingSettings, WorkerSettings):
         "the end of the run": ("rounds", "target", "monitor", "patience", "evaluate"),
         "what is kept, and what clients are told": ("checkpoint_dir", "initial_model", "config"),
         "metrics and traces": ("tensorboard",),
+        "a federation above": ("parent",),
         "trust": ("signing_keys", "decrypt_keys", "max_examples", "max_update_norm"),
     }
 
@@ -111,6 +117,11 @@ class CoordinatorSettings(LearningSettings, ObservingSettings, WorkerSettings):
         (), description="NAME=VALUE that every client's task is told with the model; repeatable"
     )
 
+    parent: Path | None = Field(
+        None,
+        description="bundle of a client of another federation: this coordinator is that client, and"
+        " a round of its own clients is one update there (docs/scaling.md)",
+    )
     metrics_port: MetricsPort = Field(
         9464,
         ge=0,
@@ -130,6 +141,12 @@ class CoordinatorSettings(LearningSettings, ObservingSettings, WorkerSettings):
             raise ValueError(
                 "--participation below 1 needs --deadline-s, or a round for which too few clients"
                 " were drawn would never close"
+            )
+        if self.parent is not None and (said := self.model_fields_set & SAID_ABOVE):
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(said))
+            raise ValueError(
+                f"--parent: the federation above says when the run ends and how clients train;"
+                f" leave out {flags}"
             )
         if self.min_quorum > self.quorum:
             raise ValueError(f"--min-quorum {self.min_quorum} is more than --quorum {self.quorum}")

@@ -12,6 +12,7 @@ Record = Mapping[str, Any]
 
 # A checkpoint is written whole each round, so what is in it must not grow for ever.
 HISTORY_ROUNDS: Final = 1000
+ONLY_NEWEST: Final = ("clients", "above")  # parts of a record that are long, and soon of no use
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class State:
     ``(client, base version)`` identifies a contribution; ``applied`` remembers those in the model
     for as long as they could come again and still be fresh enough. ``history`` has one record of
     plain figures for each of the newest HISTORY_ROUNDS rounds, and for the newest of all also what
-    each client said (``clients``). ``run`` is random, and the seed of what is drawn in this run.
+    each client said (``clients``) and what a region's federation above is told (``above``). ``run``
+    is random, and the seed of what is drawn in this run.
     ``slots`` is what server optimizer and aggregator remember, in the model's layout; the next
     round changes it where it lies. ``best`` is the version that was found best so far.
     """
@@ -71,7 +73,7 @@ class State:
             version=self.version + 1,
             weights=weights,
             applied={client: bases for client, bases in applied.items() if bases},
-            history=(*_without_clients(self.history), record)[-HISTORY_ROUNDS:],
+            history=(*_shorter(self.history), record)[-HISTORY_ROUNDS:],
         )
 
 
@@ -84,8 +86,8 @@ def status(state: State | None, updates: int, quorum: int, *, active: bool) -> s
     return f"version {state.version} is out, {updates} of {quorum} updates to the next"
 
 
-def _without_clients(history: tuple[Record, ...]) -> tuple[Record, ...]:
-    if not history or "clients" not in history[-1]:
+def _shorter(history: tuple[Record, ...]) -> tuple[Record, ...]:
+    if not history:
         return history
-    newest = {name: value for name, value in history[-1].items() if name != "clients"}
+    newest = {name: value for name, value in history[-1].items() if name not in ONLY_NEWEST}
     return (*history[:-1], newest)

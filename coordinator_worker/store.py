@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 import numpy as np
 
@@ -20,9 +21,11 @@ from shared.layout import Weights
 
 StoppedWithin = Callable[[float], bool]
 
+ABOVE: Final = "above"  # folder in a region's: the model from above that its version is
+
 
 class Store:
-    """What survives the coordinator; ``state`` is what was read last, None before version 0.
+    """What survives the coordinator; ``state`` is what was read or written last, None before 0.
 
     ``stopped_within(seconds)`` waits, and is True as soon as the coordinator is asked to stop.
 
@@ -50,9 +53,14 @@ class Store:
         return self._read()
 
     def give_back(self) -> None:
-        """Another coordinator may write now."""
-        self.audit.give_back()
-        self._lease.give_back()
+        """Another coordinator may write now.
+
+        A region's keeps the folder until it ends: it is still a client of the federation above,
+        and two that take turns there could publish two models as one version here.
+        """
+        if self._settings.parent is None:
+            self.audit.give_back()
+            self._lease.give_back()
 
     def version_zero(self, weights: Weights) -> State:
         """A new training run that begins with ``weights``."""
@@ -66,6 +74,7 @@ class Store:
         synced = self._syncer.submit(self.audit.sync)  # each takes a millisecond or more
         self._checkpoint.save(state)
         synced.result()
+        self.state = state
 
     def close(self) -> None:
         """Nothing will be written any more."""
@@ -92,7 +101,19 @@ class Store:
                 f"{self.folder} holds a checkpoint of federation {self.state.federation!r}, this"
                 f" is {settings.federation!r}: give another --checkpoint-dir"
             )
+        if self.state is not None:
+            self._check_kind(self.state.version)
         return True
+
+    def _check_kind(self, version: int) -> None:
+        """A region's clients hold other models than its checkpoint: nobody else may go on."""
+        was_region, is_region = (self.folder / ABOVE).is_dir(), self._settings.parent is not None
+        if was_region and not is_region:
+            mend = "give --parent, or another --checkpoint-dir"
+            raise ConfigError(f"{self.folder} has a run with a federation above: {mend}")
+        if is_region and not was_region and version:
+            mend = "leave out --parent, or give another --checkpoint-dir"
+            raise ConfigError(f"{self.folder} has a run without a federation above: {mend}")
 
 
 class Patience:

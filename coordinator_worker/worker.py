@@ -36,7 +36,7 @@ from coordinator_worker.inbox import (
 from coordinator_worker.initiation import Initiation
 from coordinator_worker.intake import Arrival, Intake
 from coordinator_worker.learning import Learning
-from coordinator_worker.links import Links
+from coordinator_worker.links import Links, check_room
 from coordinator_worker.notices import Notices
 from coordinator_worker.rejections import Rejections
 from coordinator_worker.round import Round
@@ -44,11 +44,9 @@ from coordinator_worker.settings import CoordinatorSettings, parse_config
 from coordinator_worker.staging import Staging
 from coordinator_worker.state import Best, State, status
 from coordinator_worker.store import Patience, Store
-from shared.amqp import MOST_UNACKNOWLEDGED
 from shared.audience import Audience, Phases
-from shared.chunks import message_count
 from shared.delivery import Delivery
-from shared.errors import ConfigError, Stopped
+from shared.errors import Stopped
 from shared.layout import Weights
 from shared.log import Log
 from shared.messages import UpdateManifest
@@ -102,7 +100,7 @@ class CoordinatorWorker:
 
     def run(self) -> None:
         """Serve until the goal is reached or a signal asks to stop."""
-        on_stop_signal(self._links.ask_to_stop)
+        on_stop_signal(self.stop)
         try:
             self._audience.invite(observers.of(self._settings))
             self._links.start()
@@ -123,14 +121,21 @@ class CoordinatorWorker:
         except Stopped as error:
             log.warning("stopped", "%s; nothing is lost", error)
         finally:
-            if self._evaluator is not None:
-                self._evaluator.close()
-            if self._active:
-                self._chronicle.stopped()
-            self._links.close()
-            self._sender.shutdown()
-            self._audience.close()
-            self._store.close()
+            self._close()
+
+    def stop(self) -> None:
+        """End ``run``; safe in a signal handler."""
+        self._links.ask_to_stop()
+
+    def _close(self) -> None:
+        if self._evaluator is not None:
+            self._evaluator.close()
+        if self._active:
+            self._chronicle.stopped()
+        self._links.close()
+        self._sender.shutdown()
+        self._audience.close()
+        self._store.close()
 
     # --- becoming and being the active coordinator ----------------------------------------------
 
@@ -198,14 +203,9 @@ class CoordinatorWorker:
 
     def _begin(self, state: State) -> None:
         """Start from ``state``: everybody hears of its model, whoever missed it before."""
-        messages = self._policy.quorum * message_count(state.weights.buffer.nbytes)
-        if messages > MOST_UNACKNOWLEDGED:
-            raise ConfigError(
-                f"--quorum {self._policy.quorum}: so many updates of this model are {messages}"
-                f" messages, and a consumer may hold {MOST_UNACKNOWLEDGED}; lower the quorum"
-            )
+        check_room(self._policy.quorum, state.weights.buffer.nbytes)
         self._finished = self._goal.reached(state)
-        self._fanout = Fanout(
+        self._fanout = self._make_fanout(
             self._links.models,
             state.weights,
             self._signer,
@@ -231,6 +231,9 @@ class CoordinatorWorker:
                 "the run reached its goal at version %d; nothing is left to do",
                 state.version,
             )
+
+    def _make_fanout(self, *told: Any, **manifest: Any) -> Fanout:
+        return Fanout(*told, **manifest)
 
     # --- a round --------------------------------------------------------------------------------
 
@@ -325,6 +328,8 @@ class CoordinatorWorker:
         they are folded meanwhile. Acknowledging waits for its end, in ``_settle_sending``.
         """
         self._settle_sending()
+        if self._finished:
+            return  # a region hears only now that the last model is out
         closed, spare = self._round, state.weights
         version = state.version + 1
         record = closed.record(version, self._intake.incomplete, self._rejections.counted)

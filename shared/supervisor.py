@@ -19,13 +19,13 @@ DEFAULT_BEAT_S: Final = 20.0
 class Supervisor:
     """Says that we are ready, what we are doing, that we get on with it, and that we stop.
 
-    Without socket and file it says nothing to anybody. What is said in vain (the socket is gone,
-    the disk full) is not said again: a worker does not end for that.
+    Without socket and file it says nothing to anybody, nor without ``may_speak``. What is said in
+    vain (the socket is gone, the disk full) is not said again: a worker does not end for that.
     """
 
-    def __init__(self, ready_file: Path | None) -> None:
+    def __init__(self, ready_file: Path | None, *, may_speak: bool = True) -> None:
         self._file = ready_file
-        self._address = _address(os.environ.get("NOTIFY_SOCKET", ""))
+        self._address = _address(os.environ.get("NOTIFY_SOCKET", "")) if may_speak else None
         self._status = ""
         self.beat_s = _beat_s() if self._address else DEFAULT_BEAT_S
 
