@@ -18,6 +18,10 @@ from client_worker import FederatedClient
 from coordinator_worker import FederatedCoordinator, checkpoint
 from coordinator_worker.audit import NAME
 from coordinator_worker.audited import read, versions
+from coordinator_worker.schedules import schedule
+from coordinator_worker.state import State
+from shared.layout import Layout, Weights
+from shared.messages import LocalTraining
 from tests import tasks
 from tests.conftest import CLIENTS
 from tests.processes import KEYS, Worker, workers
@@ -212,12 +216,153 @@ def test_a_region_killed_at_any_line_counts_every_round_once(
     reckon(tree, lives)
 
 
+def test_root_region_and_client_may_be_killed_on_anything_they_log(tree: Tree) -> None:
+    waits = ("--quorum", "2")
+    lives: dict[str, list[Worker]] = defaultdict(list)
+    with workers() as started:
+
+        def begin(name: str) -> Worker:
+            if name == "root":
+                worker = tree.root(*waits)
+            elif name in REGIONS:
+                worker = tree.region(name)
+            else:
+                index = ("--index", str(CLIENTS.index(name)), "--size", "300000")
+                worker = tree.client(name, "slow", *index, "--seconds", "0.1")
+            lives[name].append(worker)
+            started.append(worker)
+            return worker
+
+        for name in ("root", *REGIONS, *CLIENTS):
+            begin(name)
+        for name, action in (
+            ("region-a", "update_accepted"),
+            ("root", "update_accepted"),
+            ("bravo", "training"),
+            ("region-a", "model_from_above"),
+            ("root", "model_published"),
+            ("region-a", "update_confirmed"),
+            ("delta", "update_confirmed"),
+            ("region-b", "model_published"),
+            ("root", "connected"),
+        ):
+            victim = lives[name][-1]
+            for _ in range(2 if victim.lines else 1):  # not what is an old story
+                victim.wait_for(action)
+            victim.kill()
+            begin(name)
+        lives["region-a"][-1].wait_for("update_confirmed")
+        lives["root"][-1].kill()
+        waits = (*waits, "--rounds", str(tree.state("root").version + 5))
+        begin("root")
+        assert [worker[-1].end() for worker in lives.values()] == [0] * 7
+    reckon(tree, lives)
+
+
+def test_a_region_that_was_stopped_or_has_finished_can_be_started_again(tree: Tree) -> None:
+    with workers() as started:
+        clients = tree.clients("ledger", "--index")
+        region, other = tree.region("region-a"), tree.region("region-b")
+        started += [*clients, region, other]
+        region.wait_for("connected")
+        assert region.kill(signal.SIGTERM) == 0, "asked to stop before there was a model above"
+        region = tree.region("region-a")
+        started += [region, tree.root("--quorum", "2", "--rounds", "3")]
+        assert [worker.end() for worker in (*clients, region, other, started[-1])] == [0] * 7
+        again, late = tree.region("region-a"), tree.client("alfa", "ledger", "--index", "0")
+        started += [again, late]
+        assert [again.end(), late.end()] == [0, 0], "the last model is published again"
+    for name in ("root", *REGIONS):
+        np.testing.assert_allclose(tree.state(name).weights[0], [0.75] * 4 + [0] * 4, rtol=1e-6)
+
+
+def test_a_standby_takes_the_region_over(tree: Tree) -> None:
+    with workers() as started:
+        clients = tree.clients("slow", "--index", "--seconds", "0.1")
+        first, other, root = tree.region("region-a"), tree.region("region-b"), tree.root()
+        started += [*clients, first, other, root]
+        first.wait_for("model_published", version=2)
+        second = tree.region("region-a")
+        started.append(second)
+        second.wait_for("standby")
+        first.kill()
+        second.wait_for("update_confirmed")
+        root.kill()
+        rounds = tree.state("root").version + 3
+        root = tree.root("--rounds", str(rounds))
+        started.append(root)
+        assert [worker.end() for worker in (*clients, second, other, root)] == [0] * 7
+    np.testing.assert_allclose(tree.state("root").weights[0][:4], [rounds / 4] * 4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--scaffold",), "control variates do not nest"),
+        (("--config", "width=7"), "give it to this coordinator as well"),
+    ],
+)
+def test_what_does_not_nest_is_refused(tree: Tree, flags: tuple[str, ...], said: str) -> None:
+    with workers() as started:
+        region = tree.region("region-a")
+        started += [tree.client("alfa", "ledger", "--index", "0"), region, tree.root(*flags)]
+        assert region.end() == 2
+        last = region.lines[-1]
+        assert last.startswith("coordinator-worker: ")
+        assert said in last
+
+
+def test_a_parent_that_is_none_is_refused_in_one_line(tree: Tree) -> None:
+    below = tree.urls["region-a coordinator"]
+    bundles = {
+        "nobody.env": (None, "is not the bundle of a client above"),
+        "empty.env": ("A=1\n", "is not the bundle of a client above"),
+        "boss.env": (f"WARREN_BROKER_URL={tree.urls['root coordinator']}\n", "which is no client"),
+        "self.env": (f"WARREN_BROKER_URL={tree.urls['region-a alfa']}\n", "this very federation"),
+        "fleet.env": (
+            f"WARREN_BROKER_URL={tree.urls['root region-a']}\nWARREN_FLEET=region-a\n",
+            "a region is a client of its own",
+        ),
+    }
+    for name, (text, said) in bundles.items():
+        path = tree.folder / name
+        if text is not None:
+            path.write_text(text)
+        refused = Worker("coordinator-worker", below, "--parent", str(path))
+        assert refused.end() == 2
+        assert len(refused.lines) == 1
+        assert said in refused.said
+    for flag in (("--rounds", "3"), ("--proximal", "0.1"), ("--average", "0.5")):
+        refused = Worker("coordinator-worker", below, "--parent", "x.env", *flag)
+        assert refused.end() == 2
+        assert f"leave out {flag[0]}" in refused.said
+
+
+def test_a_folder_belongs_to_a_region_or_to_a_federation_of_its_own(tree: Tree) -> None:
+    zeros = Weights.empty(Layout.of([np.zeros(8, np.float32)]))
+    url = tree.urls["region-a coordinator"]
+    federation = url.rpartition("/")[2]
+    for name in ("plain", "region"):
+        (tree.folder / name).mkdir()
+        checkpoint.save(tree.folder / name, State(federation, "ab" * 4, 1, zeros, applied={}))
+    (tree.folder / "region" / "above").mkdir()
+    bundle = tree.folder / "region-a.env"
+    bundle.write_text(f"WARREN_BROKER_URL={tree.urls['root region-a']}\n")
+    plain = ("--checkpoint-dir", str(tree.folder / "plain"), "--parent", str(bundle))
+    for told in (plain, ("--checkpoint-dir", str(tree.folder / "region"))):
+        refused = Worker("coordinator-worker", url, *told)
+        assert refused.end() == 2
+        assert "federation above" in refused.said
+        assert len(refused.lines) == 1
+
+
 def test_regions_learn_what_their_clients_learn_in_one_federation(tree: Tree) -> None:
-    rounds = 8
+    rounds, named = 8, "cosine:rounds=8"
     with workers() as started:
         started += tree.clients("line", "--shard")
         started += [tree.region(name) for name in REGIONS]
-        started.append(tree.root("--quorum", "2", "--rounds", str(rounds)))
+        told = ("--quorum", "2", "--rounds", str(rounds), "--learning-rate-schedule", named)
+        started.append(tree.root(*told))
         assert [worker.end() for worker in started] == [0] * 7
 
     made = [tasks.line(shard) for shard in range(4)]
@@ -226,8 +371,10 @@ def test_regions_learn_what_their_clients_learn_in_one_federation(tree: Tree) ->
         for task in made
     ]
     flat = FederatedCoordinator([client.model for client in clients])
-    for _ in range(rounds):
-        updates = [client.train(flat.weights) for client in clients]
+    factor = schedule(named)
+    for version in range(rounds):
+        local = LocalTraining(learning_rate_factor=factor(version))
+        updates = [client.train(flat.weights, local) for client in clients]
         flat.send(flat.aggregate(updates))
     for name in ("root", *REGIONS):
         state = tree.state(name)
@@ -239,6 +386,6 @@ def test_regions_learn_what_their_clients_learn_in_one_federation(tree: Tree) ->
         "region-a": 100 + 120,
         "region-b": 140 + 160,
     }
-    losses = [client.evaluate()["loss"] for client in clients]  # of the last model
     assert record["evaluation"]["examples"] == 4 * 10
-    assert record["metrics"]["eval_loss"] > np.mean(losses)
+    losses = [update.metrics["eval_loss"] for update in updates]  # of ten examples each
+    assert record["metrics"]["eval_loss"] == pytest.approx(np.mean(losses))
