@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import signal
 import sys
 from collections import defaultdict
@@ -52,6 +53,11 @@ def mortal(self, *arguments, **more):
 setattr(found, method, mortal)
 raise SystemExit(cli.main())
 """
+IMPATIENT = """#!{python}
+from coordinator_worker import cli, region
+region.REPLACED_S = 1.0
+raise SystemExit(cli.main())
+"""
 # Each effect of a region's round, in order: its checkpoint, its update, the next model.
 DEATHS = (
     "Store save before 3",
@@ -80,13 +86,13 @@ class Tree:
     def root(self, *arguments: str) -> Worker:
         return self._coordinator("root", *arguments)
 
-    def region(self, name: str, *arguments: str, die: str = "") -> Worker:
+    def region(self, name: str, *arguments: str, **how: str) -> Worker:
         bundle = self.folder / f"{name}.env"
         keys = KEYS["client-worker"]["WARREN_VERIFY_KEYS"]
         url = self.urls[f"root {name}"]
         bundle.write_text(f"WARREN_BROKER_URL={url}\nWARREN_VERIFY_KEYS={keys}\n")
         told = ("--quorum", "2", "--parent", str(bundle), *arguments)
-        return self._coordinator(name, *told, die=die)
+        return self._coordinator(name, *told, **how)
 
     def client(self, name: str, task: str, *arguments: str) -> Worker:
         region = next(region for region, names in REGIONS.items() if name in names)
@@ -103,22 +109,25 @@ class Tree:
         assert found is not None
         return found
 
-    def _coordinator(self, name: str, *arguments: str, die: str = "") -> Worker:
+    def _coordinator(
+        self, name: str, *arguments: str, die: str = "", program: str = "coordinator-worker"
+    ) -> Worker:
         url = self.urls[f"{name} coordinator"]
         told = ("--checkpoint-dir", str(self.folder / name), "--metrics-port", "0", *arguments)
         if die:
             return Worker("mortal-coordinator", url, *told, DIE=die)
-        return Worker("coordinator-worker", url, *told)
+        return Worker(program, url, *told)
 
 
 @pytest.fixture
 def tree(
     node: private_node.Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Tree]:
-    program = tmp_path / "mortal-coordinator"
-    program.write_text(MORTAL.format(python=sys.executable))
-    program.chmod(0o755)
-    monkeypatch.setenv("TEST_MORTAL_COORDINATOR", str(program))
+    for name, text in (("mortal", MORTAL), ("impatient", IMPATIENT)):
+        program = tmp_path / f"{name}-coordinator"
+        program.write_text(text.format(python=sys.executable))
+        program.chmod(0o755)
+        monkeypatch.setenv(f"TEST_{name.upper()}_COORDINATOR", str(program))
     number = next(_numbers)
     members = {"root": tuple(REGIONS), **REGIONS}
     urls, vhosts = {}, []
@@ -293,6 +302,41 @@ def test_a_standby_takes_the_region_over(tree: Tree) -> None:
         started.append(root)
         assert [worker.end() for worker in (*clients, second, other, root)] == [0] * 7
     np.testing.assert_allclose(tree.state("root").weights[0][:4], [rounds / 4] * 4, rtol=1e-5)
+
+
+def test_a_coordinator_that_was_replaced_ends_and_leaves_its_place_above(
+    tree: Tree, node: private_node.Node
+) -> None:
+    with workers() as started:
+        clients = tree.clients("slow", "--index", "--seconds", "0.1")
+        root, other = tree.root(), tree.region("region-b")
+        first = tree.region("region-a", program="impatient-coordinator")
+        started += [*clients, root, other, first]
+        first.wait_for("model_published", version=2)
+        second = tree.region("region-a", "--wait-broker-s", "30")
+        started.append(second)
+        second.wait_for("standby")
+        vhost = tree.urls["region-a coordinator"].rpartition("/")[2]
+        with node.manage() as management:
+            for connection in management.get("vhosts", vhost, "connections"):
+                port = connection["peer_port"]
+                if connection["user"] == "coordinator" and _is_of(first.process.pid, port):
+                    management.delete("connections", connection["name"])
+        assert first.end() == 1
+        assert "another coordinator of this region is active" in first.lines[-1]
+        for _ in range(2):
+            second.wait_for("update_confirmed")
+        assert second.kill(signal.SIGTERM) == 0
+
+
+def _is_of(pid: int, port: int) -> bool:
+    """Whether the process holds the connection with this port of its own."""
+    inodes = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    rows = (line.split() for line in lines)
+    return any(
+        int(row[1].partition(":")[2], 16) == port and f"socket:[{row[9]}]" in inodes for row in rows
+    )
 
 
 @pytest.mark.parametrize(
