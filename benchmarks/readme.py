@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 BEGIN: Final = "<!-- results: written by python -m benchmarks.report -->"
 END: Final = "<!-- end of results -->"
-ORDER: Final = ("round", "fold", "scale", "start", "straggler", "endurance")
+ORDER: Final = ("round", "fold", "scale", "regions", "start", "straggler", "endurance")
 
 
 def rewrite(readme: "Path", results: "Path") -> None:

@@ -33,6 +33,11 @@ For a broker of your own, name its management API and an administrator:
   export WARREN_MANAGEMENT_URL=https://admin:secret@broker.example:15671
   broker-config apply --client hospital-a --amqp-address amqps://broker.example:5671
 
+Several federations on one broker, each with a home of its own, such as a root and its regions:
+
+  broker-config up --federation root --client region-a --client region-b
+  broker-config apply --home .warren-a --on .warren --federation region-a --fleet phone-a:20
+
 The clients, fleets and the model's size are remembered in the home folder, so that a later
 command needs no options. Passwords are made up, kept in HOME/credentials.json (mode 0600) and
 handed out as environment files: HOME/bundles/USER.env, for `--env-file`.
@@ -198,7 +203,14 @@ def _federation() -> Parser:
 
 def _broker() -> Parser:
     parser = Parser(add_help=False)
-    group = parser.add_argument_group("a broker of your own (default: the private node in HOME)")
+    group = parser.add_argument_group("the broker (default: the private node in HOME)")
+    group.add_argument(
+        "--on",
+        metavar="DIR",
+        help="the broker of another home, its passwords too, for a federation beside the one there"
+        " (remembered)",
+    )
+    group = parser.add_argument_group("a broker of your own")
     group.add_argument(
         "--management-url",
         metavar="URL",

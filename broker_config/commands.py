@@ -45,6 +45,11 @@ def up(options: argparse.Namespace) -> int:
         prometheus=options.prometheus_port or 0,
     )
     home, server = read.home(options), options.server
+    if (other := read.broker_home(options)) != home:
+        raise BrokerConfigError(
+            f"{home} has a federation on the broker of {other}: `broker-config up --home {other}`"
+            " starts that, `broker-config apply` is for this"
+        )
     node = private.up(home, federation, ports, server=server, tls=options.tls, host=options.host)
     _table(
         ("broker", f"{node.address.amqp}/{federation.name}"),
@@ -112,7 +117,9 @@ def definitions(options: argparse.Namespace) -> int:
     declared = topology(read.federation(options))
     passwords = None
     if options.password_hashes:
-        passwords = ensure_passwords(read.home(options), [user.name for user in declared.users])
+        passwords = ensure_passwords(
+            read.broker_home(options), [user.name for user in declared.users]
+        )
     _say(json.dumps(as_definitions(declared, passwords), indent=2))
     return 0
 
@@ -127,15 +134,16 @@ def revoke(options: argparse.Namespace) -> int:
         for name in options.name:
             access.revoke(federation.name, name, management)
         address = _address(options, node, management)
-    passwords = load_passwords(home)
+    credentials = read.broker_home(options)
+    passwords = load_passwords(credentials)
     kept = {user: password for user, password in passwords.items() if user not in options.name}
-    save_passwords(home, kept)
+    save_passwords(credentials, kept)
     save(home / "federation.json", rest)
     write_bundles(home, rest, address, kept)
     for name in options.name:
         bundle_path(home, name).unlink(missing_ok=True)
-        if (home / "tls").exists():
-            Authority(home).forget(name)
+        if (credentials / "tls").exists():
+            Authority(credentials).forget(name)
         _say(f"revoked {name}: its user, connections and mailboxes are gone")
     return 0
 
@@ -149,14 +157,15 @@ def rotate(options: argparse.Namespace) -> int:
     if unknown := set(names) - set(known):
         raise BrokerConfigError(f"{min(unknown)!r} is no user here; users: {', '.join(known)}")
     opened, node = _broker(options)
-    passwords = load_passwords(home)
+    credentials = read.broker_home(options)
+    passwords = load_passwords(credentials)
     with opened as management:
         address = _address(options, node, management)
         if options.keys:
             rotate_keys(home, ensure_keys(home))
         else:
             # Kept before the broker has them: what is interrupted here can be done again.
-            passwords = save_passwords(home, passwords | new_passwords(names))
+            passwords = save_passwords(credentials, passwords | new_passwords(names))
             access.replace_passwords([known[name] for name in names], passwords, management)
     write_bundles(home, federation, address, passwords)
     for name in names:
@@ -168,7 +177,7 @@ def _apply(options: argparse.Namespace, federation: Federation) -> int:
     home = read.home(options)
     opened, node = _broker(options)
     declared = topology(federation)
-    passwords = ensure_passwords(home, [user.name for user in declared.users])
+    passwords = ensure_passwords(read.broker_home(options), [user.name for user in declared.users])
     with opened as management:
         address = _address(options, node, management)
         reset = getattr(options, "reset_passwords", False)
@@ -214,13 +223,13 @@ def _address(
         return node.address
     host = f"[{management.host}]" if ":" in management.host else management.host
     trust = read.trust(options)
-    mutual = Authority(read.home(options)) if trust.client_certificates else None
+    mutual = Authority(read.broker_home(options)) if trust.client_certificates else None
     return Address(read.amqp_address(options, host), management.address, trust.ca, mutual)
 
 
 def _broker(options: argparse.Namespace) -> tuple[Management, private.Node | None]:
     """The management API to use, and the private node if it is that one's."""
-    node = private.status(read.home(options)).node
+    node = private.status(read.broker_home(options)).node
     url = read.management_url(options)
     if url is not None:
         management = Management(url, read.trust(options).ca)

@@ -68,6 +68,31 @@ def home(options: argparse.Namespace) -> Path:
     return Path(options.home or os.environ.get("WARREN_HOME") or ".warren").expanduser().resolve()
 
 
+def broker_home(options: argparse.Namespace) -> Path:
+    """The home whose broker and passwords are used: with ``--on`` another one's, remembered.
+
+    Users are the broker's, not a federation's, so all federations on it share their passwords.
+
+    Raises:
+        BrokerConfigError: that is no home, or ours has a node of its own.
+    """
+    mine = home(options)
+    path = mine / "broker-home"
+    given = getattr(options, "on", None)
+    if given is None:
+        return Path(path.read_text()) if path.exists() else mine
+    other = Path(given).expanduser().resolve()
+    if not (other / "credentials.json").exists():
+        raise BrokerConfigError(f"{other} has no broker yet: `broker-config up --home {given}`")
+    if other == mine or (mine / "node.json").exists():
+        raise BrokerConfigError(
+            f"{mine} has a broker of its own: give the federation on {other} another --home"
+        )
+    private_folder(mine)
+    write_private(path, str(other))
+    return other
+
+
 def federation(options: argparse.Namespace) -> Federation:
     """The federation that ``home`` remembers, with what the options add or change.
 

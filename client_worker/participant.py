@@ -222,20 +222,16 @@ class Participant:
         self._memory.trained(update, manifest.version)
         self._hand_in(update, manifest, manifest.version, phases)
 
-    def _hand_in(
-        self, update: Update, manifest: ModelManifest, known: int, phases: Phases | None = None
-    ) -> None:
+    def _hand_in(self, update: Update, manifest: ModelManifest, known: int, phases: Phases) -> None:
         """Publish ``update`` to ``manifest``'s model, unless it is too late to count.
 
-        ``known``: the newest version that was taken from the mailbox; ``phases``: how long we have
-        trained.
+        ``known``: the newest version that was taken from the mailbox.
         """
         newest = max(known, self.mailbox.newest_version(manifest.run))
-        lag = max(0, newest - manifest.version)
         about = {"client": self.id, "run": manifest.run, "version": manifest.version}
-        if phases is not None:
-            told = {"lag": lag, "examples": update.num_examples, "metrics": update.metrics}
-            self._tell("update.trained", **about, **told, phases=phases)
+        lag, examples = max(0, newest - manifest.version), update.num_examples
+        told = {**about, "lag": lag, "examples": examples, "metrics": update.metrics}
+        self._tell("update.trained", **told, phases=phases)
         if lag > manifest.max_staleness:
             self._tell("update.late", **about)
             log.info(

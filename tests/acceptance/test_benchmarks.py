@@ -32,6 +32,7 @@ FLAGS = {
     "joining": [],
     "protection": [],
     "flood": ["--kinds", "tiny"],
+    "regions": [],
 }
 DEADLINE_S = 150.0
 
@@ -161,6 +162,18 @@ def test_scale_runs_rounds_of_ever_more_clients(benchmarks: Benchmarks) -> None:
         assert row["more"]["rounds"] >= 2
         assert row["more"]["ms_per_client"] == pytest.approx(1000 * row["ours"] / count)
         assert 1e7 < row["peak_rss_bytes"] < 100e6 + 3 * row["model_bytes"]
+
+
+def test_regions_measures_the_same_clients_under_one_two_and_four_folders(
+    benchmarks: Benchmarks,
+) -> None:
+    one, two, four = benchmarks.rows("regions")
+    assert one["limit"] is None
+    assert two["limit"] == four["limit"] == one["ours"]
+    for row in (one, two, four):
+        assert row["more"]["updates_a_second"] == pytest.approx(8 / row["ours"])
+        assert row["more"]["coordinators_cpu_s_per_round"] > 0
+        assert row["more"]["rounds"] == 3
 
 
 def test_every_algorithm_is_measured_and_none_holds_all_updates_in_memory(
