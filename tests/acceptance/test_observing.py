@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import socket
 import threading
 import time
@@ -13,6 +14,7 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from shared.amqp import Session
 from shared.pipeline import Publication
@@ -124,6 +126,55 @@ def test_legends_and_alerts_name_labels_that_are_there(shown: list[Sample]) -> N
         known = PROMETHEUS_ADDS.union(*(labels[name] for name in names))
         used = re.findall(r"\{\{ *(?:\$labels\.)?([a-z_]+) *\}\}", text)
         assert set(used) <= known, f"{title}: {text}"
+
+
+def test_the_figures_are_those_of_the_log(place: Place, tmp_path: Path) -> None:
+    port = free_port()
+    with workers() as started:
+        coordinator = Worker(
+            "coordinator-worker", place.urls["coordinator"], "--checkpoint-dir", str(tmp_path),
+            "--quorum", "2", "--metrics-port", str(port),
+        )  # fmt: skip
+        started.append(coordinator)
+        for user in ("alfa", "bravo"):
+            started.append(Worker("client-worker", place.urls[user], "--task", "tests.tasks:line"))
+        coordinator.wait_for("model_published", version=3)
+        for client in started[1:]:
+            assert client.kill(signal.SIGTERM) == 0
+        found = quiet(f"http://127.0.0.1:{port}/metrics")
+        coordinator.kill(signal.SIGTERM)
+    actions = [json.loads(line)["action"] for line in coordinator.lines if line.startswith("{")]
+    accepted, published = actions.count("update_accepted"), actions.count("model_published")
+    for name, expected in (
+        ("warren_updates_accepted_total", accepted),
+        ("warren_update_staleness_versions_count", accepted),
+        ("warren_update_bytes_total", accepted * found["warren_model_bytes"]),
+        ("warren_quorum_updates", accepted % 2),
+        ("warren_model_version", published - 1),  # the first is version 0
+        ("warren_round_duration_seconds_count", published - 1),
+        ("warren_checkpoint_duration_seconds_count", published - 1),
+        ("warren_publish_duration_seconds_count", published - 1),
+        ("warren_client_joins_total", actions.count("client_joined")),
+        ("warren_broker_connected", 1),
+        ("warren_coordinator_active", 1),
+    ):
+        assert found[name] == expected, name
+    assert 0 < found["warren_fold_seconds_total"] < found["warren_round_duration_seconds_sum"]
+
+
+def quiet(url: str) -> dict[str, float]:
+    """What is shown at ``url`` of the federation when nothing moves any more."""
+    pause, deadline, before = threading.Event(), time.monotonic() + DEADLINE_S, None
+    while time.monotonic() < deadline:
+        with httpx.Client(trust_env=False) as client:
+            families = text_string_to_metric_families(client.get(url).text)
+        named = (s for f in families for s in f.samples if s.name.startswith("warren"))
+        found = {s.name: s.value for s in named}
+        if found == before:
+            return found
+        before = found
+        pause.wait(0.5)
+    raise AssertionError("it never comes to rest")
 
 
 def test_the_coordinator_goes_on_without_metrics_if_the_default_port_is_taken(
