@@ -29,7 +29,9 @@ ALERTS = [
     for group in yaml.safe_load((GRAFANA / "alerts.yml").read_text())["groups"]
     for rule in group["rules"]
 ]
-UP = Sample("up", {"job": "warren-coordinator", "instance": "127.0.0.1:9464"})  # Prometheus's own
+UP = Sample(
+    "up", {"job": "warren-coordinator", "instance": "127.0.0.1:9464"}, 1.0
+)  # Prometheus's own
 
 
 def panels() -> list[dict[str, Any]]:
@@ -42,12 +44,13 @@ def scrape(url: str) -> list[Sample]:
         return samples(client.get(url).raise_for_status().text)
 
 
-def scrape_until(url: str, name: str, **labels: str) -> list[Sample]:
+def scrape_until(url: str, name: str, value: float | None = None, **labels: str) -> list[Sample]:
     """Scrape until there is such a series: RabbitMQ counts a queue's messages every few seconds."""
     pause, deadline = threading.Event(), time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         found = scrape(url)
-        if any(s.name == name and labels.items() <= s.labels.items() for s in found):
+        named = [s for s in found if s.name == name and labels.items() <= s.labels.items()]
+        if any(value in (None, sample.value) for sample in named):
             return found
         pause.wait(0.1)
     raise AssertionError(f"no {name} {labels} at {url}")
@@ -160,6 +163,28 @@ def test_the_figures_are_those_of_the_log(place: Place, tmp_path: Path) -> None:
     ):
         assert found[name] == expected, name
     assert 0 < found["warren_fold_seconds_total"] < found["warren_round_duration_seconds_sum"]
+
+
+def test_a_lost_broker_is_counted_by_both_workers(
+    place: Place, tmp_path: Path, ports: tuple[int, int]
+) -> None:
+    with workers() as started:
+        for command, user, port, arguments in (
+            ("coordinator-worker", "coordinator", ports[0], ["--checkpoint-dir", str(tmp_path)]),
+            ("client-worker", "alfa", ports[1], ["--task", "tests.tasks:line"]),
+        ):
+            told = ("--metrics-port", str(port), *arguments)
+            started.append(Worker(command, place.urls[user], *told))
+        for worker, user, port, prefix in zip(
+            started, ("coordinator", "alfa"), ports, ("broker", "client"), strict=True
+        ):
+            url = f"http://127.0.0.1:{port}/metrics"
+            worker.wait_for("connected")
+            scrape_until(url, f"warren_{prefix}_connected", 1)
+            place.management.delete("connections", "username", user)
+            worker.wait_for("connection_lost")
+            scrape_until(url, f"warren_{prefix}_disconnects_total", 1)
+            scrape_until(url, f"warren_{prefix}_connected", 1)
 
 
 def quiet(url: str) -> dict[str, float]:
