@@ -15,13 +15,16 @@ from shared.pipeline import Publication
 
 
 class Outbox:
-    """Where events would leave the process."""
+    """Where events leave the process; the state that is left there is another test's."""
+
+    STATE = ("event.state",)
 
     def __init__(self) -> None:
         self.topics: list[str] = []
 
     def post(self, message: Publication) -> None:
-        self.topics.append(message.routing_key)
+        if message.routing_key not in self.STATE:
+            self.topics.append(message.routing_key)
 
 
 class Ear:
@@ -36,6 +39,13 @@ class Ear:
 
     def close(self) -> None:
         self.closed = True
+
+
+RECORD = {
+    "version": 3, "updates": 2, "incomplete": 0, "rejected": {}, "norm": 0.5, "clients": {},
+    "metrics": {}, "evaluation": None, "bytes_up": 80, "seconds": 1.5, "time": 1.7e9,
+    "participation": {"in": {"clients": 2, "data_share": 1.0}},
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -71,7 +81,7 @@ def test_what_the_time_went_into_is_for_listeners_alone(
 ) -> None:
     ear, phases = Ear(), Phases()
     audience.invite([ear])
-    chronicle.closed("ab" * 4, {"version": 3}, phases)
+    chronicle.closed("ab" * 4, RECORD, phases)
     chronicle.link("lost")
     assert outbox.topics == ["round.closed"]
     assert [topic for topic, _ in ear.heard] == ["round.closed", "round.timed", "link.lost"]
