@@ -50,20 +50,19 @@ class Many(Generic[T]):
     def __init__(self, made: T, constant: tuple[str, ...]) -> None:
         self._made: T = made
         self._constant = constant
-        self._shown: set[tuple[str, ...]] = set()
+        self._shown: dict[tuple[str, ...], T] = {}
 
     def one(self, *values: str) -> T:
         """The one with these label values."""
-        self._shown.add(values)
-        found: T = self._made.labels(*self._constant, *values)
+        if (found := self._shown.get(values)) is None:
+            found = self._shown[values] = self._made.labels(*self._constant, *values)
         return found
 
     def keep_only(self, wanted: Iterable[tuple[str, ...]]) -> None:
         """Take away all others: what is no longer said must not look as if it still were."""
-        kept = set(wanted)
-        for values in self._shown - kept:
+        for values in set(self._shown).difference(wanted):
+            del self._shown[values]
             self._made.remove(*self._constant, *values)
-        self._shown &= kept
 
 
 class Meters:

@@ -29,6 +29,7 @@ class Sample(NamedTuple):
 
     name: str
     labels: Mapping[str, str]
+    value: float
 
 
 def asked(expression: str) -> Asked:
@@ -49,7 +50,7 @@ def asked(expression: str) -> Asked:
 def samples(text: str) -> list[Sample]:
     """All series of a scrape."""
     families = text_string_to_metric_families(text)
-    return [Sample(s.name, s.labels) for family in families for s in family.samples]
+    return [Sample(s.name, s.labels, s.value) for family in families for s in family.samples]
 
 
 def faults(expression: str, there: Iterable[Sample]) -> Iterator[str]:

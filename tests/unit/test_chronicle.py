@@ -1,0 +1,104 @@
+"""What the coordinator says of what happens reaches those who listen in its process."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator_worker.audit import Audit
+from coordinator_worker.chronicle import Chronicle
+from coordinator_worker.events import Events
+from shared.audience import Audience, Phases
+from shared.errors import Rejected
+from shared.pipeline import Publication
+
+
+class Outbox:
+    """Where events leave the process; the state that is left there is another test's."""
+
+    STATE = ("event.state",)
+
+    def __init__(self) -> None:
+        self.topics: list[str] = []
+
+    def post(self, message: Publication) -> None:
+        if message.routing_key not in self.STATE:
+            self.topics.append(message.routing_key)
+
+
+class Ear:
+    """Remembers what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, Mapping[str, Any]]] = []
+        self.closed = False
+
+    def hear(self, topic: str, fields: Mapping[str, Any]) -> None:
+        self.heard.append((topic, fields))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+RECORD = {
+    "version": 3, "updates": 2, "incomplete": 0, "rejected": {}, "norm": 0.5, "clients": {},
+    "metrics": {}, "evaluation": None, "bytes_up": 80, "seconds": 1.5, "time": 1.7e9,
+    "participation": {"in": {"clients": 2, "data_share": 1.0}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def outbox() -> Outbox:
+    return Outbox()
+
+
+@pytest.fixture
+def audience() -> Audience:
+    return Audience()
+
+
+@pytest.fixture
+def chronicle(outbox: Outbox, audience: Audience, tmp_path: Path) -> Chronicle:
+    events = Events(outbox, audience, federation="clinics")  # type: ignore[arg-type]
+    return Chronicle(events, 2, Audit(tmp_path))
+
+
+def test_listeners_hear_each_of_a_flood_and_everybody_only_the_first(
+    chronicle: Chronicle, outbox: Outbox, audience: Audience
+) -> None:
+    ear = Ear()
+    audience.invite([ear])
+    for first in (True, False, False):
+        chronicle.flooded("alfa", Rejected("malformed", "rubbish"), first=first)
+    assert outbox.topics == ["client.flooding.alfa"]
+    flooded = [fields for topic, fields in ear.heard if topic == "update.flooded"]
+    assert flooded == [{"client": "alfa", "reason": "malformed"}] * 3
+
+
+def test_what_the_time_went_into_is_for_listeners_alone(
+    chronicle: Chronicle, outbox: Outbox, audience: Audience
+) -> None:
+    ear, phases = Ear(), Phases()
+    audience.invite([ear])
+    chronicle.closed("ab" * 4, RECORD, phases)
+    chronicle.link("lost")
+    assert outbox.topics == ["round.closed"]
+    assert [topic for topic, _ in ear.heard] == ["round.closed", "round.timed", "link.lost"]
+    assert ear.heard[1][1] == {"version": 3, "phases": phases}
+    audience.close()
+    assert ear.closed
+
+
+def test_phases_know_how_long_their_kind_took_together_and_leave_out_what_failed() -> None:
+    phases = Phases()
+    for number in range(3):
+        with phases.during("fold", client=f"c{number}"):
+            pass
+    assert phases.timing("aggregate", lambda a, b: a + b)(1, b=2) == 3
+    with pytest.raises(OSError, match="full"), phases.during("checkpoint"):
+        raise OSError("full")
+    assert [phase.name for phase in phases.done] == ["fold", "fold", "fold", "aggregate"]
+    total = sum(phase.ended - phase.began for phase in phases.done[:3])
+    assert phases.seconds("fold") == pytest.approx(total)
+    assert phases.seconds("checkpoint") == 0
