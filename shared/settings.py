@@ -185,8 +185,8 @@ def _first_of(
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "missing":
         flag = flags.flag_of(name)
-        mend = f"you wrote {misspelt[name]}" if name in misspelt else "see --help"
-        return ConfigError(f"{flag} (or WARREN_{name.upper()}) is needed: {mend}")
+        mend = f": you wrote {misspelt[name]}" if name in misspelt else "; see --help"
+        return ConfigError(f"{flag} (or WARREN_{name.upper()}) is needed{mend}")
     if not name:
         return ConfigError(first["msg"].removeprefix("Value error, "))
     place = places[name] if name in places and name not in elsewhere else flags.flag_of(name)

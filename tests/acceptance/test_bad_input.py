@@ -82,8 +82,8 @@ def test_a_client_may_not_take_the_mailbox_of_another(place: Place) -> None:
     code, line = run(
         "client-worker", place.urls["alfa"], "--task", "tests.tasks:line", "--client", "bravo"
     )
-    assert code == 1
-    assert "model.bravo" in line
+    assert code == 2
+    assert "--client bravo: this bundle is that of alfa" in line
 
 
 @pytest.mark.parametrize(

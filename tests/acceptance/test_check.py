@@ -118,7 +118,7 @@ def test_a_client_that_can_work_is_told_so_and_nothing_is_changed(place, client,
     assert "version 3 of run" in said.about("model")[0]
     assert "3 tensors" in said.about("layout")[0] or "2 tensors" in said.about("layout")[0]
     assert "RabbitMQ" in said.about("version")[0]
-    assert "protocol 1" in said.about("version")[0]
+    assert "protocol 2" in said.about("version")[0]
     assert said.about("training")
     assert waiting(place, mailbox("alfa")) == 1
     assert waiting(place, "update") == 0
@@ -259,8 +259,10 @@ def test_a_queue_that_would_lose_or_share_out_updates_is_named(
 
 
 def test_a_client_that_was_not_enrolled_is_told_so(place, client) -> None:
+    place.management.delete("queues", place.name, "model.alfa")
+    assert "there is no model.alfa: enrol this client" in client().fails()[0]
     said = client("--client", "nobody")
-    assert "there is no model.nobody: enrol this client" in said.fails()[0]
+    assert "--client nobody: this bundle is that of alfa" in said.fails()[0]
 
 
 def test_a_client_that_runs_already_is_no_failure_but_worth_a_word(place, client) -> None:
@@ -394,7 +396,7 @@ def test_a_run_that_goes_on_is_told_its_version(place, coordinator, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (("--quorum", "0"), "--quorum: "),
+        (("--quorum", "0"), "--quorum 0: "),
         (("--qorum", "2"), "did you mean --quorum?"),
         (("--aggregator", "krum:f=3"), "--quorum 2: "),
         (("--target", "loss"), "write NAME>=VALUE"),
