@@ -35,7 +35,8 @@ class Notices:
 
     def _letter(self, exchange: str, routing_key: str, notice: Notice) -> Publication:
         signed = self._signer.sign(notice) if self._signer is not None else notice
-        return Publication(exchange, routing_key, encode(signed), "notice")
+        headers = {"notice": notice.notice} | ({"reason": notice.reason} if notice.reason else {})
+        return Publication(exchange, routing_key, encode(signed), "notice", headers=headers)
 
 
 def probe(session: Session) -> None:

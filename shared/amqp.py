@@ -313,7 +313,7 @@ class Session:
             content_type=message.content_type,
             delivery_mode=2 if message.persistent else 1,
             type=message.kind,
-            app_id="warren",
+            app_id=self._parameters.client_properties["connection_name"],
             user_id=self.user,
             headers=message.headers,
             message_id=str(number),

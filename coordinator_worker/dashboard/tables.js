@@ -2,8 +2,8 @@
 
 function table(id, headings, rows) {
   const head = element("tr");
-  for (const [words, kind] of headings) {
-    head.append(element("th", { scope: "col", class: kind }, words));
+  for (const [words, kind, title = ""] of headings) {
+    head.append(element("th", { scope: "col", class: kind, title }, words));
   }
   const body = element("tbody");
   for (const cells of rows) {
@@ -28,9 +28,20 @@ function status(line) {
 
 function clientTable(lines, metrics, now) {
   const headings = [
-    ["client", "words"], ["status", "words"], ["this round", ""], ["rounds behind", ""],
-    ["staleness", ""], ["missed", ""], ["data", ""], ["examples", ""], ["updates", ""],
-    ["size", ""], ["norm", ""], ["rejected", ""], ["seen", ""], ...metrics.map((name) => [name, ""]),
+    ["client", "words", "its name on the broker"],
+    ["status", "words", "in, late, gone or silent"],
+    ["now", "", "whether its update is in the round in progress"],
+    ["behind", "", "rounds since it was in one"],
+    ["stale", "", "how many versions late its newest update was"],
+    ["missed", "", "of the last 60 rounds since it is known, those without it"],
+    ["data", "", "its share of all examples"],
+    ["examples", "", "that it last trained on"],
+    ["updates", "", "rounds that it was in"],
+    ["size", "", "of its newest update"],
+    ["norm", "", "L2 norm of its newest update"],
+    ["rejected", "", "messages of it that were refused"],
+    ["seen", "", "when its newest update came"],
+    ...metrics.map((name) => [name, "", "as the client says of itself"]),
   ];
   const rows = lines.map((line) => [
     line.client,

@@ -92,7 +92,7 @@ def scene(home: Path, rounds: int | None = None) -> Iterator[Scene]:
         stack.callback(_stop, made)
         for shard, name in enumerate(QUICK):
             made.client(name, shard, examples=300 + 150 * shard, seconds=0.8 + 0.15 * shard)
-        made.client(SLOW, 5, examples=1500, seconds=4.5)
+        made.client(SLOW, 5, examples=1500, seconds=2.8)
         made.client(AWAY, 6, examples=500, seconds=0.9)
         for number in range(FLEET.size - 1):
             made.client(f"phone-{number}", 10 + number, user=FLEET.name, seconds=1.8, examples=80)
