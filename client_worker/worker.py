@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import Any
 
 from broker_config.names import UPDATE_EXCHANGE, UPDATE_QUEUE, mailbox
 from client_worker import observers
@@ -41,8 +42,21 @@ class _Letters:
             kind = "chunk" if number else self.kind
             body = self.sealer.seal(body) if self.sealer is not None else body
             yield Publication(
-                UPDATE_EXCHANGE, UPDATE_QUEUE, body, kind, persistent=True, mandatory=True
+                UPDATE_EXCHANGE,
+                UPDATE_QUEUE,
+                body,
+                kind,
+                persistent=True,
+                mandatory=True,
+                headers=None if number else self._headers(),
             )
+
+    def _headers(self) -> dict[str, Any] | None:
+        """What people see of an update in the management UI; nothing of one that is sealed."""
+        if self.sealer is not None or not isinstance(self.bodies, Outgoing):
+            return None
+        told = self.bodies.manifest.model_dump(include={"client", "base_version", "num_examples"})
+        return {**told, "messages": len(self.bodies)}
 
 
 class ClientWorker:
@@ -76,7 +90,9 @@ class ClientWorker:
         self._busy = Busy(settings.training_limit_s)
         self._session = Session(
             settings.broker,
-            f"client {settings.client or settings.fleet or settings.user}",
+            f"client of fleet {settings.fleet}"
+            if settings.fleet and not settings.client
+            else f"client {settings.client or settings.user}",
             Subscription(
                 settings.mailboxes(),
                 self._deliver,

@@ -7,6 +7,7 @@ from shared import commands, log, settings
 
 COMMANDS: Final = {
     "watch": "a running federation, live in the terminal",
+    "dashboard": "a running federation in a browser",
     "participation": "who takes part, who is late, who has gone",
     "rejected": "what was rejected, and why",
     "history": "the figures of each round, also as CSV, JSON or TensorBoard curves",

@@ -19,20 +19,22 @@ from shared.wire import tensor_entries
 class _Letters:
     """The messages of one transfer, addressed; made anew each time they are iterated.
 
-    The last, without which no client has a model, waits for ``may_end``.
+    The last, without which no client has a model, waits for ``may_end``. ``headers`` are for people
+    who look at the first in the management UI; nobody else reads them.
     """
 
     bodies: Outgoing
     exchange: str
     routing_key: str
     may_end: Event
+    headers: dict[str, Any]
 
     def __iter__(self) -> Iterator[Publication | None]:
         for number, body in enumerate(self.bodies, start=1):
             while number == len(self.bodies) and not self.may_end.is_set():
                 yield HELD_BACK
-            kind = self.bodies.manifest.kind if number == 1 else "chunk"  # type: ignore[attr-defined]
-            yield Publication(self.exchange, self.routing_key, body, kind)
+            kind, headers = ("model", self.headers) if number == 1 else ("chunk", None)
+            yield Publication(self.exchange, self.routing_key, body, kind, headers=headers)
 
 
 class Fanout:
@@ -79,11 +81,16 @@ class Fanout:
         """Publish ``weights`` to every mailbox; return when the broker has them all."""
         self._weights = Weights.of(weights)
         self._outgoing = self._announce(self._weights)
-        self._session.publish(_Letters(self._outgoing, MODEL_EXCHANGE, "", self._may_end))
+        self._session.publish(self._letters(MODEL_EXCHANGE, ""))
 
     def send_to(self, client: str) -> None:
         """Publish the newest model into the mailbox of ``client`` alone."""
-        self._session.publish(_Letters(self._outgoing, "", mailbox(client), self._may_end))
+        self._session.publish(self._letters("", mailbox(client)))
+
+    def _letters(self, exchange: str, routing_key: str) -> _Letters:
+        told = {name: getattr(self._announced, name) for name in ("run", "version", "final")}
+        told["messages"] = len(self._outgoing)
+        return _Letters(self._outgoing, exchange, routing_key, self._may_end, told)
 
     def _announce(self, weights: Weights) -> Outgoing:
         manifest = ModelManifest(

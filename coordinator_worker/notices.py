@@ -42,7 +42,8 @@ class Notices:
     ) -> Publication:
         if self._signer is not None and reads >= Notice.SIGNED_SINCE:
             notice = self._signer.sign(notice)
-        return Publication(exchange, routing_key, encode(notice), "notice")
+        headers = {"notice": notice.notice} | ({"reason": notice.reason} if notice.reason else {})
+        return Publication(exchange, routing_key, encode(notice), "notice", headers=headers)
 
 
 def probe(session: Session) -> None:

@@ -36,7 +36,6 @@ class CoordinatorSettings(LearningSettings, ObservingSettings, WorkerSettings):
         "what is kept, and what clients are told": ("checkpoint_dir", "initial_model", "config"),
         "a federation above": ("parent",),
         "metrics and traces": ("tensorboard",),
-        "a federation above": ("parent",),
         "trust": ("signing_keys", "decrypt_keys", "max_examples", "max_update_norm"),
     }
 

@@ -13,7 +13,7 @@ from coordinator_worker.picture import Picture
 from shared import peek
 from shared.amqp import Session
 from shared.delivery import Delivery, Subscription
-from shared.errors import BrokerUnavailable, WarrenError
+from shared.errors import BrokerUnavailable, ConfigError, WarrenError
 from shared.tls import Broker
 
 ATTEMPTS: Final = 20  # only one watcher can look at a time, and it takes some milliseconds
@@ -68,6 +68,7 @@ def last_word(broker: str | Broker, name: str) -> Picture | None:
     Raises:
         BrokerRefused: this account may not look, or the broker has no such queue.
         BrokerUnavailable: nobody answered, or others are looking all the time.
+        ConfigError: it is of another version.
     """
     empty = 0
     for attempt in range(1, ATTEMPTS + 1):
@@ -78,12 +79,21 @@ def last_word(broker: str | Broker, name: str) -> Picture | None:
                 raise
         else:
             if letters:
-                return Picture.of(json.loads(letters[-1].body))
+                return _written(letters[-1].body)
             empty += 1  # or somebody else holds it and is about to give it back
             if empty == EMPTY:
                 break
         time.sleep(LOOK_PAUSE_S * random.random())  # noqa: S311  or they would meet again
     return None
+
+
+def _written(body: bytes) -> Picture:
+    try:
+        return Picture.of(json.loads(body))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(
+            f"{STATE_QUEUE} holds what this version of Warren cannot read: use the coordinator's"
+        ) from None
 
 
 class Follower(AbstractContextManager["Follower"]):
@@ -149,7 +159,7 @@ class Follower(AbstractContextManager["Follower"]):
             looks, after_s = looks + 1, LAST_WORD_S
             try:
                 found = last_word(self._broker, self._name)
-            except (WarrenError, ValueError) as error:
+            except WarrenError as error:
                 notice = f"what was before is not known: {error}"
                 break
             with self.lock:

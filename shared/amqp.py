@@ -319,7 +319,8 @@ class Session:
             self._pipeline.pump()
 
     def _send(self, number: int, message: Publication) -> None:
-        properties = outgoing(message, number, self.user)
+        speaker = self._parameters.client_properties["connection_name"]
+        properties = outgoing(message, number, self.user, speaker)
         method = pika.spec.Basic.Publish(
             exchange=message.exchange,
             routing_key=message.routing_key,

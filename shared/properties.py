@@ -12,13 +12,16 @@ APP_ID: Final = "warren"
 READS: Final = "protocol"  # header with the newest protocol that the sender reads
 
 
-def outgoing(message: Publication, number: int, user: str) -> Any:
-    """Properties of ``message``, the ``number``-th of its channel, from ``user``."""
+def outgoing(message: Publication, number: int, user: str, speaker: str) -> Any:
+    """Properties of ``message``, the ``number``-th of its channel, from ``user``.
+
+    ``speaker`` is the connection's name, which is what people know a worker by.
+    """
     return pika.BasicProperties(
         content_type=message.content_type,
         delivery_mode=2 if message.persistent else 1,
         type=message.kind,
-        app_id=APP_ID,
+        app_id=speaker,
         user_id=user,
         headers={READS: PROTOCOL, **(message.headers or {})},
         message_id=str(number),
@@ -29,7 +32,8 @@ def outgoing(message: Publication, number: int, user: str) -> Any:
 def reads(properties: Any) -> int:
     """The newest protocol that the sender of a message reads, as far as it says so.
 
-    The first Warren did not say it. Of a stranger we know nothing, and assume that it keeps up.
+    The first Warren did not say it, and called itself APP_ID. Of a stranger we know nothing, and
+    assume that it keeps up.
     """
     said = (properties.headers or {}).get(READS)
     if type(said) is int:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 NAME = "clinics"
 QUICK = ("hospital-a", "hospital-b", "hospital-c", "hospital-d", "hospital-e")
-SLOW, AWAY, NEVER = "hospital-f", "hospital-g", "hospital-h"
+SLOW, AWAY, BROKEN, NEVER = "hospital-f", "hospital-g", "hospital-h", "hospital-i"
 FLEET = Fleet("phone", 4)
 QUORUM = 6
 DEADLINE_S = 120.0
@@ -84,19 +84,20 @@ class Scene:
 @contextmanager
 def scene(home: Path, rounds: int | None = None) -> Iterator[Scene]:
     """The federation, with all its clients; gone afterwards."""
-    sites = (*QUICK, SLOW, AWAY, NEVER)
+    sites = (*QUICK, SLOW, AWAY, BROKEN, NEVER)
     federation = Federation(NAME, clients=sites, fleets=(FLEET,), model_bytes=1 << 20)
     with ExitStack() as stack:
         made = Scene(home, node.up(home, federation))
         stack.callback(node.down, home)
         stack.callback(_stop, made)
         for shard, name in enumerate(QUICK):
-            made.client(name, shard, examples=300 + 150 * shard, seconds=0.5 + 0.1 * shard)
-        made.client(SLOW, 5, examples=1500, seconds=3.2)
-        made.client(AWAY, 6, examples=500, seconds=0.6)
+            made.client(name, shard, examples=300 + 150 * shard, seconds=0.8 + 0.15 * shard)
+        made.client(SLOW, 5, examples=1500, seconds=2.8)
+        made.client(AWAY, 6, examples=500, seconds=0.9)
         for number in range(FLEET.size - 1):
-            made.client(f"phone-{number}", 10 + number, user=FLEET.name, seconds=1.2, examples=80)
+            made.client(f"phone-{number}", 10 + number, user=FLEET.name, seconds=1.8, examples=80)
         words = ["--quorum", str(QUORUM), "--max-staleness", "2", "--monitor", "eval_accuracy:max"]
+        words += ["--max-update-norm", "3"]
         if rounds is not None:
             words += ["--rounds", str(rounds)]
         made.start("coordinator", "coordinator-worker", *words, "--checkpoint-dir", str(home / "c"))
