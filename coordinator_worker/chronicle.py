@@ -136,6 +136,15 @@ class Chronicle:
             bytes=state.weights.buffer.nbytes,
             quorum=(0, self._quorum),
         )
+        if (origin := state.rolled_back) is not None:
+            log.info(
+                "rolled_back",
+                "version %d has the weights of %s; updates to older versions do not count",
+                version,
+                origin["source"],
+                version=version,
+            )
+            self._events.post("model.rolled_back", run=state.run, version=version, to=dict(origin))
 
     def stalled(self, error: OSError) -> None:
         """The checkpoint's disk does not take what must be on it."""
