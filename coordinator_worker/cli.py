@@ -10,6 +10,12 @@ COMMANDS: Final = {
     "participation": "who takes part, who is late, who has gone",
     "rejected": "what was rejected, and why",
     "audit": "whose updates made a model",
+    "versions": "which versions of the model there are",
+    "diff": "how two versions differ",
+    "export": "a version as a file for other programs",
+    "import": "begin a run with weights from a file",
+    "rollback": "go on from an older version",
+    "card": "a model card, from the history of the run",
     "check": "what would keep the coordinator from its work",
 }
 DESCRIPTION: Final = (

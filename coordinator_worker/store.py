@@ -5,8 +5,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import numpy as np
-
 from coordinator_worker import setup
 from coordinator_worker.archive import Archive, Retention
 from coordinator_worker.audit import Audit
@@ -14,8 +12,10 @@ from coordinator_worker.checkpoint import Checkpoint
 from coordinator_worker.chronicle import Chronicle
 from coordinator_worker.learning import Learning
 from coordinator_worker.lease import Lease
+from coordinator_worker.past import BEST_FILE
 from coordinator_worker.settings import CoordinatorSettings, read_initial_model
 from coordinator_worker.state import Record, State
+from shared import weights_file
 from shared.backoff import backoff_s
 from shared.errors import ConfigError, Stopped
 from shared.folder import writable
@@ -87,10 +87,7 @@ class Store:
 
     def save_best(self, weights: Weights) -> None:
         """Replace ``best.npz``, whole or not at all; raises OSError if there is no room."""
-        temporary = self.folder / "best.tmp"
-        with temporary.open("wb") as file:
-            np.savez(file, *weights)
-        temporary.replace(self.folder / "best.npz")
+        weights_file.write(self.folder / BEST_FILE, weights)
 
     def _read(self) -> bool:
         settings = self._settings
