@@ -7,6 +7,7 @@ from shared import commands
 
 COMMANDS: Final = {
     "evaluate": "what a model is worth on a task's validation data",
+    "export": "a model from a file as Keras or TensorFlow loads it",
     "check": "what would keep the client from its work",
     "install": "have systemd run the client",
 }

@@ -88,6 +88,11 @@ class FederatedClient:
         self.control = Control(self.layout)
 
     @property
+    def trainable(self) -> TrainableModel:
+        """The model with the methods that are used of it; a Keras model's adapter."""
+        return self._trainable
+
+    @property
     def takes_guide(self) -> bool:
         """Whether training can be limited to a number of steps."""
         return takes_guide(self._trainable.fit)

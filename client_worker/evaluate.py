@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from client_worker.export import load
 from client_worker.task import TaskSource
 from shared.errors import ConfigError
 
@@ -18,7 +18,7 @@ class EvaluateSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
 
     task: str = Field(description="whose validation data, as package.module:attribute")
-    model: Path = Field(description="weights as .npz, one array per tensor in order")
+    model: Path = Field(description="weights as .npz, .safetensors or .keras")
 
 
 def evaluate(given: EvaluateSettings, arguments: list[str]) -> dict[str, float]:
@@ -29,13 +29,7 @@ def evaluate(given: EvaluateSettings, arguments: list[str]) -> dict[str, float]:
     source = TaskSource(given.task, arguments)
     task = source.make(source.arguments({}))
     client = task.client()
-    many = len(client.layout.tensors)
-    try:
-        with np.load(given.model, allow_pickle=False) as arrays:
-            found = [arrays[name] for name in arrays.files]
-            client.update(found[:many] if len(found) == 2 * many else found)  # SCAFFOLD's controls
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--model {given.model} is not a readable .npz: {error}") from None
+    load(client, given.model, f"--model {given.model}")
     figures = client.evaluate()
     if not figures:
         raise ConfigError(f"--task {given.task} has no validation data, or its model no evaluate")

@@ -1,8 +1,10 @@
 """Keras in a federation. The only file that knows TensorFlow."""
 
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -121,6 +123,33 @@ class KerasModel:
         if counts is None:
             return found
         return replace(counts, means=found)
+
+    def write_keras(self, to: Path) -> None:
+        """Write architecture and weights: to a ``.keras``, else to a folder as a SavedModel.
+
+        Raises ConfigError if the model cannot be written so, such as one of classes that Keras does
+        not know how to make again; OSError if the disk does not take it.
+        """
+        try:
+            if to.suffix:
+                self.model.save(to)
+            else:
+                with without_greetings():
+                    self.model.export(to, verbose=False)
+        except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
+            raise ConfigError(f"this Keras model cannot be written: {_line(error)}") from None
+
+    def read_keras(self, path: Path, named: str) -> None:
+        """Take over the weights in a ``.keras``, and nothing else that is in it: no code is run.
+
+        Raises ConfigError, calling the file ``named``, if they are not of this model.
+        """
+        if not zipfile.is_zipfile(path):
+            raise ConfigError(f"{named} is not a readable .keras")
+        try:
+            self.model.load_weights(path)
+        except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+            raise ConfigError(f"{named} does not fit the task's model: {_line(error)}") from None
 
     def _batches(self, data: Any, *, training: bool) -> Any:
         """``data`` as a dataset of batches, made once.
@@ -288,6 +317,10 @@ class KerasTask(Task):
         own = {name: options.pop(name) for name in OWN if name in options}
         adapted = KerasModel(model, data=data, **options)
         super().__init__(adapted, data, learning_rate, validation, **own)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _inputs(data: Any) -> Any:

@@ -26,6 +26,7 @@ from shared.messages import UpdateManifest
 
 NAME: Final = "audit.jsonl"
 NO_LINE: Final = "0" * 64  # the line before the first
+MADE: Final = ("aggregated", "rolled_back")  # what a line says that tells how a version was made
 # Of what one sender has rejected in one round so many are listed and the rest counted: who floods
 # the coordinator must not fill its disk.
 MOST_LISTED: Final = 100
@@ -124,6 +125,15 @@ class Audit:
             **({"rejected_unlisted": unlisted} if unlisted else {}),
         )
 
+    def rolled_back(self, state: State) -> None:
+        """A person has made version ``state.version`` of an older model."""
+        self._say("rolled_back", version=state.version, to=state.rolled_back)
+
+    def imported(self, state: State) -> None:
+        """A run has begun with weights that a person brought."""
+        self._run = state.run
+        self._say("imported", version=state.version, **state.setup[-1]["imported"])
+
     def published(self, version: int, digest: int, content: str | None) -> None:
         """Every mailbox has ``version``, whose weights have these digests (XXH3, BLAKE3)."""
         self._say("published", version=version, digest=f"{digest:016x}", content=content)
@@ -171,13 +181,13 @@ def _tail(file: int) -> bytes:
 
 
 def _has_aggregated(lines: Sequence[bytes], state: State) -> bool:
-    """Whether the newest line about a version of the run is that it was aggregated."""
+    """Whether the newest line about a version of the run is how it was made."""
     for line in reversed(lines):
         try:
             said = json.loads(line)
         except ValueError:
             continue
-        if said.get("event") == "aggregated" and said.get("run") == state.run:
+        if said.get("event") in MADE and said.get("run") == state.run:
             if said.get("version") == state.version:
                 return True
             if said.get("version", 0) < state.version:

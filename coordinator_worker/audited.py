@@ -45,6 +45,12 @@ class Made:
     published: Line | None = None
     rejected: list[Line] = field(default_factory=list)
 
+    @property
+    def rolled_back_to(self) -> Line | None:
+        """What it is a copy of, if no updates made it; see State.rolled_back."""
+        found = self.line.get("to")
+        return found if isinstance(found, dict) else None
+
     def as_dict(self) -> dict[str, Any]:
         """All of it, for programs."""
         told = {key: value for key, value in self.line.items() if key not in ("event", "previous")}
@@ -80,7 +86,7 @@ def versions(lines: Iterable[tuple[int, bytes]]) -> dict[tuple[str, int], Made]:
         match line.get("event"):
             case "rejected":
                 rejected.append(line)
-            case "aggregated":
+            case "aggregated" | "rolled_back":
                 made[run, version] = Made(run, version, line, rejected=rejected)
                 rejected = []
             case "published" if (run, version) in made:
@@ -143,13 +149,13 @@ def verify(folder: Path) -> None:
 
 
 def _overview(versions_: Iterable[Made]) -> Table:
-    table = _table("version", "updates", "clients", "examples", "rejected", "when")
+    table = _table("version", "updates", "clients", "examples", "rejected", "when", "")
     for made in versions_:
         entries = made.line.get("contributions", [])
         clients = {entry.get("client") for entry in entries}
         examples = sum(entry.get("num_examples") or 0 for entry in entries)
         counts = (made.version, len(entries), len(clients), examples, _rejections(made))
-        table.add_row(*map(str, counts), _moment(made.line))
+        table.add_row(*map(str, counts), _moment(made.line), _origin(made))
     return table
 
 
@@ -170,7 +176,7 @@ def _describe(console: Console, made: Made) -> None:
             plain(str(entry.get("digest", "–"))),
         )
     console.print(Text(f"version {made.version} of run {made.run}, {_moment(line)}", style="bold"))
-    console.print(table)
+    console.print(table if entries else Text(_origin(made) or "no updates"))
     published = made.published or {}
     digests = [f"{name} {published[key]}" for name, key in _DIGESTS if published.get(key)]
     console.print(f"model: {', '.join(digests) or 'not published yet'}", markup=False)
@@ -179,6 +185,11 @@ def _describe(console: Console, made: Made) -> None:
     if line.get("recovered"):
         console.print("from the checkpoint: a power cut took the line that was written first")
     console.print(f"rejected before it: {_rejections(made)}")
+
+
+def _origin(made: Made) -> str:
+    found = made.rolled_back_to
+    return f"rolled back to {plain(str(found.get('source')))}" if found else ""
 
 
 _DIGESTS: Final = (("BLAKE3", "content"), ("XXH3", "digest"))
@@ -191,7 +202,7 @@ def _rejections(made: Made) -> int:
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
     for column in columns:
-        numeric = column not in ("client", "when", "update's digest")
+        numeric = column not in ("client", "when", "update's digest", "")
         table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
     return table
 

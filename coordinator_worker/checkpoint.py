@@ -9,11 +9,12 @@ announces.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import msgpack
 from xxhash import xxh3_64
@@ -28,7 +29,9 @@ from shared.wire import Piece
 
 log = Log(__name__)
 
-MAGIC: Final = b"warren checkpoint 4\n"
+FORMAT: Final = 5
+MAGIC: Final = b"warren checkpoint 5\n"
+READABLE: Final = (b"warren checkpoint 4\n", MAGIC)  # 4 knows no `oldest_base` and no `setup`
 NAMES: Final = ("a.checkpoint", "b.checkpoint")
 OLD_NAME: Final = "current.checkpoint"  # of format 1
 PREFIX_BYTES: Final = len(MAGIC) + 24
@@ -41,7 +44,10 @@ class Checkpoint:
 
     ``in_use``: somebody else may be writing it.
 
-    Raises ConfigError if there are files but none is a whole checkpoint of this format.
+    ``digest`` is the XXH3 of its weights.
+
+    Raises ConfigError if there are files but none is a whole checkpoint of a format that we know,
+    or one is of a newer format than ours.
     """
 
     def __init__(self, folder: Path, *, in_use: bool = False) -> None:
@@ -49,12 +55,14 @@ class Checkpoint:
         self._target = self._paths[0]
         self._sequence = 0
         self._in_use = in_use
+        self.digest = 0
         self.state = self._load()
 
     def save(self, state: State) -> None:
         """Replace the checkpoint; when this returns it survives a power cut."""
         sequence = self._sequence + 1
-        packed = msgpack.packb(_header(state))
+        header = _header(state)
+        packed = msgpack.packb(header)
         numbers = sequence.to_bytes(8, "big") + len(packed).to_bytes(8, "big")
         head = MAGIC + numbers + xxh3_64(numbers + packed).digest() + packed
         pieces = [head, *(bytes_of(part.buffer) for part in (state.weights, *state.slots.values()))]
@@ -62,7 +70,7 @@ class Checkpoint:
             _overwrite(self._target, pieces)
         else:
             _create(self._target, pieces)
-        self._written(self._target, sequence)
+        self._written(self._target, sequence, header["digest"])
         self.state = state
 
     def refresh(self) -> bool:
@@ -72,8 +80,9 @@ class Checkpoint:
             self.state = self._load()
         return self._sequence != before
 
-    def _written(self, path: Path, sequence: int) -> None:
+    def _written(self, path: Path, sequence: int, found: int) -> None:
         self._sequence = sequence
+        self.digest = found
         self._target = self._paths[1 - self._paths.index(path)]
 
     def _load(self) -> State | None:
@@ -85,7 +94,7 @@ class Checkpoint:
             damaged.append(f"{old} is not a whole checkpoint (of an older format)")
         for path in sorted(there, key=_sequence_in, reverse=True):
             try:
-                sequence, state = _read(path)
+                sequence, state, found = _read(path)
             except _READ_ERRORS as error:
                 damaged.append(f"{path} is not a whole checkpoint ({error})")
                 continue
@@ -96,7 +105,7 @@ class Checkpoint:
                     damaged[0],
                     state.version,
                 )
-            self._written(path, sequence)
+            self._written(path, sequence, found)
             return state
         if damaged:
             raise ConfigError(f"{damaged[0]}: restore it, or move it away to begin anew")
@@ -120,7 +129,7 @@ def save(folder: Path, state: State) -> None:
     Checkpoint(folder).save(state)
 
 
-def _header(state: State) -> dict[str, object]:
+def _header(state: State) -> dict[str, Any]:
     return {
         "federation": state.federation,
         "run": state.run,
@@ -132,6 +141,8 @@ def _header(state: State) -> dict[str, object]:
         "digest": digest(state.weights.buffer),
         "slots": [[name, digest(slot.buffer)] for name, slot in state.slots.items()],
         "best": state.best and astuple(state.best),
+        "oldest_base": state.oldest_base,
+        "setup": list(state.setup),
     }
 
 
@@ -190,18 +201,25 @@ def _prefix(data: bytes) -> _Prefix:
 def _sequence_in(path: Path) -> int:
     try:
         with path.open("rb") as file:
-            return _prefix(file.read(PREFIX_BYTES)).sequence
+            data = file.read(PREFIX_BYTES)
     except OSError as error:  # it may be the newer one, so the other must not be taken instead
         raise ConfigError(f"{path} cannot be read: {error}") from None
+    written = re.match(rb"warren checkpoint ([0-9]{1,9})\n", data)
+    if written is not None and int(written[1]) > FORMAT:  # for the same reason
+        raise ConfigError(
+            f"{path} was written by a newer Warren (checkpoint format {int(written[1])}, and this"
+            f" one knows up to {FORMAT}): upgrade, or give another --checkpoint-dir"
+        )
+    return _prefix(data).sequence
 
 
 _READ_ERRORS: Final = (ValueError, KeyError, TypeError, IndexError, msgpack.UnpackException)
 
 
-def _read(path: Path) -> tuple[int, State]:
+def _read(path: Path) -> tuple[int, State, int]:
     with path.open("rb") as file:
         prefix = _prefix(file.read(PREFIX_BYTES))
-        if prefix.magic != MAGIC:
+        if prefix.magic not in READABLE:
             raise ValueError("unknown format")
         if prefix.length > path.stat().st_size:
             raise ValueError("its header is cut short or damaged")
@@ -218,7 +236,7 @@ def _read(path: Path) -> tuple[int, State]:
         # Whole in the system's cache is not yet on the disk: it may have been written by a process
         # that was killed before it could flush, and what follows from it must not be undone.
         os.fdatasync(file.fileno())
-    return prefix.sequence, State(
+    state = State(
         federation=header["federation"],
         run=header["run"],
         version=header["version"],
@@ -228,7 +246,10 @@ def _read(path: Path) -> tuple[int, State]:
         roster={client: Member(*facts) for client, facts in header["roster"].items()},
         slots=slots,
         best=Best(*header["best"]) if header["best"] else None,
+        oldest_base=header.get("oldest_base", 0),
+        setup=tuple(header.get("setup", ())),
     )
+    return prefix.sequence, state, header["digest"]
 
 
 def _read_weights(file: BinaryIO, layout: Layout, wanted: int) -> Weights:

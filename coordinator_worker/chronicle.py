@@ -143,6 +143,15 @@ class Chronicle:
             quorum=(0, self._quorum),
         )
         self._events.tell("round.sent", run=state.run, version=version, phases=phases)
+        if (origin := state.rolled_back) is not None:
+            log.info(
+                "rolled_back",
+                "version %d has the weights of %s; updates to older versions do not count",
+                version,
+                origin["source"],
+                version=version,
+            )
+            self._events.post("model.rolled_back", run=state.run, version=version, to=dict(origin))
 
     def link(self, what: str) -> None:
         """Our place changed: ``connected``, ``lost`` the broker, ``active``, ``standby``."""

@@ -12,6 +12,12 @@ COMMANDS: Final = {
     "rejected": "what was rejected, and why",
     "history": "the figures of each round, also as CSV, JSON or TensorBoard curves",
     "audit": "whose updates made a model",
+    "versions": "which versions of the model there are",
+    "diff": "how two versions differ",
+    "export": "a version as a file for other programs",
+    "import": "begin a run with weights from a file",
+    "rollback": "go on from an older version",
+    "card": "a model card, from the history of the run",
     "check": "what would keep the coordinator from its work",
     "install": "have systemd run the coordinator",
 }

@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 
-import numpy as np
-
+from shared import weights_file
 from shared.layout import Weights
 from shared.log import Log
 
@@ -42,8 +41,7 @@ class Evaluator:
         if self._over or (self._thread is not None and self._thread.is_alive()):
             return
         try:
-            with self._file.open("wb") as file:
-                np.savez(file, *weights)
+            weights_file.write(self._file, weights_file.without_controls(weights))
             self._process = subprocess.Popen(
                 [*self._command, str(self._file)],
                 stdin=subprocess.DEVNULL,

@@ -245,6 +245,12 @@ class Intake:
         if manifest.run != state.run:
             raise Rejected("run", f"it belongs to training run {manifest.run}, not {state.run}")
         self._policy.staleness_weight(state.version, manifest.base_version)  # or it is rejected
+        if manifest.base_version < state.oldest_base:
+            raise Rejected(
+                "stale",
+                f"trained from version {manifest.base_version}; the federation was rolled back, and"
+                f" goes on from version {state.oldest_base}",
+            )
         if manifest.layout != layout.digest or manifest.size_bytes != layout.size_bytes:
             raise Rejected(
                 "layout",

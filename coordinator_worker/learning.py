@@ -143,7 +143,7 @@ class Learning:
         return longer
 
     def coordinator(self, model: Model, state: State) -> FederatedCoordinator:
-        """The coordinator that goes on from ``state``.
+        """The coordinator that goes on from ``state``; after a rollback with slots begun anew.
 
         Raises ConfigError if the run was begun with another algorithm that remembers other things.
         """
@@ -160,7 +160,8 @@ class Learning:
             "average": self.average,
         }
         fresh = FederatedCoordinator([model], **settings)
-        if state.version and fresh.slots.keys() != state.slots.keys():
+        anew = state.rolled_back is not None and not state.slots
+        if state.version and not anew and fresh.slots.keys() != state.slots.keys():
             raise ConfigError(
                 "the checkpoint's run was begun with another --server-optimizer, --aggregator or"
                 f" --average (it holds {', '.join(state.slots) or 'no moments'}): go on so, or"

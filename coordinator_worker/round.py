@@ -116,6 +116,7 @@ class Round:
         return {
             "version": version,
             "updates": self.updates,
+            "examples": sum(count for _, count in self.examples),
             "incomplete": incomplete,
             "rejected": dict(rejected),
             "clients": {

@@ -1,18 +1,16 @@
 """What ``coordinator-worker`` can be told."""
 
 import re
-import zlib
 from math import isfinite
 from pathlib import Path
 from typing import ClassVar, Final, Self
-from zipfile import BadZipFile
 
-import numpy as np
 from pydantic import ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, model_validator
 
 from coordinator_worker.learning import LearningSettings
+from shared import weights_file
 from shared.errors import ConfigError
-from shared.layout import Layout, Weights
+from shared.layout import Weights
 from shared.messages import MAX_EXAMPLES, Config, Setting
 from shared.observing import MetricsPort, ObservingSettings
 from shared.settings import Words, WorkerSettings
@@ -33,7 +31,9 @@ class CoordinatorSettings(LearningSettings, ObservingSettings, WorkerSettings):
         "rounds": ("quorum", "deadline_s", "min_quorum", "participation", "clients"),
         "late updates": ("max_staleness", "staleness_exponent", "staleness_hinge"),
         "the end of the run": ("rounds", "target", "monitor", "patience", "evaluate"),
-        "what is kept, and what clients are told": ("checkpoint_dir", "initial_model", "config"),
+        "what is kept, and what clients are told": (
+            *("checkpoint_dir", "keep_versions", "keep_every", "initial_model", "config"),
+        ),
         "a federation above": ("parent",),
         "metrics and traces": ("tensorboard",),
         "trust": ("signing_keys", "decrypt_keys", "max_examples", "max_update_norm"),
@@ -108,10 +108,19 @@ class CoordinatorSettings(LearningSettings, ObservingSettings, WorkerSettings):
     checkpoint_dir: Path = Field(
         Path("checkpoint"), description="folder of the checkpoint; a run goes on where it stopped"
     )
+    keep_versions: int = Field(
+        5,
+        ge=0,
+        description="keep the model of so many newest versions in the checkpoint folder, for"
+        " `versions`, `export`, `diff` and `rollback`; the best one is kept in any case",
+    )
+    keep_every: int | None = Field(
+        None, ge=1, description="keep every so many versions' model for good, too: 100, 200, …"
+    )
     initial_model: Path | None = Field(
         None,
-        description="initial weights as .npz, one array per tensor in order; without it the first"
-        " client that joins is asked for its own",
+        description="initial weights as .npz (one array per tensor in order) or .safetensors;"
+        " without it the first client that joins is asked for its own",
     )
     config: Words = Field(
         (), description="NAME=VALUE that every client's task is told with the model; repeatable"
@@ -191,11 +200,7 @@ def _value(text: str) -> Setting:
 
 
 def read_initial_model(path: Path) -> Weights:
-    """Weights from a ``.npz`` file, in the order in which they were stored."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            names = list(arrays.files)
-            tensors = [arrays[name] for name in names]
-    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:
-        raise ConfigError(f"--initial-model {path} is not a readable .npz: {error}") from None
-    return Weights.of(tensors, Layout.of(tensors, names))
+    """Weights from a ``.npz`` or ``.safetensors``, in the model's order."""
+    found = weights_file.read(path, f"--initial-model {path}").weights
+    weights_file.check_finite(found, f"--initial-model {path}")
+    return found

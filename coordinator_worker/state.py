@@ -45,6 +45,16 @@ class State:
     roster: Roster = field(default_factory=dict)
     slots: Mapping[str, Weights] = field(default_factory=dict)
     best: Best | None = None
+    oldest_base: int = 0
+    setup: tuple[Record, ...] = ()
+
+    @property
+    def rolled_back(self) -> Record | None:
+        """Where this version's weights are from, if it was made by a rollback.
+
+        ``version`` they were (None: of a file), ``source`` in words, ``digest`` their XXH3.
+        """
+        return self.history[-1].get("rolled_back") if self.history else None
 
     def has_applied(self, client: str, base_version: int) -> bool:
         """Whether that client's update from that version is in the model already."""

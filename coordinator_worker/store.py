@@ -3,17 +3,21 @@
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final
 
-import numpy as np
-
+from coordinator_worker import setup
+from coordinator_worker.archive import Archive, Retention
 from coordinator_worker.audit import Audit
 from coordinator_worker.checkpoint import Checkpoint
 from coordinator_worker.chronicle import Chronicle
+from coordinator_worker.learning import Learning
 from coordinator_worker.lease import Lease
 from coordinator_worker.links import Links
+from coordinator_worker.past import BEST_FILE
 from coordinator_worker.settings import CoordinatorSettings, read_initial_model
-from coordinator_worker.state import State
+from coordinator_worker.state import Record, State
+from shared import weights_file
 from shared.backoff import backoff_s
 from shared.errors import ConfigError, Stopped
 from shared.folder import writable
@@ -42,6 +46,10 @@ class Store:
         self._lease = Lease(self.folder)
         self.audit = Audit(self.folder)
         self._syncer = ThreadPoolExecutor(1, "sync")
+        retention = Retention(settings.keep_versions, settings.keep_every)
+        self._archive = Archive(self.folder, retention, self._syncer)
+        self._setup: tuple[Record, ...] = ()
+        self._setup_now = setup.setup_of(settings)
         self._checkpoint: Checkpoint | None = None
         if self._lease.take():  # else its faults show when it is our turn
             self._read()
@@ -50,7 +58,9 @@ class Store:
     def take_over(self) -> bool:
         """Take the folder's lease; whether ``state`` is another now than when we last looked."""
         self._lease.wait(self._stopped_within)
-        return self._read()
+        changed = self._read()
+        self._archive.take_over(self.state)
+        return changed
 
     def give_back(self) -> None:
         """Another coordinator may write now.
@@ -58,6 +68,7 @@ class Store:
         A region's keeps the folder until it ends: it is still a client of the federation above,
         and two that take turns there could publish two models as one version here.
         """
+        self._archive.settle()
         if self._settings.parent is None:
             self.audit.give_back()
             self._lease.give_back()
@@ -70,11 +81,15 @@ class Store:
         """Write audit log and checkpoint; raises OSError if the disk does not take them."""
         if self._checkpoint is None:
             raise RuntimeError("only who has taken over may write")
+        # The version before this one must be written by then: its memory is the next round's.
+        self._archive.settle()
         self.audit.write()
         synced = self._syncer.submit(self.audit.sync)  # each takes a millisecond or more
-        self._checkpoint.save(state)
+        self._setup = setup.since(self._setup, state.version, self._setup_now)
+        self._checkpoint.save(replace(state, setup=self._setup))
         synced.result()
         self.state = state
+        self._archive.keep(state, self._checkpoint.digest)
 
     def close(self) -> None:
         """Nothing will be written any more."""
@@ -82,10 +97,7 @@ class Store:
 
     def save_best(self, weights: Weights) -> None:
         """Replace ``best.npz``, whole or not at all; raises OSError if there is no room."""
-        temporary = self.folder / "best.tmp"
-        with temporary.open("wb") as file:
-            np.savez(file, *weights)
-        temporary.replace(self.folder / "best.npz")
+        weights_file.write(self.folder / BEST_FILE, weights)
 
     def _read(self) -> bool:
         settings = self._settings
@@ -94,8 +106,12 @@ class Store:
         elif not self._checkpoint.refresh():
             return False
         self.state = self._checkpoint.state
+        self._setup = self.state.setup if self.state is not None else ()
         if self.state is None and settings.initial_model is not None:
             self.state = self.version_zero(read_initial_model(settings.initial_model))
+            self._complete(self.state)
+        elif self.state is not None and self._setup and "imported" in self._setup[-1]:
+            self._complete(self.state)
         if self.state is not None and self.state.federation != settings.federation:
             raise ConfigError(
                 f"{self.folder} holds a checkpoint of federation {self.state.federation!r}, this"
@@ -114,6 +130,11 @@ class Store:
         if is_region and not was_region and version:
             mend = "leave out --parent, or give another --checkpoint-dir"
             raise ConfigError(f"{self.folder} has a run without a federation above: {mend}")
+
+    def _complete(self, brought: State) -> None:
+        """Nobody has seen the weights yet that a person ``brought``: add what the run needs."""
+        weights = Learning.of(self._settings).initial(brought.weights)
+        self.state = replace(brought, weights=weights)
 
 
 class Patience:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from keyword import iskeyword
 
 from shared import service
 from shared.errors import ConfigError
@@ -24,7 +25,8 @@ def run(
     words = sys.argv[1:] if argv is None else argv
     name = words[0] if words else ""
     if name in known:
-        module = import_module(f"{package}.{name.replace('-', '_')}")
+        word = name.replace("-", "_")
+        module = import_module(f"{package}.{word}{'_' if iskeyword(word) else ''}")
         return service.run(f"{program} {name}", lambda: _while_read(module.run, words[1:]))
     if name and not name.startswith("-"):
         return service.run(program, lambda: _refuse(name, known))

@@ -1,0 +1,29 @@
+"""``client-worker export``: a model from a file as Keras or TensorFlow loads it."""
+
+import argparse
+from pathlib import Path
+
+from client_worker.export import ExportSettings, export
+from shared import settings
+
+ABOUT = (
+    "Write the weights in a file as another program loads them, with the architecture of a task:"
+    " .keras for keras.saving.load_model, a name without an ending for a folder with TensorFlow's"
+    " SavedModel; or as .npz or .safetensors. Flags that are not listed below belong to the task."
+)
+
+
+def run(argv: list[str]) -> None:
+    """Write the file."""
+    own = argparse.ArgumentParser(prog="client-worker export", add_help=False, allow_abbrev=False)
+    own.add_argument(
+        "--model", metavar="FILE", type=Path, required=True,
+        help="weights as .npz, .safetensors or .keras",
+    )  # fmt: skip
+    own.add_argument("--to", metavar="FILE", type=Path, required=True, help="where to write them")
+    given, rest = settings.load(
+        ExportSettings, description=ABOUT, argv=argv, keep_unknown=True, own=own
+    )
+    asked = settings.own_words(own, ExportSettings, argv)
+    export(given, rest, asked.model, asked.to)
+    print(f"{asked.model} is in {asked.to}")  # noqa: T201

@@ -1,0 +1,82 @@
+"""A model from a file, in a file of another format: the weights from one, the rest from a task."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import ClassVar, Final
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from client_worker.client import FederatedClient
+from client_worker.task import TaskSource
+from shared import weights_file
+from shared.errors import ConfigError, WarrenError
+
+KERAS: Final = ".keras"
+
+
+class ExportSettings(BaseSettings):
+    """What ``client-worker export`` can be told."""
+
+    SECTION: ClassVar[str] = "client"
+    model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
+
+    task: str = Field(description="whose model it is, as package.module:attribute")
+
+
+def export(given: ExportSettings, arguments: list[str], model: Path, to: Path) -> None:
+    """Write the weights in ``model`` to ``to``, in the format that its name ends in.
+
+    Raises ConfigError if they are not the task's, or the task's model cannot be written so.
+    """
+    source = TaskSource(given.task, arguments)
+    client = source.make(source.arguments({})).client()
+    load(client, model, f"--model {model}")
+    try:
+        if to.suffix in weights_file.ENDINGS:
+            weights_file.write(to, client.weights(), {"digest": _digest(client)})
+        elif to.suffix in ("", KERAS):
+            _write_whole(client, to, given.task)
+        else:
+            raise ConfigError(
+                f"--to {to}: name a .npz, .safetensors or .keras, or a folder for a SavedModel"
+            )
+    except OSError as error:
+        raise WarrenError(f"--to {to} cannot be written: {error}") from None
+
+
+def load(client: FederatedClient, path: Path, named: str) -> None:
+    """Give the client's model the weights in ``path``; raises ConfigError if they do not fit."""
+    if path.suffix != KERAS:
+        client.update(weights_file.read(path, named, like=client.layout).weights)
+        return
+    read = getattr(client.trainable, "read_keras", None)
+    if read is None:
+        raise ConfigError(f"{named}: the task's model is none of Keras")
+    read(path, named)
+
+
+def _write_whole(client: FederatedClient, to: Path, task: str) -> None:
+    """Architecture and weights, so that nobody needs the task any more."""
+    write = getattr(client.trainable, "write_keras", None)
+    if write is None:
+        raise ConfigError(
+            f"--to {to}: the model of --task {task} is none of Keras; write .npz or .safetensors"
+        )
+    if not to.suffix and to.is_dir() and any(to.iterdir()) and not _is_saved_model(to):
+        raise ConfigError(f"--to {to} is a folder with other things in it: name a new one")
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=to.parent) as room:
+        made = Path(room) / to.name  # whole, or not there
+        write(made)
+        if to.is_dir():
+            shutil.rmtree(to)
+        made.replace(to)
+
+
+def _is_saved_model(folder: Path) -> bool:
+    return (folder / "saved_model.pb").exists()
+
+
+def _digest(client: FederatedClient) -> str:
+    return weights_file.digest_text(client.weights())

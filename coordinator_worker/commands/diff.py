@@ -1,0 +1,32 @@
+"""``coordinator-worker diff``: how two models differ."""
+
+import argparse
+
+from pydantic import Field
+
+from coordinator_worker.diff import show
+from coordinator_worker.past import MODEL_HELP, ModelSettings, Past
+from shared import settings
+
+ABOUT = (
+    "Say how model B differs from model A, tensor by tensor, and what each is worth. Needs no"
+    " broker, and may run beside the coordinator."
+)
+
+
+class DiffSettings(ModelSettings):
+    """Flags of ``coordinator-worker diff``."""
+
+    json_: bool = Field(False, description="for programs: one JSON object")
+
+
+def run(argv: list[str]) -> None:
+    """Print the differences."""
+    own = argparse.ArgumentParser(
+        prog="coordinator-worker diff", add_help=False, allow_abbrev=False
+    )
+    own.add_argument("a", metavar="A", help=MODEL_HELP)
+    own.add_argument("b", metavar="B", nargs="?", default="current", help="(default: current)")
+    given, _ = settings.load(DiffSettings, description=ABOUT, argv=argv, own=own)
+    asked = settings.own_words(own, DiffSettings, argv)
+    show(Past(given.checkpoint_dir), asked.a, asked.b, as_json=given.json_)

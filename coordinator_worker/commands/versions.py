@@ -1,0 +1,25 @@
+"""``coordinator-worker versions``: which versions of the model there are."""
+
+from pydantic import Field
+
+from coordinator_worker.past import ModelSettings
+from coordinator_worker.versions import show
+from shared import settings
+
+ABOUT = (
+    "List the versions of the model in the checkpoint folder: when each was made, of what, and what"
+    " it is worth. Metrics named eval_… are those of the version itself, the others those of the"
+    " training that made it. Needs no broker, and may run beside the coordinator."
+)
+
+
+class VersionsSettings(ModelSettings):
+    """Flags of ``coordinator-worker versions``."""
+
+    json_: bool = Field(False, description="for programs: one JSON list")
+
+
+def run(argv: list[str]) -> None:
+    """Print the list."""
+    given, _ = settings.load(VersionsSettings, description=ABOUT, argv=argv)
+    show(given.checkpoint_dir, as_json=given.json_)
