@@ -122,6 +122,7 @@ class RegionCoordinator(CoordinatorWorker):
 
     def exchange(self, mine: Weights) -> GlobalModel:
         """The model from above that the newest version is; for that ``mine`` goes up first."""
+        self._store.settle()  # it may be on its way to the past versions, and is overwritten next
         state, origin = self._store.state, self._origin
         if state is None or origin is None:
             raise RuntimeError("a model was to go up that is in no checkpoint")

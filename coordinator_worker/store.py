@@ -91,6 +91,10 @@ class Store:
         self.state = state
         self._archive.keep(state, self._checkpoint.digest)
 
+    def settle(self) -> None:
+        """Return when what was saved is written out of its memory, past versions too."""
+        self._archive.settle()
+
     def close(self) -> None:
         """Nothing will be written any more."""
         self._syncer.shutdown()
