@@ -222,9 +222,7 @@ class Participant:
         self._memory.trained(update, manifest.version)
         self._hand_in(update, manifest, manifest.version, phases)
 
-    def _hand_in(
-        self, update: Update, manifest: ModelManifest, known: int, phases: Phases
-    ) -> None:
+    def _hand_in(self, update: Update, manifest: ModelManifest, known: int, phases: Phases) -> None:
         """Publish ``update`` to ``manifest``'s model, unless it is too late to count.
 
         ``known``: the newest version that was taken from the mailbox.

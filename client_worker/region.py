@@ -22,6 +22,7 @@ from client_worker.settings import ClientSettings
 from client_worker.task import Task, TaskSource
 from client_worker.worker import ClientWorker
 from shared.amqp import WAIT_S
+from shared.audience import Phases
 from shared.errors import ConfigError, Stopped
 from shared.layout import Array, Layout, Weights
 from shared.log import Log
@@ -118,13 +119,15 @@ class _Above(Participant):
 
     def _conclude(self, newest: ModelManifest) -> bool:
         """Wait for what the clients below make of what was begun, and hand it in."""
-        result = self._handover.result()
+        phases = Phases()
+        with phases.during("train"):
+            result = self._handover.result()
         if result is None:
             return False
         base, self._begun = result.base, None
         self._trained = (base.run, base.version)
         if base.run == newest.run:
-            self._hand_in(result.update, base, newest.version)
+            self._hand_in(result.update, base, newest.version, phases)
         else:
             log.warning("update_dropped", "the federation above has begun another run")
         return True
@@ -199,6 +202,9 @@ class Region(TaskSource):
         mute = Supervisor(None, may_speak=False)  # the main thread says whether we are well
         return ClientWorker(settings, self, participant=partial(_Above, self), supervisor=mute)
 
+    def check_place(self, settings: ClientSettings) -> None:
+        """It has no shard that could be another than its place."""
+
     def takes(self, name: str) -> bool:  # noqa: ARG002
         """Nothing: it has no parameters."""
         return False
@@ -238,9 +244,12 @@ def settings_above(bundle: Path, below: WorkerSettings) -> ClientSettings:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise ConfigError(f"--parent {bundle}: {first['loc'][0]}: {first['msg']}") from None
-    if given.fleet is not None:
+    if given.fleet is not None and given.client is None:
         # It could come back in another place, and send what it had sent as somebody else.
-        raise ConfigError(f"--parent {bundle} is a fleet's: a region is a client of its own")
+        raise ConfigError(
+            f"--parent {bundle} is a fleet's, and a region is one client for ever: add its place to"
+            f" the file, such as WARREN_CLIENT={given.fleet}.0"
+        )
     if not is_user_name(given.user):
         raise ConfigError(f"--parent {bundle} is of the user {given.user!r}, which is no client")
     if given.broker_url.rpartition("@")[2] == below.broker_url.rpartition("@")[2]:

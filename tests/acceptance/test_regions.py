@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pika
 import pytest
 
 from broker_config import node as private_node
@@ -22,10 +23,11 @@ from coordinator_worker.audited import read, versions
 from coordinator_worker.schedules import schedule
 from coordinator_worker.state import State
 from shared.layout import Layout, Weights
-from shared.messages import LocalTraining
+from shared.messages import LocalTraining, UpdateManifest
+from shared.wire import decode
 from tests import tasks
 from tests.conftest import CLIENTS
-from tests.processes import KEYS, Worker, workers
+from tests.processes import DEADLINE_S, KEYS, Worker, workers
 
 # A coordinator that kills itself before or after its Nth call of what DIE names.
 MORTAL = """#!{python}
@@ -82,6 +84,15 @@ class Tree:
 
     folder: Path
     urls: dict[str, str]
+
+    def left(self) -> set[tuple[str, int]]:
+        """Updates that wait for the root: what came when it had made its last model."""
+        with pika.BlockingConnection(pika.URLParameters(self.urls["root coordinator"])) as opened:
+            channel = opened.channel()
+            left = channel.queue_declare("update", passive=True).method.message_count
+            letters = channel.consume("update", inactivity_timeout=DEADLINE_S)
+            headers = [decode(next(letters)[2])[0] for _ in range(left)]
+        return {(h.client, h.base_version) for h in headers if isinstance(h, UpdateManifest)}
 
     def root(self, *arguments: str) -> Worker:
         return self._coordinator("root", *arguments)
@@ -176,7 +187,7 @@ def reckon(tree: Tree, lives: dict[str, list[Worker]]) -> None:
         }
         closed = [{client for client, _ in one} for one in contributions(tree, region)]
         assert closed == [set(names)] * len(closed)
-        in_root = {version for client, version in counted if client == region}
+        in_root = {v for client, v in (*counted, *tree.left()) if client == region}
         last = tree.state(region).version
         for name in names:
             confirmed = {line["base_version"] for line in records(lives[name], "update_confirmed")}
@@ -365,7 +376,7 @@ def test_a_parent_that_is_none_is_refused_in_one_line(tree: Tree) -> None:
         "self.env": (f"WARREN_BROKER_URL={tree.urls['region-a alfa']}\n", "this very federation"),
         "fleet.env": (
             f"WARREN_BROKER_URL={tree.urls['root region-a']}\nWARREN_FLEET=region-a\n",
-            "a region is a client of its own",
+            "WARREN_CLIENT=region-a.0",
         ),
     }
     for name, (text, said) in bundles.items():
