@@ -1,9 +1,13 @@
 """The command ``coordinator-worker``: coordinate, or look at a federation from anywhere."""
 
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from shared import commands, log, settings
+
+if TYPE_CHECKING:
+    from coordinator_worker.settings import CoordinatorSettings
+    from coordinator_worker.worker import CoordinatorWorker
 
 COMMANDS: Final = {
     "watch": "a running federation, live in the terminal",
@@ -45,14 +49,15 @@ def _coordinate(argv: list[str]) -> None:
     )
     log.configure(given.log_format, given.log_level)
     keep_freed_memory(one_arena=True)
-    if given.parent is None:
-        worker = CoordinatorWorker(given)
-    else:
-        from coordinator_worker.region import RegionCoordinator
-
-        worker = RegionCoordinator(given)
+    worker = CoordinatorWorker(given) if given.parent is None else _region(given)
     say_started(given.strays)
     worker.run()
+
+
+def _region(given: "CoordinatorSettings") -> "CoordinatorWorker":
+    from coordinator_worker.region import RegionCoordinator  # and with it the client's side
+
+    return RegionCoordinator(given)
 
 
 if __name__ == "__main__":
