@@ -9,7 +9,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo heart-disease credit-default fashion-phones air-quality \
+.PHONY: help demo screenshots settings heart-disease credit-default fashion-phones air-quality \
 	linear-regression bench bench-short experiments \
 	chaos fuzz test test-rabbitmq4 lint types imports unit format clean
 
@@ -65,6 +65,9 @@ fuzz: $(VENV)/.fuzz ## hostile bytes, led by coverage: make fuzz SECONDS=600 TAR
 	@for target in $(or $(TARGET),decoder step); do \
 	  $(BIN)/python -m tests.fuzz $$target --seconds $(or $(SECONDS),600) || exit 1; done
 
+screenshots: $(VENV)/.dev $(VENV)/.programs ## take the pictures of docs/monitoring.md anew
+	@$(BIN)/python docs/screenshots.py
+
 settings: $(VENV)/.dev ## write docs/settings.md from the code
 	@$(BIN)/python docs/settings_reference.py > docs/settings.md
 
@@ -82,12 +85,12 @@ imports: $(VENV)/.dev
 
 # The workers under test are real processes; their coordinator comes from an environment that has
 # no TensorFlow in it, so that it cannot come to need it.
-unit: $(VENV)/.dev $(BARE)/.installed
+unit: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs
 	TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m pytest
 
 # First on the PATH, its rabbitmq-server is what every node of the run starts, those of examples and
 # README too; erl and epmd beside it are of the same age.
-test-rabbitmq4: $(VENV)/.dev $(BARE)/.installed ## the tests that need a broker, on RabbitMQ 4
+test-rabbitmq4: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs ## the tests that need a broker, on RabbitMQ 4
 	@tests/rabbitmq4/unpack
 	PATH="$(CURDIR)/tests/rabbitmq4/bin:$$PATH" WARREN_TEST_RABBITMQ_VERSION=4 \
 	  TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker \
@@ -116,6 +119,18 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Warren with its tests' tools into $(VENV): a minute or two, once" >&2
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[dev]'
 	@touch $@ $(VENV)/.examples $(VENV)/.bench
+
+# What some tests drive or ask: a browser, network namespaces, systemd's own judgement of units.
+$(VENV)/.programs: | $(BIN)/python
+	@missing=; \
+	command -v chromium >/dev/null || missing="$$missing chromium fonts-dejavu-core"; \
+	command -v ip >/dev/null || missing="$$missing iproute2"; \
+	command -v systemd-analyze >/dev/null || missing="$$missing systemd"; \
+	[ -z "$$missing" ] || { echo "installing$$missing, for the tests" >&2; \
+	  $(SUDO) apt-get update -qq >&2; \
+	  $(SUDO) apt-get install -qq -y --no-install-recommends $$missing >&2; } \
+	  || { echo "cannot install$$missing: do that first, then make test" >&2; exit 1; }
+	@touch $@
 
 $(VENV)/.fuzz: pyproject.toml constraints.txt | $(BIN)/python
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[dev,fuzz]'
