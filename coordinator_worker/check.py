@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from broker_config.names import (
@@ -33,6 +34,8 @@ def check(settings: CoordinatorSettings) -> Iterator[Finding]:
     """Findings about settings, broker and checkpoint folder; nothing of them is changed."""
     yield from _settings(settings)
     yield from _broker(settings)
+    if settings.parent is not None:
+        yield from _above(settings)
     yield from _folder(settings)
 
 
@@ -62,6 +65,20 @@ def _broker(settings: CoordinatorSettings) -> Iterator[Finding]:
             return
         yield from _objects(inspection)
         yield from _permissions(inspection)
+
+
+def _above(settings: CoordinatorSettings) -> Iterator[Finding]:
+    from coordinator_worker.region import client_above  # and with it the client's side
+
+    try:
+        above = client_above(settings)
+    except ConfigError as error:
+        yield fail("above", error)
+        return
+    yield ok("above", f"a client of {above.federation!r}")
+    with closing(Inspection(above.broker, f"check · {above.federation}")) as inspection:
+        for finding in inspection.reach():
+            yield replace(finding, about=f"above, {finding.about}")
 
 
 def _objects(inspection: Inspection) -> Iterator[Finding]:

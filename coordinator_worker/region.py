@@ -40,6 +40,7 @@ from shared.messages import MAX_EXAMPLES, ModelManifest
 from shared.update import Update
 
 if TYPE_CHECKING:
+    from client_worker.settings import ClientSettings
     from client_worker.worker import ClientWorker
 
 log = Log(__name__)
@@ -96,9 +97,7 @@ class RegionCoordinator(CoordinatorWorker):
     """A coordinator whose models come from the federation above, and whose rounds go there."""
 
     def __init__(self, settings: CoordinatorSettings) -> None:
-        if settings.parent is None:
-            raise ConfigError("a region needs --parent, its bundle of the federation above")
-        self._above = settings_above(settings.parent, settings)
+        self._above = client_above(settings)
         super().__init__(settings)
         self._handover = Handover()
         self._origin: Origin | None = None
@@ -218,6 +217,13 @@ class RegionCoordinator(CoordinatorWorker):
         if done.exception() is not None:
             self._handover.close()
             self._links.ask_to_stop()
+
+
+def client_above(settings: CoordinatorSettings) -> "ClientSettings":
+    """What the coordinator is in the federation above; raises ConfigError if it is nothing."""
+    if settings.parent is None:
+        raise ConfigError("a region needs --parent, its bundle of the federation above")
+    return settings_above(settings.parent, settings)
 
 
 def _result(state: State, weights: Weights, base: GlobalModel) -> Result:

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ from shared.messages import LocalTraining, UpdateManifest
 from shared.wire import decode
 from tests import tasks
 from tests.conftest import CLIENTS
-from tests.processes import DEADLINE_S, KEYS, Worker, workers
+from tests.processes import BIN, DEADLINE_S, KEYS, Worker, workers
 
 # A coordinator that kills itself before or after its Nth call of what DIE names.
 MORTAL = """#!{python}
@@ -391,6 +392,33 @@ def test_a_parent_that_is_none_is_refused_in_one_line(tree: Tree) -> None:
         refused = Worker("coordinator-worker", below, "--parent", "x.env", *flag)
         assert refused.end() == 2
         assert f"leave out {flag[0]}" in refused.said
+
+
+def test_check_looks_at_the_federation_above_too(tree: Tree) -> None:
+    bundle = tree.folder / "region-a.env"
+    url = tree.urls["root region-a"]
+
+    def check(text: str) -> tuple[int, str]:
+        bundle.write_text(f"WARREN_BROKER_URL={text}\n")
+        flags = ("--parent", str(bundle), "--checkpoint-dir", str(tree.folder))
+        done = subprocess.run(
+            [BIN / "coordinator-worker", "check", *flags],
+            env={**os.environ, "WARREN_BROKER_URL": tree.urls["region-a coordinator"]},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    code, said = check(url)
+    assert code == 0, said
+    assert "ok    above, vhost:" in said
+    code, said = check(url.replace("region-a:", "region-a:wrong"))
+    assert code == 1
+    assert "FAIL  above, login:" in said
+    code, said = check(tree.urls["root coordinator"])
+    assert code == 1
+    assert "FAIL  above:" in said
 
 
 def test_a_folder_belongs_to_a_region_or_to_a_federation_of_its_own(tree: Tree) -> None:
