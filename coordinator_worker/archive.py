@@ -41,7 +41,7 @@ class Retention:
     def surplus(self, versions: Iterable[int], best: int | None) -> list[int]:
         """Those of ``versions`` that are kept no longer."""
         there = sorted(versions)
-        newest = set(there[len(there) - self.newest :]) if self.newest else set()
+        newest = set(there[-self.newest :]) if self.newest else set()
         return [v for v in there if v not in newest and v != best and not self._is_milestone(v)]
 
     def _is_milestone(self, version: int) -> bool:

@@ -155,7 +155,8 @@ def _overview(versions_: Iterable[Made]) -> Table:
         clients = {entry.get("client") for entry in entries}
         examples = sum(entry.get("num_examples") or 0 for entry in entries)
         counts = (made.version, len(entries), len(clients), examples, _rejections(made))
-        table.add_row(*map(str, counts), _moment(made.line), _origin(made))
+        shown = ("–" if made.rolled_back_to and not count else str(count) for count in counts)
+        table.add_row(*shown, _moment(made.line), _origin(made))
     return table
 
 

@@ -78,7 +78,8 @@ def run_client(*words: str) -> None:
     done = subprocess.run([program, *words], stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        raise WarrenError(lines[-1] if lines else f"{program} ended with {done.returncode}")
+        said = lines[-1] if lines else f"it ended with {done.returncode}"
+        raise WarrenError(f"{PROGRAM}: {said.removeprefix(f'{PROGRAM} {words[0]}: ')}")
 
 
 @contextmanager

@@ -107,6 +107,9 @@ class Past:
 
         The latter are in the record of a later round: clients judge a model when they have it.
         """
+        origin = (self.record(version).get("rolled_back") or {}).get("version")
+        if isinstance(origin, int) and origin < version:
+            return self.metrics(origin)  # it is the same model
         made = self.record(version).get("metrics", {})
         found = {name: value for name, value in made.items() if not name.startswith("eval_")}
         for record in self.state.history:

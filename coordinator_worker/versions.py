@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from coordinator_worker.figures import plain
+from coordinator_worker.figures import plain, size
 from coordinator_worker.past import BEST_FILE, Past
 from coordinator_worker.rejected import PIPE_COLUMNS
 from shared.weights_file import digest_text
 
 MOST_METRICS: Final = 3
+SHOWN_DIGITS: Final = 8  # of a digest; --json has them all
 
 
 def show(folder: Path, *, as_json: bool) -> None:
@@ -28,9 +29,7 @@ def show(folder: Path, *, as_json: bool) -> None:
         return
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
     state = past.state
-    console.print(
-        Text(f"{plain(state.federation)}, run {state.run}, {len(found)} versions", "bold")
-    )
+    console.print(Text(f"{plain(state.federation)}, run {state.run}", "bold"))
     console.print(_table(found))
 
 
@@ -46,11 +45,11 @@ def versions(past: Past) -> list[dict[str, Any]]:
 def _line(past: Past, version: int, best: int | None) -> dict[str, Any]:
     record, kept, state = past.record(version), past.kept.get(version), past.state
     if kept is not None:
-        digest, size = kept.facts.get("digest"), kept.path.stat().st_size
+        digest, bytes_ = kept.facts.get("digest"), kept.path.stat().st_size
     elif version == state.version:
-        digest, size = digest_text(state.weights), state.weights.buffer.nbytes
+        digest, bytes_ = digest_text(state.weights), state.weights.buffer.nbytes
     else:
-        digest, size = None, (past.folder / BEST_FILE).stat().st_size
+        digest, bytes_ = None, (past.folder / BEST_FILE).stat().st_size
     return {
         "version": version,
         "time": past.made_at(version) or None,
@@ -60,7 +59,7 @@ def _line(past: Past, version: int, best: int | None) -> dict[str, Any]:
         "update_norm": record.get("norm"),
         "diverged": record.get("diverged"),
         "rolled_back": record.get("rolled_back"),
-        "size_bytes": size,
+        "size_bytes": bytes_,
         "digest": digest,
         "current": version == state.version,
         "best": version == best,
@@ -73,10 +72,10 @@ def _table(lines: Sequence[dict[str, Any]]) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("version", justify="right")
     table.add_column("made", no_wrap=True)
-    for heading in ("updates", "examples", *metrics, "update norm", "MB"):
+    for heading in ("updates", "examples", *metrics, "update norm", "size"):
         table.add_column(Text(plain(heading)), justify="right", no_wrap=True)
     table.add_column("digest", no_wrap=True)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for line in lines:
         table.add_row(
             str(line["version"]),
@@ -84,8 +83,8 @@ def _table(lines: Sequence[dict[str, Any]]) -> Table:
             *(_figure(line[name]) for name in ("updates", "examples")),
             *(_figure(line["metrics"].get(name)) for name in metrics),
             _figure(line["update_norm"]),
-            f"{line['size_bytes'] / 1e6:.3g}",
-            line["digest"] or "–",
+            size(line["size_bytes"]),
+            (line["digest"] or "–")[:SHOWN_DIGITS],
             _marks(line),
         )
     return table

@@ -1,9 +1,12 @@
 """The checkpoint file: the old state or the new one, and never a third."""
 
+import base64
 import signal
 import subprocess
 import sys
 import textwrap
+import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from hypothesis import strategies as st
 
 from coordinator_worker import checkpoint
 from coordinator_worker.checkpoint import Checkpoint
-from coordinator_worker.state import State
+from coordinator_worker.state import Best, State
 from shared.errors import ConfigError
 from shared.layout import Weights
 
@@ -240,4 +243,50 @@ def test_a_checkpoint_that_cannot_be_read_is_not_passed_over_for_the_other(tmp_p
     newest.unlink()
     newest.mkdir()
     with pytest.raises(ConfigError, match="cannot be read"):
+        checkpoint.load(tmp_path)
+
+
+# Made by the code of format 4: version 7, with a ledger, a roster, moments and a best version.
+FORMAT_4 = (
+    "eNrtzr1uE0EQAGBTYEt5ivRp+IloLx0dHQ9wsdf4xHFn3Z6N0iWio4odiRoLk4tS0dLRUVhReIQIUUGTR+DEWUBJ"
+    "i/R9q9ld7Yxm52VaVaHYHU7C8Pm0zIp6d3+n17mzPX98e/L148717PPry3EYhSqts7JYjd9Vs+IiPexWMw9VbJ8H"
+    "TR2KWFZxeba6t+g347xM64cPzlb3T7v7o/0mnU7zLIxO1mk+Tpd3+80ki3VZHS1e/enyItRVNown67yMcZN86Sa5"
+    "DPM0n/36/9N5VcY6VF2XN5vktivZHGynHgxGvfNR9izE+nrv8ffTD1dPJ+9jXtZxsbyYh7wcZvXR78z6sK1b9jfJ"
+    "Te8vx0m7tQ0P2jhu4+22+U3yb3kAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+    "AAAAAAAAAAAAAAAAAAAAAID/yE97xXUc"
+)
+
+
+def test_a_checkpoint_of_format_4_is_read_and_goes_on_as_format_5(tmp_path: Path) -> None:
+    (tmp_path / "a.checkpoint").write_bytes(zlib.decompress(base64.b64decode(FORMAT_4)))
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    assert (found.federation, found.run, found.version) == ("f", "ab" * 4, 7)
+    assert found.applied == {"alfa": frozenset({5, 6})}
+    assert found.history[0]["metrics"] == {"loss": 0.25}
+    assert found.roster["alfa"].examples == 100
+    assert found.best == Best(6, 0.5)
+    np.testing.assert_array_equal(found.weights[0], np.arange(6))
+    np.testing.assert_array_equal(found.slots["velocity"][0], np.arange(6))
+    assert (found.oldest_base, found.setup) == (0, ())
+    place = Checkpoint(tmp_path)
+    place.save(replace(found, version=8, oldest_base=8, setup=({"version": 8},)))
+    assert (tmp_path / "a.checkpoint").read_bytes().startswith(b"warren checkpoint 4")
+    assert (tmp_path / "b.checkpoint").read_bytes().startswith(b"warren checkpoint 5")
+    again = checkpoint.load(tmp_path)
+    assert again is not None
+    assert (again.version, again.oldest_base, again.setup) == (8, 8, ({"version": 8},))
+
+
+@pytest.mark.parametrize("name", checkpoint.NAMES)
+@pytest.mark.parametrize("number", [6, 10, 123456789])
+def test_a_checkpoint_of_a_newer_warren_is_refused_and_not_passed_over_for_the_other(
+    tmp_path: Path, name: str, number: int
+) -> None:
+    place = Checkpoint(tmp_path)
+    place.save(state(1))
+    place.save(state(2))
+    path = tmp_path / name
+    path.write_bytes(b"warren checkpoint %d\n" % number + path.read_bytes()[20:])
+    with pytest.raises(ConfigError, match=f"a newer Warren .checkpoint format {number}.*upgrade"):
         checkpoint.load(tmp_path)

@@ -1,0 +1,36 @@
+"""Tables, bars and texts for Markdown that clients have had a word in."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from math import isfinite
+from statistics import mean
+from typing import Any, Final
+
+from coordinator_worker.rejected import plain
+
+SPARK_POINTS: Final = 40
+SPARKS: Final = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """``values`` as a row of bars, at most SPARK_POINTS of them, each a mean of its neighbours."""
+    points = min(len(values), SPARK_POINTS)
+    edges = [round(place * len(values) / points) for place in range(points + 1)] if points else []
+    means = [mean(values[a:b]) for a, b in pairwise(edges)]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    if not isfinite(high - low) or high == low:
+        return SPARKS[3] * len(means)
+    top = len(SPARKS) - 1
+    return "".join(SPARKS[round((value - low) / (high - low) * top)] for value in means)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table, whatever stands in its cells."""
+    lines = [headings, ["---"] * len(headings)]
+    lines += [[text(str(cell)) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def text(said: str) -> str:
+    """``said`` as Markdown shows it and nothing else: clients may have chosen it."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#~" else c for c in plain(said)) if said else ""
