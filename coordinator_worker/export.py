@@ -42,7 +42,7 @@ def export(model: Model, to: Path, task: str | None, arguments: Sequence[str]) -
             " the architecture, too: give --task TASK, whose model it is"
         )
     with _room() as folder:
-        whole = folder / "model.safetensors"
+        whole = folder / f"{Path(model.name).stem.replace(' ', '-')}.safetensors"
         weights_file.write(whole, weights, facts)
         run_client("export", "--model", str(whole), "--to", str(to), "--task", task, *arguments)
 
@@ -79,6 +79,7 @@ def run_client(*words: str) -> None:
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         said = lines[-1] if lines else f"it ended with {done.returncode}"
+        said = said.replace(f"{tempfile.gettempdir()}/", "")
         raise WarrenError(f"{PROGRAM}: {said.removeprefix(f'{PROGRAM} {words[0]}: ')}")
 
 

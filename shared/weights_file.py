@@ -103,7 +103,8 @@ def write_safetensors(file: IO[bytes], weights: Weights, facts: Facts) -> None:
     """Write straight from the buffer: the library's ``save_file`` would hold the interpreter."""
     layout = weights.layout
     names = _names(layout)
-    header: dict[str, Any] = {_RESERVED: {"format": "np", **facts, "tensors": json.dumps(names)}}
+    said = {"format": "np", **facts, "tensors": json.dumps(names)}
+    header: dict[str, Any] = {_RESERVED: dict(sorted(said.items()))}  # read back they have no order
     end = 0
     for name, tensor in zip(names, layout.tensors, strict=True):
         start, end = end, end + tensor.size_bytes
