@@ -11,13 +11,13 @@ from math import prod
 from statistics import median
 from typing import Final
 
+from coordinator_worker.figures import size
 from coordinator_worker.lineage import Lineage, lineage, records
 from coordinator_worker.markdown import sparkline, table, text
 from coordinator_worker.past import Past
 from coordinator_worker.roster import GONE_AFTER, Standing, participation
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state import Record
-from coordinator_worker.watch import size
 from shared.errors import ConfigError
 from shared.layout import CONTROL
 

@@ -6,7 +6,7 @@ from math import isfinite
 from statistics import mean
 from typing import Any, Final
 
-from coordinator_worker.rejected import plain
+from coordinator_worker.figures import plain
 
 SPARK_POINTS: Final = 40
 SPARKS: Final = "▁▂▃▄▅▆▇█"

@@ -14,6 +14,7 @@ from typing import Final
 import broker_config.cli
 import client_worker.cli
 import coordinator_worker.cli
+from broker_config.arguments import WrongArguments
 from client_worker.settings import ClientSettings
 from coordinator_worker.goal import Goal
 from coordinator_worker.learning import Learning
@@ -111,7 +112,7 @@ def _ours(program: str, arguments: list[str]) -> str:
                 broker_config.cli._parser().parse_args(arguments)
         elif not arguments or arguments[0].startswith("-"):
             _load(program, arguments)
-    except ConfigError as error:
+    except (ConfigError, WrongArguments) as error:
         return str(error)
     except SystemExit as end:
         return told.getvalue() if end.code else ""

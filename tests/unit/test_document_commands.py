@@ -97,7 +97,7 @@ def anchors(path: Path) -> set[str]:
     [
         ("client-worker --task a:b --shard 3 &", ""),
         ("client-worker --task a:b --fleets phone", "did you mean --fleet?"),
-        ("coordinator-worker --quorum 0", "greater than or equal to 1"),
+        ("coordinator-worker --quorum 0", "the least is 1"),
         ("coordinator-worker --server-optimizer adma", "adma"),
         ("coordinator-worker wacth", "no command wacth"),
         ("coordinator-worker watch --quorum 2", "no --quorum"),
