@@ -8,6 +8,7 @@ from coordinator_worker.roster import Member, Status, status_of
 
 WINDOW: Final = 60  # rounds that are remembered of each client
 REFUSED: Final = -1
+LATELY: Final = 10  # rounds
 _ABSENT, _REFUSED = ".", "x"
 _LATE: Final = (
     "0123456789abcdefghijklmnopqrstuvw"  # one letter for each version late; the last: more
@@ -118,7 +119,8 @@ class Row:
     """A client among the others: ``behind``: rounds since it was in one; ``share`` of all data.
 
     ``late``: how many versions late the newest update was that is in a model, or will be, None if
-    there is none; ``now``: the same for the round in progress.
+    there is none; ``now``: the same for the round in progress. ``refused``: in one of the last
+    LATELY rounds.
     """
 
     name: str
@@ -129,6 +131,7 @@ class Row:
     share: float
     late: int | None
     now: int | None
+    refused: bool
 
     def as_dict(self, version: int) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -168,8 +171,9 @@ def _row(name: str, client: Client, version: int, total: int) -> Row:
         client.examples / total,
         there[max(there)] if there else None,
         client.rounds.get(version + 1),
+        any(late == REFUSED and v > version - LATELY for v, late in client.rounds.items()),
     )
 
 
 def _interest(row: Row) -> tuple[Any, ...]:
-    return (not row.client.rejected, _ALARM[row.status], -row.behind, -row.missed, row.name)
+    return (not row.refused, _ALARM[row.status], -row.behind, -row.missed, row.name)
