@@ -83,9 +83,12 @@ class Client:
 
     def strip(self, version: int) -> str:
         """The last WINDOW rounds to ``version`` as a letter each: how late, refused, or absent."""
-        return "".join(
-            _letter(self.rounds.get(v)) for v in range(max(1, version - WINDOW + 1), version + 1)
-        )
+        first = max(1, version - WINDOW + 1)
+        letters = [_ABSENT] * (version + 1 - first)
+        for v, late in self.rounds.items():
+            if first <= v <= version:
+                letters[v - first] = _letter(late)
+        return "".join(letters)
 
     @classmethod
     def read(cls, line: Mapping[str, Any], version: int) -> "Client":
@@ -104,9 +107,7 @@ _KEPT: Final = (
 )  # fmt: skip
 
 
-def _letter(late: int | None) -> str:
-    if late is None:
-        return _ABSENT
+def _letter(late: int) -> str:
     return _REFUSED if late == REFUSED else _LATE[min(late, len(_LATE) - 1)]
 
 
