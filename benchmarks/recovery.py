@@ -23,6 +23,7 @@ from benchmarks.preparation import prepare
 from benchmarks.processes import Worker, WorkerFailed, worker
 from benchmarks.report import RESULTS, Row, publish
 from broker_config.federation import Federation
+from shared.progress import through
 
 CLIENTS: Final = 4
 CASES: Final = (Case(CLIENTS, 4_000_000), Case(CLIENTS, 40_000_000))
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     prepare()
     count = given.repetitions or (1 if given.short else 5)
-    rows = [_row(case, measure(case, count)) for case in (SHORT if given.short else CASES)]
+    cases = SHORT if given.short else CASES
+    rows = [_row(case, measure(case, count)) for case in through(cases, "cases", len(cases))]
     title = "A coordinator killed in mid-round: seconds from its new start"
     publish("recovery", title, rows, folder=given.out)
     return 0

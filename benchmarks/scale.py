@@ -16,6 +16,7 @@ from benchmarks.cases import parse_cases
 from benchmarks.federation import WARM_UP
 from benchmarks.preparation import prepare
 from benchmarks.report import RESULTS, Row, publish
+from shared.progress import through
 
 CASES: Final = "10x100kB,100x100kB,300x100kB,1000x100kB"
 SHORT: Final = "10x100kB,30x100kB"
@@ -27,7 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     prepare()
     cases = given.cases or parse_cases(SHORT if given.short else CASES)
-    rows = [row(fleet.measure(case, given.rounds + WARM_UP, TIMEOUT_S)) for case in cases]
+    rows = [
+        row(fleet.measure(case, given.rounds + WARM_UP, TIMEOUT_S))
+        for case in through(cases, "cases", len(cases))
+    ]
     publish("scale", "A round of many clients, updates durable and confirmed", rows,
             folder=given.out)  # fmt: skip
     return 0

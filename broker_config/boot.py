@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from broker_config import node_files, processes
 from broker_config.errors import BrokerConfigError
 from broker_config.ports import LOOPBACK
+from broker_config.waiting import waiting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,8 @@ def wait_until_ready(node: Node, deadline_s: float) -> None:
     Raises:
         BrokerConfigError: the node died (with the line of its log that says why), or is late.
     """
-    ready = processes.wait_for(lambda: not node.running or _is_ready(node), deadline_s)
+    with waiting("RabbitMQ is starting"):
+        ready = processes.wait_for(lambda: not node.running or _is_ready(node), deadline_s)
     if not node.running:
         why = _decisive(node) + _on_foreign_data(node)
         raise BrokerConfigError(f"RabbitMQ did not start: {why} (log: {node.log})")

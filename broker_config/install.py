@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from broker_config.errors import BrokerConfigError
+from broker_config.waiting import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +97,7 @@ def _install(as_root: list[str], log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     apt = [*as_root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y"]
     install = [*apt, "install", "--no-install-recommends", PACKAGE]
-    with log.open("wb") as output, _no_public_broker(as_root):
+    with log.open("wb") as output, _no_public_broker(as_root), waiting("apt is at work"):
         # Lists that were never fetched, or are so old that the file they name is gone.
         done = _run(install, output) or (_run([*apt, "update"], output) and _run(install, output))
     if not done:

@@ -17,6 +17,7 @@ from coordinator_worker.audit import NAME, NO_LINE, digest_of
 from coordinator_worker.figures import plain
 from coordinator_worker.rejected import PIPE_COLUMNS
 from shared.errors import ConfigError, WarrenError
+from shared.progress import through
 
 Line = Mapping[str, Any]
 SHOWN: Final = 30
@@ -112,10 +113,16 @@ def faults(lines: Iterable[tuple[int, bytes]]) -> Iterator[str]:
         previous = digest_of(text)
 
 
+def _watched(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines, with a bar: a log of years is long."""
+    total = path.stat().st_size if path.exists() else None
+    return through(read(path), "reading the log", total, lambda line: len(line[1]) + 1)
+
+
 def show(folder: Path, version: int | None, *, run: str | None, as_json: bool) -> None:
     """Print what the log says of ``version``, or of all."""
     path = folder / NAME
-    found = versions(read(path))
+    found = versions(_watched(path))
     if run is None and found:
         run = next(reversed(found))[0]
     mine = {made.version: made for made in found.values() if made.run == run}
@@ -140,7 +147,7 @@ def show(folder: Path, version: int | None, *, run: str | None, as_json: bool) -
 def verify(folder: Path) -> None:
     """Check that no line was changed or taken out; raises WarrenError if one was."""
     path = folder / NAME
-    found = list(faults(read(path)))
+    found = list(faults(_watched(path)))
     for fault in found:
         sys.stdout.write(f"{fault}\n")
     if any("torn" not in fault for fault in found):

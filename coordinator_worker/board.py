@@ -210,7 +210,7 @@ def _table(picture: Picture, rows: list[Row], width: int) -> Table:
 
 def _columns(picture: Picture, rows: list[Row]) -> list[Column]:
     clients = [row.client for row in rows]
-    names = [Text(plain(row.name), "bold red" if row.client.rejected else "") for row in rows]
+    names = [Text(plain(row.name), "bold red" if row.refused else "") for row in rows]
     for name in names:
         name.truncate(NAME, overflow="ellipsis")
     here = [row.now is not None and row.now >= 0 for row in rows]

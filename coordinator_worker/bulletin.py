@@ -18,7 +18,8 @@ from shared.amqp import Session
 from shared.pipeline import Publication
 
 PAUSE_S: Final = 1.0
-SHARE: Final = 20  # of a thousand clients it takes 10 ms: not more than every twentieth of our time
+# A picture of a thousand clients takes some 50 ms: not more than every twentieth of our time.
+SHARE: Final = 20
 AT_ONCE: Final = frozenset({"federation.finished", "coordinator.stopped"})
 
 

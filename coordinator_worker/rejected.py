@@ -20,6 +20,7 @@ from rich.text import Text
 from broker_config.names import REJECTED_QUEUE
 from coordinator_worker.figures import UNKNOWN, plain, size
 from shared import peek
+from shared.progress import through
 from shared.tls import Broker
 from shared.wire import kind_of
 
@@ -124,7 +125,7 @@ def show(broker: str | Broker, federation: str, *, limit: int | None, as_json: b
     """List what is rejected on standard output; the queue is as before."""
     letters = peek.peek(broker, f"rejected · {federation}", REJECTED_QUEUE)
     kept = limit if limit is not None or as_json else SHOWN
-    summary = Summary.of(map(read, letters), kept)
+    summary = Summary.of(map(read, through(letters, "reading what was rejected")), kept)
     if as_json:
         sys.stdout.write(summary.json_lines())
         return

@@ -8,6 +8,7 @@ from coordinator_worker.roster import Member, Status, status_of
 
 WINDOW: Final = 60  # rounds that are remembered of each client
 REFUSED: Final = -1
+LATELY: Final = 10  # rounds
 _ABSENT, _REFUSED = ".", "x"
 _LATE: Final = (
     "0123456789abcdefghijklmnopqrstuvw"  # one letter for each version late; the last: more
@@ -82,9 +83,12 @@ class Client:
 
     def strip(self, version: int) -> str:
         """The last WINDOW rounds to ``version`` as a letter each: how late, refused, or absent."""
-        return "".join(
-            _letter(self.rounds.get(v)) for v in range(max(1, version - WINDOW + 1), version + 1)
-        )
+        first = max(1, version - WINDOW + 1)
+        letters = [_ABSENT] * (version + 1 - first)
+        for v, late in self.rounds.items():
+            if first <= v <= version:
+                letters[v - first] = _letter(late)
+        return "".join(letters)
 
     @classmethod
     def read(cls, line: Mapping[str, Any], version: int) -> "Client":
@@ -103,9 +107,7 @@ _KEPT: Final = (
 )  # fmt: skip
 
 
-def _letter(late: int | None) -> str:
-    if late is None:
-        return _ABSENT
+def _letter(late: int) -> str:
     return _REFUSED if late == REFUSED else _LATE[min(late, len(_LATE) - 1)]
 
 
@@ -118,7 +120,8 @@ class Row:
     """A client among the others: ``behind``: rounds since it was in one; ``share`` of all data.
 
     ``late``: how many versions late the newest update was that is in a model, or will be, None if
-    there is none; ``now``: the same for the round in progress.
+    there is none; ``now``: the same for the round in progress. ``refused``: in one of the last
+    LATELY rounds.
     """
 
     name: str
@@ -129,6 +132,7 @@ class Row:
     share: float
     late: int | None
     now: int | None
+    refused: bool
 
     def as_dict(self, version: int) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -168,8 +172,9 @@ def _row(name: str, client: Client, version: int, total: int) -> Row:
         client.examples / total,
         there[max(there)] if there else None,
         client.rounds.get(version + 1),
+        any(late == REFUSED and v > version - LATELY for v, late in client.rounds.items()),
     )
 
 
 def _interest(row: Row) -> tuple[Any, ...]:
-    return (not row.client.rejected, _ALARM[row.status], -row.behind, -row.missed, row.name)
+    return (not row.refused, _ALARM[row.status], -row.behind, -row.missed, row.name)

@@ -6,7 +6,7 @@ They come out alike each time but for figures and times. Look at each before it 
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -18,12 +18,15 @@ from playwright.sync_api import Page
 
 from coordinator_worker.board import Board, Still
 from coordinator_worker.dashboard.run import serve
+from coordinator_worker.picture import Picture
 from docs.stage.camera import Camera, camera
 from docs.stage.scene import AWAY, BROKEN, NAME, NEVER, Scene, scene
 from shared.settings import WorkerSettings
 
 IMAGES = Path(__file__).parent / "images"
 STATISTICS_MS = 7000  # the management UI is up to five seconds behind
+UNFOLDED_MS = 1500
+COMPLETE_MS = 3000  # what happened while the dashboard began to listen has come after
 
 
 def main() -> None:
@@ -33,11 +36,11 @@ def main() -> None:
         camera(IMAGES) as taker,
         scene(Path(home)) as played,
     ):
-        played.until_version(6)
+        played.until(version(6))
         played.end(AWAY)
-        played.until_version(10)
+        played.until(version(10))
         played.client(BROKEN, 7, examples=400, seconds=1.6, scale=60.0)
-        played.until_version(34)
+        played.until(version(34))
         terminal(taker, played)
         with dashboard(played) as url:
             web(taker, url)
@@ -46,9 +49,14 @@ def main() -> None:
         sys.stdout.write(f"{path.relative_to(IMAGES.parent)}  {path.stat().st_size} bytes\n")
 
 
+def version(wanted: int) -> Callable[[Picture], bool]:
+    """Whether a picture is so far."""
+    return lambda picture: picture.version >= wanted
+
+
 def terminal(taker: Camera, played: Scene) -> None:
     """``watch`` in two sizes."""
-    board = Board(NAME, Still(played.picture()))
+    board = Board(NAME, Still(played.until(lambda picture: picture.quorum[0] >= 3)))
     taker.take_terminal(board, "watch-80", 80, 24)
     taker.take_terminal(board, "watch-120", 120, 40)
 
@@ -69,13 +77,14 @@ def dashboard(played: Scene) -> Iterator[str]:
 def web(taker: Camera, url: str) -> None:
     """The dashboard, light, dark and on a telephone."""
     for name, width, scheme, high in (
-        ("dashboard", 1280, "light", 10_000),
+        ("dashboard", 1280, "light", 1500),
         ("dashboard-dark", 1280, "dark", 880),
         ("dashboard-narrow", 400, "light", 1150),
     ):
         page = taker.open(url, width, 900, scheme)
         page.locator("#heat-chart .cell").first.wait_for()
         page.locator("#rejected tbody tr").first.wait_for()
+        page.wait_for_timeout(COMPLETE_MS)
         taker.take(page, name, high=high)
         page.close()
 
@@ -92,12 +101,17 @@ def management(taker: Camera, played: Scene) -> None:
         page.wait_for_timeout(STATISTICS_MS)
         taker.take(page, name, high=high)
     page = logged_in(taker, played, "admin")  # who looks into messages needs to be that
+    page.select_option("#update-every", label="Do not refresh")  # it would fold them up again
     for name, queue in (("ui-rejected", "update.rejected"), ("ui-mailbox", f"model.{NEVER}")):
         page.evaluate(f"location.hash = '#/queues/{NAME}/{queue}'")
-        page.get_by_role("heading", name="Get messages").click()
-        page.locator("form[action='#/queues/get'] input[type=submit]").click()
+        page.get_by_role("heading", name=f"Queue {queue}").wait_for()
+        get = page.locator("form[action='#/queues/get'] input[type=submit]")
+        if not get.is_visible():  # the UI remembers that it was opened before
+            page.get_by_role("heading", name="Get messages").click()
+        get.click()
         page.locator("#msg-wrapper .box").first.wait_for()
-        taker.take(page, name, "#msg-wrapper .box", high=420)
+        page.wait_for_timeout(UNFOLDED_MS)
+        taker.take(page, name, "#msg-wrapper", high=420)
 
 
 def logged_in(taker: Camera, played: Scene, user: str) -> Page:

@@ -29,6 +29,7 @@ from experiments.federation import Federation
 from experiments.flight import DELAYS, Flight, History, Recorder, endless, order_statistic
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
+from shared.progress import through
 
 Rates = tuple[float, float]
 CLIENTS, IN_FLIGHT, QUORUM, BUFFER = 100, 30, 23, 10
@@ -115,7 +116,7 @@ def experiment(data: Path, short: bool) -> Findings:
     for split in size.targets:
         stage = Stage(images, size, split)
         learned = {cohort: best_rounds(stage, cohort) for cohort in (IN_FLIGHT, QUORUM)}
-        for kind in DELAYS:
+        for kind in through(DELAYS, split, len(DELAYS)):
             compared = _compared(stage, kind, learned)
             seconds = [median(run.seconds for run in runs) for _, runs in compared]
             for method, (rates, runs), took in zip(METHODS, compared, seconds, strict=True):

@@ -34,6 +34,7 @@ from experiments.flight import Flight, History, Recorder, Trip
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
 from experiments.vectors import flat, shaped
+from shared.progress import through
 from shared.update import Update
 
 Array = np.ndarray[Any, Any]
@@ -145,7 +146,7 @@ def experiment(data: Path, short: bool) -> Findings:
     for kind in size.delays:
         found = [best_rounds(images, size, kind, short)]
         deadline = found[0][1].times[-1]
-        for method in METHODS:
+        for method in through(METHODS, kind, len(METHODS)):
             rates = method.rates[:1] if short else method.rates
             tried = [(r, buffered(images, method, r, kind, deadline / 3)) for r in rates]
             found.append(max(tried, key=lambda pair: at_the_end(pair[1])))

@@ -21,6 +21,7 @@ from experiments.data import Images, fashion_mnist
 from experiments.federation import Federation
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
+from shared.progress import through
 
 CLIENTS, COHORT = 100, 10
 TWO_NN: Final = (784, 200, 200, 10)
@@ -88,7 +89,7 @@ def experiment(data: Path, short: bool) -> Findings:
     panels = []
     for kind, parts in dealt.items():
         lines, found = {}, []
-        for cell in size.cells:
+        for cell in through(size.cells, kind, len(size.cells)):
             rate, needed, lines[cell.name] = best(cell, images, parts, size.targets[kind])
             found.append((rate, needed))
         slowest = found[-1][1]  # FedSGD

@@ -27,6 +27,7 @@ from experiments.pictures import Panel
 from experiments.report import Findings, Table
 from shared.evaluation import of_scores
 from shared.messages import LocalTraining
+from shared.progress import through
 
 Array = np.ndarray[Any, Any]
 Site = tuple[Array, Array]
@@ -74,7 +75,7 @@ def experiment(data: Path, short: bool) -> Findings:
     rows: list[list[str | float | None]] = []
     means: dict[str, float] = {}
     lines = {}
-    for name, method in METHODS.items():
+    for name, method in through(METHODS.items(), "methods", len(METHODS)):
         rates = chosen(method, hospitals, tuning)
         found = [judge(method, rates, split(hospitals, seed), seed) for seed in seeds]
         accuracies = [figures["accuracy"] for figures, _ in found]

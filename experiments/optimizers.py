@@ -25,6 +25,7 @@ from experiments.federation import Federation
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
 from shared.messages import LocalTraining
+from shared.progress import through
 
 Array = np.ndarray[Any, Any]
 CLIENTS, LAST = 100, 10
@@ -126,7 +127,7 @@ def experiment(data: Path, short: bool) -> Findings:
     for setting, methods in grids().items():
         rows: list[list[str | float | None]] = []
         lines = {}
-        for name, grid in methods.items():
+        for name, grid in through(methods.items(), setting.name, len(methods)):
             chosen, curves = best(images, size, setting, grid)
             ends = [end(curve) for curve in curves]
             rows.append([name, told(chosen), median(ends), min(ends), max(ends)])

@@ -30,6 +30,7 @@ from experiments.pictures import Panel
 from experiments.report import Findings, Table
 from experiments.vectors import flat
 from shared.messages import LocalTraining
+from shared.progress import through
 
 Array = np.ndarray[Any, Any]
 Site = tuple[Array, Array]
@@ -104,7 +105,7 @@ def experiment(data: Path, short: bool) -> Findings:
     for problem in problems(data):
         best = problem.optimum()
         lines = {}
-        for name, (optimizer, local) in METHODS.items():
+        for name, (optimizer, local) in through(METHODS.items(), problem.name, len(METHODS)):
             x, distances, weights = train(problem, optimizer, local, rounds, best)
             lines[name] = (x, distances)
             within = next((at for at, d in zip(x, distances, strict=True) if d <= WANTED), None)

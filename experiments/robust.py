@@ -28,6 +28,7 @@ from experiments.federation import Federation
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
 from experiments.vectors import flat, shaped
+from shared.progress import through
 from shared.update import Update
 
 Array = np.ndarray[Any, Any]
@@ -94,7 +95,7 @@ def experiment(data: Path, short: bool) -> Findings:
     for alpha in size.alphas:
         kind = "IID" if alpha is None else f"Dirichlet({alpha:g})"
         curves, cost = {}, {}
-        for rule in RULES:
+        for rule in through(RULES, kind, len(RULES)):
             started = process_time()
             for attack in ATTACKS:
                 curves[rule, attack] = train(images, size, alpha, rule, attack)

@@ -88,7 +88,7 @@ function clients() {
   }
   const strips = shown.map(({ client, strip }) => ({ client, strip }));
   redraw("heat-chart", heat, strips, picture.version);
-  clientTable(shown, picture.metrics.slice(0, 3), now());
+  clientTable(shown, picture.metrics.slice(0, 2), now());
   const rest = found.length - shown.length;
   put("clients-rest", rest ? `${rest.toLocaleString("en")} more, which stand out less.` : "");
 }

@@ -10,14 +10,20 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from rich.console import Console, RenderableType
-from rich.terminal_theme import SVG_EXPORT_THEME
+from rich.terminal_theme import TerminalTheme
 
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 MOST_BYTES = 150_000
-COLORS = 128
+COLORS = 256
+COLORED = TerminalTheme(
+    (18, 22, 30),
+    (214, 219, 228),
+    [(40, 46, 58), (240, 100, 90), (90, 200, 120), (230, 190, 80), (90, 150, 240), (200, 120, 220),
+     (90, 200, 220), (214, 219, 228)],
+)  # fmt: skip
 # Rich's own frame fetches a font from elsewhere.
 TERMINAL = """<!doctype html><meta charset="utf-8"><style>{stylesheet}
 body {{ background: #12161e; color: #d6dbe4; margin: 0; padding: 14px; width: max-content }}
@@ -47,7 +53,7 @@ class Camera:
         image = Image.open(BytesIO(shot)).convert("RGB")
         image = image.crop((0, 0, image.width, min(image.height, high)))
         path = self.folder / f"{name}.png"
-        image.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.quantize(COLORS, kmeans=2, dither=Image.Dither.NONE).save(path, optimize=True)
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"{path} is {path.stat().st_size} bytes: show less of it")
 
@@ -59,7 +65,7 @@ class Camera:
         )  # fmt: skip
         console.print(drawn)
         page = self.browser.new_page(viewport={"width": 1200, "height": 900})
-        page.set_content(console.export_html(theme=SVG_EXPORT_THEME, code_format=TERMINAL))
+        page.set_content(console.export_html(theme=COLORED, code_format=TERMINAL))
         self.take(page, name)
 
 

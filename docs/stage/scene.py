@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,12 +71,12 @@ class Scene:
         """How the federation is now."""
         return last_word(self.watcher, "screenshots") or Picture()
 
-    def until_version(self, version: int) -> Picture:
-        """Wait until the federation is so far."""
+    def until(self, wanted: Callable[[Picture], bool]) -> Picture:
+        """Wait until the federation is as ``wanted``."""
         deadline = time.monotonic() + DEADLINE_S
-        while (found := self.picture()).version < version:
+        while not wanted(found := self.picture()):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"no version {version}: see the logs in {self.home}")
+                raise TimeoutError(f"it does not come to that: see the logs in {self.home}")
             time.sleep(PAUSE_S)
         return found
 

@@ -128,10 +128,11 @@ def test_what_others_call_themselves_is_shown_and_never_run(place: Place, browse
         events.post("update.rejected.x", client=HOSTILE, reason=HOSTILE, detail=HOSTILE)
         events.post("round.overdue", version=1, quorum=(1, 4))
         events.post("coordinator.stalled", detail=HOSTILE)
-        events.post(
-            "round.closed", run=HOSTILE, version=1, updates=1, bytes_up=1, metrics=names,
-            clients={HOSTILE: {}}, seconds=1.0,
-        )  # fmt: skip
+        for version, metrics in ((1, names), (2, {"loss": 1.0})):  # 2 has none that is so called
+            events.post(
+                "round.closed", run=HOSTILE, version=version, updates=1, bytes_up=1,
+                metrics=metrics, clients={HOSTILE: {}}, seconds=1.0,
+            )  # fmt: skip
         accepted(events, HOSTILE, 1, **names)
         events.post("update.rejected.x", client=HOSTILE, reason=HOSTILE, detail=HOSTILE)
         events.post("coordinator.stalled", detail=HOSTILE)

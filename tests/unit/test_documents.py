@@ -92,6 +92,21 @@ def test_the_reference_of_settings_is_current_and_every_setting_has_a_heading() 
     assert f"### {OTHERS.capitalize()}" not in written
 
 
+def test_what_documents_link_to_is_there() -> None:
+    for document in (ROOT / "docs").glob("*.md"):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_pictures_are_small_and_all_are_shown() -> None:
+    shown = (ROOT / "docs" / "monitoring.md").read_text()
+    pictures = list((ROOT / "docs" / "images").glob("*.png"))
+    assert pictures
+    for picture in pictures:
+        assert picture.stat().st_size <= 150_000, picture.name
+        assert f"images/{picture.name}" in shown
+
+
 def test_the_settings_file_of_the_reference_is_one(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "settings.md").read_text()
     (example,) = re.findall(r"^```toml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
