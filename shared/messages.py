@@ -16,8 +16,9 @@ PROTOCOL: Final = 1  # raised whenever an older reader would misread a message
 MAX_SIZE_BYTES: Final = 1 << 40
 MAX_EXAMPLES: Final = 1 << 40
 MAX_TENSORS: Final = 10_000
+MAX_NAME: Final = 128  # characters
 
-Name = Annotated[str, Field(min_length=1, max_length=128)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 ClientId = Annotated[str, Field(pattern=rf"^{USER_PATTERN}(\.[0-9]{{1,6}})?$")]
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
