@@ -8,7 +8,7 @@ import numpy as np
 
 from client_worker import scaffold
 from client_worker.guide import LOCAL_STEPS, Guide, run_fit, takes_guide
-from client_worker.personal import Personal, Personalization, places
+from client_worker.personal import Personal, Personalization, places, weight_names
 from client_worker.rules import UpdateRule, replace
 from client_worker.scaffold import Control
 from shared.errors import ConfigError
@@ -84,7 +84,8 @@ class FederatedClient:
         if ditto and not takes_guide(self._trainable.fit):
             raise ConfigError("ditto: this model's fit takes no guide (see client_worker.guide)")
         self.personal = Personal(kinds, arrays)
-        self.layout = Layout.of(self.personal.shared(arrays))
+        names = self.personal.shared(weight_names(self._trainable, len(arrays)))
+        self.layout = Layout.of(self.personal.shared(arrays), names)
         self.control = Control(self.layout)
 
     @property

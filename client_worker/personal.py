@@ -10,13 +10,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from client_worker.rules import UpdateRule, replace
 from shared.errors import ConfigError
-from shared.layout import Array, Layout, Tensor, Weights
+from shared.layout import CONTROL, Array, Layout, Tensor, Weights
+from shared.messages import MAX_NAME
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,9 @@ class Personal:
             for place in range(len(self._whole.tensors))
         ]
 
-    def shared(self, arrays: Sequence[Array]) -> list[Array]:
-        """Those of a whole model's ``arrays`` that are sent."""
-        return [a for place, a in enumerate(arrays) if place not in self.kinds.local]
+    def shared(self, each: Sequence[T]) -> list[T]:
+        """Of a whole model's arrays, or of what there is for each of them, those that are sent."""
+        return [one for place, one in enumerate(each) if place not in self.kinds.local]
 
     def begun(self, whole: Sequence[Array]) -> list[Array]:
         """Where training begins if ``whole`` is the global model with the own tensors."""
@@ -142,6 +145,16 @@ def places(local: Sequence[str | int], model: Any, count: int) -> tuple[int, ...
     if found and len(found) == count:
         raise ConfigError("all of the model's tensors are local: there is nothing to federate")
     return tuple(sorted(found))
+
+
+def weight_names(model: Any, count: int) -> list[str]:
+    """What a model calls its ``count`` tensors, if that can travel; else their numbers."""
+    known = getattr(model, "weight_names", None)
+    names = [str(name) for name in known()] if known is not None else []
+    unique = len(set(names)) == len(names) == count
+    if unique and all(0 < len(n) <= MAX_NAME and not n.startswith(CONTROL) for n in names):
+        return names
+    return [str(number) for number in range(count)]
 
 
 def _names(one: str, name: str) -> bool:

@@ -24,8 +24,9 @@ OLDEST: Final = 1  # of those that are still read
 MAX_SIZE_BYTES: Final = 1 << 40
 MAX_EXAMPLES: Final = 1 << 40
 MAX_TENSORS: Final = 10_000
+MAX_NAME: Final = 128  # characters
 
-Name = Annotated[str, Field(min_length=1, max_length=128)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 ClientId = Annotated[str, Field(pattern=rf"^{USER_PATTERN}(\.[0-9]{{1,6}})?$")]
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

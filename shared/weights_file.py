@@ -228,10 +228,10 @@ def _read_safetensors(path: Path, named: str, like: Layout | None) -> Read:
         ]
         order = _order_in(facts, [tensor.name for tensor in tensors])
         by_name = {tensor.name: tensor for tensor in tensors}
-        if order is not None:
-            table = [by_name[name] for name in order]
-        elif (known := _by_names(tensors, like)) is not None:
+        if (known := _by_names(tensors, like)) is not None:
             table = known
+        elif order is not None:
+            table = [by_name[name] for name in order]
         else:
             raise ConfigError(
                 f"{named} does not say in which order its tensors are the model's: `client-worker"
@@ -242,7 +242,7 @@ def _read_safetensors(path: Path, named: str, like: Layout | None) -> Read:
         for tensor, target in zip(layout.tensors, weights, strict=True):
             np.copyto(target, file.get_tensor(tensor.name))
     said = facts.get("digest")
-    whole = order is not None and layout.tensors == tuple(table)
+    whole = order == [tensor.name for tensor in layout.tensors]
     if said is not None and whole and digest_text(weights) != said:
         raise ConfigError(f"{named} is damaged: its weights have not the digest that it names")
     return Read(weights, facts)

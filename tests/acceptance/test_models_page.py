@@ -1,0 +1,57 @@
+"""docs/models.md, followed from top to bottom: its commands, in its order, and its Python."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.test_readme import environment, save_tasks
+from tests.processes import ROOT
+
+PAGE = (ROOT / "docs" / "models.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.timeout(420)
+def test_the_page_about_models_does_what_it_says(tmp_path: Path) -> None:
+    save_tasks(tmp_path)
+    (use,) = blocks("python")
+    (tmp_path / "use_model.py").write_text(use)
+    script = "set -e\ntrap 'broker-config down' EXIT\n" + "\n".join(blocks("sh"))
+    script = script.replace(
+        "coordinator-worker rollback 4", f"{sys.executable} use_model.py\n{{ORIGIN}}"
+    ).replace("{ORIGIN}", "coordinator-worker rollback 4")
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True,
+        timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "version 7 has the weights of version 4" in done.stdout
+    assert "rolled back to version 4" in done.stdout
+    assert "audit.jsonl is as it was written" in done.stdout
+    assert done.stderr.count("version 9 is final") == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "next: 4 tensors" in done.stdout
+    card = (tmp_path / "CARD.md").read_text()
+    assert "# Model card: warren, version 9" in card
+    assert "| rounds | 6 |" in card, "four before what was rolled back, and two after it"
+    listed = subprocess.check_output(
+        ["coordinator-worker", "versions", "--json"], cwd=tmp_path, env=environment(), text=True
+    )
+    there = {line["version"]: line for line in json.loads(listed)}
+    assert {4, 8, 9} <= set(there), "milestones, and the newest"
+    assert [v for v, line in there.items() if line["current"]] == [9]
+
+
+def test_every_file_that_the_page_links_to_exists() -> None:
+    linked = re.findall(r"\]\(([\w./-]+)\)", PAGE)
+    assert linked
+    for path in linked:
+        assert os.path.exists(ROOT / "docs" / path)
