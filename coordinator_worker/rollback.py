@@ -19,6 +19,7 @@ from coordinator_worker.lease import Lease
 from coordinator_worker.past import Past
 from coordinator_worker.setup import software
 from coordinator_worker.state import Best, State
+from coordinator_worker.store import ABOVE
 from shared import weights_file
 from shared.errors import ConfigError, WarrenError
 from shared.folder import writable
@@ -65,6 +66,8 @@ def rollback(folder: Path, wanted: str) -> State:
 
     Raises ConfigError if there is no such model, or a coordinator has the folder.
     """
+    if (folder / ABOVE).is_dir():
+        raise ConfigError(f"{folder} is a region's, whose models come from above: roll back there")
     with _alone(folder):
         past = Past(folder)
         model = past.find(wanted)

@@ -21,8 +21,10 @@ from client_worker import FederatedClient
 from coordinator_worker import FederatedCoordinator, checkpoint
 from coordinator_worker.audit import NAME
 from coordinator_worker.audited import read, versions
+from coordinator_worker.rollback import rollback
 from coordinator_worker.schedules import schedule
 from coordinator_worker.state import State
+from shared.errors import ConfigError
 from shared.layout import Layout, Weights
 from shared.messages import LocalTraining, UpdateManifest
 from shared.wire import decode
@@ -295,6 +297,8 @@ def test_a_region_that_was_stopped_or_has_finished_can_be_started_again(tree: Tr
         assert [again.end(), late.end()] == [0, 0], "the last model is published again"
     for name in ("root", *REGIONS):
         np.testing.assert_allclose(tree.state(name).weights[0], [0.75] * 4 + [0] * 4, rtol=1e-6)
+    with pytest.raises(ConfigError, match="roll back there"):
+        rollback(tree.folder / "region-a", "1")
 
 
 def test_a_standby_takes_the_region_over(tree: Tree) -> None:
