@@ -124,6 +124,8 @@ def _load(program: str, arguments: list[str]) -> None:
     if "--help" in arguments:
         return
     words = list(arguments)
+    if "--env-file" in words and "--virtual" in words:  # the bundle names the fleet
+        words += ["--fleet", "somebody"]
     for flag in ("--env-file", "--settings"):
         while flag in words:
             at = words.index(flag)

@@ -2,12 +2,13 @@
 
 The first word behind the fence says what becomes of a block:
 
-- ``sh`` is run;
+- ``sh`` is run; ``sh beside`` in a terminal of its own, while the next blocks are run; ``sh until
+  SOME WORDS`` until it has printed these, and is killed then;
 - ``python``, ``toml``, ``ini``, ``yaml`` and ``json`` whose first line is ``# some/file.name`` are
   saved under that name when their turn comes; python without a name is run;
 - ``python shown`` is only compiled, for what needs more than we have;
 - ``console`` is shown, and its commands are ones that there are (`tests.command_lines`);
-- ``text`` or nothing is a picture, or what a command prints.
+- ``text`` is what a command prints, but for its figures; nothing at all is a picture.
 
 Further words are for the tests of one document, such as on which machine a block is run.
 """
@@ -107,10 +108,26 @@ def _steps(some: Iterable[Block]) -> Iterator[str]:
         if block.name:
             yield f"mkdir -p $(dirname {block.name})"
             yield f"cat > {block.name} <<'{_END}'\n{block.text}{_END}"
+        elif block.language == "sh" and block.words[:1] == ("until",):
+            yield _until(" ".join(block.words[1:]), block.text)
         elif block.language == "sh":
-            yield block.text
+            yield f"( {block.text} ) &" if "beside" in block.words else block.text
         elif block.is_program:
             yield f"python - <<'{_END}'\n{block.text}{_END}"
+
+
+def _until(words: str, text: str) -> str:
+    """One command, killed when it has printed ``words``; the script fails if it ends before."""
+    return f"""
+( exec {text} ) > .printed 2>&1 &
+until grep --quiet '{words}' .printed; do kill -0 $!; sleep 0.1; done
+kill -KILL $!; cat .printed"""
+
+
+def as_printed(text: str) -> str:
+    """``text`` without what differs from one run to the next: figures, names of runs, widths."""
+    text = re.sub(r"\b(?=[a-z]*\d)[0-9a-f]{8}\b", "0", text)
+    return re.sub(r"[\d.]*\d", "0", " ".join(text.split()))
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -154,14 +171,15 @@ def run(
     return done.stdout
 
 
-def run_python(block: Block, folder: Path, after: str = "") -> None:
-    """Run one block by itself, and ``after`` behind it, in the same names."""
+def run_python(text: str, folder: Path) -> str:
+    """Run Python by itself; return what it printed."""
     done = subprocess.run(
-        [sys.executable, "-c", block.text + after],
+        [sys.executable, "-c", text],
         cwd=folder,
         env=environment(folder),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, f"{block}: {done.stderr}"
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

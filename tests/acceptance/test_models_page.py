@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.test_readme import environment, save_tasks
+from tests import documents
 from tests.processes import ROOT
 
-PAGE = (ROOT / "docs" / "models.md").read_text()
+DOCUMENT = "docs/models.md"
+PAGE = documents.text_of(DOCUMENT)
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    return [block.text for block in documents.blocks(DOCUMENT, language)]
 
 
 @pytest.mark.timeout(420)
 def test_the_page_about_models_does_what_it_says(tmp_path: Path) -> None:
-    save_tasks(tmp_path)
+    documents.save(documents.blocks("README.md", "python"), tmp_path)
     (use,) = blocks("python")
     (tmp_path / "use_model.py").write_text(use)
     script = "set -e\ntrap 'broker-config down' EXIT\n" + "\n".join(blocks("sh"))
@@ -29,7 +30,7 @@ def test_the_page_about_models_does_what_it_says(tmp_path: Path) -> None:
         "coordinator-worker rollback 4", f"{sys.executable} use_model.py\n{{ORIGIN}}"
     ).replace("{ORIGIN}", "coordinator-worker rollback 4")
     done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True,
+        ["bash", "-c", script], cwd=tmp_path, env=documents.environment(tmp_path), capture_output=True, text=True,
         timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -43,7 +44,10 @@ def test_the_page_about_models_does_what_it_says(tmp_path: Path) -> None:
     assert "# Model card: warren, version 9" in card
     assert "| rounds | 6 |" in card, "four before what was rolled back, and two after it"
     listed = subprocess.check_output(
-        ["coordinator-worker", "versions", "--json"], cwd=tmp_path, env=environment(), text=True
+        ["coordinator-worker", "versions", "--json"],
+        cwd=tmp_path,
+        env=documents.environment(tmp_path),
+        text=True,
     )
     there = {line["version"]: line for line in json.loads(listed)}
     assert {4, 8, 9} <= set(there), "milestones, and the newest"

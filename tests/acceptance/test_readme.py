@@ -13,7 +13,7 @@ README = "README.md"
 def test_the_example_in_one_process_finds_the_line(tmp_path: Path) -> None:
     (example,) = [block for block in blocks(README, "python") if block.is_program]
     check = "\nassert abs(kernel.ravel() - [2, -1, 0.5]).max() < 0.1 and abs(bias - 4) < 0.1\n"
-    documents.run_python(example, tmp_path, check)
+    documents.run_python(example.text + check, tmp_path)
 
 
 @pytest.mark.parametrize("task", ["my_task", "plain_task"])
