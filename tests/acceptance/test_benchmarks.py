@@ -33,6 +33,7 @@ FLAGS = {
     "protection": [],
     "flood": ["--kinds", "tiny"],
     "regions": [],
+    "capacity": [],
 }
 DEADLINE_S = 150.0
 
@@ -97,7 +98,8 @@ def check(row: dict[str, Any]) -> None:
     assert row["unit"]
     low, high = row.get("spread") or (row["ours"], row["ours"])
     assert 0 <= low <= row["ours"] <= high < math.inf
-    assert row["ours"] > 0 or row["unit"].startswith("%"), "nothing takes no time"
+    may_be_nothing = row["unit"].startswith("%") or row["unit"] == "kB"
+    assert row["ours"] > 0 or may_be_nothing, "nothing takes no time"
     for other in ("peer", "limit"):
         assert other in row
         if row[other] is None:
@@ -174,6 +176,12 @@ def test_regions_measures_the_same_clients_under_one_two_and_four_folders(
         assert row["more"]["updates_a_second"] == pytest.approx(8 / row["ours"])
         assert row["more"]["coordinators_cpu_s_per_round"] > 0
         assert row["more"]["rounds"] == 3
+
+
+def test_capacity_tells_mailboxes_from_connections(benchmarks: Benchmarks) -> None:
+    for row in benchmarks.rows("capacity"):
+        assert row["unit"] == "kB"
+        assert row["more"]["erlang_counts_kb"] != 0
 
 
 def test_every_algorithm_is_measured_and_none_holds_all_updates_in_memory(

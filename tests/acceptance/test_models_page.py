@@ -29,8 +29,9 @@ def test_the_page_about_models_does_what_it_says(tmp_path: Path) -> None:
     script = script.replace(
         "coordinator-worker rollback 4", f"{sys.executable} use_model.py\n{{ORIGIN}}"
     ).replace("{ORIGIN}", "coordinator-worker rollback 4")
+    ours = documents.environment(tmp_path)
     done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=documents.environment(tmp_path), capture_output=True, text=True,
+        ["bash", "-c", script], cwd=tmp_path, env=ours, capture_output=True, text=True,
         timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
