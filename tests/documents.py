@@ -15,6 +15,7 @@ Further words are for the tests of one document, such as on which machine a bloc
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -100,7 +101,9 @@ def save(some: Iterable[Block], folder: Path) -> None:
 
 def as_script(some: Iterable[Block]) -> str:
     """The blocks as one script of bash, which also stops the broker that it started."""
-    return "\n".join(["set -eu", "trap 'broker-config down' EXIT", *_steps(some), "wait", ""])
+    return "\n".join(
+        ["set -eu", "trap 'broker-config down; exit' EXIT TERM", *_steps(some), "wait", ""]
+    )
 
 
 def _steps(some: Iterable[Block]) -> Iterator[str]:
@@ -147,7 +150,7 @@ def run(
     *,
     change: Callable[[str], str] = str,
     files: Mapping[str, str] | None = None,
-    deadline_s: float = 170,
+    deadline_s: float = 300,
 ) -> str:
     """Run the blocks in ``folder``, beside ``files``; return all that was printed.
 
@@ -155,7 +158,7 @@ def run(
     """
     for name, text in (files or {}).items():
         (folder / name).write_text(text)
-    done = subprocess.run(
+    process = subprocess.Popen(
         ["bash", "-c", change(as_script(some))],
         cwd=folder,
         env=environment(folder),
@@ -163,12 +166,17 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=deadline_s,
-        check=False,
+        start_new_session=True,
     )
-    assert done.returncode == 0, done.stdout
-    assert "Traceback" not in done.stdout, done.stdout
-    return done.stdout
+    try:
+        said, _ = process.communicate(timeout=deadline_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGTERM)  # bash stops the broker then, and ends
+        said, _ = process.communicate()
+        raise AssertionError(f"not done after {deadline_s} s:\n{said}") from None
+    assert process.returncode == 0, said
+    assert "Traceback" not in said, said
+    return said
 
 
 def run_python(text: str, folder: Path) -> str:

@@ -22,6 +22,7 @@ RUN: dict[str, dict[str, str]] = {  # as they stand, beside these files
     "docs/tutorial.md": {},
     "docs/bring-your-own.md": {},
     "docs/scaling.md": {},
+    "docs/howto.md": {},
     "docs/security.md": {"tasks.py": TASK},
 }
 BY_THEMSELVES = {  # in tests of their own
@@ -31,6 +32,7 @@ BY_THEMSELVES = {  # in tests of their own
 }
 
 
+@pytest.mark.timeout(420)  # TensorFlow starts several times
 @pytest.mark.parametrize("document", RUN)
 def test_its_commands_do_and_print_what_it_says(document: str, tmp_path: Path) -> None:
     said = documents.run(blocks(document), tmp_path, files=RUN[document])
@@ -74,6 +76,7 @@ for name in sorted(path.stem for path in Path().glob("*.py")):
 """
 
 
+@pytest.mark.timeout(420)
 def test_every_task_of_bring_your_own_learns(tmp_path: Path) -> None:
     """Also those that its commands do not name."""
     some = [block for block in blocks("docs/bring-your-own.md", "python") if block.name]

@@ -16,6 +16,7 @@ def test_the_example_in_one_process_finds_the_line(tmp_path: Path) -> None:
     documents.run_python(example.text + check, tmp_path)
 
 
+@pytest.mark.timeout(420)
 @pytest.mark.parametrize("task", ["my_task", "plain_task"])
 def test_the_commands_of_the_readme_federate_the_tasks_of_the_readme(
     tmp_path: Path, task: str
