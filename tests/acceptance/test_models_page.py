@@ -19,18 +19,17 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(600)
 def test_the_page_about_models_does_what_it_says(tmp_path: Path) -> None:
     save_tasks(tmp_path)
     (use,) = blocks("python")
     (tmp_path / "use_model.py").write_text(use)
     script = "set -e\ntrap 'broker-config down' EXIT\n" + "\n".join(blocks("sh"))
-    script = script.replace(
-        "coordinator-worker rollback 4", f"{sys.executable} use_model.py\n{{ORIGIN}}"
-    ).replace("{ORIGIN}", "coordinator-worker rollback 4")
+    back = "coordinator-worker rollback 4"
+    script = script.replace(back, f"{sys.executable} use_model.py\n{back}", 1)
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True,
-        timeout=400, check=False,
+        timeout=570, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "version 7 has the weights of version 4" in done.stdout
@@ -46,7 +45,7 @@ def test_the_page_about_models_does_what_it_says(tmp_path: Path) -> None:
         ["coordinator-worker", "versions", "--json"], cwd=tmp_path, env=environment(), text=True
     )
     there = {line["version"]: line for line in json.loads(listed)}
-    assert {4, 8, 9} <= set(there), "milestones, and the newest"
+    assert {4, 8, 9} <= set(there), "a milestone, and the newest"
     assert [v for v, line in there.items() if line["current"]] == [9]
 
 
