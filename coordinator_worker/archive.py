@@ -1,5 +1,7 @@
 """Past versions of the model, beside the checkpoint: ``versions/RUN-VERSION.safetensors``.
 
+A milestone's name ends in ``.kept.safetensors``: it stays, whatever later settings say.
+
 Nothing that a run needs is in them, so they are neither flushed nor waited for: a version is
 written from the model's memory while the next round goes on, and that memory is not used for
 anything else before the next checkpoint is on the disk. A power cut may take the newest ones with
@@ -24,27 +26,31 @@ from shared.log import Log
 log = Log(__name__)
 
 FOLDER: Final = "versions"
-_NAME: Final = re.compile(r"([0-9a-f]{8,64})-([0-9]{1,16})\.safetensors")
+_NAME: Final = re.compile(r"([0-9a-f]{8,64})-([0-9]{1,16})(\.kept)?\.safetensors")
 
 
 @dataclass(frozen=True)
 class Retention:
-    """Which versions are kept: the ``newest``, every ``every``-th one, and the best always."""
+    """Which versions are kept: the ``newest``, the best always, and milestones for good.
+
+    Every ``every``-th version is a milestone.
+    """
 
     newest: int
     every: int | None = None
 
     def wants(self, version: int) -> bool:
         """Whether ``version`` is kept when it is new."""
-        return self.newest > 0 or self._is_milestone(version)
+        return self.newest > 0 or self.is_milestone(version)
 
     def surplus(self, versions: Iterable[int], best: int | None) -> list[int]:
-        """Those of ``versions`` that are kept no longer."""
+        """Those of ``versions``, none of them a milestone, that are kept no longer."""
         there = sorted(versions)
         newest = set(there[-self.newest :]) if self.newest else set()
-        return [v for v in there if v not in newest and v != best and not self._is_milestone(v)]
+        return [version for version in there if version not in newest and version != best]
 
-    def _is_milestone(self, version: int) -> bool:
+    def is_milestone(self, version: int) -> bool:
+        """Whether ``version`` is kept for good."""
         return self.every is not None and version % self.every == 0
 
 
@@ -55,6 +61,7 @@ class Kept:
     run: str
     version: int
     path: Path
+    milestone: bool = False
 
     @cached_property
     def facts(self) -> weights_file.Facts:
@@ -114,7 +121,8 @@ class Archive:
 
     def _keep(self, state: State, digest: int) -> None:
         try:
-            write(self._folder.parent, state, digest)
+            milestone = self._retention.is_milestone(state.version)
+            write(self._folder.parent, state, digest, milestone=milestone)
             self._prune(state)
             self._failed = False
         except OSError as error:
@@ -124,7 +132,8 @@ class Archive:
         mine = {
             kept.version: kept
             for kept in kept_in(self._folder.parent, state.run)
-            if kept.version <= state.version  # newer ones are of before a backup came back
+            if not kept.milestone
+            and kept.version <= state.version  # newer ones are of before a backup came back
         }
         best = state.best.version if state.best is not None else None
         for version in self._retention.surplus(mine, best):
@@ -141,10 +150,11 @@ class Archive:
         self._failed = True
 
 
-def write(folder: Path, state: State, digest: int) -> Path:
+def write(folder: Path, state: State, digest: int, *, milestone: bool = False) -> Path:
     """Write ``state``'s model among the past versions of ``folder``; raises OSError."""
     (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
-    path = folder / FOLDER / f"{state.run}-{state.version:06d}.safetensors"
+    ending = ".kept.safetensors" if milestone else ".safetensors"
+    path = folder / FOLDER / f"{state.run}-{state.version:06d}{ending}"
     made = datetime.now(UTC).isoformat(timespec="seconds")
     weights_file.write(path, state.weights, facts(state, digest, made))
     return path
@@ -171,7 +181,7 @@ def kept_in(folder: Path, run: str | None = None) -> list[Kept]:
         for path in (folder / FOLDER).iterdir():
             named = _NAME.fullmatch(path.name)
             if named is not None and run in (None, named[1]):
-                found.append(Kept(named[1], int(named[2]), path))
+                found.append(Kept(named[1], int(named[2]), path, bool(named[3])))
     return sorted(found, key=lambda kept: (kept.run, kept.version))
 
 

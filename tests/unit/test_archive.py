@@ -45,18 +45,12 @@ def keep(archive_: Archive, *states: State) -> None:
     archive_.settle()
 
 
-@given(
-    st.integers(0, 5),
-    st.none() | st.integers(1, 7),
-    st.frozensets(st.integers(0, 60)),
-    st.none() | st.integers(0, 60),
-)
-def test_newest_milestones_and_best_are_kept_and_nothing_else(
-    newest: int, every: int | None, there: frozenset[int], best: int | None
+@given(st.integers(0, 5), st.frozensets(st.integers(0, 60)), st.none() | st.integers(0, 60))
+def test_the_newest_and_the_best_are_kept_and_nothing_else(
+    newest: int, there: frozenset[int], best: int | None
 ) -> None:
-    kept = there - set(Retention(newest, every).surplus(there, best))
-    wanted = set(sorted(there, reverse=True)[:newest]) | ({best} & there)
-    assert kept == wanted | {v for v in there if every is not None and v % every == 0}
+    kept = there - set(Retention(newest).surplus(there, best))
+    assert kept == set(sorted(there, reverse=True)[:newest]) | ({best} & there)
 
 
 def test_versions_come_and_go_as_the_settings_say(
@@ -64,7 +58,7 @@ def test_versions_come_and_go_as_the_settings_say(
 ) -> None:
     here = Archive(tmp_path, Retention(2, 4), threads)
     keep(here, *(state(version, best=3 if version > 3 else None) for version in range(10)))
-    assert numbers(tmp_path) == [0, 3, 4, 8, 9]
+    assert numbers(tmp_path) == [0, 3, 4, 7, 8, 9]
     (three,) = [kept for kept in kept_in(tmp_path) if kept.version == 3]
     found = weights_file.read(three.path)
     np.testing.assert_array_equal(found.weights[0], np.full(3, 3, np.float32))
@@ -73,6 +67,15 @@ def test_versions_come_and_go_as_the_settings_say(
     assert "alfa" not in three.path.read_text(errors="replace"), "nothing of single clients"
     keep(here, state(10, best=9))
     assert numbers(tmp_path) == [0, 4, 8, 9, 10], "what is no longer the best is not kept as such"
+
+
+def test_a_milestone_stays_whatever_later_settings_say(
+    tmp_path: Path, threads: ThreadPoolExecutor
+) -> None:
+    keep(Archive(tmp_path, Retention(1, 3), threads), *(state(version) for version in range(1, 8)))
+    later = Archive(tmp_path, Retention(0), threads)
+    later.take_over(state(7))
+    assert numbers(tmp_path) == [3, 6]
 
 
 def test_none_are_kept_unless_asked_for(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
@@ -117,7 +120,7 @@ def test_a_full_disk_costs_one_warning_and_no_round(
 ) -> None:
     write = archive.write
 
-    def full(*_: object) -> Path:
+    def full(*_: object, **__: object) -> Path:
         raise OSError(28, "No space left on device")
 
     here = Archive(tmp_path, Retention(5), threads)
@@ -154,10 +157,10 @@ def test_a_round_goes_on_while_a_version_is_written_and_its_memory_is_left_until
 ) -> None:
     write, begun, may_end = archive.write, threading.Event(), threading.Event()
 
-    def slow(*arguments: Any) -> Path:
+    def slow(*arguments: Any, **more: Any) -> Path:
         begun.set()
         assert may_end.wait(10)
-        return write(*arguments)
+        return write(*arguments, **more)
 
     monkeypatch.setattr(archive, "write", slow)
     place = store(tmp_path)
