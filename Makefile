@@ -38,14 +38,14 @@ linear-regression: $(VENV)/.examples ## the algorithm in one process, in a few l
 # Each benchmark is a command of its own: one that fails does not cost the others' results.
 bench: $(VENV)/.bench $(FLOWER)/.installed ## measure it all, with Flower beside it
 	@failed=; for name in round fold aggregation scale start straggler recovery endurance protection \
-	  flood; do \
+	  flood joining regions; do \
 	  $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	$(BIN)/python -m benchmarks.report; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 bench-short: $(VENV)/.bench ## the same in three minutes, small and without Flower, into runs/bench
 	@for name in "round --no-peers" "fold --no-peers" aggregation scale "start --no-peers" straggler \
-	  recovery endurance protection "flood --kinds tiny"; do \
+	  recovery endurance protection "flood --kinds tiny" joining regions; do \
 	  $(BIN)/python -m benchmarks.$$name --short --out runs/bench || exit 1; done
 
 # Half an hour in all; `make experiments DATA=FOLDER ONLY=robust` is one of them.
@@ -68,8 +68,10 @@ fuzz: $(VENV)/.fuzz ## hostile bytes, led by coverage: make fuzz SECONDS=600 TAR
 screenshots: $(VENV)/.dev $(VENV)/.programs ## take the pictures of docs/monitoring.md anew
 	@$(BIN)/python docs/screenshots.py
 
-settings: $(VENV)/.dev ## write docs/settings.md from the code
+settings: $(VENV)/.dev ## write what is written from the code: settings, metrics, Grafana's dashboard
 	@$(BIN)/python docs/settings_reference.py > docs/settings.md
+	@$(BIN)/python docs/metrics_reference.py --write
+	@$(BIN)/python deploy/grafana/dashboard.py
 
 test: lint types imports unit ## everything that has to pass
 
