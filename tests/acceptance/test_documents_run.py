@@ -31,7 +31,6 @@ BY_THEMSELVES = {  # in tests of their own
     "docs/deploy.md": "test_deploy.py",
     "docs/models.md": "test_models_page.py",
     "docs/upgrade.md": "test_upgrade.py",
-    "docs/models.md": "test_models_page.py",
 }
 
 
