@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from coordinator_worker import checkpoint
 from tests import documents
 from tests.documents import Block, blocks
 from tests.machines import network
+from tests.processes import ROOT
 from tests.reader import Deployment, install, wait_for
 
 PAGE = "docs/deploy.md"
@@ -103,6 +105,17 @@ def api(made: Deployment, path: str) -> Any:
     url = f"https://127.0.0.1:15671/api/{path}"
     asked = f"curl -sS --cacert .warren/tls/ca.pem -u admin:{password['admin']} {url}"
     return json.loads(made.run("broker", asked))
+
+
+def test_step_one_installs_every_file_of_the_packages(deployment: Deployment) -> None:
+    """Run from a checkout, a package or a page that pyproject.toml forgets would not be missed."""
+    packages = ("broker_config", "client_worker", "coordinator_worker", "shared")
+    tracked = subprocess.check_output(["git", "ls-files", *packages], cwd=ROOT, text=True)
+    (installed,) = (deployment.machines["broker"].folder / ".venv").glob(
+        "lib/python*/site-packages"
+    )
+    missing = [name for name in tracked.splitlines() if not (installed / name).exists()]
+    assert not missing
 
 
 def test_everything_is_in_place_before_it_starts(deployment: Deployment) -> None:

@@ -1,6 +1,7 @@
 """Documents that would lie if the code moved on without them."""
 
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -90,6 +91,14 @@ def test_the_reference_of_settings_is_current_and_every_setting_has_a_heading() 
     written = subprocess.check_output([sys.executable, str(script)], text=True)
     assert written == (ROOT / "docs" / "settings.md").read_text(), "run `make settings`"
     assert f"### {OTHERS.capitalize()}" not in written
+
+
+def test_the_reference_of_docstrings_and_commands_is_current() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "api_reference.py"))
+    text = script["reference"]()
+    assert text == (ROOT / "docs" / "reference.md").read_text(), "run `make settings`"
+    assert "<function" not in text
+    assert "object at 0x" not in text
 
 
 def test_what_documents_link_to_is_there() -> None:
