@@ -11,7 +11,7 @@ it. A disk that is full costs a warning, and never the federation.
 import json
 import re
 from collections.abc import Iterable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -81,10 +81,10 @@ class Kept:
 class Archive:
     """Writes and prunes the past versions in ``folder``, while we have the folder's lease."""
 
-    def __init__(self, folder: Path, retention: Retention, threads: Executor) -> None:
+    def __init__(self, folder: Path, retention: Retention) -> None:
         self._folder = folder / FOLDER
         self._retention = retention
-        self._threads = threads
+        self._thread = ThreadPoolExecutor(1, "archive")
         self._writing: Future[None] | None = None
         self._failed = False
 
@@ -107,17 +107,21 @@ class Archive:
     def keep(self, state: State, digest: int) -> None:
         """Have ``state``'s model written, whose XXH3 is ``digest``, while other things go on.
 
-        Its weights must stay as they are until ``settle`` returns.
+        Its weights must stay as they are until ``settle`` or the next ``keep`` returns.
         """
         self.settle()
         if self._retention.wants(state.version):
-            self._writing = self._threads.submit(self._keep, state, digest)
+            self._writing = self._thread.submit(self._keep, state, digest)
 
     def settle(self) -> None:
         """Wait for what is being written."""
         if self._writing is not None:
             self._writing.result()
             self._writing = None
+
+    def close(self) -> None:
+        """Nothing will be kept any more."""
+        self._thread.shutdown()
 
     def _keep(self, state: State, digest: int) -> None:
         try:

@@ -47,7 +47,7 @@ class Store:
         self.audit = Audit(self.folder)
         self._syncer = ThreadPoolExecutor(1, "sync")
         retention = Retention(settings.keep_versions, settings.keep_every)
-        self._archive = Archive(self.folder, retention, self._syncer)
+        self._archive = Archive(self.folder, retention)
         self._setup: tuple[Record, ...] = ()
         self._setup_now = setup.setup_of(settings)
         self._checkpoint: Checkpoint | None = None
@@ -81,14 +81,13 @@ class Store:
         """Write audit log and checkpoint; raises OSError if the disk does not take them."""
         if self._checkpoint is None:
             raise RuntimeError("only who has taken over may write")
-        # The version before this one must be written by then: its memory is the next round's.
-        self._archive.settle()
         self.audit.write()
         synced = self._syncer.submit(self.audit.sync)  # each takes a millisecond or more
         self._setup = setup.since(self._setup, state.version, self._setup_now)
         self._checkpoint.save(replace(state, setup=self._setup))
         synced.result()
         self.state = state
+        # Waits for the version before this one to be written: its memory is the next round's.
         self._archive.keep(state, self._checkpoint.digest)
 
     def settle(self) -> None:
@@ -98,6 +97,7 @@ class Store:
     def close(self) -> None:
         """Nothing will be written any more."""
         self._syncer.shutdown()
+        self._archive.close()
 
     def save_best(self, weights: Weights) -> None:
         """Replace ``best.npz``, whole or not at all; raises OSError if there is no room."""

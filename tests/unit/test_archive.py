@@ -1,8 +1,6 @@
 """Past versions beside the checkpoint: which are kept, and that no round fails for them."""
 
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +27,6 @@ def state(version: int, best: int | None = None, run: str = RUN) -> State:
     return State("f", run, version, weights, {}, (record,), best=found)
 
 
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(1) as executor:
-        yield executor
-
-
 def numbers(folder: Path, run: str = RUN) -> list[int]:
     return [kept.version for kept in kept_in(folder, run)]
 
@@ -53,10 +45,8 @@ def test_the_newest_and_the_best_are_kept_and_nothing_else(
     assert kept == set(sorted(there, reverse=True)[:newest]) | ({best} & there)
 
 
-def test_versions_come_and_go_as_the_settings_say(
-    tmp_path: Path, threads: ThreadPoolExecutor
-) -> None:
-    here = Archive(tmp_path, Retention(2, 4), threads)
+def test_versions_come_and_go_as_the_settings_say(tmp_path: Path) -> None:
+    here = Archive(tmp_path, Retention(2, 4))
     keep(here, *(state(version, best=3 if version > 3 else None) for version in range(10)))
     assert numbers(tmp_path) == [0, 3, 4, 7, 8, 9]
     (three,) = [kept for kept in kept_in(tmp_path) if kept.version == 3]
@@ -69,30 +59,26 @@ def test_versions_come_and_go_as_the_settings_say(
     assert numbers(tmp_path) == [0, 4, 8, 9, 10], "what is no longer the best is not kept as such"
 
 
-def test_a_milestone_stays_whatever_later_settings_say(
-    tmp_path: Path, threads: ThreadPoolExecutor
-) -> None:
-    keep(Archive(tmp_path, Retention(1, 3), threads), *(state(version) for version in range(1, 8)))
-    later = Archive(tmp_path, Retention(0), threads)
+def test_a_milestone_stays_whatever_later_settings_say(tmp_path: Path) -> None:
+    keep(Archive(tmp_path, Retention(1, 3)), *(state(version) for version in range(1, 8)))
+    later = Archive(tmp_path, Retention(0))
     later.take_over(state(7))
     assert numbers(tmp_path) == [3, 6]
 
 
-def test_none_are_kept_unless_asked_for(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
-    keep(Archive(tmp_path, Retention(0), threads), state(1), state(2))
+def test_none_are_kept_unless_asked_for(tmp_path: Path) -> None:
+    keep(Archive(tmp_path, Retention(0)), state(1), state(2))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_crash_left_is_removed_when_the_next_one_takes_over(
-    tmp_path: Path, threads: ThreadPoolExecutor
-) -> None:
-    here = Archive(tmp_path, Retention(5), threads)
+def test_what_a_crash_left_is_removed_when_the_next_one_takes_over(tmp_path: Path) -> None:
+    here = Archive(tmp_path, Retention(5))
     keep(here, *(state(version) for version in range(1, 6)))
     torn = tmp_path / archive.FOLDER / f"{RUN}-000004.safetensors"
     torn.write_bytes(torn.read_bytes()[:-1])
     (tmp_path / archive.FOLDER / f"{RUN}-000006.safetensors.tmp").write_bytes(b"half")
     (tmp_path / archive.FOLDER / "notes.txt").write_text("mine")
-    Archive(tmp_path, Retention(2), threads).take_over(state(5))
+    Archive(tmp_path, Retention(2)).take_over(state(5))
     assert sorted(path.name for path in (tmp_path / archive.FOLDER).iterdir()) == [
         f"{RUN}-000003.safetensors",
         f"{RUN}-000005.safetensors",
@@ -100,13 +86,11 @@ def test_what_a_crash_left_is_removed_when_the_next_one_takes_over(
     ]
 
 
-def test_other_runs_and_versions_from_before_a_backup_are_left_alone(
-    tmp_path: Path, threads: ThreadPoolExecutor
-) -> None:
+def test_other_runs_and_versions_from_before_a_backup_are_left_alone(tmp_path: Path) -> None:
     other = "cd" * 4
-    here = Archive(tmp_path, Retention(5), threads)
+    here = Archive(tmp_path, Retention(5))
     keep(here, state(1, run=other), *(state(version) for version in range(1, 6)))
-    again = Archive(tmp_path, Retention(1), threads)
+    again = Archive(tmp_path, Retention(1))
     again.take_over(state(2))
     assert numbers(tmp_path) == [2, 3, 4, 5]
     assert numbers(tmp_path, other) == [1]
@@ -114,7 +98,6 @@ def test_other_runs_and_versions_from_before_a_backup_are_left_alone(
 
 def test_a_full_disk_costs_one_warning_and_no_round(
     tmp_path: Path,
-    threads: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -123,7 +106,7 @@ def test_a_full_disk_costs_one_warning_and_no_round(
     def full(*_: object, **__: object) -> Path:
         raise OSError(28, "No space left on device")
 
-    here = Archive(tmp_path, Retention(5), threads)
+    here = Archive(tmp_path, Retention(5))
     monkeypatch.setattr(archive, "write", full)
     keep(here, state(1), state(2))
     assert caplog.text.count("past versions are not kept") == 1
@@ -136,10 +119,10 @@ def test_a_full_disk_costs_one_warning_and_no_round(
 
 
 def test_a_folder_that_cannot_be_made_costs_one_warning(
-    tmp_path: Path, threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / archive.FOLDER).write_text("a file")
-    here = Archive(tmp_path, Retention(5), threads)
+    here = Archive(tmp_path, Retention(5))
     here.take_over(state(1))
     keep(here, state(1), state(2))
     assert caplog.text.count("past versions are not kept") == 1
