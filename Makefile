@@ -70,6 +70,7 @@ screenshots: $(VENV)/.dev $(VENV)/.programs ## take the pictures of docs/monitor
 
 settings: $(VENV)/.dev ## write what is written from the code: settings, metrics, Grafana's dashboard
 	@$(BIN)/python docs/settings_reference.py > docs/settings.md
+	@$(BIN)/python docs/api_reference.py > docs/reference.md
 	@$(BIN)/python docs/metrics_reference.py --write
 	@$(BIN)/python deploy/grafana/dashboard.py
 
