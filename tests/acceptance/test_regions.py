@@ -17,6 +17,7 @@ import pytest
 
 from broker_config import node as private_node
 from broker_config.federation import Federation
+from broker_config.processes import wait_for
 from client_worker import FederatedClient
 from coordinator_worker import FederatedCoordinator, checkpoint
 from coordinator_worker.audit import NAME
@@ -333,11 +334,19 @@ def test_a_coordinator_that_was_replaced_ends_and_leaves_its_place_above(
         started.append(second)
         second.wait_for("standby")
         vhost = tree.urls["region-a coordinator"].rpartition("/")[2]
-        with node.manage() as management:
-            for connection in management.get("vhosts", vhost, "connections"):
-                port = connection["peer_port"]
-                if connection["user"] == "coordinator" and _is_of(first.process.pid, port):
-                    management.delete("connections", connection["name"])
+        cut: set[str] = set()
+
+        def cut_off() -> bool:
+            """The management API hears late of connections."""
+            with node.manage() as management:
+                for connection in management.get("vhosts", vhost, "connections"):
+                    name, port = connection["name"], connection.get("peer_port", 0)
+                    if name not in cut and _is_of(first.process.pid, port):
+                        management.delete("connections", name)
+                        cut.add(name)
+            return len(cut) >= 2  # one that publishes, one that consumes
+
+        assert wait_for(cut_off, DEADLINE_S)
         assert first.end() == 1
         assert "another coordinator of this region is active" in first.lines[-1]
         for _ in range(2):
