@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page
 from coordinator_worker.cli import main
 from coordinator_worker.events import Events
 from shared.amqp import Session
+from shared.audience import Audience
 from tests.acceptance.test_watch import federated, round_closed, seen, until
 from tests.browser import chromium, opened
 from tests.conftest import Place
@@ -52,7 +53,7 @@ def coordinator(place: Place) -> Iterator[Events]:
     session = Session(place.urls["coordinator"], "coordinator")
     session.start(patience_s=10.0)
     try:
-        yield Events(session, federation=HOSTILE)
+        yield Events(session, Audience(), federation=HOSTILE)
     finally:
         session.close()
 

@@ -141,7 +141,7 @@ def test_an_event_that_was_missed_is_made_up_for(place: Place) -> None:
     changed = threading.Event()
     session = Forgetful(place.urls["coordinator"], "coordinator")
     session.start(patience_s=10.0)
-    events = Events(session, federation=place.name)
+    events = Events(session, Audience(), federation=place.name)
     round_closed(events, 1)
     seen(place.urls["watcher"], lambda picture: picture.version == 1)
     with Follower(place.urls["watcher"], "late", lambda _event: changed.set()) as follower:
