@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from broker_config import names
 from broker_config.apply import put_user
 from broker_config.errors import BrokerConfigError
+
+_TRIES: Final = 5
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -47,5 +49,15 @@ def replace_passwords(
 
 def _close_connections(name: str, management: Management) -> None:
     # By the broker's own list of them; the one for people lags seconds behind.
-    if management.get("connections", "username", name):
-        management.delete("connections", "username", name)
+    for left in reversed(range(_TRIES)):
+        if not management.get("connections", "username", name):
+            return
+        try:
+            management.delete("connections", "username", name)
+        except BrokerConfigError:
+            # One of them ended by itself in between, as a worker whose user was deleted does:
+            # RabbitMQ answers 404 then, or 500, and may have closed no other.
+            if not left:
+                raise
+        else:
+            return

@@ -16,6 +16,7 @@ import pika
 import pytest
 from pika import exceptions
 
+from broker_config import access
 from broker_config import node as private
 from broker_config.cli import main
 from broker_config.credentials import load_passwords
@@ -240,6 +241,32 @@ def test_revoking_ends_what_is_open_and_leaves_nothing_on_the_broker(
     assert not (node.home / "bundles" / "thief.env").exists()
     assert run("check") == (0, "")
     assert run("revoke", "honest")[0] == 0
+
+
+class Racing(Management):
+    """Answers as RabbitMQ does when a connection ends by itself just before it is to be closed."""
+
+    failures = 1
+
+    def delete(self, *path: str) -> None:
+        if path[0] == "connections" and self.failures:
+            self.failures -= 1
+            raise BrokerConfigError("answered DELETE connections with 500: Internal Server Error")
+        super().delete(*path)
+
+
+def test_a_connection_that_ends_while_it_is_closed_stops_no_revocation(
+    node: Node, management: Management, run: Callable[..., tuple[int, str]]
+) -> None:
+    assert run("enrol", "thief")[0] == 0
+    stolen = opened(node.broker_url("thief"))
+    with Racing(node.management_url()) as racing:
+        access.revoke("warren", "thief", racing)
+        assert not racing.failures
+    with pytest.raises(exceptions.ConnectionClosedByBroker):
+        stolen.process_data_events(time_limit=5)
+    assert management.get("queues", "warren", "model.thief") is None
+    assert run("revoke", "thief")[0] == 0  # what was interrupted can be done again
 
 
 def test_revoking_a_fleet_deletes_all_its_mailboxes_and_no_others(
