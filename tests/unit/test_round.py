@@ -57,7 +57,7 @@ def test_the_record_says_who_took_part_with_what() -> None:
     assert record.pop("seconds") >= 0
     assert record.pop("norm") == pytest.approx(np.sqrt(sum(np.sum(each**2) for each in DELTA)))
     assert record == {
-        "version": 5, "updates": 2, "incomplete": 3, "rejected": {"stale": 2},
+        "version": 5, "updates": 2, "examples": 40, "incomplete": 3, "rejected": {"stale": 2},
         "bytes_up": 2 * DELTA.buffer.nbytes,
         "clients": {
             "alfa": {"examples": 10, "metrics": {"loss": 1.0}},
