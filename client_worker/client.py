@@ -1,7 +1,6 @@
 """The client of federated learning: trains a local model from a global one, on its own data."""
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from typing import Any, Final, Protocol, cast
 
 import numpy as np
@@ -11,6 +10,9 @@ from client_worker.guide import LOCAL_STEPS, Guide, run_fit, takes_guide
 from client_worker.personal import Personal, Personalization, places, weight_names
 from client_worker.rules import UpdateRule, replace
 from client_worker.scaffold import Control
+from client_worker.tasks.example_count import count_examples
+from client_worker.tasks.values import number, positive, whole_examples
+from client_worker.training.figures import FigureFilter
 from shared.errors import ConfigError
 from shared.evaluation import Evaluation
 from shared.layout import Array, Layout, Weights
@@ -72,15 +74,17 @@ class FederatedClient:
     ) -> None:
         self.model = model
         self.data = data
-        self.learning_rate = learning_rate
+        self.learning_rate = positive("learning_rate", learning_rate)
         self.validation = validation
-        self.num_examples = num_examples if num_examples is not None else count_examples(data)
-        if self.num_examples < 1:
-            raise ConfigError(f"num_examples is {self.num_examples}; an update needs at least one")
+        self.num_examples = (
+            whole_examples(num_examples) if num_examples is not None else count_examples(data)
+        )
         self._validation_examples: int | None = None
+        self._filter = FigureFilter()
         self._trainable = _trainable(model, data)
         arrays = self._arrays()
-        kinds = Personalization(update_rule, places(local, self._trainable, len(arrays)), ditto)
+        kinds = Personalization(update_rule, places(local, self._trainable, len(arrays)),
+                                number("ditto", ditto))  # fmt: skip
         if ditto and not takes_guide(self._trainable.fit):
             raise ConfigError("ditto: this model's fit takes no guide (see client_worker.guide)")
         self.personal = Personal(kinds, arrays)
@@ -136,12 +140,12 @@ class FederatedClient:
         whole = self.personal.filled(start)
         self._set(whole)
         found = self.evaluation()
-        metrics = {f"eval_{name}": v for name, v in found.metrics().items()} if found else {}
+        metrics = self._filter.figures(found.metrics(), "eval_") if found else {}
         begun = self.personal.begun(whole)
         if self.personal.kinds.update_rule is not replace:
             self._set(begun)
         figures = self._fit(Guide.of(local, whole, self._correction(controls)), local)
-        steps = round(figures.pop(LOCAL_STEPS, 0)) or None
+        steps = max(0, round(figures.pop(LOCAL_STEPS, 0))) or None
         arrays = self._arrays()
         trained = self.personal.shared(arrays)
         if difference := self.layout.difference(Layout.of(trained)):
@@ -159,6 +163,7 @@ class FederatedClient:
             scaffold.change(moved, self.personal.shared(begun), trained, controls, travel)
             self.control.add(moved)
         metrics |= figures | self._train_personal(whole, local)
+        metrics = self._filter.limited(metrics)
         return Update(delta, self.num_examples, metrics, steps, found)
 
     def withdraw(self, delta: Sequence[Array]) -> None:
@@ -185,10 +190,11 @@ class FederatedClient:
             return None
         found = evaluate(self.validation)
         if isinstance(found, Evaluation):
-            return found
+            return self._filter.evaluation(found)
         if self._validation_examples is None:
             self._validation_examples = count_examples(self.validation)
-        return Evaluation(self._validation_examples, _figures(found))
+        figures = self._filter.limited(self._filter.figures(found))
+        return Evaluation(self._validation_examples, figures)
 
     def _arrays(self) -> list[Array]:
         return [np.asarray(array) for array in self._trainable.get_weights()]
@@ -215,7 +221,8 @@ class FederatedClient:
 
     def _fit(self, guide: Guide, local: LocalTraining) -> dict[str, float]:
         rate = self.learning_rate * local.learning_rate_factor
-        return _figures(run_fit(self._trainable.fit, self.data, rate, guide, guide.asked()))
+        found = run_fit(self._trainable.fit, self.data, rate, guide, guide.asked())
+        return self._filter.figures(found)
 
     def _train_personal(self, whole: Sequence[Array], local: LocalTraining) -> dict[str, float]:
         """Train Ditto's model, if there is one; metrics of what this client has of its own."""
@@ -232,28 +239,12 @@ class FederatedClient:
             self._set(common)
         else:
             found = self.evaluate()
-        return {f"personal_{name}": value for name, value in found.items()}
+        return self._filter.figures(found, "personal_")
 
     def _count(self, delta: Sequence[Array], sign: float) -> None:
         if len(delta) == 2 * len(self.layout.tensors):
             whole = Weights.of(delta, scaffold.with_controls(self.layout))
             self.control.add(scaffold.split(whole, self.layout)[1], sign)
-
-
-def count_examples(data: Any) -> int:
-    """Length of ``x`` in ``(x, y)``, of any other sized ``data``, or of a dataset of batches."""
-    if hasattr(data, "unbatch"):
-        found = int(data.unbatch().reduce(np.int64(0), lambda count, *_: count + 1))
-    else:
-        first = data[0] if isinstance(data, tuple) and data else data
-        if not hasattr(first, "__len__"):
-            raise ConfigError(
-                f"how many examples a {type(first).__name__} holds is unclear: give num_examples"
-            )
-        found = len(first)
-    if found < 1:
-        raise ConfigError("this client has no training data")
-    return found
 
 
 def _trainable(model: Any, data: Any) -> TrainableModel:
@@ -265,9 +256,3 @@ def _trainable(model: Any, data: Any) -> TrainableModel:
     if missing:
         raise ConfigError(f"the model has no {', '.join(missing)}: see TrainableModel")
     return cast("TrainableModel", model)
-
-
-def _figures(metrics: Mapping[str, float] | None) -> dict[str, float]:
-    """Metrics as plain finite floats; a NaN says nothing and JSON has no word for it."""
-    figures = {name: float(value) for name, value in (metrics or {}).items()}
-    return {name: value for name, value in figures.items() if isfinite(value)}

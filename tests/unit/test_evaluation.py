@@ -94,3 +94,11 @@ def test_counts_that_could_not_be_added_up_are_refused_where_trust_stops(
 ) -> None:
     with pytest.raises(ValidationError):
         EvaluationEntry(num_examples=10, **tables)
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_a_label_that_is_no_class_is_one_line(label: int) -> None:
+    with pytest.raises(ConfigError, match="not from 0 to 1"):
+        of_classes([0, 1, label], [0, 1, 1], 2)
+    with pytest.raises(ConfigError, match="not from 0 to 1"):
+        of_classes([0, 1, 1], [0, 1, label], 2)
