@@ -9,7 +9,15 @@ from typing import Any, Final
 from client_worker.greetings import without_greetings
 from client_worker.guide import LOCAL_STEPS, Guide
 from client_worker.models.keras_backend import keras, tf
-from client_worker.models.keras_data import Batches, Parts, a_batch, as_parts, check_dataset
+from client_worker.models.keras_data import (
+    Batches,
+    EpochLengths,
+    Parts,
+    a_batch,
+    as_parts,
+    check_dataset,
+    quiet_at_the_end,
+)
 from client_worker.models.keras_gradients import MOST_SKIPPED, GradientChange, innermost
 from client_worker.models.keras_loss import Labels, counts
 from client_worker.tasks.example_count import is_py_dataset, rows
@@ -75,7 +83,11 @@ class KerasModel:
         self.model = model
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
-        self._fit_options = {"callbacks": list(callbacks), "class_weight": class_weight}
+        self._lengths = EpochLengths()
+        self._fit_options = {
+            "callbacks": [*callbacks, self._lengths],
+            "class_weight": class_weight,
+        }
         self._known: list[tuple[Any, Any]] = []  # data as they were brought, and as we use them
         self._evaluated: tuple[Any, int] = (None, 0)
         if not model.built and data is not None:
@@ -161,23 +173,32 @@ class KerasModel:
         steps, found = 0, None
         for _ in range(MOST_SKIPPED):
             try:
-                found = self.model.fit(
-                    batches,
-                    epochs=epochs,
-                    steps_per_epoch=steps_per_epoch,
-                    shuffle=shuffle,
-                    verbose=0,
-                    **self._fit_options,
-                )
+                with quiet_at_the_end():
+                    found = self.model.fit(
+                        batches,
+                        epochs=epochs,
+                        steps_per_epoch=steps_per_epoch,
+                        shuffle=shuffle,
+                        verbose=0,
+                        **self._fit_options,
+                    )
             except tf.errors.InvalidArgumentError as error:
                 raise _of_labels(error) or error from None
-            steps = int(optimizer.iterations.numpy())
+            steps = min(int(optimizer.iterations.numpy()), self._updates(optimizer))
             if steps or optimizer is self.model.optimizer or not found.history:
                 break  # else every gradient overflowed; the loss scale has been halved meanwhile
-        if not steps or found is None:
+        is_short = not self._lengths.are(steps_per_epoch) and not self.model.stop_training
+        if not steps or found is None or is_short:
             raise ConfigError(_NO_STEP)
         metrics = {name: values[-1] for name, values in found.history.items() if values}
         return metrics | {LOCAL_STEPS: float(steps)}
+
+    def _updates(self, optimizer: Any) -> int:
+        """The most updates that the last training's batches can have made.
+
+        TensorFlow counts one more where a dataset of unknown length ends: the counter needs no data.
+        """
+        return sum(self._lengths.batches) // (optimizer.gradient_accumulation_steps or 1)
 
     def _check_rate(self, learning_rate: float) -> None:
         """A callback that changed the learning rate took the round's from it."""
@@ -196,7 +217,9 @@ class KerasModel:
         prepared = self.prepare(data)
         batches = self._made.of(prepared, training=False)
         self._reset_states()
-        found: Mapping[str, float] = self.model.evaluate(batches, verbose=0, return_dict=True)
+        found: Mapping[str, float]
+        with quiet_at_the_end():
+            found = self.model.evaluate(batches, verbose=0, return_dict=True)
         self._reset_states()
         known, examples = self._evaluated
         if isinstance(prepared, Parts):
@@ -204,8 +227,7 @@ class KerasModel:
         counted, read = counts(self.model, batches, known=examples if known is data else None)
         self._reset_states()
         if not read:
-            raise ConfigError("the held-out data gave no batch: they hold nothing, or can be read"
-                              " only once; give arrays")  # fmt: skip
+            raise ConfigError(_NOT_READ)
         self._evaluated = (data, read)
         if counted is None:
             return Evaluation(read, found)
@@ -289,9 +311,12 @@ class KerasModel:
 
 
 _NO_STEP: Final = (
-    "training took no optimizer step, so there is no update: the data gave no batch (a generator"
-    " that was used up?), gradient_accumulation_steps is more than the batches of a round, or the"
-    " model's train_step does not use the compiled optimizer"
+    "training took no optimizer step, or fewer than asked for, so there is no update: the data gave"
+    " too few batches (a generator that was used up?), gradient_accumulation_steps is more than the"
+    " batches of a round, or the model's train_step does not use the compiled optimizer"
+)
+_NOT_READ: Final = (
+    "the held-out data gave no batch: they hold nothing, or can be read only once; give arrays"
 )
 
 

@@ -1,6 +1,8 @@
 """A client's data as what Keras trains on: batches, made once."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -149,6 +151,38 @@ class Batches:
                                   " cannot be repeated: give a tf.data.Dataset")  # fmt: skip
             self._repeated = {steps: (batches, found)}
         return found
+
+
+@contextmanager
+def quiet_at_the_end() -> Iterator[None]:
+    """Keras warns at the end of every dataset of unknown length; we count its batches instead."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Your input ran out of data")
+        yield
+
+
+class EpochLengths(keras.callbacks.Callback):  # type: ignore[misc]
+    """How many batches each epoch of a training had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002  # Keras's signature
+        """Forget the training before."""
+        self.batches = []
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+        """Count from none."""
+        self.batches.append(0)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
+        """``batch`` counts from zero, and may be the last of several."""
+        self.batches[-1] = batch + 1
+
+    def are(self, steps: int | None) -> bool:
+        """Whether every epoch had ``steps`` batches, or one at least if None."""
+        return bool(self.batches) and min(self.batches) >= (steps or 1)
 
 
 def check_dataset(data: Any, steps_per_epoch: int | None) -> None:

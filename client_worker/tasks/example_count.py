@@ -100,7 +100,7 @@ def _of_sequence(data: Sequence[Any], name: str) -> Iterator[tuple[str, int]]:
     present = [one for one in data if one is not None]
     if not name and data and _is_scalar(data[0]) and any(not _is_scalar(one) for one in present):
         raise _unclear(data)
-    if _are_rows(present):
+    if _are_rows(present) or (name and all(_is_plain(one) for one in present)):
         yield name, len(data)
         return
     is_top = not name
@@ -139,6 +139,11 @@ def _are_rows(parts: Sequence[Any]) -> bool:
             and any(not _is_scalar(value) for value in one))
         for one in parts
     )  # fmt: skip
+
+
+def _is_plain(part: Any) -> bool:
+    """Whether it is a row of plain numbers, perhaps nested."""
+    return isinstance(part, list | tuple) and all(_is_scalar(one) or _is_plain(one) for one in part)
 
 
 def _are_columns(parts: Sequence[Any]) -> bool:
