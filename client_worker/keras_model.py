@@ -196,7 +196,7 @@ class KerasModel:
     def _updates(self, optimizer: Any) -> int:
         """The most updates that the last training's batches can have made.
 
-        TensorFlow counts one more where a dataset of unknown length ends: the counter needs no data.
+        TensorFlow counts one more where a dataset of unknown length ends: that needs no data.
         """
         return sum(self._lengths.batches) // (optimizer.gradient_accumulation_steps or 1)
 
