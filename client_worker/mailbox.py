@@ -176,7 +176,7 @@ class Mailbox:
         if manifest.federation != self._federation:
             raise Rejected("federation", f"it is of {manifest.federation!r}")
         layout = layout_of(manifest.tensors, manifest.size_bytes)
-        if layout.difference(expected):
+        if layout.difference(expected, roles=True):
             self._put(manifest)
             return
         shelved = self._shelf.place(manifest.transfer, expected)

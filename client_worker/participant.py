@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
+from client_worker.client import SIDES
 from client_worker.keep import Keep
 from client_worker.mailbox import GlobalModel, Mailbox, Shelf
 from client_worker.memory import Memory
@@ -145,7 +146,7 @@ class Participant:
         """Make the task as the federation's config says; then its model must fit."""
         self._make_client(manifest.config)
         federation = layout_of(manifest.tensors, manifest.size_bytes)
-        if difference := self._expect(manifest.local).difference(federation):
+        if difference := self._expect(manifest.local).difference(federation, SIDES, roles=True):
             raise ConfigError(
                 f"this task's model is not the federation's: {difference}; start the client with"
                 " the federation's task"
@@ -153,7 +154,8 @@ class Participant:
         self._join()  # for the model itself
 
     def _join(self) -> None:
-        join = Join(federation=self._settings.federation, client=self.id)
+        fixed = self._client.fixed_state if self._arguments is not None else {}
+        join = Join(federation=self._settings.federation, client=self.id, fixed_state=fixed)
         self._office.publish([encode(join)], "join")
 
     def _heed(self, notice: Notice) -> None:
@@ -185,6 +187,7 @@ class Participant:
             federation=self._settings.federation,
             client=self.id,
             tensors=tensor_entries(weights.layout),
+            fixed_state=self._client.fixed_state,
             **transfer_fields(weights.buffer),  # type: ignore[arg-type]
         )
         self._office.publish(Outgoing(manifest, weights.buffer), "initial")
@@ -246,6 +249,7 @@ class Participant:
 
     def _be_ready_for(self, manifest: ModelManifest) -> None:
         self._make_client(manifest.config)
+        self._client.check_fixed_state(manifest.fixed_state)
         self._memory.resume(self._client, self.id, manifest.run, manifest.local)
 
     def _finish(self, model: GlobalModel) -> None:

@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, model_
 
 from broker_config.names import USER_PATTERN
 from shared.evaluation import MOST_CLASSES, SCORE_BINS
+from shared.layout import Role
 
-PROTOCOL: Final = 2  # the newest that is known here: raised with each field or kind that is added
+PROTOCOL: Final = 3  # the newest that is known here: raised with each field or kind that is added
 OLDEST: Final = 1  # of those that are still read
 MAX_SIZE_BYTES: Final = 1 << 40
 MAX_EXAMPLES: Final = 1 << 40
@@ -38,6 +39,8 @@ Figures = Annotated[dict[Name, Figure], Field(max_length=64)]
 Count = Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]
 Row = Annotated[list[Count], Field(max_length=SCORE_BINS), FailFast()]
 Config = Annotated[dict[Name, Setting], Field(max_length=64)]
+# Digests of what is not exchanged and has to be equal at every site, such as a vocabulary.
+FixedState = Annotated[dict[Name, Hex], Field(max_length=64)]
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,9 @@ class Strict(BaseModel):
             if value == field.default:
                 continue
             marks = [mark.protocol for mark in field.metadata if isinstance(mark, Since)]
-            found = max(found, *marks, value.needs() if isinstance(value, Strict) else OLDEST)
+            parts = value if isinstance(value, list) else [value]
+            inside = (part.needs() for part in parts if isinstance(part, Strict))
+            found = max([found, *marks, *inside])
         return found
 
 
@@ -93,11 +98,12 @@ class Signed(Message):
 
 
 class TensorEntry(Strict):
-    """One row of the tensor table."""
+    """One row of the tensor table; ``role`` as in `shared.layout`."""
 
     name: Name
     shape: Annotated[list[Annotated[int, Field(ge=0, le=1 << 40)]], Field(max_length=32)]
     dtype: Literal["float32", "float64"]
+    role: Annotated[Role, Since(3)] = "trainable"
 
 
 # Of a table that is wrong throughout, a complaint about each row would be many times its size.
@@ -127,7 +133,8 @@ class ModelManifest(Transfer, Signed):
     ``config`` reaches every client's task, ``local`` says how it is to be trained;
     ``max_staleness`` is how many versions late an update may be; ``participation`` is the share of
     the clients that are drawn to train from this version (`shared.sampling`); ``final`` says that
-    no further version will come in this run.
+    no further version will come in this run; ``fixed_state`` is that of whoever sent the initial
+    weights, which every client's has to equal.
     """
 
     kind: Literal["model"] = "model"
@@ -141,6 +148,7 @@ class ModelManifest(Transfer, Signed):
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0
     content: Annotated[Digest | None, Since(2)] = None
     final: bool = False
+    fixed_state: Annotated[FixedState, Since(3)] = {}
 
 
 class EvaluationEntry(Strict):
@@ -183,6 +191,7 @@ class InitialManifest(Transfer):
     federation: Name
     client: ClientId
     tensors: Tensors
+    fixed_state: Annotated[FixedState, Since(3)] = {}
 
 
 class Chunk(Message):
@@ -211,6 +220,7 @@ class Join(Message):
     kind: Literal["join"] = "join"
     federation: Name
     client: ClientId
+    fixed_state: Annotated[FixedState, Since(3)] = {}
 
 
 class Probe(Message):
