@@ -20,6 +20,7 @@ def test_a_late_comer_sees_nan_where_the_coordinator_saw_it() -> None:
     common = {"time": 1.0, "number": 1, "federation": "f"}
     metrics = {"loss": nan, "eval_auc": 0.5}
     accepted = {"client": "alfa", "base_version": 0, "examples": 1, "metrics": metrics}
+    accepted["quorum"] = [1, 2]
     picture.feed({"event": "client.joined", "client": "alfa", **common})
     picture.feed({"event": "update.accepted.alfa", "version": 0, **accepted, **common})
     closed = {"version": 1, "updates": 1, "metrics": metrics, "clients": {"alfa": {}}}
