@@ -181,7 +181,8 @@ class FederatedClient:
         if self.personal.kinds.update_rule is not replace:
             self._set(begun)
         figures = self._fit(Guide.of(local, whole, self._correction(controls)), local)
-        steps = round(figures.pop(LOCAL_STEPS, 0)) or None
+        said = figures.pop(LOCAL_STEPS, 0.0)
+        steps = (round(said) if isfinite(said) else 0) or None
         arrays = self._arrays()
         trained = self.personal.shared(arrays)
         if difference := self.layout.difference(Layout.of(trained)):
@@ -352,6 +353,5 @@ def _trainable(model: Any, data: Any) -> TrainableModel:
 
 
 def _figures(metrics: Mapping[str, float] | None) -> dict[str, float]:
-    """Metrics as plain finite floats; a NaN says nothing and JSON has no word for it."""
-    figures = {name: float(value) for name, value in (metrics or {}).items()}
-    return {name: value for name, value in figures.items() if isfinite(value)}
+    """Metrics as plain floats; NaN stays, or nobody would hear of it."""
+    return {name: float(value) for name, value in (metrics or {}).items()}

@@ -24,8 +24,8 @@ from client_worker.guide import LOCAL_STEPS, Guide
 from client_worker.models import keras_archive, keras_state
 from client_worker.task import Task
 from shared.errors import ConfigError
-from shared.evaluation import MOST_CLASSES, Evaluation, of_classes, of_scores
 from shared.layout import STATISTIC, TRAINABLE, Array
+from shared.evaluation import MOST_CLASSES, Evaluation, most_likely, of_classes, of_scores
 
 EVALUATION_BATCH: Final = 1024
 OWN: Final = ("num_examples", "update_rule", "local", "ditto")  # options that are the client's
@@ -306,12 +306,12 @@ def _counts(model: Any, batches: Any) -> Evaluation | None:
     truth, guess = np.concatenate(labels), np.concatenate(outputs)
     if guess.shape[1] == 1:
         is_logit = getattr(loss, "_fn_kwargs", {}).get("from_logits", False)
-        return of_scores(truth, 0.5 * (1 + np.tanh(0.5 * guess)) if is_logit else guess)
+        return of_scores(truth, guess, 0.0 if is_logit else 0.5)
     if "binary" in str(name):
         return None  # several questions at once
     if truth.ndim == 2 and truth.shape[1] > 1:
         truth = truth.argmax(axis=1)
-    return of_classes(truth, guess.argmax(axis=1), guess.shape[1])
+    return of_classes(truth, most_likely(guess), guess.shape[1])
 
 
 class KerasTask(Task):

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, Final, Protocol
 
 from client_worker.client import SIDES
@@ -13,7 +14,7 @@ from client_worker.task import TaskSource
 from shared.audience import Audience, Phases
 from shared.chunks import Outgoing, transfer_fields
 from shared.errors import ConfigError
-from shared.evaluation import Evaluation
+from shared.evaluation import Evaluation, for_wire
 from shared.layout import Layout, Weights
 from shared.log import Log
 from shared.messages import (
@@ -23,6 +24,7 @@ from shared.messages import (
     LocalTraining,
     ModelManifest,
     Notice,
+    ScoreTable,
     UpdateManifest,
 )
 from shared.sampling import is_drawn
@@ -320,6 +322,7 @@ class Participant:
 
     def _contribute(self, update: Update, model: ModelManifest) -> None:
         delta = Weights.of(update.delta, self._client.layout_for(model.local))
+        metrics, not_finite = _by_finiteness(update.metrics)
         manifest = UpdateManifest(
             federation=self._settings.federation,
             run=model.run,
@@ -327,7 +330,8 @@ class Participant:
             base_version=model.version,
             num_examples=update.num_examples,
             layout=delta.layout.digest,
-            metrics=dict(update.metrics),
+            metrics=metrics,
+            not_finite=not_finite,
             local_steps=update.local_steps,
             evaluation=_entry(update.evaluation),
             **transfer_fields(delta.buffer),  # type: ignore[arg-type]
@@ -397,16 +401,30 @@ class Participant:
         return layout
 
 
-def _entry(found: Evaluation | None) -> EvaluationEntry | None:
-    if found is None:
+def _entry(evaluation: Evaluation | None) -> EvaluationEntry | None:
+    if evaluation is None:
         return None
-    confusion, scores = (list(map(list, table)) for table in (found.confusion, found.scores))
+    found = for_wire(evaluation)
+    means, not_finite = _by_finiteness(found.means)
+    table = None
+    if found.scores:
+        scores, negatives, positives = found.scores
+        table = ScoreTable(
+            scores=list(scores), negatives=list(negatives), positives=list(positives)
+        )
     return EvaluationEntry(
         num_examples=found.num_examples,
-        means=dict(found.means),
-        confusion=confusion,
-        scores=scores,
+        means=means,
+        confusion=list(map(list, found.confusion)),
+        score_table=table,
+        not_finite=not_finite,
     )
+
+
+def _by_finiteness(metrics: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
+    """The metrics that can travel as numbers, and the names of those that are NaN or infinite."""
+    finite = {name: value for name, value in metrics.items() if isfinite(value)}
+    return finite, [name for name in metrics if name not in finite]
 
 
 def _told(metrics: Mapping[str, float]) -> str:

@@ -15,7 +15,7 @@ This is the one module that knows both workers.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -33,8 +33,8 @@ from coordinator_worker.state import State
 from coordinator_worker.store import ABOVE
 from coordinator_worker.worker import CoordinatorWorker
 from shared.errors import BrokerRefused, ConfigError
-from shared.evaluation import Evaluation
 from shared.layout import STATISTIC, Weights
+from shared.evaluation import Evaluation, of_histograms
 from shared.log import Log
 from shared.messages import MAX_EXAMPLES, ModelManifest
 from shared.update import Update
@@ -239,6 +239,9 @@ def _result(state: State, weights: Weights, base: GlobalModel) -> Result:
             np.subtract(after, before, out=moved)
     told = record["above"]
     evaluation = Evaluation(**told["evaluation"]) if told["evaluation"] else None
+    if evaluation is not None and len(evaluation.scores) == 2:  # in a checkpoint from before
+        scores = of_histograms(evaluation.scores)
+        evaluation = replace(evaluation, scores=scores, is_coarse=True)
     metrics = dict(list(record["metrics"].items())[:MOST_FIGURES])
     examples = min(int(told["examples"]), MAX_EXAMPLES)
     return Result(base.manifest, Update(delta, examples, metrics, None, evaluation))

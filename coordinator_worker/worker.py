@@ -342,6 +342,7 @@ class CoordinatorWorker:
         closed, spare = self._round, state.weights
         version = state.version + 1
         record = closed.record(version, self._intake.incomplete, self._rejections.counted)
+        self._chronicle.judged(record, self._goal.watched())
         if (best := self._goal.better(state.best, record, state.version)) is not None:
             self._keep_best(state, best)
             state = replace(state, best=best)

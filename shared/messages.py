@@ -12,12 +12,13 @@ instead of being misread. A default, once published, never changes: it is what a
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, model_validator
 
 from broker_config.names import USER_PATTERN
-from shared.evaluation import MOST_CLASSES, SCORE_BINS
+from shared.evaluation import MAX_SCORES, MOST_CLASSES, SCORE_BINS
 from shared.layout import Role
 
 PROTOCOL: Final = 3  # the newest that is known here: raised with each field or kind that is added
@@ -38,6 +39,7 @@ Setting = bool | int | Figure | Annotated[str, Field(max_length=1024)]
 Figures = Annotated[dict[Name, Figure], Field(max_length=64)]
 Count = Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]
 Row = Annotated[list[Count], Field(max_length=SCORE_BINS), FailFast()]
+NotFinite = Annotated[list[Name], Field(max_length=64)]
 Config = Annotated[dict[Name, Setting], Field(max_length=64)]
 # Digests of what is not exchanged and has to be equal at every site, such as a vocabulary.
 FixedState = Annotated[dict[Name, Hex], Field(max_length=64)]
@@ -151,13 +153,36 @@ class ModelManifest(Transfer, Signed):
     fixed_state: Annotated[FixedState, Since(3)] = {}
 
 
+class ScoreTable(Strict):
+    """Distinct scores in ascending order, and how many negatives and positives have each."""
+
+    scores: Annotated[list[Figure], Field(max_length=MAX_SCORES), FailFast()]
+    negatives: Annotated[list[Count], Field(max_length=MAX_SCORES), FailFast()]
+    positives: Annotated[list[Count], Field(max_length=MAX_SCORES), FailFast()]
+
+    @model_validator(mode="after")
+    def _is_a_table(self) -> Self:
+        """Or it could not be added up."""
+        if not len(self.scores) == len(self.negatives) == len(self.positives):
+            raise ValueError("a table of scores has as many of each")
+        if any(a >= b for a, b in pairwise(self.scores)):
+            raise ValueError("scores ascend")
+        return self
+
+
 class EvaluationEntry(Strict):
-    """What ``base_version`` is worth on the client's held-out data (`shared.evaluation`)."""
+    """What ``base_version`` is worth on the client's held-out data (`shared.evaluation`).
+
+    ``scores`` is how protocols 1 and 2 said what ``score_table`` says. ``not_finite`` names the
+    figures that came out as NaN or infinite, which a Figure cannot be.
+    """
 
     num_examples: Annotated[int, Field(gt=0, le=MAX_EXAMPLES)]
     means: Figures = {}
     confusion: Annotated[list[Row], Field(max_length=MOST_CLASSES), FailFast()] = []
     scores: Annotated[list[Row], Field(max_length=2), FailFast()] = []
+    score_table: Annotated[ScoreTable | None, Since(3)] = None
+    not_finite: Annotated[NotFinite, Since(3)] = []
 
     @model_validator(mode="after")
     def _are_tables(self) -> Self:
@@ -166,11 +191,18 @@ class EvaluationEntry(Strict):
             raise ValueError("a confusion matrix is square")
         if self.scores and [len(row) for row in self.scores] != [SCORE_BINS] * 2:
             raise ValueError(f"scores are two histograms of {SCORE_BINS} bins")
+        if self.score_table is not None:
+            counted = sum(self.score_table.negatives) + sum(self.score_table.positives)
+            if counted > self.num_examples:
+                raise ValueError("more scores than examples")
         return self
 
 
 class UpdateManifest(Transfer):
-    """A weight delta of ``client``, trained from ``base_version`` on ``num_examples`` examples."""
+    """A weight delta of ``client``, trained from ``base_version`` on ``num_examples`` examples.
+
+    ``not_finite`` names the metrics that came out as NaN or infinite.
+    """
 
     kind: Literal["update"] = "update"
     federation: Name
@@ -182,6 +214,7 @@ class UpdateManifest(Transfer):
     metrics: Figures = {}
     evaluation: EvaluationEntry | None = None
     local_steps: Annotated[int, Field(gt=0, le=MAX_EXAMPLES)] | None = None
+    not_finite: Annotated[NotFinite, Since(3)] = []
 
 
 class InitialManifest(Transfer):
