@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from client_worker.greetings import without_greetings
 from client_worker.guide import LOCAL_STEPS, Guide
+from client_worker.models import keras_archive, keras_state
 from client_worker.models.keras_backend import keras, tf
 from client_worker.models.keras_data import (
     Batches,
@@ -23,7 +24,7 @@ from client_worker.models.keras_loss import Labels, counts
 from client_worker.tasks.example_count import is_py_dataset, rows
 from shared.errors import ConfigError
 from shared.evaluation import Evaluation
-from shared.layout import Array
+from shared.layout import STATISTIC, TRAINABLE, Array
 
 BATCH_SIZE: Final = 32
 
@@ -121,12 +122,29 @@ class KerasModel:
 
     def set_weights(self, weights: Sequence[Array]) -> None:
         """Take over the weights of all layers, and forget the states of recurrent ones."""
+        layers = keras_state.normalisers(self.model)
+        before = [layer.get_weights() for layer in layers]
         self.model.set_weights(weights)
+        keras_state.take_over(self.model, layers, before)
         self._reset_states()
 
     def weight_names(self) -> list[str]:
         """Return a name such as ``sequential/dense/kernel`` for each array of get_weights."""
         return [variable.path for variable in self.model.weights]
+
+    def fixed_state(self) -> dict[str, str]:
+        """Return digests of what has to be equal at every site and is not exchanged."""
+        return keras_state.digests(self.model)
+
+    def weight_roles(self) -> list[str]:
+        """Return ``trainable`` or ``statistic`` for each array of get_weights.
+
+        A frozen layer's weights count as statistics: they are averaged, not stepped.
+        """
+        trained = {id(variable) for variable in self.model.trainable_variables}
+        return [
+            TRAINABLE if id(variable) in trained else STATISTIC for variable in self.model.weights
+        ]
 
     def prepare(self, data: Any) -> Any:
         """Return ``data`` as Keras is given them, checked; made once for each data set.
@@ -256,7 +274,13 @@ class KerasModel:
         if not zipfile.is_zipfile(path):
             raise ConfigError(f"{named} is not a readable .keras")
         try:
-            self.model.load_weights(path)
+            if other := keras_archive.difference(path, self.model):
+                raise ConfigError(f"{named} is of another model: {other}")
+            optimizer, self.model.optimizer = self.model.optimizer, None
+            try:
+                self.model.load_weights(path)  # with an optimizer it would want the file's to fit
+            finally:
+                self.model.optimizer = optimizer
         except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
             raise ConfigError(f"{named} does not fit the task's model: {_line(error)}") from None
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from coordinator_worker.audit import NAME, NO_LINE, digest_of
 from coordinator_worker.figures import plain
 from coordinator_worker.rejected import PIPE_COLUMNS
+from shared import strict_json
 from shared.errors import ConfigError, WarrenError
 from shared.progress import through
 
@@ -132,7 +133,9 @@ def show(folder: Path, version: int | None, *, run: str | None, as_json: bool) -
     chosen = [mine[version]] if version is not None else list(mine.values())
     if as_json:
         told = [made.as_dict() for made in chosen]
-        sys.stdout.write(json.dumps(told[0] if version is not None else told, indent=1) + "\n")
+        sys.stdout.write(
+            strict_json.dumps(told[0] if version is not None else told, indent=1) + "\n"
+        )
         return
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
     if version is None:

@@ -5,7 +5,6 @@ coordinator leaves the whole picture there, at most once a second, and a late-co
 without taking it out.
 """
 
-import json
 import threading
 import time
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any, Final
 from broker_config.names import STATE_QUEUE
 from coordinator_worker.picture import Picture
 from coordinator_worker.state import State
+from shared import strict_json
 from shared.amqp import Session
 from shared.pipeline import Publication
 
@@ -62,7 +62,7 @@ class Bulletin:
 
     def _post(self) -> None:
         began = time.monotonic()
-        body = json.dumps(self._picture.as_dict()).encode()
+        body = strict_json.dumps(self._picture.as_dict()).encode()
         self._session.post(
             Publication(
                 "",

@@ -1,17 +1,22 @@
 """What the coordinator says of what happens: to its host's log, to everybody, to the audit."""
 
 from collections.abc import Mapping
-from typing import Any
+from math import isfinite
+from typing import Any, Final
 
 from coordinator_worker.audit import Audit
 from coordinator_worker.events import Events
+from coordinator_worker.round import evaluation_of, metrics_of
 from coordinator_worker.state import Best, State
 from shared.audience import Phases
 from shared.errors import Rejected
+from shared.evaluation import SCORE_BINS
 from shared.log import Log
 from shared.messages import ModelManifest, UpdateManifest
 
 log = Log(__name__)
+
+MOST_AUC_ERROR: Final = 0.01
 
 
 class Chronicle:
@@ -21,6 +26,9 @@ class Chronicle:
         self._events = events
         self._audit = audit
         self._quorum = quorum
+        self._not_finite: frozenset[str] = frozenset()
+        self._missing: frozenset[str] = frozenset()
+        self._coarse: set[str] = set()
 
     def joined(self, client: str) -> None:
         """A client is there."""
@@ -31,6 +39,7 @@ class Chronicle:
         """An update is in the sum that will make ``version`` + 1, as the ``updates``-th."""
         client = manifest.client
         self._audit.accepted(manifest, version + 1)
+        self._look_at_figures(manifest)
         log.info(
             "update_accepted",
             "%s contributed to version %d (%d of %d)",
@@ -50,7 +59,7 @@ class Chronicle:
             examples=manifest.num_examples,
             bytes=manifest.size_bytes,
             norm=norm,
-            metrics=manifest.metrics,
+            metrics=metrics_of(manifest),
             quorum=(updates, self._quorum),
         )
 
@@ -105,6 +114,60 @@ class Chronicle:
         self._events.post("round.closed", run=run, **record)
         self._events.tell("round.timed", version=record["version"], phases=phases)
 
+    def judged(self, record: Mapping[str, Any], watched: Mapping[str, str]) -> None:
+        """Say, once until it is otherwise, which figures are NaN, and which of ``watched`` lack.
+
+        ``watched``: metrics that the run is steered by -> the flag that says so.
+        """
+        metrics = record["metrics"]
+        broken = frozenset(name for name, value in metrics.items() if not isfinite(value))
+        for name in sorted(broken - self._not_finite):
+            log.error(
+                "metric_not_finite",
+                "%s is not a number in the round to version %d: predictions or losses are NaN or"
+                " infinite (%s); lower the learning rates, or look at the data there",
+                name,
+                record["version"],
+                _whose(record, name),
+                version=record["version"],
+                metric=name,
+            )
+            self._events.post("round.not-finite", version=record["version"], metric=name)
+        self._not_finite = broken
+        missing = frozenset(watched) - set(metrics)
+        for name in sorted(missing - self._missing):
+            log.error(
+                "metric_missing",
+                "%s waits for %s, which no client reports in the round to version %d (there is %s):"
+                " it cannot choose a version or end the run while that is so",
+                watched[name],
+                name,
+                record["version"],
+                ", ".join(sorted(metrics)) or "no figure at all",
+                version=record["version"],
+                metric=name,
+            )
+            self._events.post("round.metric-missing", version=record["version"], metric=name)
+        self._missing = missing
+
+    def _look_at_figures(self, manifest: UpdateManifest) -> None:
+        """Say once of a client that it tells its scores too coarsely for them to be pooled."""
+        entry, client = manifest.evaluation, manifest.client
+        if entry is None or not entry.scores or client in self._coarse:
+            return
+        error = evaluation_of(entry).tie_error()
+        if error > MOST_AUC_ERROR:
+            self._coarse.add(client)
+            log.warning(
+                "coarse_scores",
+                "%s counts its scores in %d equal bins, as older versions do: eval_auc may be off"
+                " by %.2f; upgrade that client",
+                client,
+                SCORE_BINS,
+                error,
+                client=client,
+            )
+
     def diverged(self, version: int, error: Exception) -> None:
         """A round's updates would have spoilt the model."""
         log.error(
@@ -126,7 +189,7 @@ class Chronicle:
     def evaluated(self, version: int, figures: Mapping[str, float]) -> None:
         """A version was judged beside the coordinator."""
         told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        log.info("evaluated", "version %d: %s", version, told, version=version, **figures)
+        log.info("evaluated", "version %d: %s", version, told, version=version, metrics=figures)
         self._events.post("model.evaluated", version=version, metrics=dict(figures))
 
     def published(self, state: State, model: ModelManifest, phases: Phases) -> None:
@@ -175,3 +238,13 @@ class Chronicle:
     def stopped(self) -> None:
         """The coordinator ends, having been asked to or done."""
         self._events.post("coordinator.stopped")
+
+
+def _whose(record: Mapping[str, Any], metric: str) -> str:
+    """Clients whose own figure of that name is none."""
+    found = [
+        client
+        for client, told in record["clients"].items()
+        if not isfinite(told["metrics"].get(metric, 0.0))
+    ]
+    return "at " + ", ".join(found[:5]) + (", …" if len(found) > 5 else "") if found else "pooled"

@@ -1,6 +1,5 @@
 """How two models differ, tensor by tensor, and in what they are worth."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from rich.text import Text
 from coordinator_worker.figures import plain
 from coordinator_worker.past import Model, Past
 from coordinator_worker.rejected import PIPE_COLUMNS
+from shared import strict_json
 from shared.layout import Array
 
 BLOCK: Final = 1 << 20  # numbers at a time, as float64
@@ -93,7 +93,7 @@ def show(past: Past, first: str, second: str, *, as_json: bool) -> None:
         told["tensors"] = [asdict(each) for each in found[:-1]]
         told["model"] = {k: v for k, v in asdict(found[-1]).items() if k != "tensor"}
         told["metrics"] = {"a": metrics[0], "b": metrics[1]}
-        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        sys.stdout.write(strict_json.dumps(told, indent=1) + "\n")
         return
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
     console.print(Text(f"from {plain(a.name)} to {plain(b.name)}", "bold"))

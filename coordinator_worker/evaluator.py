@@ -9,7 +9,6 @@ import shlex
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
-from math import isfinite
 from pathlib import Path
 
 from shared import weights_file
@@ -83,4 +82,4 @@ class Evaluator:
             if not self._over:
                 log.warning("not_evaluated", "version %d was not evaluated: %s", version, error)
             return
-        self._judged(version, {name: value for name, value in figures.items() if isfinite(value)})
+        self._judged(version, figures)

@@ -1,13 +1,13 @@
 """What happened, as JSON on the topic exchange ``event``, for dashboards and people."""
 
 import itertools
-import json
 import time
 from typing import Any
 
 from broker_config.names import EVENT_EXCHANGE
 from coordinator_worker.bulletin import Bulletin
 from coordinator_worker.state import State
+from shared import strict_json
 from shared.amqp import Session
 from shared.audience import Audience
 from shared.pipeline import Publication
@@ -31,7 +31,7 @@ class Events:
         """Post one event under routing key ``topic``, such as ``round.closed``."""
         stamp = {"time": time.time(), "number": next(self._number)}
         event = {"event": topic, **stamp, **self._common, **fields}
-        body = json.dumps(event).encode()
+        body = strict_json.dumps(event).encode()
         self._session.post(
             Publication(EVENT_EXCHANGE, topic, (body,), topic, content_type="application/json")
         )

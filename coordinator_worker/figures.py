@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import isfinite
 from typing import Final
 
 UNKNOWN: Final = "–"
@@ -36,13 +37,17 @@ def figure(value: float | None) -> str:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """``values`` from first to last as at most ``width`` bars; of many, each is a mean of some."""
+    """``values`` from first to last as at most ``width`` bars; of many, each is a mean of some.
+
+    Where one is NaN or infinite there is a gap.
+    """
     count = min(width, len(values))
     cuts = [len(values) * n // count for n in range(count + 1)] if count else []
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]
-    low, high = min(means, default=0.0), max(means, default=0.0)
+    known = [mean for mean in means if isfinite(mean)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BARS[round((mean - low) * scale)] for mean in means)
+    return "".join(_BARS[round((m - low) * scale)] if isfinite(m) else " " for m in means)
 
 
 def plain(text: str) -> str:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Self
 
 from coordinator_worker.settings import CoordinatorSettings
@@ -87,11 +88,21 @@ class Goal:
         waited = state.version - state.best.version if state.best is not None else 0
         return self.patience is not None and waited > self.patience
 
+    def watched(self) -> dict[str, str]:
+        """Metrics that the run is steered by, and the flag that says so."""
+        found = {self.target.metric: "--target"} if self.target is not None else {}
+        if self.monitor is not None:
+            patience = " and --patience" if self.patience is not None else ""
+            found[self.monitor.metric] = f"--monitor{patience}"
+        return found
+
     def better(self, best: Best | None, record: Record, version: int) -> Best | None:
         """The version that ``record`` evaluates, if it is ``version`` and beats ``best``."""
         evaluated = record["evaluation"] or {}
         value = record["metrics"].get(self.monitor.metric) if self.monitor else None
         if self.monitor is None or value is None or evaluated.get("version") != version:
+            return None
+        if not isfinite(value):
             return None
         if best is not None and not self.monitor.is_better(value, best.value):
             return None

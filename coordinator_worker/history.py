@@ -1,7 +1,6 @@
 """The rounds in a checkpoint as rows of figures: for a terminal, a spreadsheet, TensorBoard."""
 
 import csv
-import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from coordinator_worker import checkpoint
 from coordinator_worker.figures import plain
 from coordinator_worker.rejected import PIPE_COLUMNS
 from coordinator_worker.state import State
+from shared import strict_json
 from shared.errors import ConfigError
 
 Record = Mapping[str, Any]
@@ -89,7 +89,7 @@ def to_csv(history: Sequence[Record], path: Path) -> None:
 def to_json(history: Sequence[Record]) -> None:
     """Print each round as the checkpoint has it, one JSON object a line."""
     for record in history:
-        sys.stdout.write(json.dumps(record) + "\n")
+        sys.stdout.write(strict_json.dumps(record) + "\n")
 
 
 def show(state: State) -> None:

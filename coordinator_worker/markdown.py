@@ -13,15 +13,21 @@ SPARKS: Final = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """``values`` as a row of bars, at most SPARK_POINTS of them, each a mean of its neighbours."""
+    """``values`` as a row of bars, at most SPARK_POINTS of them, each a mean of its neighbours.
+
+    Where one is NaN or infinite there is a gap.
+    """
     points = min(len(values), SPARK_POINTS)
     edges = [round(place * len(values) / points) for place in range(points + 1)] if points else []
     means = [mean(values[a:b]) for a, b in pairwise(edges)]
-    low, high = min(means, default=0.0), max(means, default=0.0)
-    if not isfinite(high - low) or high == low:
-        return SPARKS[3] * len(means)
+    known = [value for value in means if isfinite(value)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
     top = len(SPARKS) - 1
-    return "".join(SPARKS[round((value - low) / (high - low) * top)] for value in means)
+    scale = top / (high - low) if isfinite(high - low) and high > low else 0.0
+    flat = 0 if scale else 3
+    return "".join(
+        SPARKS[flat + round((value - low) * scale)] if isfinite(value) else " " for value in means
+    )
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -6,6 +6,7 @@ watches begins with that and feeds it with what comes after. No broker, clock or
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
+from math import nan
 from typing import Any, Final
 
 from coordinator_worker import standing
@@ -212,7 +213,9 @@ class Picture:
             setattr(made, name, whole[name])
         made.quorum = _pair(whole["quorum"])
         made.reasons = Counter(whole["reasons"])
-        made.rounds.extend(whole["rounds"])
+        for record in whole["rounds"]:
+            figures = {name: _short(value) for name, value in record["metrics"].items()}
+            made.rounds.append(record | {"metrics": figures})
         made.rejected.extend(whole["rejected"])
         made.staleness.update({int(late): count for late, count in whole["staleness"].items()})
         made.metrics = dict.fromkeys(whole["metrics"])
@@ -235,8 +238,9 @@ def _pair(quorum: Iterable[int]) -> tuple[int, int]:
     return int(have), max(1, int(need))
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")
+def _short(value: float | None) -> float:
+    """Six digits are enough; JSON's null was NaN."""
+    return nan if value is None else float(f"{value:.6g}")
 
 
 _PLAIN: Final = (

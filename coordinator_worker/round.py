@@ -1,7 +1,9 @@
 """The round in progress: its sum, and everything that will be said about it."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping
+from math import nan
 from operator import itemgetter
 from statistics import median
 from typing import Any, Final, NamedTuple
@@ -9,9 +11,10 @@ from typing import Any, Final, NamedTuple
 from coordinator_worker.aggregation import Cohort, Contribution
 from coordinator_worker.intake import Arrival
 from shared.audience import Phases
-from shared.evaluation import Evaluation, pool
+from shared.evaluation import Evaluation, of_histograms, pool
 from shared.messages import EvaluationEntry, UpdateManifest
 
+MOST_TABLES: Final = 64  # evaluations that are held one by one; 12 kB each
 NONE: Final[Mapping[str, int]] = {}
 
 
@@ -50,6 +53,7 @@ class Round:
         self.entries: list[Entry] = []
         self._reports: dict[str, tuple[float, Mapping[str, float]]] = {}
         self._evaluations: dict[int, list[Evaluation]] = {}  # by the version that was evaluated
+        self._judges: Counter[int] = Counter()  # clients by the version that they evaluated
         self._norms: list[float] = []
         self._bytes_up = 0
         self.phases = Phases()
@@ -95,11 +99,19 @@ class Round:
                 f"{manifest.digest:016x}",
             )
         )
-        self._reports[manifest.client] = (manifest.num_examples, manifest.metrics)
+        self._reports[manifest.client] = (manifest.num_examples, metrics_of(manifest))
         self._norms.append(norm)
         self._bytes_up += manifest.size_bytes
         if (found := manifest.evaluation) is not None:
-            self._evaluations.setdefault(manifest.base_version, []).append(_evaluation(found))
+            self._judge(manifest.base_version, evaluation_of(found))
+
+    def _judge(self, version: int, evaluation: Evaluation) -> None:
+        """Add an evaluation of ``version``; thousands of clients' tables need not all be held."""
+        found = self._evaluations.setdefault(version, [])
+        found.append(evaluation)
+        self._judges[version] += 1
+        if len(found) >= MOST_TABLES:
+            found[:] = [pool(found)]
 
     def evaluation_of(self, version: int) -> Evaluation | None:
         """What ``version`` is worth on the held-out data of all clients that trained from it."""
@@ -137,7 +149,7 @@ class Round:
             return None
         version, found = max(self._evaluations.items(), key=itemgetter(0))
         examples = sum(evaluation.num_examples for evaluation in found)
-        return {"version": version, "clients": len(found), "examples": examples}
+        return {"version": version, "clients": self._judges[version], "examples": examples}
 
     def _pooled(self) -> dict[str, float]:
         """Its metrics over the held-out examples of all clients together."""
@@ -147,6 +159,19 @@ class Round:
         return {f"eval_{name}": value for name, value in pooled.metrics().items()}
 
 
-def _evaluation(entry: EvaluationEntry) -> Evaluation:
-    confusion, scores = (tuple(map(tuple, table)) for table in (entry.confusion, entry.scores))
-    return Evaluation(entry.num_examples, entry.means, confusion, scores)
+def metrics_of(manifest: UpdateManifest) -> dict[str, float]:
+    """What a client said of its training, with NaN again for what was not finite."""
+    return {**manifest.metrics, **dict.fromkeys(manifest.not_finite, nan)}
+
+
+def evaluation_of(entry: EvaluationEntry) -> Evaluation:
+    """What a client said, with NaN again for what was not finite."""
+    means = {**entry.means, **dict.fromkeys(entry.not_finite, nan)}
+    confusion = tuple(map(tuple, entry.confusion))
+    if (table := entry.score_table) is not None:
+        rows = tuple(table.scores), tuple(table.negatives), tuple(table.positives)
+        return Evaluation(entry.num_examples, means, confusion, rows)
+    if entry.scores:
+        coarse = of_histograms(entry.scores)
+        return Evaluation(entry.num_examples, means, confusion, coarse, is_coarse=True)
+    return Evaluation(entry.num_examples, means, confusion)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import nan
 from typing import Any, Final
 
 from coordinator_worker.roster import Member, Status, status_of
@@ -98,7 +99,9 @@ class Client:
         rounds = {v: _lateness(letter) for v, letter in letters if letter != _ABSENT}
         if line["now"] is not None:
             rounds[version + 1] = line["now"]
-        return cls(**{name: line[name] for name in _KEPT}, rounds=rounds)
+        kept = {name: line[name] for name in _KEPT}
+        metrics = {name: nan if v is None else v for name, v in kept.pop("metrics").items()}
+        return cls(**kept, metrics=metrics, rounds=rounds)  # JSON's null was NaN
 
 
 _KEPT: Final = (

@@ -1,6 +1,5 @@
 """Which versions of the model there are: a table, or JSON."""
 
-import json
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,6 +13,7 @@ from rich.text import Text
 from coordinator_worker.figures import plain, size
 from coordinator_worker.past import BEST_FILE, Past
 from coordinator_worker.rejected import PIPE_COLUMNS
+from shared import strict_json
 from shared.weights_file import digest_text
 
 MOST_METRICS: Final = 3
@@ -25,7 +25,7 @@ def show(folder: Path, *, as_json: bool) -> None:
     past = Past(folder)
     found = versions(past)
     if as_json:
-        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+        sys.stdout.write(strict_json.dumps(found, indent=1) + "\n")
         return
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
     state = past.state

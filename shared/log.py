@@ -1,11 +1,20 @@
 """Logs that people and programs read: each line has an ``action`` that dashboards key on."""
 
-import json
 import logging
 import sys
+from collections.abc import Mapping
 from typing import Any, Literal, TextIO
 
+from shared import strict_json
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# Logging raises KeyError for a field of such a name, and the rest would replace what a line says.
+_RESERVED = _STANDARD | {"time", "level", "action", "traceback"}
+
+
+def _extra(action: str, fields: Mapping[str, object]) -> dict[str, object]:
+    free = {f"{name}_" if name in _RESERVED else name: value for name, value in fields.items()}
+    return {**free, "action": action}
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
@@ -21,7 +30,7 @@ class JsonLines(logging.Formatter):
         line |= _fields(record)
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return strict_json.dumps(line, default=str)
 
 
 class Readable(logging.Formatter):
@@ -56,12 +65,12 @@ class Log:
 
     def info(self, action: str, message: str, *args: object, **fields: object) -> None:
         """Say what happened."""
-        self._logger.info(message, *args, extra={"action": action, **fields})
+        self._logger.info(message, *args, extra=_extra(action, fields))
 
     def warning(self, action: str, message: str, *args: object, **fields: object) -> None:
         """Say what went wrong and is being dealt with."""
-        self._logger.warning(message, *args, extra={"action": action, **fields})
+        self._logger.warning(message, *args, extra=_extra(action, fields))
 
     def error(self, action: str, message: str, *args: object, **fields: object) -> None:
         """Say what somebody has to mend."""
-        self._logger.error(message, *args, extra={"action": action, **fields})
+        self._logger.error(message, *args, extra=_extra(action, fields))

@@ -12,14 +12,16 @@ instead of being misread. A default, once published, never changes: it is what a
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, model_validator
 
 from broker_config.names import USER_PATTERN
-from shared.evaluation import MOST_CLASSES, SCORE_BINS
+from shared.evaluation import MAX_SCORES, MOST_CLASSES, SCORE_BINS
+from shared.layout import Role
 
-PROTOCOL: Final = 2  # the newest that is known here: raised with each field or kind that is added
+PROTOCOL: Final = 3  # the newest that is known here: raised with each field or kind that is added
 OLDEST: Final = 1  # of those that are still read
 MAX_SIZE_BYTES: Final = 1 << 40
 MAX_EXAMPLES: Final = 1 << 40
@@ -37,7 +39,10 @@ Setting = bool | int | Figure | Annotated[str, Field(max_length=1024)]
 Figures = Annotated[dict[Name, Figure], Field(max_length=64)]
 Count = Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]
 Row = Annotated[list[Count], Field(max_length=SCORE_BINS), FailFast()]
+NotFinite = Annotated[list[Name], Field(max_length=64)]
 Config = Annotated[dict[Name, Setting], Field(max_length=64)]
+# Digests of what is not exchanged and has to be equal at every site, such as a vocabulary.
+FixedState = Annotated[dict[Name, Hex], Field(max_length=64)]
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,9 @@ class Strict(BaseModel):
             if value == field.default:
                 continue
             marks = [mark.protocol for mark in field.metadata if isinstance(mark, Since)]
-            found = max(found, *marks, value.needs() if isinstance(value, Strict) else OLDEST)
+            parts = value if isinstance(value, list) else [value]
+            inside = (part.needs() for part in parts if isinstance(part, Strict))
+            found = max([found, *marks, *inside])
         return found
 
 
@@ -93,11 +100,12 @@ class Signed(Message):
 
 
 class TensorEntry(Strict):
-    """One row of the tensor table."""
+    """One row of the tensor table; ``role`` as in `shared.layout`."""
 
     name: Name
     shape: Annotated[list[Annotated[int, Field(ge=0, le=1 << 40)]], Field(max_length=32)]
     dtype: Literal["float32", "float64"]
+    role: Annotated[Role, Since(3)] = "trainable"
 
 
 # Of a table that is wrong throughout, a complaint about each row would be many times its size.
@@ -127,7 +135,8 @@ class ModelManifest(Transfer, Signed):
     ``config`` reaches every client's task, ``local`` says how it is to be trained;
     ``max_staleness`` is how many versions late an update may be; ``participation`` is the share of
     the clients that are drawn to train from this version (`shared.sampling`); ``final`` says that
-    no further version will come in this run.
+    no further version will come in this run; ``fixed_state`` is that of whoever sent the initial
+    weights, which every client's has to equal.
     """
 
     kind: Literal["model"] = "model"
@@ -141,15 +150,39 @@ class ModelManifest(Transfer, Signed):
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0
     content: Annotated[Digest | None, Since(2)] = None
     final: bool = False
+    fixed_state: Annotated[FixedState, Since(3)] = {}
+
+
+class ScoreTable(Strict):
+    """Distinct scores in ascending order, and how many negatives and positives have each."""
+
+    scores: Annotated[list[Figure], Field(max_length=MAX_SCORES), FailFast()]
+    negatives: Annotated[list[Count], Field(max_length=MAX_SCORES), FailFast()]
+    positives: Annotated[list[Count], Field(max_length=MAX_SCORES), FailFast()]
+
+    @model_validator(mode="after")
+    def _is_a_table(self) -> Self:
+        """Or it could not be added up."""
+        if not len(self.scores) == len(self.negatives) == len(self.positives):
+            raise ValueError("a table of scores has as many of each")
+        if any(a >= b for a, b in pairwise(self.scores)):
+            raise ValueError("scores ascend")
+        return self
 
 
 class EvaluationEntry(Strict):
-    """What ``base_version`` is worth on the client's held-out data (`shared.evaluation`)."""
+    """What ``base_version`` is worth on the client's held-out data (`shared.evaluation`).
+
+    ``scores`` is how protocols 1 and 2 said what ``score_table`` says. ``not_finite`` names the
+    figures that came out as NaN or infinite, which a Figure cannot be.
+    """
 
     num_examples: Annotated[int, Field(gt=0, le=MAX_EXAMPLES)]
     means: Figures = {}
     confusion: Annotated[list[Row], Field(max_length=MOST_CLASSES), FailFast()] = []
     scores: Annotated[list[Row], Field(max_length=2), FailFast()] = []
+    score_table: Annotated[ScoreTable | None, Since(3)] = None
+    not_finite: Annotated[NotFinite, Since(3)] = []
 
     @model_validator(mode="after")
     def _are_tables(self) -> Self:
@@ -158,11 +191,18 @@ class EvaluationEntry(Strict):
             raise ValueError("a confusion matrix is square")
         if self.scores and [len(row) for row in self.scores] != [SCORE_BINS] * 2:
             raise ValueError(f"scores are two histograms of {SCORE_BINS} bins")
+        if self.score_table is not None:
+            counted = sum(self.score_table.negatives) + sum(self.score_table.positives)
+            if counted > self.num_examples:
+                raise ValueError("more scores than examples")
         return self
 
 
 class UpdateManifest(Transfer):
-    """A weight delta of ``client``, trained from ``base_version`` on ``num_examples`` examples."""
+    """A weight delta of ``client``, trained from ``base_version`` on ``num_examples`` examples.
+
+    ``not_finite`` names the metrics that came out as NaN or infinite.
+    """
 
     kind: Literal["update"] = "update"
     federation: Name
@@ -174,6 +214,7 @@ class UpdateManifest(Transfer):
     metrics: Figures = {}
     evaluation: EvaluationEntry | None = None
     local_steps: Annotated[int, Field(gt=0, le=MAX_EXAMPLES)] | None = None
+    not_finite: Annotated[NotFinite, Since(3)] = []
 
 
 class InitialManifest(Transfer):
@@ -183,6 +224,7 @@ class InitialManifest(Transfer):
     federation: Name
     client: ClientId
     tensors: Tensors
+    fixed_state: Annotated[FixedState, Since(3)] = {}
 
 
 class Chunk(Message):
@@ -211,6 +253,7 @@ class Join(Message):
     kind: Literal["join"] = "join"
     federation: Name
     client: ClientId
+    fixed_state: Annotated[FixedState, Since(3)] = {}
 
 
 class Probe(Message):

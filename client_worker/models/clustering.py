@@ -10,6 +10,8 @@ from shared.errors import ConfigError
 from shared.evaluation import Evaluation
 from shared.layout import Array
 
+DOUBT: Final = 1e-12  # of squared lengths; what rounding may do to their differences, and more
+DOUBTFUL_AT_ONCE: Final = 1024  # rows
 PSEUDO_COUNT: Final = 1e-8  # per example; keeps an empty cluster where it is
 
 
@@ -66,12 +68,24 @@ def k_means(centroids: Array) -> KMeans:
 
 
 def assign(x: Array, centroids: Array) -> tuple[Array, Array]:
-    """Nearest centroid of each x (n,), and the squared distance to it (n,)."""
-    squares = (
-        (x**2).sum(axis=1)[:, None] - 2 * x @ centroids.T + (centroids**2).sum(axis=1)[None, :]
-    )
-    nearest = squares.argmin(axis=1)
-    return nearest, np.maximum(squares[np.arange(len(x)), nearest], 0)
+    """Nearest centroid of each x (n,), and the squared distance to it (n,).
+
+    |x - c|^2 = |x|^2 - 2 <x, c> + |c|^2 is one product of matrices, but cancels where both lie far
+    from the origin; so the origin is the centroids' mean, and where that does not decide either,
+    the differences themselves do.
+    """
+    origin = centroids.mean(axis=0)
+    near, centers = x - origin, centroids - origin
+    own, squares = (near**2).sum(axis=1), (centers**2).sum(axis=1)
+    found = own[:, None] - 2 * near @ centers.T + squares[None, :]
+    nearest = found.argmin(axis=1)
+    if len(centroids) > 1:
+        best = np.partition(found, 1, axis=1)
+        doubtful = np.flatnonzero(best[:, 1] - best[:, 0] <= DOUBT * (own + squares.max()))
+        for rows in np.array_split(doubtful, len(doubtful) // DOUBTFUL_AT_ONCE + 1):
+            differences = x[rows][:, None, :] - centroids[None, :, :]
+            nearest[rows] = (differences**2).sum(axis=2).argmin(axis=1)
+    return nearest, ((x - centroids[nearest]) ** 2).sum(axis=1)
 
 
 def _inputs(data: Any) -> Array:

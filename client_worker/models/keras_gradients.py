@@ -94,7 +94,7 @@ class GradientChange:
             pairs = zip(chosen, self._variables, strict=True)
             return [_like(variable, array) for array, variable in pairs]
         for variable, array in zip(variables, chosen, strict=True):
-            variable.assign(array)
+            variable.assign(tf.cast(array, variable.dtype))
         return variables
 
     # --- the trial ------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ _NOT_PLAIN: Final = (
 
 
 def _like(variable: Any, value: Array) -> Any:
-    return tf.Variable(value, trainable=False, dtype=variable.dtype)
+    return tf.Variable(tf.cast(value, variable.dtype), trainable=False)
 
 
 def _has_own_step(model: Any) -> bool:

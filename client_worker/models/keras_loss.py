@@ -10,7 +10,7 @@ from client_worker.models.keras_backend import keras, tf
 from client_worker.models.keras_data import Parts
 from client_worker.tasks.example_count import is_dataset
 from shared.errors import ConfigError
-from shared.evaluation import MOST_CLASSES, Evaluation, of_classes, of_scores
+from shared.evaluation import MOST_CLASSES, Evaluation, most_likely, of_classes, of_scores
 from shared.layout import Array
 
 KINDS: Final = {
@@ -252,7 +252,7 @@ def _rule(kind: LossKind | None) -> Any:
             truth, guess = truth[there], guess[there]
         if not len(truth):
             return None
-        return of_classes(truth, guess.argmax(axis=1), guess.shape[1])
+        return of_classes(truth, most_likely(guess), guess.shape[1])
 
     return counted
 
@@ -262,8 +262,8 @@ def _binary(kind: LossKind, truth: Array, guess: Array) -> Evaluation | None:
     if len(labels) != len(guess) or not np.isin(labels, (0, 1)).all():
         return None  # soft labels have no ROC curve
     if kind.from_logits:
-        return of_scores(labels, 0.5 * (1 + np.tanh(0.5 * guess)))
-    if ((guess < 0) | (guess > 1)).any():
+        return of_scores(labels, guess, 0.0)
+    if np.isfinite(guess).all() and ((guess < 0) | (guess > 1)).any():
         return (
             None  # a last activation is missing: no probabilities, whatever the loss takes them for
         )

@@ -7,7 +7,7 @@ import numpy as np
 
 from client_worker.numpy_model import NumpyModel, classes_from_zero, flat_labels
 from shared.errors import ConfigError
-from shared.evaluation import Evaluation, of_classes, of_scores
+from shared.evaluation import Evaluation, most_likely, of_classes, of_scores
 from shared.layout import Array
 
 Step = tuple[float, list[Array]]
@@ -62,7 +62,7 @@ def logistic_regression(features: int, *, l2: float = 0.0, **options: Any) -> Nu
 
     def evaluate(weights: Sequence[Array], x: Array, y: Array) -> Evaluation:
         z, truth = (x @ weights[0] + weights[1])[:, 0], flat_labels(y)
-        return of_scores(truth, sigmoid(z), loss=losses(z, truth))
+        return of_scores(truth, z, 0.0, loss=losses(z, truth))
 
     options = {"labels": classes_from_zero(2)} | options
     return NumpyModel(_zeros(features, 1), gradient, evaluate=evaluate, **options)
@@ -81,7 +81,7 @@ def softmax_regression(
 
     def evaluate(weights: Sequence[Array], x: Array, y: Array) -> Evaluation:
         z, truth = x @ weights[0] + weights[1], flat_labels(y)
-        return of_classes(truth, z.argmax(axis=1), classes, loss=cross_entropy(z, truth)[0])
+        return of_classes(truth, most_likely(z), classes, loss=cross_entropy(z, truth)[0])
 
     options = {"labels": classes_from_zero(classes)} | options
     return NumpyModel(_zeros(features, classes), gradient, evaluate=evaluate, **options)

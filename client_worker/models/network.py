@@ -9,7 +9,7 @@ import numpy as np
 from client_worker.models.linear import Step, cross_entropy
 from client_worker.numpy_model import NumpyModel, classes_from_zero, flat_labels
 from shared.errors import ConfigError
-from shared.evaluation import Evaluation, of_classes
+from shared.evaluation import Evaluation, most_likely, of_classes
 from shared.layout import Array
 
 EVALUATION_BATCH = 2048
@@ -47,7 +47,7 @@ def mlp(sizes: Sequence[int] = (784, 200, 200, 10), *, seed: int = 0, **options:
         for start in range(0, len(x), EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
             z = _forward(weights, x[part])[1]
-            guesses.append(z.argmax(axis=1))
+            guesses.append(most_likely(z))
             total += cross_entropy(z, truth[part])[0] * len(z)
         return of_classes(truth, np.concatenate(guesses), sizes[-1], loss=total / len(x))
 

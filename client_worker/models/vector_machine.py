@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from client_worker.models.linear import Step, sigmoid
+from client_worker.models.linear import Step
 from client_worker.numpy_model import NumpyModel, flat_labels
 from shared.errors import ConfigError
 from shared.evaluation import Evaluation, of_scores
@@ -20,7 +20,7 @@ def linear_svm(
 
     s_i is 1 where y_i > 0 and -1 elsewhere; labels are {0, 1} or {-1, 1}, any other is refused; p
     is 1 (hinge, Cortes & Vapnik 1995) or, ``squared``, 2, which is smooth. b is not shrunk.
-    scikit-learn's C is 1 / (l2 n) for both. Scores for the AUC are the margins through a sigmoid.
+    scikit-learn's C is 1 / (l2 n) for both. Scores for the AUC are the margins.
     """
     if l2 < 0:
         raise ConfigError(f"l2={l2}: it is 0 or more")
@@ -40,7 +40,7 @@ def linear_svm(
         w, b = weights
         z = (x @ w + b)[:, 0]
         room = np.maximum(0, 1 - _signs(y, w.dtype) * z)
-        return of_scores(flat_labels(y) > 0, sigmoid(z), loss=losses(w, room))
+        return of_scores(flat_labels(y) > 0, z, 0.0, loss=losses(w, room))
 
     options = {"labels": _check_signs} | options
     return NumpyModel(

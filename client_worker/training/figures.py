@@ -1,18 +1,20 @@
-"""What of a model's figures can travel: finite numbers under short names.
+"""What of a model's figures can travel: numbers under short names.
 
 What cannot is left out with one warning for each name: an update is worth more than a figure that
-nobody can draw. That is so for arrays, words, None, NaN, names that
-are too long or cannot be encoded, and figures beyond the most that a message holds.
+nobody can draw. That is so for arrays, words, None, names that are
+too long or cannot be encoded, and figures beyond the most that a message holds.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from math import isfinite
 from operator import index
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from shared.evaluation import MOST_CLASSES, SCORE_BINS, Evaluation
+from shared.evaluation import MOST_CLASSES, Counts, Evaluation, ScoreCounts
 from shared.log import Log
 from shared.messages import MAX_EXAMPLES, MAX_NAME
 
@@ -63,34 +65,50 @@ class FigureFilter:
             self._warn("num_examples", f"an evaluation of {found.num_examples!r} examples")
             return None
         means = self.limited(self.figures(found.means))
-        confusion = self._table("confusion", found.confusion)
-        scores = self._table("scores", found.scores)
-        return Evaluation(examples, means, confusion, scores)
+        confusion = self._confusion(found.confusion)
+        scores = self._scores(found.scores, examples)
+        return Evaluation(examples, means, confusion, scores, bool(found.is_coarse))
 
-    def _table(self, name: str, table: Any) -> tuple[tuple[int, ...], ...]:
-        """Counts as whole numbers: a square table of classes, or two histograms."""
+    def _confusion(self, table: Any) -> Counts:
+        """A square table of whole numbers, or nothing."""
         if len(table) == 0:
             return ()
-        try:
-            counts = np.array(table)
-            whole = counts.astype(np.int64)
-            fits = counts.ndim == 2 and bool((whole == counts).all() and (whole >= 0).all())
-        except (ValueError, TypeError):
-            fits = False
-        if fits and name == "confusion":
-            fits = whole.shape[0] == whole.shape[1] <= MOST_CLASSES
-        elif fits:
-            fits = whole.shape == (2, SCORE_BINS)
-        if not fits:
-            self._warn(name, "its counts are no table of the right shape")
+        counts = _whole(table)
+        if counts is not None and counts.ndim == 2:
+            classes, others = counts.shape
+            if classes == others <= MOST_CLASSES:
+                return tuple(tuple(map(int, row)) for row in counts)
+        self._warn("confusion", "its counts are no square table")
+        return ()
+
+    def _scores(self, table: Any, examples: int) -> ScoreCounts:
+        """Distinct scores in ascending order and two rows of counts, or nothing."""
+        if len(table) == 0:
             return ()
-        return tuple(tuple(map(int, row)) for row in whole)
+        if len(table) == 3 and len({len(row) for row in table}) == 1:
+            scores = [float(score) for score in table[0]]
+            counts = _whole(table[1:])
+            ascends = all(a < b for a, b in pairwise(scores)) and all(map(isfinite, scores))
+            if ascends and counts is not None and int(counts.sum()) <= examples:
+                return tuple(scores), tuple(map(int, counts[0])), tuple(map(int, counts[1]))
+        self._warn("scores", "they are no ascending scores with two counts of each")
+        return ()
 
     def _warn(self, name: object, complaint: str) -> None:
         shown = (ascii(name)[1:-1] if isinstance(name, str) else ascii(name))[:40]
         if shown not in self._warned:
             self._warned.add(shown)
             log.warning("figure_left_out", "the figure %s is left out: %s", shown, complaint)
+
+
+def _whole(counts: Any) -> npt.NDArray[np.int64] | None:
+    """``counts`` as whole numbers of 0 and more; None if they are not."""
+    try:
+        given = np.array(counts)
+        found = given.astype(np.int64)
+        return found if bool((found == given).all() and (found >= 0).all()) else None
+    except (ValueError, TypeError):
+        return None
 
 
 def _of_name(name: Any) -> str:
@@ -110,7 +128,7 @@ def _of_value(value: Any) -> str:
     if value is None or isinstance(value, str | bytes):
         return f"it is {'None' if value is None else 'text'}, not a number"
     try:
-        number = float(value)
+        float(value)  # NaN is one, and travels as a name among ``not_finite``
     except (TypeError, ValueError, OverflowError):
         return f"it is a {type(value).__name__}, not a number"
-    return "" if isfinite(number) else f"it is {number}"
+    return ""

@@ -1,10 +1,11 @@
 """What browsers are shown: the newest picture, at most twice a second, however many look on."""
 
-import json
 import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
+
+from shared import strict_json
 
 if TYPE_CHECKING:
     from coordinator_worker.watch import Follower
@@ -51,7 +52,7 @@ class Frames:
         with self._follower.lock:
             whole = self._follower.picture.as_dict()
             notice = self._follower.notice
-        return json.dumps({"now": time.time(), "notice": notice, "picture": whole}).encode()
+        return strict_json.dumps({"now": time.time(), "notice": notice, "picture": whole}).encode()
 
     def each(self) -> Iterator[bytes]:
         """The frames for one browser, and a sign of life where there are none."""

@@ -72,7 +72,7 @@ function metricChart() {
   const name = names.includes(chosen) ? chosen : better ?? names[0] ?? "";
   select.value = name;
   const points = picture.rounds
-    .filter((round) => Object.hasOwn(round.metrics, name))
+    .filter((round) => Number.isFinite(round.metrics[name]))  // null was NaN
     .map((round) => [round.version, round.metrics[name]]);
   // What clients evaluate in a round is the version that it began with.
   const best = name.startsWith("eval_") && picture.best ? picture.best[0] + 1 : undefined;

@@ -2,10 +2,11 @@
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Final
+
+from shared import strict_json
 
 SCRIPTS: Final = ("draw.js", "charts.js", "tables.js", "page.js")
 
@@ -24,7 +25,7 @@ def page(picture: Mapping[str, Any] | None = None) -> tuple[bytes, str]:
     kept = ""
     if picture is not None:
         # An own line of data, never a script; "<" could end it, and is written otherwise.
-        data = json.dumps(picture).replace("<", "\\u003c")
+        data = strict_json.dumps(picture).replace("<", "\\u003c")
         kept = f'<script type="application/json" id="kept">{data}</script>'
     html = _part("page.html")
     for name, text in (("POLICY", policy), ("STYLE", style), ("KEPT", kept), ("SCRIPT", script)):

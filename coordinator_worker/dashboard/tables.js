@@ -57,7 +57,7 @@ function clientTable(lines, metrics, now) {
     line.norm ? short(Number(line.norm.toPrecision(3))) : "–",
     String(line.rejected),
     line.seen ? `${duration(Math.max(0, now - line.seen))} ago` : "–",
-    ...metrics.map((name) => figure(Object.hasOwn(line.metrics, name) ? line.metrics[name] : null)),
+    ...metrics.map((name) => figure(Object.hasOwn(line.metrics, name) ? line.metrics[name] ?? NaN : null)),
   ]);
   table("clients", headings, rows);
 }

@@ -99,7 +99,7 @@ def test_a_client_with_keys_says_what_a_coordinator_without_signatures_lacks(
         )
         started += [early, coordinating]
         said = early.wait_for("not_genuine")["message"]
-        assert "not signed (protocol 1), and this client (protocol 2) has keys" in said
+        assert "not signed (protocol 1), and this client (protocol 3) has keys" in said
         assert "the coordinator is older than the keys" in said
         started.append(client(place, "bravo", 1, tree=old))
         assert coordinating.end() == 0

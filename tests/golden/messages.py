@@ -60,7 +60,33 @@ PROTOCOL_2: Final[dict[str, m.Message]] = {
     "sealed": m.Sealed(key="cafecafe"),
 }  # fmt: skip
 
-PROTOCOLS: Final = {1: PROTOCOL_1, 2: PROTOCOL_2}
+_STATISTIC: Final = m.TensorEntry(
+    name="moving_variance", shape=[3], dtype="float32", role="statistic"
+)
+_FIXED: Final = {"StringLookup vocabulary": "cafe" * 8}
+
+PROTOCOL_3: Final[dict[str, m.Message]] = {
+    "model, of statistics": m.ModelManifest(
+        federation="f", run="0badcafe", version=3, tensors=[_ENTRY, _STATISTIC],
+        fixed_state=_FIXED, **_TRANSFER,
+    ),
+    "initial, of statistics": m.InitialManifest(
+        federation="f", client="alfa", tensors=[_ENTRY, _STATISTIC], fixed_state=_FIXED, **_TRANSFER
+    ),
+    "join, with fixed state": m.Join(federation="f", client="alfa", fixed_state=_FIXED),
+    "update, scores": m.UpdateManifest(
+        federation="f", run="0badcafe", client="alfa", base_version=2, num_examples=5,
+        layout="feedbeef", metrics={"loss": 0.5}, not_finite=["rank"],
+        evaluation=m.EvaluationEntry(
+            num_examples=3,
+            score_table=m.ScoreTable(scores=[-0.5, 0.25], negatives=[1, 0], positives=[0, 2]),
+            not_finite=["loss"],
+        ),
+        **_TRANSFER,
+    ),
+}  # fmt: skip
+
+PROTOCOLS: Final = {1: PROTOCOL_1, 2: PROTOCOL_2, 3: PROTOCOL_3}
 
 
 def written(messages: dict[str, m.Message]) -> str:

@@ -1,6 +1,7 @@
 """What the coordinator says of what happens reaches those who listen in its process."""
 
 from collections.abc import Mapping
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,21 @@ def test_phases_know_how_long_their_kind_took_together_and_leave_out_what_failed
     total = sum(phase.ended - phase.began for phase in phases.done[:3])
     assert phases.seconds("fold") == pytest.approx(total)
     assert phases.seconds("checkpoint") == 0
+
+
+def test_a_metric_that_is_nan_and_one_that_is_gone_are_told_once_until_they_are_back(
+    chronicle: Chronicle, outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = {"eval_auc": "--monitor and --patience"}
+    sound = RECORD | {"metrics": {"eval_auc": 0.5, "loss": 0.5}}
+    alfa = {"alfa": {"examples": 1, "metrics": {"loss": nan}}}
+    broken = RECORD | {"metrics": {"eval_auc": 0.5, "loss": nan}, "clients": alfa}
+    gone = RECORD | {"metrics": {"loss": 0.5}}
+    for record in (sound, broken, broken, sound, gone, gone, sound, broken):
+        chronicle.judged(record, watched)
+    topics = [topic for topic in outbox.topics if topic.startswith("round.")]
+    assert topics == ["round.not-finite", "round.metric-missing", "round.not-finite"]
+    said = [record.getMessage() for record in caplog.records]
+    assert "loss is not a number" in said[0]
+    assert "at alfa" in said[0]
+    assert "--monitor and --patience waits for eval_auc" in said[1]

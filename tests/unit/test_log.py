@@ -67,3 +67,28 @@ def test_what_is_below_the_level_is_not_said() -> None:
     Log("warren.test").info("connected", "connected")
     logging.getLogger("httpx").info("GET /api")
     assert not stream.getvalue()
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+@pytest.mark.parametrize("name", ["name", "args", "time", "level", "lineno", "traceback"])
+def test_a_field_of_any_name_neither_fails_nor_replaces_what_a_line_says(
+    name: str, style: str
+) -> None:
+    """``name`` and its like raise KeyError in `logging`; ``time`` was the line's own."""
+    stream = io.StringIO()
+    configure(style, stream=stream)  # type: ignore[arg-type]
+    Log("warren.test").info("evaluated", "version %d", 3, **{name: 0.5})
+    said = stream.getvalue()
+    assert "version 3" in said
+    if style == "json":
+        line = json.loads(said)
+        assert line[f"{name}_"] == 0.5
+        assert line["time"] > 1e9
+
+
+def test_a_json_line_has_null_for_what_is_not_finite() -> None:
+    stream = io.StringIO()
+    configure("json", stream=stream)
+    Log("warren.test").info("evaluated", "version 3", metrics={"loss": float("nan"), "auc": 0.5})
+    assert "NaN" not in stream.getvalue()
+    assert json.loads(stream.getvalue())["metrics"] == {"loss": None, "auc": 0.5}

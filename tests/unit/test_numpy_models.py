@@ -253,6 +253,24 @@ def test_federated_k_means_ends_where_scikit_learns_does() -> None:
     np.testing.assert_allclose(federated_lloyd(parts, x[[0, 1, 2]], 40), theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize("offset", [1e6, 1.7e9, -1e11])
+def test_k_means_far_from_the_origin_is_that_at_the_origin(offset: float) -> None:
+    x, parts = blobs()
+    near = federated_lloyd(parts, x[[0, 1, 2]], 20)
+    far = federated_lloyd([part + offset for part in parts], x[[0, 1, 2]] + offset, 20)
+    np.testing.assert_allclose(far - offset, near, atol=1e-13 * abs(offset) + 1e-6)
+    found = k_means(far).evaluate(x + offset)["loss"]  # type: ignore[index]
+    assert found == pytest.approx(k_means(near).evaluate(x)["loss"], rel=1e-3)  # type: ignore[index]
+
+
+def test_clusters_that_are_close_together_are_told_apart_beside_one_that_is_far_away() -> None:
+    centroids = np.array([[1e9], [1e9 + 1], [0.0], [-5e9]])
+    x = 1e9 + np.array([[0.1], [0.4], [0.6], [0.9]])
+    nearest, distances = assign(x, centroids)
+    np.testing.assert_array_equal(nearest, [0, 0, 1, 1])
+    np.testing.assert_allclose(distances, [0.01, 0.16, 0.16, 0.01], rtol=1e-5)
+
+
 def test_a_cluster_that_nobody_has_stays_where_it_is() -> None:
     x, parts = blobs()
     start = np.concatenate([x[:2], [[1000.0, 1000.0]]])

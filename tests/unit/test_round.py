@@ -1,6 +1,8 @@
 """The round in progress: what is folded, and what is said about it."""
 
 import time
+from math import isnan
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from coordinator_worker.aggregation.aggregators import mean
 from coordinator_worker.intake import Arrival
 from coordinator_worker.round import Round, weighted_means
 from shared.chunks import Outgoing, transfer_fields
+from shared.evaluation import of_scores
 from shared.layout import Weights
-from shared.messages import Chunk, InitialManifest, UpdateManifest
+from shared.messages import Chunk, EvaluationEntry, InitialManifest, ScoreTable, UpdateManifest
 from shared.wire import decode, tensor_entries
 from tests.bodies import bodies_of, staging
 
@@ -116,3 +119,47 @@ def test_a_mean_is_over_those_who_report_and_lies_among_them(
         assert means[name] == pytest.approx(np.average(values, weights=weights), abs=1e-6)
         slack = 1e-9 * max(map(abs, values)) + 1e-300
         assert min(values) - slack <= means[name] <= max(values) + slack
+
+
+def judged(client: str, entry: EvaluationEntry | None, **told: Any) -> Arrival:
+    made = arrival(client, 4, 10, 10.0)
+    update = {"evaluation": entry, **told}
+    made.manifest = made.manifest.model_copy(update=update)  # type: ignore[union-attr]
+    return made
+
+
+def test_a_figure_that_one_client_could_not_compute_is_nan_and_does_not_disappear() -> None:
+    now = Round(Cohort(DELTA.layout, mean()))
+    table = ScoreTable(scores=[0.2, 0.9], negatives=[1, 0], positives=[0, 1])
+    now.fold(judged("alfa", EvaluationEntry(num_examples=2, score_table=table)))
+    broken = EvaluationEntry(num_examples=2, means={"loss": 1.0}, not_finite=["auc"])
+    now.fold(judged("bravo", broken, not_finite=["loss"]))
+    record = now.record(5)
+    assert isnan(record["metrics"]["eval_auc"])
+    assert record["metrics"]["eval_loss"] == 1.0
+    assert isnan(record["clients"]["bravo"]["metrics"]["loss"])
+    assert isnan(record["metrics"]["loss"])
+
+
+def test_a_thousand_evaluations_are_one_table_and_are_counted_each() -> None:
+    now = Round(Cohort(DELTA.layout, mean()))
+    draw = np.random.default_rng(0)
+    labels, scores = draw.integers(0, 2, (1000, 4)), draw.random((1000, 4))
+    for number in range(1000):
+        found = of_scores(labels[number], scores[number]).scores
+        assert found
+        rows = map(list, found)
+        table = ScoreTable(**dict(zip(("scores", "negatives", "positives"), rows, strict=True)))
+        entry = EvaluationEntry(num_examples=4, score_table=table)
+        now.fold(judged(f"phone.{number}", entry))
+    record = now.record(5)
+    assert record["evaluation"] == {"version": 4, "clients": 1000, "examples": 4000}
+    whole = of_scores(labels, scores).metrics()["auc"]
+    assert record["metrics"]["eval_auc"] == pytest.approx(whole, abs=0.003)
+
+
+def test_what_an_older_client_says_of_its_scores_is_read() -> None:
+    now = Round(Cohort(DELTA.layout, mean()))
+    rows = [[3] + [0] * 511, [1] + [0] * 510 + [2]]
+    now.fold(judged("alfa", EvaluationEntry(num_examples=6, scores=rows)))
+    assert now.record(5)["metrics"]["eval_auc"] == pytest.approx(5 / 6)

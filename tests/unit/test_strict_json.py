@@ -1,0 +1,38 @@
+"""What leaves as JSON can be read by everybody, also where a figure is no number."""
+
+import json
+from math import inf, isnan, nan
+
+from coordinator_worker.figures import sparkline
+from coordinator_worker.markdown import sparkline as in_markdown
+from coordinator_worker.picture import Picture
+from shared import strict_json
+
+
+def test_numbers_that_are_not_finite_are_null_at_any_depth() -> None:
+    value = {"a": [nan, 1.0, {"b": -inf}], "c": (inf, "NaN"), "d": True}
+    expected = {"a": [None, 1.0, {"b": None}], "c": [None, "NaN"], "d": True}
+    assert json.loads(strict_json.dumps(value)) == expected
+
+
+def test_a_late_comer_sees_nan_where_the_coordinator_saw_it() -> None:
+    picture = Picture()
+    common = {"time": 1.0, "number": 1, "federation": "f"}
+    metrics = {"loss": nan, "eval_auc": 0.5}
+    accepted = {"client": "alfa", "base_version": 0, "examples": 1, "metrics": metrics}
+    accepted["quorum"] = [1, 2]
+    picture.feed({"event": "client.joined", "client": "alfa", **common})
+    picture.feed({"event": "update.accepted.alfa", "version": 0, **accepted, **common})
+    closed = {"version": 1, "updates": 1, "metrics": metrics, "clients": {"alfa": {}}}
+    picture.feed({"event": "round.closed", **closed, **common})
+    late = Picture.of(json.loads(strict_json.dumps(picture.as_dict())))
+    late.feed(json.loads(strict_json.dumps({"event": "round.closed", **closed, **common})))
+    for found in (*late.rounds, late.clients["alfa"]):
+        figures = found["metrics"] if isinstance(found, dict) else found.metrics
+        assert isnan(figures["loss"])
+        assert figures["eval_auc"] == 0.5
+
+
+def test_a_curve_has_a_gap_where_a_figure_is_nan() -> None:
+    assert sparkline([0.0, nan, 1.0], 3) == "▁ █"
+    assert in_markdown([nan, 0.0, 1.0]) == " ▁█"
