@@ -40,6 +40,9 @@ def _overdue(event: Event) -> str:
 
 _LINES: Final[Mapping[str, Callable[[Event], str]]] = {
     "client.joined": lambda event: f"{event['client']} joined",
+    "client.failed": lambda event: (
+        f"{event['client']} {'has ended' if event['ends'] else 'failed'}: {event['reason']}"
+    ),
     "client.flooding": lambda event: f"{event['client']} floods us with what is rejected",
     "update.rejected": _rejected,
     "round.closed": _closed,
