@@ -93,6 +93,7 @@ class Cohort:
             total = self.sum
             if not total.weight:
                 raise ConfigError("there are no updates to aggregate")
+            total.collapse()
             return total.total, total.weight * (total.weight / self._rescaled)
         if len(self._rows) < self._aggregator.least:
             raise ConfigError(
