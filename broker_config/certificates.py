@@ -19,6 +19,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from broker_config.errors import BrokerConfigError
 from broker_config.files import private_folder, write_private
+from shared.errors import ConfigError
+from shared.tls import authorities
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -147,14 +149,16 @@ def line_of(certificate: x509.Certificate) -> str:
 
 
 def read_ca(path: Path) -> str:
-    """The certificate in a PEM file, as base64 of its DER.
+    """The certificates in a file, PEM or DER, as base64 of their DER, one behind the other.
+
+    Those that vouch for themselves come first: older workers read the first alone.
 
     Raises:
         BrokerConfigError: there is none.
     """
     try:
-        return line_of(x509.load_pem_x509_certificate(path.read_bytes()))
-    except (OSError, ValueError) as error:
+        return authorities(str(path))
+    except ConfigError as error:
         raise BrokerConfigError(f"--ca {path} is no PEM certificate ({error})") from None
 
 

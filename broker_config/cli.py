@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from broker_config import options as read
 from broker_config.arguments import Parser, WrongArguments, parse, strays
 from broker_config.errors import BrokerConfigError
+from shared.commands import print_anything
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,6 +59,7 @@ difference, `status` found no running node); 2 the command line is wrong
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``broker-config`` and return its exit code."""
+    print_anything()
     try:
         options = parse(_parser(), argv)
     except WrongArguments as error:

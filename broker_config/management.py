@@ -6,11 +6,13 @@ import base64
 import os
 import ssl
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 import httpx
 
 from broker_config.errors import BrokerConfigError
+from shared.broker_url import BrokerUrl
+from shared.errors import ConfigError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -28,20 +30,19 @@ class Management:
     """
 
     def __init__(self, url: str, ca: str = "") -> None:
-        parts = urlsplit(url)
         try:
-            port = parts.port or (443 if parts.scheme == "https" else 15672)
-        except ValueError:
-            port = 0
-        if parts.scheme not in ("http", "https") or not parts.hostname or not port:
-            raise BrokerConfigError("the management URL is not like http://user@host:15672")
-        self.host = parts.hostname
-        self.user = unquote(parts.username or "guest")
-        password = unquote(parts.password or os.environ.get("WARREN_MANAGEMENT_PASSWORD", ""))
+            parts = BrokerUrl.parse(url, ("http", "https"))
+        except ConfigError as error:
+            raise BrokerConfigError(str(error)) from None
+        port = parts.port or (443 if parts.scheme == "https" else 15672)
+        path = "" if parts.vhost == "/" else f"/{parts.vhost.strip('/')}"
+        self.host = parts.host
+        self.user = parts.user or "guest"
+        password = parts.password or os.environ.get("WARREN_MANAGEMENT_PASSWORD", "")
         host = f"[{self.host}]" if ":" in self.host else self.host
         self.address = f"{parts.scheme}://{host}:{port}"
         self._http = httpx.Client(
-            base_url=f"{self.address}{parts.path.rstrip('/')}/api/",
+            base_url=f"{self.address}{path}/api/",
             auth=httpx.BasicAuth(self.user, password),
             timeout=TIMEOUT_S,
             # A certificate store takes longer to read than a private node takes to answer.

@@ -138,7 +138,7 @@ def management_url(options: argparse.Namespace) -> str | None:
     given: str | None = options.management_url
     if given is None:
         return os.environ.get("WARREN_MANAGEMENT_URL") or None
-    if urlsplit(given).password is not None:
+    if ":" in given.partition("://")[2].rpartition("@")[0]:
         raise BrokerConfigError(
             "a password on the command line shows in the process list: "
             "put it in WARREN_MANAGEMENT_PASSWORD, or the whole URL in WARREN_MANAGEMENT_URL"
@@ -186,7 +186,13 @@ def amqp_address(options: argparse.Namespace, management_host: str) -> str:
     given = options.amqp_address or os.environ.get("WARREN_AMQP_ADDRESS")
     if not given:
         return f"amqp://{management_host}:5672"
-    parts = urlsplit(given)
-    if parts.scheme not in ("amqp", "amqps") or not parts.hostname or "@" in parts.netloc:
-        raise BrokerConfigError(f"{given!r} is no address like amqps://broker.example:5671")
+    # Not quoted: who writes a login into it has written a password.
+    wrong = "--amqp-address is no address like amqps://broker.example:5671, without a login"
+    try:
+        parts = urlsplit(given)
+        parts.port  # noqa: B018  raises what it is worth
+    except ValueError:
+        raise BrokerConfigError(wrong) from None
+    if parts.scheme not in ("amqp", "amqps") or not parts.hostname or "@" in given:
+        raise BrokerConfigError(wrong)
     return f"{parts.scheme}://{parts.netloc}"

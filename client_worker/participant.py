@@ -220,7 +220,9 @@ class Participant:
         One that waited in the mailbox may be of a run that ended while we were away, and so may
         one that a coordinator publishes again: then the next run is waited for.
         """
-        return isinstance(model, GlobalModel) and model.manifest.run == self.mailbox.live_run
+        run = model.manifest.run
+        has_trained = not model.waited and self._trained is not None and self._trained[0] == run
+        return isinstance(model, GlobalModel) and (has_trained or run == self.mailbox.live_run)
 
     def _may_be_over(self, model: GlobalModel | Announcement) -> bool:
         return model.waited and model.manifest.run != self.mailbox.live_run

@@ -4,11 +4,11 @@ import ssl
 from functools import cache
 from importlib import metadata
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
 import pika
 from pika import exceptions
 
+from shared.broker_url import FORM, BrokerUrl
 from shared.errors import BrokerRefused, BrokerUnavailable, ConfigError, WarrenError
 from shared.tls import Broker, explain
 
@@ -25,24 +25,16 @@ def parameters(broker: str | Broker, name: str) -> Any:
     Raises ConfigError if the URL is none, or what TLS needs cannot be read.
     """
     broker = Broker(broker) if isinstance(broker, str) else broker
-    url = broker.url
+    parts = BrokerUrl.parse(broker.url)
     try:
-        if not url.startswith(("amqp://", "amqps://")):
-            raise ValueError(url)
-        parts = urlsplit(url)
-        user = unquote(parts.username) if parts.username else None
-        if user and parts.password is None:  # pika knows no user without a password
-            url = url.replace("@", ":@", 1)
-        found = pika.URLParameters(url)
+        found = pika.URLParameters(parts.encoded())
     except Exception:  # noqa: BLE001  pika raises whatever its parts raise, password included
-        raise ConfigError(
-            "the broker URL is not of the form amqp://user:password@host:port/vhost"
-        ) from None
+        raise ConfigError(f"the broker URL is not of the form {FORM}") from None
     if parts.scheme == "amqps":
         found.ssl_options = pika.SSLOptions(broker.context(), found.host)
         if broker.tls_certificate and parts.password is None:
             found.credentials = pika.credentials.ExternalCredentials()
-            found.credentials.username = user
+            found.credentials.username = parts.user
     found.client_properties = {"connection_name": name, "product": "Warren", "version": _version()}
     if found.heartbeat is None:  # the URL may ask for another with ?heartbeat=SECONDS
         found.heartbeat = HEARTBEAT_S

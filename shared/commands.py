@@ -1,5 +1,6 @@
 """A program with commands beside its main job; each is a module that is imported when called."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -9,6 +10,12 @@ from keyword import iskeyword
 from shared import service
 from shared.errors import ConfigError
 from shared.flags import nearest
+
+
+def print_anything() -> None:
+    """Print ``?`` for a letter that standard output's encoding lacks, instead of failing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def run(
@@ -22,6 +29,7 @@ def run(
 
     ``known`` says in a few words what each command is for. Returns the exit code.
     """
+    print_anything()
     words = sys.argv[1:] if argv is None else argv
     name = words[0] if words else ""
     if name in known:

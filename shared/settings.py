@@ -6,11 +6,12 @@ help come from it.
 
 import argparse
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
+from dotenv import dotenv_values
 from pydantic import (
     BeforeValidator,
     Field,
@@ -28,9 +29,12 @@ from pydantic_settings import (
 )
 
 from shared import flags, settings_file, strays
+from shared.broker_url import BrokerUrl
 from shared.errors import ConfigError
 from shared.tls import Broker
 from shared.wording import complaint
+
+_VARIABLE: Final = re.compile(r"\$\{(\w*)")
 
 
 def _as_words(value: object) -> object:
@@ -81,7 +85,10 @@ class WorkerSettings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _can_be_split(cls, url: str) -> str:
-        urlsplit(url)
+        try:
+            BrokerUrl.parse(url)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return url
 
     @staticmethod
@@ -107,12 +114,12 @@ class WorkerSettings(BaseSettings):
     @property
     def user(self) -> str:
         """The broker user that the URL names."""
-        return unquote(urlsplit(self.broker_url).username or "guest")
+        return BrokerUrl.parse(self.broker_url).user or "guest"
 
     @property
     def federation(self) -> str:
         """The federation's name, which is the broker URL's vhost."""
-        return unquote(urlsplit(self.broker_url).path.removeprefix("/")) or "/"
+        return BrokerUrl.parse(self.broker_url).vhost
 
 
 S = TypeVar("S", bound=BaseSettings)
@@ -151,7 +158,7 @@ def load(
     bundle = bundle or found.values.pop("env_file", None)
     if bundle and not os.access(bundle, os.R_OK):
         raise ConfigError(f"--env-file {bundle} cannot be read: name the bundle you were given")
-    environment = DotEnvSettingsSource(kind, env_file=bundle)() | EnvSettingsSource(kind)()
+    environment = _in_bundle(kind, bundle) | EnvSettingsSource(kind)()
     environment = {name: environment[name] for name in kind.model_fields if name in environment}
     names = [*os.environ, *strays.names_in(bundle)]
     try:
@@ -163,6 +170,25 @@ def load(
     if isinstance(made, WorkerSettings):
         made.note_strays(strays.warnings(kind, names))
     return made, [*found.task, *rest]
+
+
+def _in_bundle(kind: type[BaseSettings], bundle: str | Path | None) -> dict[str, Any]:
+    """What ``bundle`` sets; an editor may have put a byte-order mark before it."""
+    if not bundle:
+        return {}
+    try:
+        found = DotEnvSettingsSource(kind, env_file=bundle, env_file_encoding="utf-8-sig")()
+        raw = dotenv_values(bundle, encoding="utf-8-sig", interpolate=False)
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"--env-file {bundle} is no text in UTF-8: use it as it was written"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"--env-file {bundle} cannot be read: {error.strerror}") from None
+    url = raw.get("WARREN_BROKER_URL")
+    if url and any(name not in os.environ and name not in raw for name in _VARIABLE.findall(url)):
+        found["broker_url"] = url  # what looks like a variable is a piece of the password
+    return found
 
 
 def own_words(

@@ -1,20 +1,26 @@
 """Encrypted connections: whom to believe, who we are, and what it means when that fails.
 
 Certificates and keys stand in a bundle as base64 of their DER, on one line; each setting may name
-a PEM file instead.
+a file instead: PEM, with whatever stands between the certificates, or DER.
 """
 
 import base64
+import binascii
 import os
+import re
 import ssl
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from shared.errors import ConfigError
 
-_KINDS: Final = {"ca": "CERTIFICATE", "tls_certificate": "CERTIFICATE", "tls_key": "PRIVATE KEY"}
+_BLOCK: Final = re.compile(
+    rb"-----BEGIN (?P<label>[A-Z0-9 ]+)-----(?P<body>.*?)-----END (?P=label)-----", re.DOTALL
+)
+_CERTIFICATES: Final = ("CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE")
+_KEYS: Final = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,9 @@ class Broker:
 
         Raises ConfigError if a certificate or key cannot be read.
         """
-        ca = self._pem("ca")
+        ca = "".join(_certificates("WARREN_CA", self.ca)) if self.ca else None
         try:
-            context = ssl.create_default_context(cadata=ca or None)
+            context = ssl.create_default_context(cadata=ca)
         except ssl.SSLError:
             raise ConfigError("WARREN_CA holds no certificate: use the bundle as it is") from None
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -61,39 +67,186 @@ class Broker:
         return context
 
     def _identify(self, context: ssl.SSLContext) -> None:
-        # Python reads these from files only; nobody else may read this one, and it goes at once.
-        descriptor, name = tempfile.mkstemp(suffix=".pem")
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(self._pem("tls_certificate") + self._pem("tls_key"))
-            context.load_cert_chain(name)
-        except (ssl.SSLError, OSError):
-            raise ConfigError(
-                "WARREN_TLS_CERTIFICATE and WARREN_TLS_KEY do not belong together: use the bundle"
-                " as `broker-config` wrote it"
-            ) from None
-        finally:
-            Path(name).unlink(missing_ok=True)
+        chain = _certificates("WARREN_TLS_CERTIFICATE", self.tls_certificate)
+        key = _key("WARREN_TLS_KEY", self.tls_key)
+        # Ours has to come first, and each before who vouches for it; files have them in any order.
+        for number in range(len(chain)):
+            ordered = _in_order(chain, number)
+            if _load(context, "".join(ordered) + key):
+                return
+        raise ConfigError(
+            "WARREN_TLS_CERTIFICATE and WARREN_TLS_KEY do not belong together: use the bundle as"
+            " `broker-config` wrote it"
+        )
 
-    def _pem(self, setting: str) -> str:
-        value: str = getattr(self, setting)
-        if not value:
-            return ""
-        kind, name = _KINDS[setting], f"WARREN_{setting.upper()}"
+
+def authorities(file: str) -> str:
+    """The certificates in ``file`` as a bundle has them: base64 of their DER, roots first.
+
+    Raises ConfigError if there is none.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    found = [x509.load_pem_x509_certificate(p.encode()) for p in _certificates("the file", file)]
+    found.sort(key=lambda certificate: certificate.issuer != certificate.subject)
+    return base64.b64encode(b"".join(c.public_bytes(Encoding.DER) for c in found)).decode("ascii")
+
+
+class _Block(NamedTuple):
+    label: str
+    body: bytes
+
+    def pem(self) -> str:
+        """The block as OpenSSL reads it, whatever line ends it had."""
+        text = base64.encodebytes(base64.b64decode(b"".join(self.body.split()), validate=True))
+        return f"-----BEGIN {self.label}-----\n{text.decode('ascii')}-----END {self.label}-----\n"
+
+
+def _load(context: ssl.SSLContext, pem: str) -> bool:
+    """Whether ``pem``, a chain and a key that belong together, is who we are from now on."""
+    # Python reads these from files only; nobody else may read this one, and it goes at once.
+    descriptor, name = tempfile.mkstemp(suffix=".pem")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(pem)
+        context.load_cert_chain(name, password=lambda: "")  # a service must never ask a terminal
+    except ssl.SSLError:
+        return False
+    except OSError as error:
+        raise ConfigError(
+            f"OpenSSL reads our certificate from a file, and {tempfile.gettempdir()} takes none"
+            f" ({error.strerror}): make room there, or set TMPDIR"
+        ) from None
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return True
+
+
+def _in_order(chain: list[str], first: int) -> list[str]:
+    """The ``first`` of ``chain``, who vouches for it, and so on; what is left comes last."""
+    from cryptography import x509
+
+    left = list(chain)
+    ordered = [left.pop(first)]
+    try:
+        known = {pem: x509.load_pem_x509_certificate(pem.encode()) for pem in chain}
+    except ValueError:
+        return ordered + left
+    while True:
+        issuer = known[ordered[-1]].issuer
+        found = [pem for pem in left if known[pem].subject == issuer]
+        if not found:
+            return ordered + left
+        left.remove(found[0])
+        ordered.append(found[0])
+
+
+def _certificates(name: str, value: str) -> list[str]:
+    """The certificates that the setting ``name`` holds or names, each as PEM.
+
+    Raises ConfigError if there are none, or one is damaged.
+    """
+    blocks = [
+        block for block in _blocks(name, value, "CERTIFICATE") if block.label in _CERTIFICATES
+    ]
+    if not blocks:
+        raise ConfigError(f"{name} {_NEITHER}")
+    found = []
+    for number, block in enumerate(blocks, start=1):
         try:
-            if value.startswith("MI"):  # how every DER of more than 255 bytes begins in base64
-                der = base64.b64decode(value, validate=True)
-                text = base64.encodebytes(der).decode("ascii")
-                pem = f"-----BEGIN {kind}-----\n{text}-----END {kind}-----\n"
-            else:
-                pem = Path(value).read_text()
-            if setting != "tls_key":
-                ssl.PEM_cert_to_DER_cert(pem[pem.index("-----BEGIN") :].strip())
-        except (OSError, ValueError):
+            pem = block.pem()
+            ssl.create_default_context(cadata=pem)
+        except (binascii.Error, ssl.SSLError, ValueError):
             raise ConfigError(
-                f"{name} is neither a PEM file nor what `broker-config` writes into a bundle"
+                f"{name}: certificate {number} of {len(blocks)} is damaged; get the file again"
             ) from None
-        return pem if pem.endswith("\n") else pem + "\n"
+        found.append(pem)
+    return found
+
+
+def _key(name: str, value: str) -> str:
+    """The private key that the setting ``name`` holds or names, as PEM.
+
+    Raises ConfigError if there is none, or it is encrypted.
+    """
+    blocks = _blocks(name, value, "PRIVATE KEY")
+    if any(
+        block.label == "ENCRYPTED PRIVATE KEY" or b"ENCRYPTED" in block.body for block in blocks
+    ):
+        raise ConfigError(
+            f"{name} is encrypted, and nobody is there to type its passphrase: decrypt it with"
+            " `openssl pkey -in OLD -out NEW`, and let only this worker read it"
+        )
+    if any(block.label == "OPENSSH PRIVATE KEY" for block in blocks):
+        raise ConfigError(f"{name} is a key of OpenSSH's; TLS needs one in PEM (`openssl pkey`)")
+    keys = [block for block in blocks if block.label in _KEYS]
+    try:
+        return keys[0].pem()
+    except (IndexError, binascii.Error):
+        raise ConfigError(f"{name} {_NEITHER}") from None
+
+
+_NEITHER: Final = "is neither a PEM file nor what `broker-config` writes into a bundle"
+
+
+def _blocks(name: str, value: str, kind: str) -> list[_Block]:
+    """What stands between BEGIN and END in the setting or the file that it names.
+
+    DER has no labels; it is taken for ``kind``.
+    """
+    data = _der(value)
+    if data is None:
+        try:
+            data = Path(value).read_bytes()
+        except (OSError, ValueError):
+            raise ConfigError(f"{name} {_NEITHER}") from None
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as editors on Windows save text
+        data = data.decode("utf-16", "replace").encode()
+    if parts := _der_parts(data):
+        if kind == "PRIVATE KEY":
+            return [_der_key(data)]
+        return [_Block(kind, base64.b64encode(part)) for part in parts]
+    return [_Block(found["label"].decode(), found["body"]) for found in _BLOCK.finditer(data)]
+
+
+def _der_key(data: bytes) -> _Block:
+    """A key in DER, which does not say of which of three forms it is."""
+    from cryptography.hazmat.primitives import serialization as form
+
+    try:
+        key = form.load_der_private_key(data, None)
+    except TypeError:  # it wants a passphrase
+        return _Block("ENCRYPTED PRIVATE KEY", b"")
+    except ValueError:
+        return _Block("PRIVATE KEY", base64.b64encode(data))
+    der = key.private_bytes(form.Encoding.DER, form.PrivateFormat.PKCS8, form.NoEncryption())
+    return _Block("PRIVATE KEY", base64.b64encode(der))
+
+
+def _der(value: str) -> bytes | None:
+    """The DER that ``value`` is in base64; None if it is none, but the name of a file."""
+    try:
+        data = base64.b64decode(value.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return data if _der_parts(data) else None
+
+
+def _der_parts(data: bytes) -> list[bytes]:
+    """The DER sequences that ``data`` is, one behind the other; none if it is anything else."""
+    found = []
+    while data:
+        width = data[1] & 0x7F if len(data) > 1 and data[1] & 0x80 else 0
+        if data[0] != 0x30 or len(data) < 2 + width or width > 4:
+            return []
+        length = int.from_bytes(data[2 : 2 + width], "big") if width else data[1]
+        end = 2 + width + length
+        if end > len(data):
+            return []
+        found.append(data[:end])
+        data = data[end:]
+    return found
 
 
 # Words of OpenSSL, and what to do; the first that occurs is meant.

@@ -126,6 +126,7 @@ class Cohort:
             total = self.sum
             if not total.weight:
                 raise ConfigError("there are no updates to aggregate")
+            total.collapse()
             divisor = total.weight * (total.weight / self._rescaled)
             is_relative = self._model is not None
             return Delta(total.total, divisor, total.statistics_weight, is_relative)

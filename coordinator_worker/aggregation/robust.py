@@ -5,6 +5,7 @@ Distances come from inner products, so none but the rules by coordinate looks at
 """
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Final
 
 import numpy as np
@@ -24,15 +25,23 @@ def by_median(stack: Stack, _weights: Matrix, out: Weights) -> None:
     stack.by_column(median_of_columns, out)
 
 
+def share_of(fraction: float, count: int) -> int:
+    """floor(fraction * count) of the fraction as it was written: 0.29 * 100 is 28.999999999999996.
+
+    Of all fractions that are the same number the one of the fewest digits is meant.
+    """
+    return int(Fraction(repr(float(fraction))) * count)
+
+
 def by_trimmed_mean(fraction: float) -> Rule:
     """The mean of each coordinate without its floor(fraction K) lowest and highest values."""
 
     def rule(stack: Stack, _weights: Matrix, out: Weights) -> None:
-        cut = int(fraction * len(stack))
+        cut = share_of(fraction, len(stack))
 
         def inner(block: Array) -> Array:
             block.sort(axis=0)
-            found: Array = block[cut : len(block) - cut].mean(axis=0)
+            found: Array = block[cut : len(block) - cut].mean(axis=0, dtype=np.float64)
             return found
 
         stack.by_column(inner, out)

@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 
@@ -10,6 +9,7 @@ from coordinator_worker.export import weights_of
 from coordinator_worker.past import ModelSettings
 from coordinator_worker.rollback import import_model
 from shared import settings
+from shared.broker_url import BrokerUrl
 
 ABOUT = (
     "Begin a run with weights from a file: they become version 0 in a checkpoint folder that is"
@@ -31,7 +31,7 @@ class ImportSettings(ModelSettings):
     @property
     def federation(self) -> str:
         """The federation's name."""
-        return unquote(urlsplit(self.broker_url).path.removeprefix("/")) or "/"
+        return BrokerUrl.parse(self.broker_url).vhost
 
 
 def run(argv: list[str]) -> None:

@@ -19,7 +19,7 @@ from coordinator_worker.state import State
 from shared.chunks import Outgoing, transfer_fields
 from shared.findings import GIB, room
 from shared.layout import Layout, Weights
-from shared.messages import ModelManifest, PROTOCOL
+from shared.messages import PROTOCOL, ModelManifest
 from shared.signing import Signer, content_digest
 from shared.wire import encode, tensor_entries
 from tests.conftest import FLEET, Place

@@ -12,6 +12,7 @@ from scipy.stats import trim_mean
 from broker_config.names import CHUNK_BYTES
 from coordinator_worker.aggregation import Cohort, Contribution, aggregator
 from coordinator_worker.aggregation.aggregators import AGGREGATORS
+from coordinator_worker.aggregation.robust import share_of
 from coordinator_worker.staging import Staging
 from shared.errors import ConfigError, Rejected
 from shared.layout import Weights, bytes_of
@@ -110,6 +111,20 @@ def test_the_median_is_numpys(count: int) -> None:
 def test_the_trimmed_mean_is_scipys(count: int, fraction: float) -> None:
     deltas = drawn(count)
     agree(result(f"trimmed-mean:fraction={fraction}", deltas), trim_mean(deltas, fraction))
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(0.29, 100), (0.29, 200), (0.35, 180)])
+def test_exactly_the_share_that_is_written_is_trimmed(fraction: float, count: int) -> None:
+    """0.29 * 100 is 28.999999999999996, and one of 29 attackers was left in."""
+    attackers = round(fraction * count)
+    deltas = np.zeros((count, SIZE))
+    deltas[:attackers] = 1e6
+    agree(result(f"trimmed-mean:fraction={fraction}", deltas), np.zeros(SIZE))
+
+
+@given(st.integers(0, 49), st.integers(1, 5000))
+def test_no_fraction_of_two_digits_is_rounded_down(hundredths: int, count: int) -> None:
+    assert share_of(hundredths / 100, count) == hundredths * count // 100
 
 
 def krum_order(deltas: np.ndarray, f: int) -> list[int]:

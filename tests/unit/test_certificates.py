@@ -2,11 +2,14 @@
 
 import base64
 import datetime
+import itertools
 import stat
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
@@ -115,3 +118,138 @@ def test_a_wrong_setting_is_named_and_not_shown(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=named) as error:
             broker.context()
         assert key not in str(error.value)
+
+
+# --- as they are in the world ------------------------------------------------------------------
+
+PEM, DER = serialization.Encoding.PEM, serialization.Encoding.DER
+PRIVATE = serialization.PrivateFormat
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+def issued(name: str, key: Key, by: str, signing: Key, *, ca: bool = True) -> x509.Certificate:
+    now = datetime.datetime.now(datetime.UTC)
+    subject, issuer = (
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (name, by)
+    )
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=9))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .sign(signing, hashes.SHA256())
+    )
+
+
+@pytest.fixture(scope="module")
+def root() -> Key:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+@pytest.fixture(scope="module")
+def authorities(root: Key) -> list[bytes]:
+    """A root and two authorities below it, of lengths that base64 pads differently."""
+    return [issued(name, root, "root", root).public_bytes(PEM) for name in ("root", "i", "ii")]
+
+
+def accepted(path: Path, data: bytes) -> int:
+    path.write_bytes(data)
+    return len(Broker("amqps://h", ca=str(path)).context().get_ca_certs())
+
+
+def test_authorities_are_read_in_any_order_with_anything_around_them(
+    authorities: list[bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "ca.pem"
+    for order in itertools.permutations(authorities):
+        assert accepted(path, b"".join(order)) == 3
+    comment = "# Prüfstelle der Größe 3\n".encode()
+    around = (
+        comment + comment.join(authorities) + comment + "Ende – Schluß".encode("latin-1", "replace")
+    )
+    assert accepted(path, around) == 3
+    assert accepted(path, b"\xef\xbb\xbf" + around) == 3
+    assert accepted(path, around.replace(b"\n", b"\r\n")) == 3
+    assert accepted(path, around.replace(b"\n", b"\r")) == 3
+    assert accepted(path, b"".join(authorities).decode().encode("utf-16")) == 3
+    ders = [x509.load_pem_x509_certificate(pem).public_bytes(DER) for pem in authorities]
+    assert accepted(path, b"".join(ders)) == 3
+    assert accepted(path, b"".join(authorities).rstrip()) == 3
+    oneline = (
+        b"-----BEGIN CERTIFICATE-----" + base64.b64encode(ders[0]) + b"-----END CERTIFICATE-----"
+    )
+    assert accepted(path, oneline) == 1
+
+
+def test_a_damaged_certificate_among_others_is_numbered(
+    authorities: list[bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "ca.pem"
+    lines = authorities[1].splitlines()
+    for damaged in (lines[:2] + lines[3:], [*lines[:2], b"%%%%", *lines[3:]]):
+        path.write_bytes(authorities[0] + b"\n".join(damaged) + b"\n" + authorities[2])
+        with pytest.raises(ConfigError, match="certificate 2 of 3 is damaged"):
+            Broker("amqps://h", ca=str(path)).context()
+
+
+def test_a_bundle_takes_all_authorities_of_a_file_roots_first(
+    authorities: list[bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "ca.pem"
+    path.write_bytes("# ö\n".encode() + authorities[2] + authorities[0])
+    line = read_ca(path)
+    assert len(Broker("amqps://h", ca=line).context().get_ca_certs()) == 2
+    old_reader = x509.load_der_x509_certificate(
+        x509.load_pem_x509_certificate(authorities[0]).public_bytes(DER)
+    )
+    assert base64.b64decode(line).startswith(old_reader.public_bytes(DER))
+
+
+@pytest.mark.parametrize("kind", ["ec", "rsa"])
+@pytest.mark.parametrize("form", ["PKCS8", "TraditionalOpenSSL"])
+def test_our_chain_is_read_in_any_order_with_a_key_of_any_form(
+    authorities: list[bytes], root: Key, kind: str, form: str, tmp_path: Path
+) -> None:
+    key: Key = (
+        ec.generate_private_key(ec.SECP256R1())
+        if kind == "ec"
+        else rsa.generate_private_key(65537, 2048)
+    )
+    leaf = issued("alfa", key, "i", root, ca=False).public_bytes(PEM)
+    pem = key.private_bytes(PEM, getattr(PRIVATE, form), serialization.NoEncryption())
+    chain_file, key_file = tmp_path / "chain.pem", tmp_path / "key.pem"
+    key_file.write_bytes("# Schlüssel\n".encode() + pem.replace(b"\n", b"\r\n"))
+    for order in itertools.permutations([leaf, *authorities[:2]]):
+        chain_file.write_bytes("# ö\n".encode().join(order))
+        Broker("amqps://h", "", str(chain_file), str(key_file)).context()
+    both = tmp_path / "both.pem"
+    both.write_bytes(pem + authorities[1] + leaf)
+    Broker("amqps://h", "", str(both), str(both)).context()
+    der = key.private_bytes(DER, getattr(PRIVATE, form), serialization.NoEncryption())
+    key_file.write_bytes(der)
+    Broker("amqps://h", "", str(chain_file), str(key_file)).context()
+    Broker("amqps://h", "", str(chain_file), base64.b64encode(der).decode()).context()
+
+
+@pytest.mark.parametrize("form", ["PKCS8", "TraditionalOpenSSL"])
+def test_an_encrypted_key_is_refused_in_words_and_nobody_is_asked(
+    root: Key, form: str, tmp_path: Path
+) -> None:
+    leaf, key_file = tmp_path / "leaf.pem", tmp_path / "key.pem"
+    leaf.write_bytes(issued("alfa", root, "root", root).public_bytes(PEM))
+    locked = serialization.BestAvailableEncryption(b"secret")
+    key_file.write_bytes(root.private_bytes(PEM, getattr(PRIVATE, form), locked))
+    with pytest.raises(ConfigError, match=r"WARREN_TLS_KEY is .*(encrypted|OpenSSH)"):
+        Broker("amqps://h", "", str(leaf), str(key_file)).context()
+    key_file.write_bytes(root.private_bytes(DER, PRIVATE.PKCS8, locked))
+    with pytest.raises(ConfigError, match="encrypted"):
+        Broker("amqps://h", "", str(leaf), str(key_file)).context()
+    key_file.write_text(
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
+    )
+    with pytest.raises(ConfigError, match="OpenSSH"):
+        Broker("amqps://h", "", str(leaf), str(key_file)).context()

@@ -159,3 +159,42 @@ def test_what_a_client_hides_in_the_padding_is_checked_too() -> None:
     packed.buffer[-4:] = np.frombuffer(np.float32(np.nan).tobytes(), np.uint8)
     with pytest.raises(Rejected, match="not-finite"):
         sum_of_squares(LAYOUT, 0, bytes_of(packed.buffer))
+
+
+@pytest.mark.parametrize("count", [32, 33, 100, 50_000])
+def test_roundings_do_not_grow_with_the_number_of_updates(count: int) -> None:
+    """50,000 updates of .1 came to .09996."""
+    tenth, layout = np.full(3, 0.1, np.float32), Layout.of([np.zeros(3, np.float32)])
+    data = bytes_of(Weights.of([tenth]).buffer)
+    total = WeightedSum(layout)
+    for _ in range(count):
+        total.add_chunks([(0, data)], 333.0)
+    np.testing.assert_allclose(mean(total)[0], tenth, rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=4), st.integers(0, 99))
+def test_sums_of_many_updates_merge_as_if_they_were_one(sizes: list[int], seed: int) -> None:
+    layout = Layout.of([np.zeros(50, np.float32)])
+    draw = np.random.default_rng(seed)
+    parts, deltas = [], []
+    for size in sizes:
+        parts.append(WeightedSum(layout))
+        for _ in range(size):
+            delta = (1 + draw.normal(size=50)).astype(np.float32)
+            parts[-1].add(Update([delta], 7))
+            deltas.append(delta.astype(np.float64))
+    whole = WeightedSum(layout)
+    for part in parts:
+        whole.merge(part)
+    assert whole.count == sum(sizes)
+    np.testing.assert_allclose(mean(whole)[0], np.mean(deltas, axis=0), rtol=1e-5, atol=2e-6)
+
+
+def test_a_round_of_few_updates_takes_no_second_buffer() -> None:
+    total = WeightedSum(LAYOUT)
+    memory = total.total.buffer
+    for seed in range(10):
+        total.add(update(seed))
+    assert total.mean().buffer is memory
+    assert total._high is None

@@ -202,3 +202,18 @@ def test_a_missing_extra_is_named(
         return
     assert history(folder, "--tensorboard", str(tmp_path / "board")) == 2
     assert "pip install 'warren[tensorboard]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["history", "versions", "participation"])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_table_is_printed_whatever_standard_outputs_encoding(
+    folder: Path, command: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = Weights.empty(Weights.of([np.zeros(2)]).layout)
+    odd = record(3, metrics={"größe_损失": 0.5}, clients={})
+    checkpoint.save(folder, State("clinics", RUN, 3, weights, applied={}, history=(odd,)))
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding))
+    assert main([command, "--checkpoint-dir", str(folder)]) == 0
+    sys.stdout.flush()
+    assert printed.getvalue()
