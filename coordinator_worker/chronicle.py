@@ -14,7 +14,7 @@ from shared.audience import Phases
 from shared.errors import Rejected
 from shared.evaluation import SCORE_BINS
 from shared.log import Log
-from shared.messages import ModelManifest, UpdateManifest
+from shared.messages import Failed, ModelManifest, UpdateManifest
 
 log = Log(__name__)
 
@@ -37,6 +37,15 @@ class Chronicle:
         """A client is there."""
         log.info("client_joined", "%s joined", client, client=client)
         self._events.post("client.joined", client=client)
+
+    def failed(self, message: Failed) -> None:
+        """A client says what keeps it from its work."""
+        client, ends = message.client, message.ends
+        what = "has ended" if ends else "failed and will try again"
+        log.warning(
+            "client_failed", "%s %s: %s", client, what, message.reason, client=client, ends=ends
+        )
+        self._events.post("client.failed", client=client, reason=message.reason, ends=ends)
 
     def accepted(self, manifest: UpdateManifest, version: int, updates: int, norm: float) -> None:
         """An update is in the sum that will make ``version`` + 1, as the ``updates``-th."""

@@ -274,6 +274,8 @@ class CoordinatorWorker:
             self._initiation.moved()
         if outcome.join is not None:
             self._welcome(outcome.join)
+        if outcome.failed is not None:
+            self._chronicle.failed(outcome.failed)
         if outcome.rejected is not None and self._rejections.put(outcome, outcome.rejected, item):
             self._remember(partial(roster.rejected, client=outcome.client or ""))
         if outcome.whole is not None:
