@@ -117,6 +117,8 @@ def nested(kind: str, parts: list[Any]) -> Any:
 def network(drawn: Drawn) -> keras.Model:
     keras.utils.set_random_seed(drawn.seed)
     policy = keras.dtype_policies.DTypePolicy(drawn.dtype)
+    # Keras itself cannot add a float64 penalty to its float32 loss.
+    regularizer = None if drawn.dtype == "float64" else "l2"
     inputs = [keras.Input((width,), name=f"in{n}") for n, width in enumerate(drawn.inputs)]
     x = L.Concatenate()(inputs) if len(inputs) > 1 else inputs[0]
     for kind in drawn.layers:
@@ -126,7 +128,7 @@ def network(drawn: Drawn) -> keras.Model:
             "batch": lambda: L.BatchNormalization(dtype=policy),
             "layer norm": lambda: L.LayerNormalization(dtype=policy),
             "dropout": lambda: L.Dropout(0.3, seed=5, dtype=policy),
-            "l2": lambda: L.Dense(2, kernel_regularizer="l2", dtype=policy),
+            "l2": lambda: L.Dense(2, kernel_regularizer=regularizer, dtype=policy),
             "frozen": lambda: L.Dense(2, trainable=False, dtype=policy),
         }[kind]()(x)
     last = "float64" if drawn.dtype == "float64" else "float32"
