@@ -23,6 +23,7 @@ from coordinator_worker.roster import Member
 from coordinator_worker.state import Best, State
 from shared.chunks import digest
 from shared.errors import ConfigError
+from shared.files import replacing
 from shared.layout import Layout, Tensor, Weights, bytes_of
 from shared.log import Log
 from shared.wire import Piece
@@ -143,13 +144,13 @@ def _header(state: State) -> dict[str, Any]:
         "best": state.best and astuple(state.best),
         "oldest_base": state.oldest_base,
         "setup": list(state.setup),
+        "audit_head": state.audit_head,
     }
 
 
 def _create(path: Path, pieces: Sequence[Piece]) -> None:
-    temporary = path.with_suffix(".tmp")
-    _overwrite(temporary, pieces, os.O_CREAT)
-    temporary.replace(path)
+    with replacing(path, path.with_suffix(".tmp")) as temporary:
+        _overwrite(temporary, pieces, os.O_CREAT)
     _flush_folder(path.parent)
 
 
@@ -248,6 +249,7 @@ def _read(path: Path) -> tuple[int, State, int]:
         best=Best(*header["best"]) if header["best"] else None,
         oldest_base=header.get("oldest_base", 0),
         setup=tuple(header.get("setup", ())),
+        audit_head=header.get("audit_head", ""),
     )
     return prefix.sequence, state, header["digest"]
 

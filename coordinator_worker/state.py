@@ -34,6 +34,7 @@ class State:
     is random, and the seed of what is drawn in this run.
     ``slots`` is what server optimizer and aggregator remember, in the model's layout; the next
     round changes it where it lies. ``best`` is the version that was found best so far.
+    ``audit_head`` is the digest of the audit log's last line when this was written.
     """
 
     federation: str
@@ -47,6 +48,7 @@ class State:
     best: Best | None = None
     oldest_base: int = 0
     setup: tuple[Record, ...] = ()
+    audit_head: str = ""
 
     @property
     def rolled_back(self) -> Record | None:
