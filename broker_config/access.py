@@ -17,19 +17,29 @@ if TYPE_CHECKING:
     from broker_config.topology import User
 
 
-def revoke(vhost: str, name: str, management: Management) -> None:
-    """Delete the user ``name``, what it has open, and its mailboxes.
+def revoke(vhost: str, name: str, management: Management) -> bool:
+    """Delete the user ``name``, what it has open in ``vhost``, and its mailboxes.
 
-    The user goes first: it cannot come back while the rest is cleared away.
+    The user goes first: it cannot come back while the rest is cleared away. One that another
+    federation on this broker has too loses its permissions here only. Whether the user is gone.
     """
-    if management.get("users", name) is not None:
-        management.delete("users", name)
-    _close_connections(name, management)
+    permissions = management.get("users", name, "permissions") or []
+    is_shared = any(row["vhost"] != vhost for row in permissions)
+    if is_shared:
+        for kind in ("permissions", "topic-permissions"):
+            if management.get(kind, vhost, name):
+                management.delete(kind, vhost, name)
+        _close_connections_in(vhost, name, management)
+    else:
+        if management.get("users", name) is not None:
+            management.delete("users", name)
+        _close_connections(name, management)
     prefix = names.mailbox("")
     for row in management.get("queues", vhost) or ():
         queue = str(row["name"])
         if queue.startswith(prefix) and names.speaks_for(name, queue.removeprefix(prefix)):
             management.delete("queues", vhost, queue)
+    return not is_shared
 
 
 def replace_passwords(
@@ -45,6 +55,20 @@ def replace_passwords(
             raise BrokerConfigError(f"the broker has no user {user.name!r}: enrol it first")
         put_user(user, passwords[user.name], management)
         _close_connections(user.name, management)
+
+
+def _close_connections_in(vhost: str, name: str, management: Management) -> None:
+    for left in reversed(range(_TRIES)):
+        rows = management.get("connections", "username", name) or []
+        mine = [str(row["name"]) for row in rows if row.get("vhost", vhost) == vhost]
+        if not mine:
+            return
+        for connection in mine:
+            try:
+                management.delete("connections", connection)
+            except BrokerConfigError:  # it ended by itself
+                if not left:
+                    raise
 
 
 def _close_connections(name: str, management: Management) -> None:

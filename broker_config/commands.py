@@ -131,20 +131,22 @@ def revoke(options: argparse.Namespace) -> int:
     rest = federation.without(options.name)
     opened, node = _broker(options)
     with opened as management:
-        for name in options.name:
-            access.revoke(federation.name, name, management)
+        gone = [n for n in options.name if access.revoke(federation.name, n, management)]
         address = _address(options, node, management)
     credentials = read.broker_home(options)
     passwords = load_passwords(credentials)
-    kept = {user: password for user, password in passwords.items() if user not in options.name}
+    kept = {user: password for user, password in passwords.items() if user not in gone}
     save_passwords(credentials, kept)
     save(home / "federation.json", rest)
     write_bundles(home, rest, address, kept)
     for name in options.name:
         bundle_path(home, name).unlink(missing_ok=True)
-        if (credentials / "tls").exists():
+        if name in gone and (credentials / "tls").exists():
             Authority(credentials).forget(name)
-        _say(f"revoked {name}: its user, connections and mailboxes are gone")
+        what = "its user, connections and mailboxes are gone"
+        if name not in gone:
+            what = "its connections and mailboxes here are gone; other federations keep the user"
+        _say(f"revoked {name}: {what}")
     return 0
 
 

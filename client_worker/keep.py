@@ -11,6 +11,7 @@ import numpy as np
 
 from shared.chunks import Incoming, Outgoing
 from shared.errors import Rejected
+from shared.files import replacing
 from shared.folder import writable
 from shared.layout import Layout, Weights
 from shared.log import Log
@@ -95,14 +96,12 @@ class Keep:
 
         A disk that is full costs the copy, not the update, which goes out all the same.
         """
-        temporary = path.with_name(f"{path.name}.tmp")
         try:
-            with temporary.open("wb") as file:
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 for piece in pieces:
                     file.write(piece)
                 file.flush()
                 os.fdatasync(file.fileno())
-            temporary.replace(path)
         except OSError as error:
             log.warning("not_kept", "%s cannot be written: %s", path, error)
 

@@ -50,7 +50,8 @@ class Memory:
                 "state_not_kept",
                 "what this client learns for itself is lost when it ends: give it --state-dir",
             )
-        if self._of is not None and self._of[0] is client and self._of[1] == run:
+        known = self._of is not None and self._of[0] is client and self._of[1] == run
+        if known and self._name == name:  # a replica may come back in another place
             return
         self._of, self._name = (client, run), name
         self._changes = {}

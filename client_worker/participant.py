@@ -85,6 +85,8 @@ class Participant:
         self._trained: tuple[str, int] | None = None  # run and version of our last update
         self._skipped: GlobalModel | None = None  # we were not drawn for it
         self._called = -1  # version that all shall train from, drawn or not
+        self._called_anew = False  # since the last model came: it may be meant for the next one
+        self._run = ""  # of the last model that came
         self._arguments: dict[str, Any] | None = None
         self._local = LocalTraining()  # as the newest model asks
         self._is_fresh = False  # the task has trained nothing yet
@@ -272,8 +274,9 @@ class Participant:
             return
         if notice.notice == "all-hands":
             self._called = notice.base_version if notice.base_version is not None else -1
-            if self._skipped is not None:
-                skipped, self._skipped = self._skipped, None
+            self._called_anew = True
+            skipped, self._skipped = self._skipped, None
+            if skipped is not None and skipped.manifest.version == self._called:
                 self._work(skipped)
             return
         if notice.notice == "rejected":
@@ -304,6 +307,10 @@ class Participant:
     def _work(self, model: GlobalModel) -> None:
         """Train from a new global model and publish the update, if it is our turn."""
         manifest = model.manifest
+        if self._run != manifest.run:  # another run's versions have the same numbers
+            self._run, self._skipped = manifest.run, None
+            self._called = self._called if self._called_anew else -1
+        self._called_anew = False
         self._local = manifest.local
         self._version = manifest.version
         if self._may_be_over(model) and (words := self._unlike(manifest)):

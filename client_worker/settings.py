@@ -1,11 +1,12 @@
 """What ``client-worker`` can be told."""
 
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from broker_config.names import fleet_member, is_client_id, mailbox, speaks_for
+from shared.broker_url import BrokerUrl
 from shared.errors import ConfigError
 from shared.observing import MetricsPort, ObservingSettings
 from shared.settings import WorkerSettings
@@ -72,6 +73,24 @@ class ClientSettings(ObservingSettings, WorkerSettings):
         le=65535,
         description="port on which Prometheus finds metrics, at /metrics; 0 or off for none",
     )
+
+    @classmethod
+    def of_this_worker(cls, environment: dict[str, Any]) -> dict[str, Any]:
+        """Without the fleet, if this is a site of its own by its own bundle.
+
+        systemd reads a fleet's bundle for all its units, and then that of the site.
+        """
+        fleet, client = environment.get("fleet"), environment.get("client")
+        url = environment.get("broker_url")
+        if fleet is None or not client or not url:
+            return environment
+        try:
+            user = BrokerUrl.parse(url).user
+        except ConfigError:
+            return environment  # which is said later
+        if client == user != fleet:
+            return environment | {"fleet": None}
+        return environment
 
     @model_validator(mode="after")
     def _has_places(self) -> Self:

@@ -30,6 +30,7 @@ import numpy.typing as npt
 from client_worker.guide import LOCAL_STEPS
 from client_worker.task import Task
 from shared.errors import ConfigError
+from shared.files import replacing
 from shared.layout import Array
 
 RELATIVE_ERROR: Final = 0.01
@@ -98,10 +99,8 @@ class Statistics:
 
     def save(self, path: Path) -> None:
         """Write them to ``path``, an ``.npz``, whole or not at all."""
-        temporary = path.with_name(f"{path.name}.tmp")
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, moments=self._moments, buckets=self._buckets)
-        temporary.replace(path)
 
     @property
     def present(self) -> Table:

@@ -59,8 +59,14 @@ class Audit:
         lines = tail.splitlines()
         self._previous = digest_of(lines[-1]) if lines else NO_LINE
         if state is not None:
-            self.resumed(state, known=_has_aggregated(lines, state))
+            lost = state.audit_head if not _has_line(lines, state.audit_head) else ""
+            self.resumed(state, known=_has_aggregated(lines, state), lost=lost)
         self.write()
+
+    @property
+    def head(self) -> str:
+        """Digest of the last line; the checkpoint keeps it, so that a cut end shows."""
+        return self._previous
 
     def give_back(self) -> None:
         """Another coordinator may write now."""
@@ -71,13 +77,14 @@ class Audit:
         self._pending = b""
         self._rejected.clear()
 
-    def resumed(self, state: State, *, known: bool = True) -> None:
+    def resumed(self, state: State, *, known: bool = True, lost: str = "") -> None:
         """``state`` is where we go on; if its line is not ``known`` it is made from the checkpoint.
 
-        A power cut may take the newest lines with it.
+        A power cut may take the newest lines with it. ``lost`` is the digest of the line that the
+        checkpoint takes for the last, if it is not there: this line says so for ever.
         """
         self._run = state.run
-        self._say("resumed", version=state.version)
+        self._say("resumed", version=state.version, **({"lost": lost} if lost else {}))
         if not known and state.version:
             clients = state.history[-1].get("clients", {}) if state.history else {}
             found = [
@@ -185,11 +192,19 @@ def _has_aggregated(lines: Sequence[bytes], state: State) -> bool:
     for line in reversed(lines):
         try:
             said = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if said.get("event") in MADE and said.get("run") == state.run:
-            if said.get("version") == state.version:
+        if not isinstance(said, dict) or said.get("run") != state.run:
+            continue
+        version = said.get("version")
+        if said.get("event") in MADE and isinstance(version, int):
+            if version == state.version:
                 return True
-            if said.get("version", 0) < state.version:
+            if version < state.version:
                 return False
     return False
+
+
+def _has_line(lines: Sequence[bytes], digest: str) -> bool:
+    """Whether one of ``lines`` has ``digest``; a state from before there were any has none."""
+    return not digest or any(digest_of(line) == digest for line in reversed(lines))

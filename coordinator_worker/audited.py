@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from coordinator_worker import checkpoint
 from coordinator_worker.audit import NAME, NO_LINE, digest_of
 from coordinator_worker.figures import plain
 from coordinator_worker.terminal.table import console
@@ -22,6 +23,11 @@ from shared.progress import through
 
 Line = Mapping[str, Any]
 SHOWN: Final = 30
+BEGINNING: Final = b'{"time":"'  # of every line: what is torn is a piece of one
+_NUMBER: Final = (int, float)
+_TYPES: Final[Mapping[str, Any]] = {
+    "previous": str, "version": int, "base_version": int, "num_examples": int, "weight": _NUMBER,
+}  # fmt: skip
 
 
 class AuditSettings(BaseSettings):
@@ -99,19 +105,36 @@ def versions(lines: Iterable[tuple[int, bytes]]) -> dict[tuple[str, int], Made]:
     return made
 
 
-def faults(lines: Iterable[tuple[int, bytes]]) -> Iterator[str]:
-    """Every place where the log is not as it was written, a sentence each."""
-    previous = None
+def faults(lines: Iterable[tuple[int, bytes]], head: str = "") -> Iterator[str]:
+    """Every place where the log is not as it was written, a sentence each.
+
+    ``head`` is the digest of a line that has to be there: the last one that the checkpoint knows.
+    """
+    previous, has_head, torn = None, not head, 0
     for number, text in lines:
         line = _parsed(text)
         said = line.get("previous")
-        if said is None:
+        if torn and line.get("event") != "resumed":
+            yield f"line {torn} is no line of the log, and the coordinator did not end there"
+        torn = 0
+        if said is None and text.startswith(BEGINNING[: len(text)]) and not _is_json(text):
+            torn = number
             yield f"line {number} is torn: the coordinator ended while it wrote it"
+        elif said is None:
+            yield f"line {number} is no line of the log"
         elif previous is None and said != NO_LINE:
             yield f"line {number} is not the first: what was before it is missing"
         elif previous is not None and said != previous:
             yield f"line {number} does not follow the one before it: lines were changed or removed"
+        if line.get("lost"):
+            yield (
+                f"line {number}: the end of the log was missing when the coordinator took over; it"
+                " was cut off, or taken by a power cut"
+            )
         previous = digest_of(text)
+        has_head = has_head or previous == head
+    if not has_head:
+        yield "the end of the log is missing: the checkpoint knows of lines that are not there"
 
 
 def _watched(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -150,10 +173,11 @@ def show(folder: Path, version: int | None, *, run: str | None, as_json: bool) -
 def verify(folder: Path) -> None:
     """Check that no line was changed or taken out; raises WarrenError if one was."""
     path = folder / NAME
-    found = list(faults(_watched(path)))
+    state = checkpoint.load(folder)
+    found = list(faults(_watched(path), state.audit_head if state is not None else ""))
     for fault in found:
         sys.stdout.write(f"{fault}\n")
-    if any("torn" not in fault for fault in found):
+    if any("is torn:" not in fault for fault in found):
         raise WarrenError(f"{path} is not as it was written")
     sys.stdout.write(f"{path} is as it was written\n")
 
@@ -162,7 +186,7 @@ def _overview(versions_: Iterable[Made]) -> Table:
     table = _table("version", "updates", "clients", "examples", "rejected", "when", "")
     for made in versions_:
         entries = made.line.get("contributions", [])
-        clients = {entry.get("client") for entry in entries}
+        clients = {str(entry.get("client")) for entry in entries}
         examples = sum(entry.get("num_examples") or 0 for entry in entries)
         counts = (made.version, len(entries), len(clients), examples, _rejections(made))
         shown = ("–" if made.rolled_back_to and not count else str(count) for count in counts)
@@ -223,9 +247,38 @@ def _moment(line: Line) -> str:
 
 
 def _parsed(text: bytes) -> Line:
-    """What a line says; nothing, if it is torn."""
+    """What a line says; nothing, if it is torn, and nothing that is of another type than ours."""
     try:
         line = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return line if isinstance(line, dict) else {}
+    if not isinstance(line, dict):
+        return {}
+    entries = line.get("contributions", [])
+    if "contributions" in line:
+        line["contributions"] = (
+            [_typed(e) for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+        )
+    if "rejected_unlisted" in line:
+        counts = line["rejected_unlisted"]
+        known = counts.items() if isinstance(counts, dict) else ()
+        line["rejected_unlisted"] = {user: n for user, n in known if type(n) is int}
+    return _typed(line)
+
+
+def _typed(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in _TYPES or isinstance(value, _TYPES[name])
+    }
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    except RecursionError:
+        return True
+    return True

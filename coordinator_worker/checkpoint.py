@@ -23,6 +23,7 @@ from coordinator_worker.roster import Member
 from coordinator_worker.state import Best, State
 from shared.chunks import digest
 from shared.errors import ConfigError
+from shared.files import replacing
 from shared.layout import Layout, Role, Tensor, Weights, bytes_of, role_by_name
 from shared.log import Log
 from shared.wire import Piece
@@ -145,13 +146,13 @@ def _header(state: State) -> dict[str, Any]:
         "oldest_base": state.oldest_base,
         "setup": list(state.setup),
         "fixed_state": dict(state.fixed_state),
+        "audit_head": state.audit_head,
     }
 
 
 def _create(path: Path, pieces: Sequence[Piece]) -> None:
-    temporary = path.with_suffix(".tmp")
-    _overwrite(temporary, pieces, os.O_CREAT)
-    temporary.replace(path)
+    with replacing(path, path.with_suffix(".tmp")) as temporary:
+        _overwrite(temporary, pieces, os.O_CREAT)
     _flush_folder(path.parent)
 
 
@@ -250,6 +251,7 @@ def _read(path: Path) -> tuple[int, State, int]:
         oldest_base=header.get("oldest_base", 0),
         setup=tuple(header.get("setup", ())),
         fixed_state=header.get("fixed_state", {}),
+        audit_head=header.get("audit_head", ""),
     )
     return prefix.sequence, state, header["digest"]
 

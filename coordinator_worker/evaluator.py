@@ -55,14 +55,23 @@ class Evaluator:
         self._thread = threading.Thread(target=self._wait, args=(version, self._process))
         self._thread.start()
 
-    def finish(self, version: int, weights: Weights) -> None:
-        """Have the last version judged, too, and wait for it."""
-        if self._thread is not None:
-            self._thread.join()
+    def finish(self, version: int, weights: Weights, goes_on: Callable[[], bool]) -> None:
+        """Have the last version judged, too, and wait for it while ``goes_on()``.
+
+        That is called every now and then; it may take a second.
+        """
+        if not self._ended(goes_on):
+            return
         if self._newest != version:
             self.look_at(version, weights)
-        if self._thread is not None:
-            self._thread.join()
+        self._ended(goes_on)
+
+    def _ended(self, goes_on: Callable[[], bool]) -> bool:
+        """Wait for the program; whether it has ended."""
+        while self._thread is not None and self._thread.is_alive():
+            if not goes_on():
+                return False
+        return True
 
     def close(self) -> None:
         """End the program, if it runs."""

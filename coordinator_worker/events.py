@@ -1,6 +1,7 @@
 """What happened, as JSON on the topic exchange ``event``, for dashboards and people."""
 
 import itertools
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -29,17 +30,19 @@ class Events:
         self._audience = audience
         self._common = common
         self._bulletin = Bulletin(session)
+        self._in_order = threading.Lock()  # or a thread's event could overtake another's
         self._number = itertools.count(1)  # whoever misses one can tell
 
     def post(self, topic: str, **fields: Any) -> None:
         """Post one event under routing key ``topic``, such as ``round.closed``."""
-        stamp = {"time": time.time(), "number": next(self._number)}
-        event = {"event": topic, **stamp, **self._common, **fields}
-        body = strict_json.dumps(event).encode()
-        self._session.post(
-            Publication(EVENT_EXCHANGE, topic, (body,), topic, content_type="application/json")
-        )
-        self._bulletin.note(event)
+        with self._in_order:
+            stamp = {"time": time.time(), "number": next(self._number)}
+            event = {"event": topic, **stamp, **self._common, **fields}
+            body = strict_json.dumps(event).encode()
+            self._session.post(
+                Publication(EVENT_EXCHANGE, topic, (body,), topic, content_type="application/json")
+            )
+            self._bulletin.note(event)
         self._audience.tell(topic, **fields)
 
     def ask(self, question: Callable[[Picture], T]) -> T:

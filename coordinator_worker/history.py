@@ -17,6 +17,7 @@ from coordinator_worker.state import State
 from coordinator_worker.terminal.table import Column, console, fitted
 from shared import strict_json
 from shared.errors import ConfigError
+from shared.files import replacing
 
 Record = Mapping[str, Any]
 Row = dict[str, float | int | str]
@@ -75,11 +76,12 @@ def to_csv(history: Sequence[Record], path: Path) -> None:
     if str(path) == "-":
         _write_csv(history, sys.stdout)
         return
-    unfinished = path.with_name(f"{path.name}.part")
     try:
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(path) as unfinished,
+            unfinished.open("w", newline="", encoding="utf-8") as file,
+        ):
             _write_csv(history, file)
-        unfinished.replace(path)
     except OSError as error:
         raise ConfigError(f"--csv {path} cannot be written: {error}") from None
 

@@ -20,6 +20,7 @@ class Initiation:
         self._ask, self._remind = ask, remind
         self._joined: deque[str] = deque()  # the first is the one that was asked
         self._moved = False
+        self._timer: threading.Timer | None = None
 
     def joined(self, client: str) -> None:
         """``client`` is there and knows no model."""
@@ -31,12 +32,24 @@ class Initiation:
         if first:
             self._start_timer()
 
+    def reset(self) -> None:
+        """We are no longer the one that asks; who is there joins again when we are.
+
+        Nobody would heed the reminder meanwhile, and without one only the first is ever asked.
+        """
+        self._joined.clear()
+        self._moved = False
+        if self._timer is not None:
+            self._timer.cancel()
+
     def moved(self) -> None:
         """A piece of somebody's initial weights has come."""
         self._moved = True
 
     def reminded(self) -> None:
         """``remind`` was called ``PATIENCE_S`` ago."""
+        if not self._joined:
+            return  # it was under way when we were reset
         if not self._moved:
             self._joined.rotate(-1)
             self._ask(self._joined[0])
@@ -44,6 +57,6 @@ class Initiation:
         self._start_timer()
 
     def _start_timer(self) -> None:
-        timer = threading.Timer(PATIENCE_S, self._remind)
-        timer.daemon = True
-        timer.start()
+        self._timer = threading.Timer(PATIENCE_S, self._remind)
+        self._timer.daemon = True
+        self._timer.start()

@@ -100,6 +100,7 @@ class Links:
             self._stop_asked.get(timeout=seconds)
         except Empty:
             return False
+        self._stop_asked.put(None)  # for whoever waits next: it was asked of all
         return True
 
     def ask_whether_active(self) -> None:
@@ -119,16 +120,21 @@ class Links:
 
         threading.Thread(target=look, daemon=True).start()
 
+    def goes_on(self) -> bool:
+        """Wait a moment for the last model to be judged; False as soon as we are asked to stop."""
+        self.waiting("waiting until the last model is judged")
+        return not self.stopped_within(WAIT_S)
+
     def wait_for(self, sending: Future[None]) -> None:
         """Return when ``sending`` is done, or raise what it raised."""
         while not futures.wait([sending], WAIT_S).done:
             self.waiting()
         sending.result()
 
-    def waiting(self) -> None:
+    def waiting(self, what: str = "waiting until a model is published") -> None:
         """Say that we wait for others, which is our work too; not if a thread that sends does."""
         if threading.current_thread() is threading.main_thread():
-            self.supervisor.alive("waiting until a model is published")
+            self.supervisor.alive(what)
 
     def _ask_whether_alive(self) -> None:
         self.updates.on_thread(lambda: self._inbox.put(Beat()))

@@ -5,6 +5,7 @@ So a rollback makes a *new* version with the old weights. Updates that were trai
 rolled back do not count any more, however late updates may be.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,9 @@ from shared import weights_file
 from shared.errors import ConfigError, WarrenError
 from shared.folder import writable
 from shared.layout import Weights
+from shared.log import Log
+
+log = Log(__name__)
 
 EVER: Final = 1 << 60  # the ledger forgets nothing: that is for the next round to decide
 
@@ -51,6 +55,7 @@ def rolled_back(state: State, weights: Weights, version: int | None, source: str
         "norm": 0.0,
         "bytes_up": 0,
         "seconds": 0.0,
+        "time": time.time(),
         "participation": roster.summary(roster.participation(state.roster, state.version)),
         "rolled_back": origin,
     }
@@ -114,9 +119,18 @@ def _save(folder: Path, state: State, audit: Audit) -> None:
     audit.write()
     audit.sync()
     checkpoint = Checkpoint(folder)
-    checkpoint.save(state)
-    archive.write(folder, state, checkpoint.digest)
+    checkpoint.save(replace(state, audit_head=audit.head))
     audit.give_back()
+    try:
+        archive.write(folder, state, checkpoint.digest)
+    except OSError as error:  # the copy is a convenience: what was done is done
+        log.warning(
+            "not_kept",
+            "version %d is in the checkpoint, but no copy of it in %s (%s)",
+            state.version,
+            folder / archive.FOLDER,
+            error,
+        )
 
 
 @contextmanager

@@ -35,6 +35,7 @@ class State:
     ``fixed_state`` are digests of what has to be equal at every site (`shared.messages`).
     ``slots`` is what server optimizer and aggregator remember, in the model's layout; the next
     round changes it where it lies. ``best`` is the version that was found best so far.
+    ``audit_head`` is the digest of the audit log's last line when this was written.
     """
 
     federation: str
@@ -49,6 +50,7 @@ class State:
     oldest_base: int = 0
     setup: tuple[Record, ...] = ()
     fixed_state: Mapping[str, str] = field(default_factory=dict)
+    audit_head: str = ""
 
     @property
     def rolled_back(self) -> Record | None:

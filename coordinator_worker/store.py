@@ -86,7 +86,7 @@ class Store:
         self.audit.write()
         synced = self._syncer.submit(self.audit.sync)  # each takes a millisecond or more
         self._setup = setup.since(self._setup, state.version, self._setup_now)
-        self._checkpoint.save(replace(state, setup=self._setup))
+        self._checkpoint.save(replace(state, setup=self._setup, audit_head=self.audit.head))
         synced.result()
         self.state = state
         # Waits for the version before this one to be written: its memory is the next round's.
@@ -150,17 +150,22 @@ class Patience:
         self._chronicle = chronicle
         self._links = links
         self._attempts = 0
+        self._of_staging = False
 
-    def wait(self, error: OSError) -> None:
-        """Wait before the next attempt; raises Stopped if we are asked to stop meanwhile."""
+    def wait(self, error: OSError, *, of_staging: bool = False) -> None:
+        """Wait before the next attempt; raises Stopped if we are asked to stop meanwhile.
+
+        After an error ``of_staging`` a few lines that the disk takes prove nothing.
+        """
         self._attempts += 1
+        self._of_staging = self._of_staging or of_staging
         if self._attempts == 1:
             self._chronicle.stalled(error)
         self._links.supervisor.alive("the checkpoint folder cannot be written; trying again")
         if self._links.stopped_within(backoff_s(self._attempts)):
             raise Stopped("stopped while the checkpoint folder could not be written")
 
-    def persist(self, write: Callable[[], None]) -> None:
+    def persist(self, write: Callable[[], None], *, is_small: bool = False) -> None:
         """Write; while the disk is full, wait: nothing else may happen before."""
         while True:
             try:
@@ -168,10 +173,11 @@ class Patience:
             except OSError as error:
                 self.wait(error)
             else:
-                self._over()
+                if not (is_small and self._of_staging):
+                    self._over()
                 return
 
     def _over(self) -> None:
         if self._attempts:
-            self._attempts = 0
+            self._attempts, self._of_staging = 0, False
             self._chronicle.recovered()

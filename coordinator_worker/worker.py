@@ -115,9 +115,7 @@ class CoordinatorWorker:
             while not self._finished:
                 item = self._links.get()
                 if isinstance(item, Stop):
-                    log.info(
-                        "stopping", "asked to stop; what is not in a model stays in the broker"
-                    )
+                    log.info("stopping", "asked to stop; what is in no model stays in the broker")
                     break
                 if isinstance(item, Delivery):
                     self._deliver(item)
@@ -125,7 +123,8 @@ class CoordinatorWorker:
                     self._heed(item)
             self._settle_sending()
             if self._finished and self._evaluator is not None and self._state is not None:
-                self._evaluator.finish(self._state.version, self._state.weights)
+                last = self._state
+                self._evaluator.finish(last.version, last.weights, self._links.goes_on)
         except Stopped as error:
             log.warning("stopped", "%s; nothing is lost", error)
         finally:
@@ -183,7 +182,7 @@ class CoordinatorWorker:
         try:
             self._receive(item)
         except OSError as error:  # of the staging file
-            self._patience.wait(error)
+            self._patience.wait(error, of_staging=True)
             self._abandoned = item.epoch
             self._links.updates.reopen()  # what is unacknowledged comes again
 
@@ -195,7 +194,7 @@ class CoordinatorWorker:
         self._links.put(Tick())
         self._settle_sending()
         state = self._store.state if changed else self._state or self._store.state
-        self._patience.persist(partial(self._audit.take_over, state))
+        self._patience.persist(partial(self._audit.take_over, state), is_small=True)
         if state is None:
             self._notices.call_together()
         elif changed or self._fanout is None:
@@ -220,6 +219,7 @@ class CoordinatorWorker:
         self._active = False
         self._store.give_back()
         self._intake.reset()
+        self._initiation.reset()
         if self._state is not None and self._fanout is not None:
             self._round.cohort.release()
             self._begin_round(self._round.cohort.sum.total)

@@ -18,7 +18,7 @@ from pika import exceptions
 
 from shared.address import diagnose, is_final, parameters, refusal
 from shared.backoff import backoff_s
-from shared.connection import Connection
+from shared.connection import Connection, say_when_blocked
 from shared.delivery import Delivery, Subscription, Unacknowledged
 from shared.errors import BrokerRefused, BrokerUnavailable, Stopped, Taken, WarrenError
 from shared.log import Log
@@ -220,8 +220,7 @@ class Session:
             on_open_error_callback=lambda _connection, error: self._ended(error),
             on_close_callback=lambda _connection, error: self._ended(error),
         )
-        connection.add_on_connection_blocked_callback(lambda *_: self._blocked(True))
-        connection.add_on_connection_unblocked_callback(lambda *_: self._blocked(False))
+        say_when_blocked(connection)
         self._connection = connection
         with self._lock:
             self._loop = connection.ioloop
@@ -361,10 +360,6 @@ class Session:
         self._pipeline.returned(int(properties.message_id), error)
 
     # --- what ends a connection -----------------------------------------------------------------
-
-    def _blocked(self, blocked: bool) -> None:
-        state = "blocked: the broker is short of memory or disk" if blocked else "unblocked"
-        log.warning("connection_blocked", "publishing is %s", state)
 
     def _cancelled(self, _frame: Any) -> None:
         log.warning("consumer_cancelled", "the broker cancelled our consumer")

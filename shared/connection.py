@@ -16,7 +16,10 @@ import pika
 from pika import exceptions, frame, spec
 from pika.adapters.utils import io_services_utils
 
+from shared.log import Log
 from shared.wire import Body, Piece
+
+log = Log(__name__)
 
 # What the broker lets through may be 128 MiB long, and none of it is ours: no message of the
 # protocol is longer than a chunk and the longest header, so what exceeds this is not kept.
@@ -278,3 +281,15 @@ io_services_utils._AsyncTransportBase._MAX_CONSUME_BYTES = 131072
 io_services_utils._AsyncPlaintextTransport._produce = _produce
 io_services_utils._AsyncPlaintextTransport._consume = _consume
 io_services_utils._AsyncSSLTransport._on_socket_readable = _on_readable_tls
+
+
+def say_when_blocked(connection: Connection) -> None:
+    """Log when the broker stops reading what ``connection`` publishes, and when it reads again."""
+    connection.add_on_connection_blocked_callback(
+        lambda *_: log.warning(
+            "connection_blocked", "publishing is blocked: the broker is short of memory or disk"
+        )
+    )
+    connection.add_on_connection_unblocked_callback(
+        lambda *_: log.info("connection_unblocked", "publishing goes on: the broker has room again")
+    )

@@ -122,7 +122,14 @@ def listing(commands: Mapping[str, str]) -> str:
 def _add(group: Any, name: str, field: FieldInfo) -> None:
     text = f"{field.description}{default_of(field)}".replace("%", "%%")
     if field.annotation is bool:
-        group.add_argument(flag_of(name), action="store_true", default=None, dest=name, help=text)
+        # --no-NAME switches off what a file or the environment has switched on.
+        group.add_argument(
+            flag_of(name),
+            action=argparse.BooleanOptionalAction,
+            default=None,
+            dest=name,
+            help=text,
+        )
     elif is_repeatable(field):
         group.add_argument(flag_of(name), action="append", metavar="NAME=VALUE", help=text)
     else:

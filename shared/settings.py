@@ -96,6 +96,11 @@ class WorkerSettings(BaseSettings):
         """What a secret setting holds."""
         return value.get_secret_value() if value is not None else None
 
+    @classmethod
+    def of_this_worker(cls, environment: dict[str, Any]) -> dict[str, Any]:
+        """``environment`` without what another worker on this machine left in it."""
+        return environment
+
     def note_strays(self, lines: list[str]) -> None:
         """Remember what the environment has that was meant as a setting and is none."""
         self._strays = tuple(lines)
@@ -160,6 +165,8 @@ def load(
         raise ConfigError(f"--env-file {bundle} cannot be read: name the bundle you were given")
     environment = _in_bundle(kind, bundle) | EnvSettingsSource(kind)()
     environment = {name: environment[name] for name in kind.model_fields if name in environment}
+    if issubclass(kind, WorkerSettings):
+        environment = kind.of_this_worker(environment)
     names = [*os.environ, *strays.names_in(bundle)]
     try:
         made = kind(**(found.values | environment | given))
@@ -212,6 +219,8 @@ def _first_of(
     if first["type"] == "missing":
         flag = flags.flag_of(name)
         mend = f": you wrote {misspelt[name]}" if name in misspelt else "; see --help"
+        if name == "broker_url" and name not in misspelt:
+            mend = ": name the bundle that `broker-config` wrote for you with --env-file"
         return ConfigError(f"{flag} (or WARREN_{name.upper()}) is needed{mend}")
     if not name:
         return ConfigError(first["msg"].removeprefix("Value error, "))

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from shared.chunks import digest
 from shared.errors import ConfigError
+from shared.files import replacing
 from shared.layout import (
     CONTROL,
     DTYPES,
@@ -97,17 +98,11 @@ def write(path: Path, weights: Weights, facts: Facts | None = None) -> None:
     disk does not take it, ConfigError if the ending is no format of ours.
     """
     ending = _ending(path, str(path))
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            if ending == ".npz":
-                _write_npz(file, weights)
-            else:
-                write_safetensors(file, weights, facts or {})
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        if ending == ".npz":
+            _write_npz(file, weights)
+        else:
+            write_safetensors(file, weights, facts or {})
 
 
 def write_safetensors(file: IO[bytes], weights: Weights, facts: Facts) -> None:

@@ -1,5 +1,6 @@
 """The dashboard's HTTP server: the page, the events it is fed by, and nothing to change."""
 
+import socket
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,6 +34,8 @@ class DashboardServer(ThreadingHTTPServer):
         self.page, self.policy = page()
         self.browsers = threading.Semaphore(MOST_BROWSERS)
         self.local_only = _is_loopback(address[0])
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
         super().__init__(address, _Visit)
 
     def handle_error(self, *_: Any) -> None:

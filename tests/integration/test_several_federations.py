@@ -8,6 +8,7 @@ import pytest
 from broker_config import node as private_node
 from broker_config.cli import main
 from broker_config.credentials import load_passwords
+from broker_config.names import mailbox
 
 
 def value(bundle: Path, name: str) -> str:
@@ -71,3 +72,33 @@ def test_a_home_that_is_none_or_has_a_broker_is_one_clear_line(
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "broker-home").write_text(str(node.home))
     assert "starts that" in refused("up", "--home", home)
+
+
+def test_a_user_that_two_federations_share_is_revoked_in_one_of_them_only(
+    node: private_node.Node, tmp_path: Path
+) -> None:
+    homes = {name: tmp_path / name for name in ("north", "south")}
+    try:
+        for name, home in homes.items():
+            told = ("--home", str(home), "--on", str(node.home), "--federation", name)
+            assert main(["apply", *told, "--fleet", "aside:2"]) == 0
+            assert main(["enrol", "--home", str(home), "both"]) == 0
+        assert main(["revoke", "--home", str(homes["north"]), "both"]) == 0
+        assert not (homes["north"] / "bundles" / "both.env").exists()
+        bundle = homes["south"] / "bundles" / "both.env"
+        assert main(["check", "--home", str(homes["south"])]) == 0
+        assert load_passwords(node.home)["both"] in value(bundle, "WARREN_BROKER_URL")
+        with node.manage() as management:
+            rows = management.get("users", "both", "permissions")
+            assert [row["vhost"] for row in rows] == ["south"]
+            assert management.get("queues", "north", mailbox("both")) is None
+            assert management.get("queues", "south", mailbox("both")) is not None
+        assert main(["revoke", "--home", str(homes["south"]), "both"]) == 0
+        with node.manage() as management:
+            assert management.get("users", "both") is None
+        assert "both" not in load_passwords(node.home)
+    finally:
+        with node.manage() as management:
+            for name in homes:
+                if management.get("vhosts", name) is not None:
+                    management.delete("vhosts", name)

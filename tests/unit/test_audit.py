@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from coordinator_worker import checkpoint
 from coordinator_worker.audit import MOST_LISTED, NAME, Audit
 from coordinator_worker.audited import faults, read, versions
 from coordinator_worker.cli import main
@@ -222,3 +225,70 @@ def test_the_newest_run_is_meant_unless_another_is_named(
     assert "bravo" in capsys.readouterr().out
     assert main(["audit", "1", "--run", RUN, *folder]) == 0
     assert "alfa" in capsys.readouterr().out
+
+
+def verify(folder: Path) -> int:
+    return main(["audit", "--verify", "--checkpoint-dir", str(folder)])
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"garbage\n", b"garbage", b"{}\n", b"[1]\n", b"\xff\xfe\n", b'{"x":', b"null\n"]
+)
+def test_a_last_line_that_is_none_of_ours_shows(
+    audit: Audit, tmp_path: Path, garbage: bytes
+) -> None:
+    audit.aggregated(1, [entry()], None)
+    assert verify(tmp_path) == 0
+    with (tmp_path / NAME).open("ab") as file:
+        file.write(garbage)
+    assert verify(tmp_path) == 1
+
+
+def test_a_log_whose_end_was_cut_off_shows_and_goes_on_to_show(tmp_path: Path) -> None:
+    """Each line that is left follows the one before it; only the checkpoint knows of more."""
+    audit = Audit(tmp_path)
+    audit.take_over(state(0))
+    for version in (1, 2, 3):
+        audit.aggregated(version, [entry()], None)
+    checkpoint.save(tmp_path, replace(state(3), audit_head=audit.head))
+    audit.published(3, 1, None)
+    audit.give_back()
+    path = tmp_path / NAME
+    assert verify(tmp_path) == 0
+    whole = path.read_bytes().splitlines(keepends=True)
+    for left in (whole[:3], [*whole[:3], whole[3][:30]], []):
+        path.write_bytes(b"".join(left))
+        assert verify(tmp_path) == 1
+    path.write_bytes(b"".join(whole[:2]))
+    known = checkpoint.load(tmp_path)
+    assert known is not None
+    audit.take_over(known)
+    audit.aggregated(4, [entry()], None)
+    checkpoint.save(tmp_path, replace(state(4), audit_head=audit.head))
+    assert verify(tmp_path) == 1, "going on must not hide it"
+
+
+ODD = ['"x"', "null", "[]", "{}", "-1", "1e400", "[[1]]", '{"a":1}', "true"]
+
+
+@pytest.mark.parametrize("value", ODD)
+@pytest.mark.parametrize(
+    "name",
+    ["version", "run", "event", "time", "previous", "contributions", "rejected_unlisted", "to",
+     "refused", "client", "num_examples", "weight", "base_version", "digest"],
+)  # fmt: skip
+def test_odd_types_in_a_tampered_log_end_in_no_traceback(
+    audit: Audit, tmp_path: Path, name: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit.aggregated(1, [entry()], None)
+    audit.rejected("bravo", "bravo", STALE)
+    audit.published(1, 255, "12" * 32)
+    audit.aggregated(2, [entry()], None)
+    audit.give_back()
+    path = tmp_path / NAME
+    text = re.sub(rf'"{name}":("[^"]*"|[^,"\[{{]+|\[.*?\])', rf'"{name}":{value}', path.read_text())
+    path.write_text(text)
+    for words in ([], ["--json"], ["1"], ["--verify"], ["1", "--json"]):
+        assert main(["audit", *words, "--checkpoint-dir", str(tmp_path)]) in (0, 1, 2)
+        assert "Traceback" not in capsys.readouterr().err
+    audit.take_over(state(2))

@@ -121,3 +121,14 @@ def test_a_metric_that_is_nan_and_one_that_is_gone_are_told_once_until_they_are_
     assert "loss is not a number" in said[0]
     assert "at alfa" in said[0]
     assert "--monitor and --patience waits for eval_auc" in said[1]
+
+
+@pytest.mark.parametrize("name", ["name", "message", "version", "args", "time", "client", "self"])
+def test_a_programs_figures_may_have_any_name(
+    chronicle: Chronicle, outbox: Outbox, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """Such a name ended the evaluator's thread."""
+    with caplog.at_level("INFO"):
+        chronicle.evaluated(3, {name: 0.5})
+    assert f"{name} 0.5" in caplog.records[-1].getMessage()
+    assert outbox.topics == ["model.evaluated"]

@@ -1,5 +1,7 @@
 """Who is asked for the initial weights, and when the next one is."""
 
+from queue import SimpleQueue
+
 import pytest
 
 from coordinator_worker import initiation
@@ -49,3 +51,30 @@ def test_one_that_was_asked_and_joins_again_is_asked_again(asking: Asking) -> No
     for client in ("alfa", "bravo", "bravo", "alfa"):
         asking.initiation.joined(client)
     assert asking.asked == ["alfa", "alfa"]
+
+
+def test_after_the_connection_was_lost_the_next_is_asked_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A reminder that came while we were inactive was dropped, and no other followed."""
+    monkeypatch.setattr(initiation, "PATIENCE_S", 0.01)
+    asked: SimpleQueue[str] = SimpleQueue()
+    reminders: SimpleQueue[None] = SimpleQueue()
+    now = Initiation(asked.put, lambda: reminders.put(None))
+    now.joined("alfa")
+    assert asked.get(timeout=10) == "alfa"
+    reminders.get(timeout=10)  # nobody heeds it: we are not the active one
+    now.reset()
+    for client in ("alfa", "bravo"):
+        now.joined(client)
+    assert asked.get(timeout=10) == "alfa"
+    reminders.get(timeout=10)
+    now.reminded()
+    assert asked.get(timeout=10) == "bravo"
+
+
+def test_a_reminder_from_before_asks_nobody(asking: Asking) -> None:
+    asking.initiation.joined("alfa")
+    asking.initiation.reset()
+    asking.initiation.reminded()
+    assert asking.asked == ["alfa"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +258,23 @@ def test_a_checkpoint_folder_that_does_not_exist_is_one_line(
         (line,) = capsys.readouterr().err.splitlines()
         assert "holds no checkpoint yet" in line
     assert not os.path.exists(folder)
+
+
+def test_a_rollback_says_when_it_was_made(tmp_path: Path) -> None:
+    federation(tmp_path)
+    began = time.time()
+    assert began <= rollback(tmp_path, "3").history[-1]["time"] <= time.time()
+
+
+def test_a_rollback_whose_copy_cannot_be_kept_has_succeeded_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    federation(tmp_path)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(archive, "write", full)
+    assert rollback(tmp_path, "3").version == 7
+    assert loaded(tmp_path).version == 7
+    assert "version 7 is in the checkpoint, but no copy of it" in caplog.text
