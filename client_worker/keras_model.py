@@ -20,7 +20,7 @@ from client_worker.models.keras_data import (
     quiet_at_the_end,
 )
 from client_worker.models.keras_gradients import MOST_SKIPPED, GradientChange, innermost
-from client_worker.models.keras_loss import Labels, counts
+from client_worker.models.keras_loss import Labels, counts, labels_in_one_line
 from client_worker.tasks.example_count import is_py_dataset, rows
 from shared.errors import ConfigError
 from shared.evaluation import Evaluation
@@ -190,18 +190,15 @@ class KerasModel:
         shuffle = self._shuffle and is_py_dataset(batches)
         steps, found = 0, None
         for _ in range(MOST_SKIPPED):
-            try:
-                with quiet_at_the_end():
-                    found = self.model.fit(
-                        batches,
-                        epochs=epochs,
-                        steps_per_epoch=steps_per_epoch,
-                        shuffle=shuffle,
-                        verbose=0,
-                        **self._fit_options,
-                    )
-            except tf.errors.InvalidArgumentError as error:
-                raise _of_labels(error) or error from None
+            with quiet_at_the_end(), labels_in_one_line():
+                found = self.model.fit(
+                    batches,
+                    epochs=epochs,
+                    steps_per_epoch=steps_per_epoch,
+                    shuffle=shuffle,
+                    verbose=0,
+                    **self._fit_options,
+                )
             steps = min(int(optimizer.iterations.numpy()), self._updates(optimizer))
             if steps or optimizer is self.model.optimizer or not found.history:
                 break  # else every gradient overflowed; the loss scale has been halved meanwhile
@@ -236,7 +233,7 @@ class KerasModel:
         batches = self._made.of(prepared, training=False)
         self._reset_states()
         found: Mapping[str, float]
-        with quiet_at_the_end():
+        with quiet_at_the_end(), labels_in_one_line():
             found = self.model.evaluate(batches, verbose=0, return_dict=True)
         self._reset_states()
         known, examples = self._evaluated
@@ -306,7 +303,8 @@ class KerasModel:
             self._change = GradientChange(self.model)
         scaffold = guide.correction is not None
         if asked and scaffold not in self._tried:
-            batch = a_batch(prepared, self._batch_size)
+            with labels_in_one_line():
+                batch = a_batch(prepared, self._batch_size)
             self._change.check(batch, scaffold=scaffold)
             self._tried |= {scaffold, False}
         self._change.heed(guide)
@@ -376,14 +374,6 @@ def _fixed_batch_size(model: Any) -> int | None:
 
 def _input_names(model: Any) -> list[str]:
     return [one.name for one in tf.nest.flatten(getattr(model, "inputs", None) or [])]
-
-
-def _of_labels(error: Exception) -> ConfigError | None:
-    """Our complaint about a dataset's labels, if ``error`` is that."""
-    text = str(error)
-    start = text.find("labels: ")
-    first_line = text[start:].partition("\n")[0]
-    return ConfigError(" ".join(first_line.split())[:300]) if start >= 0 else None
 
 
 def _line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """What a Keras model's loss takes for labels, and what its outputs mean."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -171,6 +172,20 @@ class Labels:
                 return tf.nest.map_structure(tf.identity, batch)
 
         return data.map(looked_at, num_parallel_calls=1)
+
+
+@contextmanager
+def labels_in_one_line() -> Iterator[None]:
+    """Around what reads a dataset: what ``_assertions`` say of its labels is a ConfigError."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        text = str(error)
+        start = text.find("labels: ")
+        if start < 0:
+            raise
+        first_line = text[start:].partition("\n")[0]
+        raise ConfigError(" ".join(first_line.split())[:300]) from None
 
 
 class CheckedBatches(keras.utils.PyDataset):  # type: ignore[misc]

@@ -87,6 +87,22 @@ def test_labels_that_the_loss_does_not_take_are_refused_in_one_line(
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("local", [{}, {"proximal": 1.0}])
+@pytest.mark.parametrize("held_out", [False, True])
+def test_labels_of_a_dataset_are_one_line_wherever_they_are_first_read(
+    local: dict[str, float], held_out: bool
+) -> None:
+    data = [
+        tf.data.Dataset.from_tensor_slices((X, labels)).batch(16) for labels in (BINARY, BINARY + 1)
+    ]
+    client = KerasTask(
+        network(1, "sigmoid"), data[not held_out], 0.1, loss="binary_crossentropy",
+        validation=data[held_out],
+    ).client()  # fmt: skip
+    with pytest.raises(ConfigError, match="map the labels"):
+        client.train(client.weights(), LocalTraining(**local))
+
+
 class Numbered(keras.utils.PyDataset):  # type: ignore[misc]
     num_batches = 2
 
