@@ -73,7 +73,7 @@ class GradientChange:
         if self._seen is not None:
             self._seen.append((list(changed), variables))
         if clipped:
-            changed, _ = tf.clip_by_global_norm(changed, self._clip_norm)
+            changed = _clipped(changed, self._clip_norm)
         for number, variable in enumerate(variables):
             place, dtype = self._number.get(id(variable)), changed[number].dtype
             if place is None:
@@ -213,6 +213,17 @@ _NOT_PLAIN: Final = (
     "SCAFFOLD takes (x - y) / (steps * learning rate) for the mean gradient, which it is for plain"
     " SGD only: give the task optimizer='sgd', without momentum, averaging, clipping or decay"
 )
+
+
+def _clipped(gradients: list[Any], clip_norm: Any) -> list[Any]:
+    """``gradients`` times min(1, clip_norm / norm), the norm over all of them, of any dtypes.
+
+    Squares are summed in float64: those of 16-bit gradients overflow at 256.
+    """
+    squares = [tf.reduce_sum(tf.square(tf.cast(one, tf.float64))) for one in gradients]
+    norm = tf.sqrt(tf.add_n(squares))
+    factor = tf.minimum(tf.constant(1.0, tf.float64), tf.cast(clip_norm, tf.float64) / norm)
+    return [one * tf.cast(factor, one.dtype) for one in gradients]
 
 
 def _like(variable: Any, value: Array) -> Any:

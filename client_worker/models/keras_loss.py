@@ -8,7 +8,7 @@ import numpy as np
 
 from client_worker.models.keras_backend import keras, tf
 from client_worker.models.keras_data import Parts
-from client_worker.tasks.example_count import is_dataset
+from client_worker.tasks.example_count import is_dataset, is_py_dataset
 from shared.errors import ConfigError
 from shared.evaluation import MOST_CLASSES, Evaluation, most_likely, of_classes, of_scores
 from shared.layout import Array
@@ -156,6 +156,8 @@ class Labels:
                 self.check(data[1])
             return data
         ranges = list(self.ranges())
+        if ranges and is_py_dataset(data):
+            return CheckedBatches(data, self)
         if not is_dataset(data) or not ranges or not isinstance(data.element_spec, tuple):
             return data
         if len(data.element_spec) < 2:
@@ -169,6 +171,39 @@ class Labels:
                 return tf.nest.map_structure(tf.identity, batch)
 
         return data.map(looked_at, num_parallel_calls=1)
+
+
+class CheckedBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Another PyDataset, the labels of whose batches are checked as they are read."""
+
+    def __init__(self, batches: Any, labels: Labels) -> None:
+        super().__init__(
+            workers=batches.workers,
+            use_multiprocessing=batches.use_multiprocessing,
+            max_queue_size=batches.max_queue_size,
+        )
+        self._batches, self._labels = batches, labels
+
+    @property
+    def num_batches(self) -> int | None:
+        """How many batches an epoch has."""
+        found: int | None = self._batches.num_batches
+        return found
+
+    def on_epoch_begin(self) -> None:
+        """Let the other know."""
+        self._batches.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        """Let the other know."""
+        self._batches.on_epoch_end()
+
+    def __getitem__(self, number: int) -> Any:
+        """Return batch ``number``. Raises ConfigError if a label of it is wrong."""
+        batch = self._batches[number]
+        if isinstance(batch, list | tuple) and len(batch) > 1:
+            self._labels.check(batch[1])
+        return batch
 
 
 def _part(y: Any, key: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from client_worker import FederatedClient, KerasTask, NumpyModel, Task
 from client_worker.task import TaskSource
@@ -54,10 +55,21 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "no loss": lambda: KerasTask(network(), DATA).client(),
     "no such layer": lambda: KerasTask(network(), DATA, loss="mse", local=["tail"]).client(),
     "no examples": lambda: FederatedClient(plain(3).model, (np.ones((0, 3)), np.ones(0)), 0.1),
+    "arrays of different lengths": lambda: FederatedClient(
+        plain(3).model, (np.ones((2, 3)), np.ones(3)), 0.1
+    ),
+    "labels that the loss does not take": lambda: KerasTask(
+        network(), (DATA[0], 2 * np.ones(len(DATA[1]))), loss="binary_crossentropy"
+    ),
+    "a data set that never ends": lambda: FederatedClient(plain(3).model, endless(), 0.1),
     "a generator as data": lambda: FederatedClient(plain(3).model, (x for x in DATA), 0.1),
     "nothing but whole numbers as weights": lambda: FederatedClient(Whole(3), DATA, 0.1),
     "another model than the others'": lambda: plain(3).train([np.zeros(4)]),
 }
+
+
+def endless() -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices(DATA).batch(2).repeat()
 
 
 class Whole:

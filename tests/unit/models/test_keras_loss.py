@@ -87,6 +87,20 @@ def test_labels_that_the_loss_does_not_take_are_refused_in_one_line(
     assert "\n" not in str(refusal.value)
 
 
+class Numbered(keras.utils.PyDataset):  # type: ignore[misc]
+    num_batches = 2
+
+    def __getitem__(self, number: int) -> Any:
+        return X[:8], BINARY[:8] + number  # the second batch is wrong
+
+
+def test_labels_of_every_batch_of_a_pydataset_are_looked_at() -> None:
+    client = KerasTask(network(1, "sigmoid"), Numbered(), 0.1, loss="binary_crossentropy").client()
+    assert client.num_examples == 16
+    with pytest.raises(ConfigError, match="map the labels"):
+        client.train(client.weights())
+
+
 def test_labels_of_held_out_data_and_of_each_output_are_looked_at_too() -> None:
     with pytest.raises(ConfigError, match="map the labels"):
         task(TAKEN["0 and 1"], dataset=False, validation=(X, BINARY + 1))
