@@ -1,5 +1,6 @@
 """The client: takes the global model, trains on its own data, sends what training changed."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from client_worker.client import FederatedClient, TrainableModel
@@ -9,7 +10,8 @@ from client_worker.rules import interpolate, replace
 from client_worker.task import Task
 
 if TYPE_CHECKING:
-    from client_worker.keras_model import KerasTask, LinearRegressionModel
+    from client_worker.keras_model import LinearRegressionModel
+    from client_worker.tasks.keras_task import KerasTask
 
 __all__ = [
     "FederatedClient",
@@ -23,13 +25,14 @@ __all__ = [
     "replace",
 ]
 
-_NEEDS_TENSORFLOW = {"KerasTask", "LinearRegressionModel"}
+_NEEDS_TENSORFLOW = {
+    "KerasTask": "client_worker.tasks.keras_task",
+    "LinearRegressionModel": "client_worker.keras_model",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import TensorFlow only when something of it is asked for: it takes seconds."""
     if name in _NEEDS_TENSORFLOW:
-        from client_worker import keras_model
-
-        return getattr(keras_model, name)
+        return getattr(import_module(_NEEDS_TENSORFLOW[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from broker_config.names import (
     UPDATE_QUEUE,
     mailbox,
 )
-from client_worker.client import FederatedClient
+from client_worker.client import SIDES, FederatedClient
 from client_worker.settings import ClientSettings
 from client_worker.task import TaskSource
 from shared import findings
@@ -186,7 +186,11 @@ def _permissions(inspection: Inspection) -> Finding:
 
 def _layout(client: FederatedClient, newest: ModelManifest) -> Finding:
     federation = layout_of(newest.tensors, newest.size_bytes)
-    if difference := client.layout_for(newest.local).difference(federation):
+    if difference := client.layout_for(newest.local).difference(federation, SIDES, roles=True):
         mend = "start with the federation's task"
         return fail("layout", f"this task's model is not the federation's: {difference}; {mend}")
+    try:
+        client.check_fixed_state(newest.fixed_state)
+    except ConfigError as error:
+        return fail("layout", error)
     return ok("layout", f"the task's model is the federation's: {len(federation.tensors)} tensors")

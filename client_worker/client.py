@@ -8,27 +8,46 @@ import numpy as np
 
 from client_worker import scaffold
 from client_worker.guide import LOCAL_STEPS, Guide, run_fit, takes_guide
-from client_worker.personal import Personal, Personalization, places, weight_names
+from client_worker.personal import Personal, Personalization, places
 from client_worker.rules import UpdateRule, replace
 from client_worker.scaffold import Control
+from client_worker.tasks.example_count import count_examples
+from client_worker.tasks.values import number, positive, whole_examples
+from client_worker.training.figures import FigureFilter
 from shared.errors import ConfigError
 from shared.evaluation import Evaluation
-from shared.layout import Array, Layout, Weights
+from shared.layout import STATISTIC, Array, Layout, Weights
+from shared.log import Log
 from shared.messages import LocalTraining
+from shared.tensors.description import (
+    LOCAL,
+    WIDENED,
+    federated,
+    weight_names,
+    weight_roles,
+    widened,
+)
 from shared.update import Update
 
+log = Log(__name__)
+
 AS_THE_TASK_SAYS: Final = LocalTraining()
+SIDES: Final = ("this site's", "the federation's")  # of two layouts, in words
 
 
 class TrainableModel(Protocol):
     """All that a model needs to take part; a Keras model is wrapped into one by itself.
 
     It may also have ``evaluate(data)``, which is asked what the global model is worth on held-out
-    data and returns figures by name, or an Evaluation; and ``weight_names()``, one for each array.
+    data and returns figures by name, or an Evaluation; ``weight_names()``, one for each array; and
+    ``weight_roles()``, one of ``trainable``, ``statistic`` and ``local`` for each array: a
+    statistic, such as a moving variance, is averaged by weight and nothing else is done to it, and
+    what is local stays at the site. Without it all are trainable, but for integers and booleans,
+    which are local. 16-bit floats travel as float32.
     """
 
     def get_weights(self) -> Sequence[Array]:
-        """Return the weights as float32 or float64 arrays, in an order that never changes."""
+        """Return the weights as arrays of numbers, in an order that never changes."""
         ...
 
     def set_weights(self, weights: Sequence[Array], /) -> object:
@@ -72,21 +91,23 @@ class FederatedClient:
     ) -> None:
         self.model = model
         self.data = data
-        self.learning_rate = learning_rate
+        self.learning_rate = positive("learning_rate", learning_rate)
         self.validation = validation
-        self.num_examples = num_examples if num_examples is not None else count_examples(data)
-        if self.num_examples < 1:
-            raise ConfigError(f"num_examples is {self.num_examples}; an update needs at least one")
+        self.num_examples = (
+            whole_examples(num_examples) if num_examples is not None else count_examples(data)
+        )
         self._validation_examples: int | None = None
+        self._filter = FigureFilter()
+        self._fixed_state: dict[str, str] | None = None
         self._trainable = _trainable(model, data)
+        self._dtypes = [np.asarray(array).dtype for array in self._trainable.get_weights()]
         arrays = self._arrays()
-        kinds = Personalization(update_rule, places(local, self._trainable, len(arrays)), ditto)
+        kinds = self._kinds(arrays, update_rule, local, number("ditto", ditto))
         if ditto and not takes_guide(self._trainable.fit):
             raise ConfigError("ditto: this model's fit takes no guide (see client_worker.guide)")
         self.personal = Personal(kinds, arrays)
-        names = self.personal.shared(weight_names(self._trainable, len(arrays)))
-        self.layout = Layout.of(self.personal.shared(arrays), names)
-        self.control = Control(self.layout)
+        self.layout = federated(self._trainable, arrays, kinds.local)
+        self.control = Control(self.layout.trainable)
 
     @property
     def trainable(self) -> TrainableModel:
@@ -98,9 +119,31 @@ class FederatedClient:
         """Whether training can be limited to a number of steps."""
         return takes_guide(self._trainable.fit)
 
+    @property
+    def fixed_state(self) -> dict[str, str]:
+        """Digests of what has to be equal at every site and is not exchanged, if the model says.
+
+        A model may have a method ``fixed_state()`` that returns them by name, in hexadecimal.
+        """
+        if self._fixed_state is None:
+            known = getattr(self._trainable, "fixed_state", None)
+            self._fixed_state = dict(known()) if known is not None else {}
+        return self._fixed_state
+
+    def check_fixed_state(self, federation: Mapping[str, str]) -> None:
+        """Raise ConfigError if the federation's differs, where it has any."""
+        for name in sorted({*federation, *self.fixed_state}) if federation else ():
+            ours, theirs = self.fixed_state.get(name), federation.get(name)
+            if ours != theirs:
+                words = f"{ours or 'none'} here, {theirs or 'none'} there"
+                raise ConfigError(
+                    f"this site's {name} is not the federation's ({words}): one number would mean"
+                    " two things; give every site the same"
+                )
+
     def layout_for(self, local: LocalTraining) -> Layout:
         """Layout of a global model that comes with ``local``, and of the updates to it."""
-        return scaffold.with_controls(self.layout) if local.scaffold else self.layout
+        return self.layout.with_controls if local.scaffold else self.layout
 
     def weights(self) -> Weights:
         """The local model's weights but for those that stay here, copied into one buffer."""
@@ -125,7 +168,8 @@ class FederatedClient:
     ) -> Update:
         """Train from ``global_model`` on the local data; return what that changed.
 
-        The update's ``delta`` is trained minus global weights; its metrics are what ``fit``
+        The update's ``delta`` is trained minus global weights, and of a statistic (`shared.layout`)
+        the value itself; its metrics are what ``fit``
         returned and, with ``validation``, ``eval_…``: the *global* model on the held-out data, and
         ``personal_…``: this client's own model after the round, if it has one. With
         ``local.scaffold`` control variates lie behind the weights, in the delta too.
@@ -136,30 +180,33 @@ class FederatedClient:
         whole = self.personal.filled(start)
         self._set(whole)
         found = self.evaluation()
-        metrics = {f"eval_{name}": v for name, v in found.metrics().items()} if found else {}
+        metrics = self._filter.figures(found.metrics(), "eval_") if found else {}
         begun = self.personal.begun(whole)
         if self.personal.kinds.update_rule is not replace:
             self._set(begun)
         figures = self._fit(Guide.of(local, whole, self._correction(controls)), local)
-        said = figures.pop(LOCAL_STEPS, 0.0)
-        steps = (round(said) if isfinite(said) else 0) or None
+        told = figures.pop(LOCAL_STEPS, 0.0)
+        steps = max(0, round(told) if isfinite(told) else 0) or None
         arrays = self._arrays()
         trained = self.personal.shared(arrays)
         if difference := self.layout.difference(Layout.of(trained)):
             raise ConfigError(f"training changed the model's layout: {difference}")
         self.personal.trained(arrays)
         delta = Weights.uninitialized(self.layout_for(local))
-        for changed, after, before in zip(delta, trained, start, strict=False):
-            np.subtract(after, before, out=changed)
+        self._write_change(delta, trained, self._held(start))
         if controls is not None:
             if steps is None:
                 raise ConfigError("SCAFFOLD needs to know the steps behind an update: return them"
                                   f" from fit as the metric {LOCAL_STEPS!r}")  # fmt: skip
             moved = scaffold.split(delta, self.layout)[1]
             travel = steps * self.learning_rate * local.learning_rate_factor
-            scaffold.change(moved, self.personal.shared(begun), trained, controls, travel)
+            x, y = (
+                self.layout.trainable_of(each) for each in (self.personal.shared(begun), trained)
+            )
+            scaffold.change(moved, x, y, controls, travel)
             self.control.add(moved)
         metrics |= figures | self._train_personal(whole, local)
+        metrics = self._filter.limited(metrics)
         return Update(delta, self.num_examples, metrics, steps, found)
 
     def withdraw(self, delta: Sequence[Array]) -> None:
@@ -186,16 +233,19 @@ class FederatedClient:
             return None
         found = evaluate(self.validation)
         if isinstance(found, Evaluation):
-            return found
+            return self._filter.evaluation(found)
         if self._validation_examples is None:
             self._validation_examples = count_examples(self.validation)
-        return Evaluation(self._validation_examples, _figures(found))
+        figures = self._filter.limited(self._filter.figures(found))
+        return Evaluation(self._validation_examples, figures)
 
     def _arrays(self) -> list[Array]:
-        return [np.asarray(array) for array in self._trainable.get_weights()]
+        """The model's weights, 16-bit ones as float32."""
+        return [widened(np.asarray(array)) for array in self._trainable.get_weights()]
 
     def _set(self, arrays: Sequence[Array]) -> None:
-        self._trainable.set_weights([array.copy() for array in arrays])
+        given = zip(arrays, self._dtypes, strict=True)
+        self._trainable.set_weights([array.astype(dtype) for array, dtype in given])
 
     def _parts(
         self, global_model: Sequence[Array], local: LocalTraining
@@ -205,18 +255,59 @@ class FederatedClient:
         return scaffold.split(whole, self.layout) if local.scaffold else (whole, None)
 
     def _correction(self, controls: Weights | None) -> list[Array] | None:
-        """Correction c - c_i of each tensor of the model; nothing corrects those that stay here."""
+        """Correction c - c_i of each tensor of the model; of what is not averaged or trained, 0."""
         if controls is None:
             return None
         corrections = iter(self.control.correction(controls))
+        roles = iter(tensor.role for tensor in self.layout.tensors)
         return [
-            np.zeros_like(array) if place in self.personal.kinds.local else next(corrections)
+            np.zeros_like(array)
+            if place in self.personal.kinds.local or next(roles) == STATISTIC
+            else next(corrections)
             for place, array in enumerate(self._arrays())
         ]
 
+    def _kinds(
+        self,
+        arrays: Sequence[Array],
+        update_rule: UpdateRule,
+        local: Sequence[str | int],
+        ditto: float,
+    ) -> Personalization:
+        """What stays here: ``local``, what the model calls so, and what cannot be averaged."""
+        chosen = set(places(local, self._trainable, len(arrays)))
+        roles = weight_roles(self._trainable, arrays)
+        apart = [place for place, role in enumerate(roles) if role == LOCAL and place not in chosen]
+        if apart:
+            names = weight_names(self._trainable, len(arrays))
+            told = ", ".join(f"{names[p]} ({self._dtypes[p]})" for p in apart[:8])
+            more = f" and {len(apart) - 8} more" if len(apart) > 8 else ""
+            log.info("tensors_stay", "these stay at this site, not averaged: %s%s", told, more)
+        return Personalization(update_rule, tuple(sorted(chosen | {*apart})), ditto, tuple(apart))
+
+    def _held(self, start: Sequence[Array]) -> list[Array]:
+        """``start`` as the model holds it: a 16-bit tensor has rounded it."""
+        dtypes = self.personal.shared(self._dtypes)
+        return [
+            array.astype(dtype).astype(array.dtype) if dtype.name in WIDENED else array
+            for array, dtype in zip(start, dtypes, strict=True)
+        ]
+
+    def _write_change(
+        self, delta: Weights, trained: Sequence[Array], before: Sequence[Array]
+    ) -> None:
+        """Write what travels: of a trainable tensor the difference, of a statistic the value."""
+        each = zip(self.layout.tensors, delta, trained, before, strict=False)
+        for tensor, target, after, first in each:
+            if tensor.role == STATISTIC:
+                np.copyto(target, after)
+            else:
+                np.subtract(after, first, out=target)
+
     def _fit(self, guide: Guide, local: LocalTraining) -> dict[str, float]:
         rate = self.learning_rate * local.learning_rate_factor
-        return _figures(run_fit(self._trainable.fit, self.data, rate, guide, guide.asked()))
+        found = run_fit(self._trainable.fit, self.data, rate, guide, guide.asked())
+        return self._filter.figures(found)
 
     def _train_personal(self, whole: Sequence[Array], local: LocalTraining) -> dict[str, float]:
         """Train Ditto's model, if there is one; metrics of what this client has of its own."""
@@ -233,28 +324,12 @@ class FederatedClient:
             self._set(common)
         else:
             found = self.evaluate()
-        return {f"personal_{name}": value for name, value in found.items()}
+        return self._filter.figures(found, "personal_")
 
     def _count(self, delta: Sequence[Array], sign: float) -> None:
-        if len(delta) == 2 * len(self.layout.tensors):
-            whole = Weights.of(delta, scaffold.with_controls(self.layout))
+        if len(delta) > len(self.layout.tensors):
+            whole = Weights.of(delta, self.layout.with_controls)
             self.control.add(scaffold.split(whole, self.layout)[1], sign)
-
-
-def count_examples(data: Any) -> int:
-    """Length of ``x`` in ``(x, y)``, of any other sized ``data``, or of a dataset of batches."""
-    if hasattr(data, "unbatch"):
-        found = int(data.unbatch().reduce(np.int64(0), lambda count, *_: count + 1))
-    else:
-        first = data[0] if isinstance(data, tuple) and data else data
-        if not hasattr(first, "__len__"):
-            raise ConfigError(
-                f"how many examples a {type(first).__name__} holds is unclear: give num_examples"
-            )
-        found = len(first)
-    if found < 1:
-        raise ConfigError("this client has no training data")
-    return found
 
 
 def _trainable(model: Any, data: Any) -> TrainableModel:
@@ -266,8 +341,3 @@ def _trainable(model: Any, data: Any) -> TrainableModel:
     if missing:
         raise ConfigError(f"the model has no {', '.join(missing)}: see TrainableModel")
     return cast("TrainableModel", model)
-
-
-def _figures(metrics: Mapping[str, float] | None) -> dict[str, float]:
-    """Metrics as plain floats; NaN stays, or nobody would hear of it."""
-    return {name: float(value) for name, value in (metrics or {}).items()}

@@ -1,33 +1,32 @@
 """Keras in a federation. The only file that knows TensorFlow."""
 
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-
 from client_worker.greetings import without_greetings
-
-with without_greetings():
-    import keras
-    import tensorflow as tf
-
-    tf.config.list_physical_devices()  # looks for a GPU now, not in the middle of the first round
-
 from client_worker.guide import LOCAL_STEPS, Guide
-from client_worker.task import Task
+from client_worker.models import keras_archive, keras_state
+from client_worker.models.keras_backend import keras, tf
+from client_worker.models.keras_data import (
+    Batches,
+    EpochLengths,
+    Parts,
+    a_batch,
+    as_parts,
+    check_dataset,
+    quiet_at_the_end,
+)
+from client_worker.models.keras_gradients import MOST_SKIPPED, GradientChange, innermost
+from client_worker.models.keras_loss import Labels, counts
+from client_worker.tasks.example_count import is_py_dataset, rows
 from shared.errors import ConfigError
-from shared.evaluation import MOST_CLASSES, Evaluation, most_likely, of_classes, of_scores
-from shared.layout import Array
+from shared.evaluation import Evaluation
+from shared.layout import STATISTIC, TRAINABLE, Array
 
-EVALUATION_BATCH: Final = 1024
-OWN: Final = ("num_examples", "update_rule", "local", "ditto")  # options that are the client's
+BATCH_SIZE: Final = 32
 
 
 class LinearRegressionModel(keras.Model):  # type: ignore[misc]
@@ -57,28 +56,64 @@ class KerasModel:
     """A compiled Keras model as a TrainableModel.
 
     ``epochs`` and ``batch_size`` are those of local training; datasets bring batches of their own.
-    The local optimizer starts afresh each round (McMahan et al. 2017): what its moments would
-    remember belongs to another global model, and a client that restarted would differ from one
-    that did not.
+    ``shuffle`` mixes arrays anew for each epoch, unless the model is stateful; ``steps_per_epoch``
+    bounds an epoch of an endless dataset; ``callbacks`` and ``class_weight`` are those of Keras's
+    ``fit``. The local optimizer starts afresh each round (McMahan et al. 2017): what its moments
+    would remember belongs to another global model, and a client that restarted would differ from
+    one that did not. For the same reason the states of recurrent layers are reset.
+
+    Raises ConfigError for what could not be honoured.
     """
 
     def __init__(
-        self, model: Any, *, data: Any = None, epochs: int = 1, batch_size: int = 32
+        self,
+        model: Any,
+        *,
+        data: Any = None,
+        epochs: int = 1,
+        batch_size: int | None = None,
+        shuffle: bool | None = None,
+        steps_per_epoch: int | None = None,
+        callbacks: Sequence[Any] = (),
+        class_weight: Mapping[int, float] | None = None,
     ) -> None:
         if not model.compiled:
             raise ConfigError("the Keras model has no loss: call compile() on it, or give KerasTask"
                               " a loss")  # fmt: skip
+        _check_optimizer(model, callbacks)
         self.model = model
         self._epochs = epochs
-        self._batch_size = batch_size
+        self._steps_per_epoch = steps_per_epoch
+        self._lengths = EpochLengths()
+        self._fit_options = {
+            "callbacks": [*callbacks, self._lengths],
+            "class_weight": class_weight,
+        }
+        self._known: list[tuple[Any, Any]] = []  # data as they were brought, and as we use them
+        self._evaluated: tuple[Any, int] = (None, 0)
         if not model.built and data is not None:
-            model.build((None, *_inputs(data).shape[1:]))
-        if not model.built:
+            self._build(data)
+        if not model.built or not model.weights:
             raise ConfigError("the Keras model has no weights yet: call build() on it")
+        whole = _fixed_batch_size(model)
+        if whole and batch_size not in (None, whole):
+            raise ConfigError(f"the model takes batches of {whole}, not {batch_size}: give"
+                              f" batch_size={whole}")  # fmt: skip
+        self._stateful = [layer for layer in _layers(model) if getattr(layer, "stateful", False)]
+        if self._stateful and shuffle:
+            raise ConfigError("a stateful model's examples follow each other: leave shuffle out")
+        self._shuffle = not self._stateful if shuffle is None else shuffle
+        self._batch_size = batch_size or whole or BATCH_SIZE
+        self._made = Batches(self._batch_size, shuffle=self._shuffle, whole=whole)
+        self._labels = Labels(model)
         self._resets: list[tuple[Any, Array]] | None = None
-        self._made: dict[bool, tuple[Any, Any]] = {}
-        self._repeated: dict[int, tuple[Any, Any]] = {}
-        self._directed: _Directed | None = None
+        self._change: GradientChange | None = None
+        self._tried: set[bool] = set()  # guided steps that were tried, with SCAFFOLD or without
+        if data is not None:
+            self.prepare(data)
+            if isinstance(self.prepare(data), Parts) and steps_per_epoch is not None:
+                raise ConfigError("steps_per_epoch is for datasets: leave it out, or have the"
+                                  " coordinator ask for --local-steps")  # fmt: skip
 
     def get_weights(self) -> Sequence[Array]:
         """Return the weights of all layers, trainable or not."""
@@ -86,12 +121,45 @@ class KerasModel:
         return weights
 
     def set_weights(self, weights: Sequence[Array]) -> None:
-        """Take over the weights of all layers."""
+        """Take over the weights of all layers, and forget the states of recurrent ones."""
+        layers = keras_state.normalisers(self.model)
+        before = [layer.get_weights() for layer in layers]
         self.model.set_weights(weights)
+        keras_state.take_over(self.model, layers, before)
+        self._reset_states()
 
     def weight_names(self) -> list[str]:
         """Return a name such as ``sequential/dense/kernel`` for each array of get_weights."""
         return [variable.path for variable in self.model.weights]
+
+    def fixed_state(self) -> dict[str, str]:
+        """Return digests of what has to be equal at every site and is not exchanged."""
+        return keras_state.digests(self.model)
+
+    def weight_roles(self) -> list[str]:
+        """Return ``trainable`` or ``statistic`` for each array of get_weights.
+
+        A frozen layer's weights count as statistics: they are averaged, not stepped.
+        """
+        trained = {id(variable) for variable in self.model.trainable_variables}
+        return [
+            TRAINABLE if id(variable) in trained else STATISTIC for variable in self.model.weights
+        ]
+
+    def prepare(self, data: Any) -> Any:
+        """Return ``data`` as Keras is given them, checked; made once for each data set.
+
+        Raises ConfigError for labels that the loss does not take, and for what is no data.
+        """
+        for brought, prepared in self._known:
+            if brought is data:
+                return prepared
+        inputs = frozenset(getattr(self.model, "input_names", None) or _input_names(self.model))
+        parts = as_parts(data, inputs)
+        check_dataset(parts, self._steps_per_epoch)
+        prepared = self._labels.checked(parts)
+        self._known = [*self._known[-3:], (data, prepared)]
+        return prepared
 
     def fit(
         self, data: Any, learning_rate: float, guide: Guide | None = None
@@ -99,30 +167,89 @@ class KerasModel:
         """Train for ``epochs``, or as ``guide`` says.
 
         Return the last epoch's metrics (with ``steps``, those of all steps) and the steps taken.
+
+        Raises ConfigError if no step was taken, and if the guide cannot be heeded.
         """
+        prepared = self.prepare(data)
         self._reset_optimizer()
         self.model.optimizer.learning_rate = learning_rate
-        self._direct(guide)
-        batches = self._batches(data, training=True)
+        self._heed(guide, prepared)
+        self._reset_states()
+        batches = self._made.of(prepared, training=True)
         epochs = (guide.epochs if guide is not None else None) or self._epochs
+        steps = self._steps_per_epoch
         if guide is not None and guide.steps is not None:
-            batches, epochs = self._first(guide.steps, batches), 1
-        history = self.model.fit(batches, epochs=epochs, shuffle=False, verbose=0)
-        metrics = {name: values[-1] for name, values in history.history.items()}
-        return metrics | {LOCAL_STEPS: float(self.model.optimizer.iterations.numpy())}
+            batches, epochs, steps = self._made.first(guide.steps, batches), 1, None
+        metrics = self._fit(batches, epochs, steps)
+        self._check_rate(learning_rate)
+        return metrics
 
-    def evaluate(self, data: Any) -> Mapping[str, float] | Evaluation:
+    def _fit(self, batches: Any, epochs: int, steps_per_epoch: int | None) -> dict[str, float]:
+        """Keras's own fit; its last epoch's figures, and how many steps the optimizer took."""
+        optimizer = innermost(self.model.optimizer)
+        shuffle = self._shuffle and is_py_dataset(batches)
+        steps, found = 0, None
+        for _ in range(MOST_SKIPPED):
+            try:
+                with quiet_at_the_end():
+                    found = self.model.fit(
+                        batches,
+                        epochs=epochs,
+                        steps_per_epoch=steps_per_epoch,
+                        shuffle=shuffle,
+                        verbose=0,
+                        **self._fit_options,
+                    )
+            except tf.errors.InvalidArgumentError as error:
+                raise _of_labels(error) or error from None
+            steps = min(int(optimizer.iterations.numpy()), self._updates(optimizer))
+            if steps or optimizer is self.model.optimizer or not found.history:
+                break  # else every gradient overflowed; the loss scale has been halved meanwhile
+        is_short = not self._lengths.are(steps_per_epoch) and not self.model.stop_training
+        if not steps or found is None or is_short:
+            raise ConfigError(_NO_STEP)
+        metrics = {name: values[-1] for name, values in found.history.items() if values}
+        return metrics | {LOCAL_STEPS: float(steps)}
+
+    def _updates(self, optimizer: Any) -> int:
+        """The most updates that the last training's batches can have made.
+
+        TensorFlow counts one more where a dataset of unknown length ends: that needs no data.
+        """
+        return sum(self._lengths.batches) // (optimizer.gradient_accumulation_steps or 1)
+
+    def _check_rate(self, learning_rate: float) -> None:
+        """A callback that changed the learning rate took the round's from it."""
+        found = float(self.model.optimizer.learning_rate)
+        if abs(found - learning_rate) > 1e-5 * learning_rate:
+            raise ConfigError(f"a callback set the learning rate to {found:g} while the round's is"
+                              f" {learning_rate:g}: leave it out")  # fmt: skip
+
+    def evaluate(self, data: Any) -> Evaluation:
         """Metrics of the current weights on ``data``.
 
         A classifier's also as counts, so that accuracy, AUC and the like can be pooled: a mean of
-        the clients' AUCs would not be the AUC of all.
+        the clients' AUCs would not be the AUC of all. Sample weights act on Keras's own metrics,
+        not on the counts.
         """
-        batches = self._batches(data, training=False)
-        found: Mapping[str, float] = self.model.evaluate(batches, verbose=0, return_dict=True)
-        counts = _counts(self.model, batches)
-        if counts is None:
-            return found
-        return replace(counts, means=found)
+        prepared = self.prepare(data)
+        batches = self._made.of(prepared, training=False)
+        self._reset_states()
+        found: Mapping[str, float]
+        with quiet_at_the_end():
+            found = self.model.evaluate(batches, verbose=0, return_dict=True)
+        self._reset_states()
+        known, examples = self._evaluated
+        if isinstance(prepared, Parts):
+            known, examples = data, rows(tuple(prepared))
+        counted, read = counts(self.model, batches, known=examples if known is data else None)
+        self._reset_states()
+        if not read:
+            raise ConfigError(_NOT_READ)
+        self._evaluated = (data, read)
+        if counted is None:
+            return Evaluation(read, found)
+        return replace(counted, means=found)
 
     def write_keras(self, to: Path) -> None:
         """Write architecture and weights: to a ``.keras``, else to a folder as a SavedModel.
@@ -147,181 +274,117 @@ class KerasModel:
         if not zipfile.is_zipfile(path):
             raise ConfigError(f"{named} is not a readable .keras")
         try:
-            self.model.load_weights(path)
+            if other := keras_archive.difference(path, self.model):
+                raise ConfigError(f"{named} is of another model: {other}")
+            optimizer, self.model.optimizer = self.model.optimizer, None
+            try:
+                self.model.load_weights(path)  # with an optimizer it would want the file's to fit
+            finally:
+                self.model.optimizer = optimizer
         except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
             raise ConfigError(f"{named} does not fit the task's model: {_line(error)}") from None
 
-    def _batches(self, data: Any, *, training: bool) -> Any:
-        """``data`` as a dataset of batches, made once.
+    def _build(self, data: Any) -> None:
+        """Make the weights of a model that has no input shape, by calling it on one batch."""
+        batch = a_batch(as_parts(data), 2)
+        try:
+            self.model(keras.utils.unpack_x_y_sample_weight(batch)[0])
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"the Keras model cannot be built from the data: {_line(error)}; call"
+                              " build() on it") from error  # fmt: skip
 
-        Given arrays, Keras builds such a dataset anew for each fit and each evaluate, which costs
-        50 ms of a round: ten times the training itself where a site has a few hundred records.
-        """
-        if isinstance(data, tf.data.Dataset):
-            return data
-        made_for, batches = self._made.get(training, (None, None))
-        if made_for is not data:
-            count = len(data[0])
-            batches = tf.data.Dataset.from_tensor_slices(data)
-            if training:
-                batches = batches.shuffle(count, reshuffle_each_iteration=True)
-            batches = batches.batch(self._batch_size if training else EVALUATION_BATCH)
-            self._made[training] = (data, batches)
-        return batches
-
-    def _first(self, steps: int, batches: Any) -> Any:
-        """``steps`` batches, from the beginning again whenever they are through; made once."""
-        made_of, found = self._repeated.get(steps, (None, None))
-        if made_of is not batches:
-            found = batches.repeat().take(steps)
-            self._repeated = {steps: (batches, found)}
-        return found
-
-    def _direct(self, guide: Guide | None) -> None:
+    def _heed(self, guide: Guide | None, prepared: Any) -> None:
         """Let the optimizer heed ``guide``; one that never was asked to is left as it is."""
         if guide is None:
             guide = Guide(())
-        if self._directed is None:
-            if not {"proximal", "correction", "clip_norm"} & set(guide.asked()):
+        asked = {"proximal", "correction", "clip_norm"} & set(guide.asked())
+        if self._change is None:
+            if not asked:
                 return
-            self._directed = _Directed(self.model)
-        self._directed.heed(guide)
+            self._change = GradientChange(self.model)
+        scaffold = guide.correction is not None
+        if asked and scaffold not in self._tried:
+            batch = a_batch(prepared, self._batch_size)
+            self._change.check(batch, scaffold=scaffold)
+            self._tried |= {scaffold, False}
+        self._change.heed(guide)
+
+    def _reset_states(self) -> None:
+        """Let stateful layers begin anew: their states belong to the weights before."""
+        for layer in self._stateful:
+            for name in ("reset_state", "reset_states"):
+                if hasattr(layer, name):
+                    getattr(layer, name)()
+                    break
 
     def _reset_optimizer(self) -> None:
+        """Make the optimizer as it was at first, but for a loss scale, which is no memory of data.
+
+        A scale that is too high costs steps until it is halved often enough: each round anew.
+        """
         optimizer = self.model.optimizer
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
         if self._resets is None:
-            self._resets = [(variable, variable.numpy()) for variable in optimizer.variables]
+            variables = innermost(optimizer).variables
+            self._resets = [(variable, variable.numpy()) for variable in variables]
         for variable, initial in self._resets:
             variable.assign(initial)
 
 
-class _Directed:
-    """Changes each gradient of ``model`` on its way to the optimizer, as a Guide says.
-
-    The step that Keras compiles goes through ``optimizer.apply``, whoever wrote the step, so that
-    is where the gradients are changed. What a round brings is read from variables: only another
-    *kind* of guide has the step compiled again.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._apply = model.optimizer.apply
-        self._variables = list(model.trainable_variables)
-        place = {id(variable): number for number, variable in enumerate(model.weights)}
-        self._places = [place[id(variable)] for variable in self._variables]
-        self._proximal, self._clip_norm = tf.Variable(0.0), tf.Variable(1.0)
-        self._anchor: list[Any] = []
-        self._correction: list[Any] = []
-        self._kinds = (False, False, False)
-        model.optimizer.apply = self.apply
-
-    def heed(self, guide: Guide) -> None:
-        """Take over what ``guide`` asks for from now on."""
-        self._anchor = self._filled(self._anchor, guide.anchor if guide.proximal else None)
-        self._correction = self._filled(self._correction, guide.correction)
-        self._proximal.assign(guide.proximal)
-        self._clip_norm.assign(guide.clip_norm or 1.0)
-        if guide.correction is not None and not _is_plain(self._model.optimizer):
-            raise ConfigError(
-                "SCAFFOLD takes (x - y) / (steps * learning rate) for the mean gradient, which it"
-                " is for plain SGD only: give the task optimizer='sgd', without momentum"
-            )
-        kinds = (guide.proximal > 0, guide.correction is not None, guide.clip_norm is not None)
-        if kinds != self._kinds:
-            self._kinds = kinds
-            self._model.train_function = None  # or the compiled step would go on as it was
-
-    def apply(self, gradients: Any, trainable_variables: Any = None) -> Any:
-        """Change ``gradients`` and hand them to the optimizer."""
-        pulled, corrected, clipped = self._kinds
-        changed = list(gradients)
-        if clipped:
-            changed, _ = tf.clip_by_global_norm(changed, self._clip_norm)
-        for place, gradient in enumerate(changed):
-            if gradient is None:
-                continue
-            found = tf.convert_to_tensor(gradient)
-            if pulled:
-                away = self._variables[place] - self._anchor[place]
-                found += tf.cast(self._proximal, found.dtype) * away
-            if corrected:
-                found += self._correction[place]
-            changed[place] = found
-        return self._apply(changed, trainable_variables)
-
-    def _filled(self, variables: list[Any], arrays: Sequence[Array] | None) -> list[Any]:
-        if arrays is None:
-            return variables
-        chosen = [arrays[place] for place in self._places]
-        if not variables:
-            return [tf.Variable(array, trainable=False) for array in chosen]
-        for variable, array in zip(variables, chosen, strict=True):
-            variable.assign(array)
-        return variables
+_NO_STEP: Final = (
+    "training took no optimizer step, or fewer than asked for, so there is no update: the data gave"
+    " too few batches (a generator that was used up?), gradient_accumulation_steps is more than the"
+    " batches of a round, or the model's train_step does not use the compiled optimizer"
+)
+_NOT_READ: Final = (
+    "the held-out data gave no batch: they hold nothing, or can be read only once; give arrays"
+)
 
 
-def _is_plain(optimizer: Any) -> bool:
-    return isinstance(optimizer, keras.optimizers.SGD) and not optimizer.momentum
+def _check_optimizer(model: Any, callbacks: Sequence[Any]) -> None:
+    """Raise ConfigError if the learning rate of a round could not be set, or on many devices."""
+    schedules = keras.optimizers.schedules.LearningRateSchedule
+    if isinstance(getattr(innermost(model.optimizer), "_learning_rate", None), schedules):
+        raise ConfigError("the optimizer's learning rate is a schedule, which would begin again in"
+                          " every round: give a number, and --learning-rate-schedule to the"
+                          " coordinator")  # fmt: skip
+    changing = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
+    for callback in callbacks:
+        if isinstance(callback, changing):
+            raise ConfigError(f"{type(callback).__name__} changes the learning rate, which is the"
+                              " round's: leave it out")  # fmt: skip
+    strategy = getattr(model, "distribute_strategy", None)
+    if getattr(strategy, "num_replicas_in_sync", 1) > 1:
+        raise ConfigError("a distribution strategy spreads the model over several devices: make it"
+                          " without, and start a client for each device")  # fmt: skip
 
 
-def _counts(model: Any, batches: Any) -> Evaluation | None:
-    """Right and wrong predictions of a model that answers one question; None of any other."""
-    loss = model.loss
-    name = loss if isinstance(loss, str) else getattr(loss, "name", "")
-    if "crossentropy" not in str(name):
-        return None
-    labels, outputs = [], []
-    for x, y, *_weights in batches:
-        output = model.predict_on_batch(x)
-        if not hasattr(output, "ndim") or output.ndim != 2 or output.shape[1] > MOST_CLASSES:
-            return None
-        labels.append(np.asarray(y))
-        outputs.append(output)
-    truth, guess = np.concatenate(labels), np.concatenate(outputs)
-    if guess.shape[1] == 1:
-        is_logit = getattr(loss, "_fn_kwargs", {}).get("from_logits", False)
-        return of_scores(truth, guess, 0.0 if is_logit else 0.5)
-    if "binary" in str(name):
-        return None  # several questions at once
-    if truth.ndim == 2 and truth.shape[1] > 1:
-        truth = truth.argmax(axis=1)
-    return of_classes(truth, most_likely(guess), guess.shape[1])
+def _layers(model: Any) -> list[Any]:
+    """Every layer of ``model``, also inside others."""
+    return list(model._flatten_layers())  # model.layers does not look inside
 
 
-class KerasTask(Task):
-    """A Keras model and its data as a task.
+def _fixed_batch_size(model: Any) -> int | None:
+    """Return the number of examples that every batch must have, if the model is built for one."""
+    inputs = tf.nest.flatten(getattr(model, "inputs", None) or [])
+    sizes = {one.shape[0] for one in inputs if one.shape[0] is not None}
+    return int(sizes.pop()) if len(sizes) == 1 else None
 
-    ``loss`` and ``metrics`` compile the model, with ``optimizer`` (SGD unless told); leave ``loss``
-    out if it is compiled already. ``data`` and ``validation`` are ``(x, y)`` or batched
-    ``tf.data.Dataset``. ``epochs`` and ``batch_size`` are those of one round's local training.
-    ``num_examples``, ``update_rule``, ``local`` (by name: ``dense_1``, ``dense_1/bias``) and
-    ``ditto`` are FederatedClient's.
-    """
 
-    def __init__(
-        self,
-        model: Any,
-        data: Any,
-        learning_rate: float = 0.1,
-        *,
-        validation: Any = None,
-        loss: Any = None,
-        metrics: Sequence[Any] = (),
-        **options: Any,
-    ) -> None:
-        if loss is not None:
-            optimizer = options.pop("optimizer", "sgd")
-            model.compile(optimizer=optimizer, loss=loss, metrics=list(metrics))
-        own = {name: options.pop(name) for name in OWN if name in options}
-        adapted = KerasModel(model, data=data, **options)
-        super().__init__(adapted, data, learning_rate, validation, **own)
+def _input_names(model: Any) -> list[str]:
+    return [one.name for one in tf.nest.flatten(getattr(model, "inputs", None) or [])]
+
+
+def _of_labels(error: Exception) -> ConfigError | None:
+    """Our complaint about a dataset's labels, if ``error`` is that."""
+    text = str(error)
+    start = text.find("labels: ")
+    first_line = text[start:].partition("\n")[0]
+    return ConfigError(" ".join(first_line.split())[:300]) if start >= 0 else None
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
-
-
-def _inputs(data: Any) -> Any:
-    return data[0] if isinstance(data, tuple) else next(iter(data))[0]

@@ -52,15 +52,27 @@ class Shelf:
 
 @dataclass(frozen=True)
 class GlobalModel:
-    """A whole global model, as announced and with its weights."""
+    """A whole global model, as announced and with its weights.
+
+    ``waited``: it was in the mailbox before this client connected, so its run may have ended.
+    """
 
     manifest: ModelManifest
     shelved: Shelved
+    waited: bool = False
 
     @property
     def weights(self) -> Weights:
         """Its weights, which others may hold too: not to be written to."""
         return self.shelved.weights
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """A model of another layout, of which nothing but the manifest is kept."""
+
+    manifest: ModelManifest
+    waited: bool = False
 
 
 class Mailbox:
@@ -85,11 +97,13 @@ class Mailbox:
         self._wake, self._torn = wake, torn
         self._layout: Layout | None = None
         self._lock = threading.Lock()
-        self._newest: GlobalModel | ModelManifest | None = None
+        self._newest: GlobalModel | Announcement | None = None
         self._notices: list[Notice] = []
         self._arriving: tuple[Incoming, Shelved] | None = None
+        self._waited = False  # whether the model that arrives was there before us
         self._unreadable = ""  # what was said last of a protocol that is not ours
         self.bytes_received = 0
+        self.live_run = ""  # whose model came last, while we were here, and was not its end
 
     def expect(self, layout: Layout) -> None:
         """Take models of this layout from now on."""
@@ -100,9 +114,10 @@ class Mailbox:
         """Whether the layout is known."""
         return self._layout is not None
 
-    def take(self) -> GlobalModel | ModelManifest | None:
-        """The newest complete model since the last call, or None; of another layout, its manifest.
+    def take(self) -> GlobalModel | Announcement | None:
+        """The newest complete model since the last call, or None.
 
+        Of one of another layout there is an Announcement.
         What was taken is no longer there.
         """
         with self._lock:
@@ -140,6 +155,9 @@ class Mailbox:
                     self._notices.append(message)
                 self._wake()
             elif isinstance(message, ModelManifest) and self._layout is not None:
+                self._waited = delivery.waited
+                if not message.final and not delivery.waited:
+                    self.live_run = message.run
                 self._begin(message, self._layout)
                 self._add(0, data)
             elif isinstance(message, Chunk) and self._is_due(message):
@@ -176,8 +194,8 @@ class Mailbox:
         if manifest.federation != self._federation:
             raise Rejected("federation", f"it is of {manifest.federation!r}")
         layout = layout_of(manifest.tensors, manifest.size_bytes)
-        if layout.difference(expected):
-            self._put(manifest)
+        if layout.difference(expected, roles=True):
+            self._put(Announcement(manifest, self._waited))
             return
         shelved = self._shelf.place(manifest.transfer, expected)
         content = manifest.content if self._verifier is not None else None
@@ -197,7 +215,7 @@ class Mailbox:
             manifest = incoming.manifest
             if isinstance(manifest, ModelManifest):
                 self._approve(shelved, manifest)
-                self._put(GlobalModel(manifest, shelved))
+                self._put(GlobalModel(manifest, shelved, self._waited))
 
     def _approve(self, shelved: Shelved, manifest: ModelManifest) -> None:
         """What came to this mailbox is genuine; only a digest tells what others laid over it."""
@@ -206,7 +224,7 @@ class Mailbox:
             raise Rejected("digest", "another mailbox of this process was given other bytes")
         shelved.is_whole = True
 
-    def _put(self, model: GlobalModel | ModelManifest) -> None:
+    def _put(self, model: GlobalModel | Announcement) -> None:
         with self._lock:
             self._newest = model
         self._wake()

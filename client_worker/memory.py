@@ -14,7 +14,7 @@ from typing import Final
 
 from client_worker.client import FederatedClient
 from client_worker.keep import Keep
-from client_worker.scaffold import split, with_controls
+from client_worker.scaffold import split
 from shared.chunks import Outgoing, transfer_fields
 from shared.layout import Weights
 from shared.log import Log
@@ -67,7 +67,7 @@ class Memory:
         """``update``, trained from ``version``, is to be sent."""
         client, _ = self._known()
         if len(update.delta) > len(client.layout.tensors):
-            whole = Weights.of(update.delta, with_controls(client.layout))
+            whole = Weights.of(update.delta, client.layout.with_controls)
             self._remember(version, split(whole, client.layout)[1])
         state = client.personal.state
         if state is not None:
@@ -76,9 +76,9 @@ class Memory:
     def confirmed(self, manifest: UpdateManifest, update: Outgoing) -> None:
         """The broker has ``update``; one that this process did not train counts from now on."""
         client, _ = self._known()
-        if manifest.size_bytes != 2 * client.layout.size_bytes:
+        longer = client.layout.with_controls
+        if manifest.layout != longer.digest:
             return  # it has no control variates
-        longer = with_controls(client.layout)
         whole = Weights(longer, update.buffer)
         if manifest.base_version not in self._changes:
             client.count(whole)
@@ -111,8 +111,9 @@ class Memory:
     def _write_control(self) -> None:
         """Write c_i without what is not confirmed, and the last change that is in it."""
         client, _ = self._known()
-        state = Weights.empty(with_controls(client.layout))
-        sums, last = split(state, client.layout)
+        trained = client.layout.trainable
+        state = Weights.empty(trained.with_controls)
+        sums, last = split(state, trained)
         sums.buffer[:] = client.control.value.buffer
         if self._version in self._changes:
             last.buffer[:] = self._changes[self._version].buffer
@@ -134,11 +135,12 @@ class Memory:
         self._keep.put_state(kind, Outgoing(manifest, state.buffer), self._name)
 
     def _recall(self, client: FederatedClient, keep: Keep, run: str) -> None:
-        longer, personal = with_controls(client.layout), client.personal.layout
+        trained = client.layout.trainable
+        longer, personal = trained.with_controls, client.personal.layout
         found = keep.state("control", self._name, longer)
         version = _version(found, run)
         if found is not None and version is not None:
-            sums, last = split(Weights(longer, found.buffer), client.layout)
+            sums, last = split(Weights(longer, found.buffer), trained)
             client.control.value.buffer[:] = sums.buffer
             self._version = version
             self._remember(version, last)

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any, Final, Protocol
 
+from client_worker.client import SIDES
 from client_worker.keep import Keep
-from client_worker.mailbox import GlobalModel, Mailbox, Shelf
+from client_worker.mailbox import Announcement, GlobalModel, Mailbox, Shelf
 from client_worker.memory import Memory
 from client_worker.settings import ClientSettings
 from client_worker.task import TaskSource
@@ -132,7 +133,9 @@ class Participant:
         if model is None:
             return
         self._torn = 0
-        if isinstance(model, ModelManifest):
+        if model.manifest.final and not self._is_ours(model):
+            self._pass_over(model.manifest)
+        elif isinstance(model, Announcement):
             self._adapt(model)
         else:
             self._work(model)
@@ -145,19 +148,56 @@ class Participant:
             self.prepare()
         self._join()
 
-    def _adapt(self, manifest: ModelManifest) -> None:
-        """Make the task as the federation's config says; then its model must fit."""
-        self._make_client(manifest.config)
-        federation = layout_of(manifest.tensors, manifest.size_bytes)
-        if difference := self._expect(manifest.local).difference(federation):
-            raise ConfigError(
-                f"this task's model is not the federation's: {difference}; start the client with"
-                " the federation's task"
-            )
+    def _is_ours(self, model: GlobalModel | Announcement) -> bool:
+        """Whether a final model ends what this client takes part in.
+
+        One that waited in the mailbox may be of a run that ended while we were away, and so may
+        one that a coordinator publishes again: then the next run is waited for.
+        """
+        run = model.manifest.run
+        has_trained = not model.waited and self._trained is not None and self._trained[0] == run
+        return isinstance(model, GlobalModel) and (has_trained or run == self.mailbox.live_run)
+
+    def _may_be_over(self, model: GlobalModel | Announcement) -> bool:
+        return model.waited and model.manifest.run != self.mailbox.live_run
+
+    def _doubt(self, manifest: ModelManifest, difference: str) -> None:
+        log.info(
+            "other_model",
+            "version %d of run %s, which waited here, is of another model (%s); waiting for the"
+            " coordinator's answer",
+            manifest.version,
+            manifest.run,
+            difference,
+            client=self.id,
+        )
+
+    def _pass_over(self, manifest: ModelManifest) -> None:
+        log.info(
+            "ended_run",
+            "version %d ended run %s, in which this client takes no part; waiting for the next run",
+            manifest.version,
+            manifest.run,
+            client=self.id,
+        )
+
+    def _adapt(self, announced: Announcement) -> None:
+        """Make the task as the federation's config says; then its model must fit.
+
+        One that waited in the mailbox may be of an earlier run with another task: whoever
+        coordinates now answers our join with what counts.
+        """
+        manifest = announced.manifest
+        if words := self._unlike(manifest):
+            if self._may_be_over(announced):
+                self._doubt(manifest, words)
+                return
+            raise ConfigError(words)
         self._join()  # for the model itself
 
     def _join(self) -> None:
-        join = Join(federation=self._settings.federation, client=self.id)
+        fixed = self._client.fixed_state if self._arguments is not None else {}
+        join = Join(federation=self._settings.federation, client=self.id, fixed_state=fixed)
         self._office.publish([encode(join)], "join")
 
     def _heed(self, notice: Notice) -> None:
@@ -190,6 +230,7 @@ class Participant:
             federation=self._settings.federation,
             client=self.id,
             tensors=tensor_entries(weights.layout),
+            fixed_state=self._client.fixed_state,
             **transfer_fields(weights.buffer),  # type: ignore[arg-type]
         )
         self._office.publish(Outgoing(manifest, weights.buffer), "initial")
@@ -202,6 +243,9 @@ class Participant:
             self._called = self._called if self._called_anew else -1
         self._called_anew = False
         self._local = manifest.local
+        if self._may_be_over(model) and (words := self._unlike(manifest)):
+            self._doubt(manifest, words)
+            return
         about = {"client": self.id, "run": manifest.run, "version": manifest.version}
         self._tell("model.received", **about, bytes=manifest.size_bytes)
         if manifest.final:
@@ -253,8 +297,25 @@ class Participant:
             return
         self._contribute(update, manifest)
 
+    def _unlike(self, manifest: ModelManifest) -> str:
+        """What keeps this client from training from a model, in words; empty if nothing does."""
+        try:
+            self._make_client(manifest.config)
+            self._client.check_fixed_state(manifest.fixed_state)
+        except ConfigError as error:
+            return str(error)
+        federation = layout_of(manifest.tensors, manifest.size_bytes)
+        difference = self._expect(manifest.local).difference(federation, SIDES, roles=True)
+        if not difference:
+            return ""
+        return (
+            f"this task's model is not the federation's: {difference}; start the client with the"
+            " federation's task"
+        )
+
     def _be_ready_for(self, manifest: ModelManifest) -> None:
         self._make_client(manifest.config)
+        self._client.check_fixed_state(manifest.fixed_state)
         self._memory.resume(self._client, self.id, manifest.run, manifest.local)
 
     def _finish(self, model: GlobalModel) -> None:

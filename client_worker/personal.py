@@ -16,26 +16,30 @@ import numpy as np
 
 from client_worker.rules import UpdateRule, replace
 from shared.errors import ConfigError
-from shared.layout import CONTROL, Array, Layout, Tensor, Weights
-from shared.messages import MAX_NAME
+from shared.layout import Array, Layout, Tensor, Weights
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Personalization:
-    """Which of these a client has; ``local`` are positions among the model's tensors."""
+    """Which of these a client has; ``local`` are positions among the model's tensors.
+
+    ``apart`` are those of ``local`` that nobody chose: integers and the like, which cannot travel.
+    """
 
     update_rule: UpdateRule = replace
     local: tuple[int, ...] = ()
     ditto: float = 0.0
+    apart: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not (self.ditto >= 0 and isfinite(self.ditto)):
             raise ConfigError(f"ditto={self.ditto}: Ditto's lambda is 0 (off) or more")
 
     def __bool__(self) -> bool:
-        return self.update_rule is not replace or bool(self.local) or self.ditto > 0
+        chosen = set(self.local) > set(self.apart)
+        return self.update_rule is not replace or chosen or self.ditto > 0
 
 
 class Personal:
@@ -48,7 +52,7 @@ class Personal:
     def __init__(self, kinds: Personalization, arrays: Sequence[Array]) -> None:
         self.kinds = kinds
         self._initial = [arrays[place].copy() for place in kinds.local]
-        self._whole = Layout.of(arrays)  # not the arrays, which many clients' models may share
+        self._whole = Layout.stored(arrays)  # not the arrays, which many clients' models may share
         self.forget()
 
     def forget(self) -> None:
@@ -60,8 +64,10 @@ class Personal:
     @property
     def layout(self) -> Layout | None:
         """Layout of ``state`` once there is any; None if nothing is personal."""
+        if not self.kinds:
+            return None
         models = (self.kinds.update_rule is not replace) + (self.kinds.ditto > 0)
-        own = Layout.of(self._initial).tensors if self._initial else ()
+        own = Layout.stored(self._initial).tensors if self._initial else ()
         tensors = (*own, *self._whole.tensors * models)
         if not tensors:
             return None
@@ -72,7 +78,11 @@ class Personal:
         """Everything, in one buffer; None if there is nothing, or no round was trained yet."""
         if self.layout is None or not self._complete:
             return None
-        return Weights.of([*self.own, *(self.previous or []), *(self.ditto or [])])
+        arrays = [*self.own, *(self.previous or []), *(self.ditto or [])]
+        kept = Weights.uninitialized(Layout.stored(arrays))
+        for target, array in zip(kept, arrays, strict=True):
+            np.copyto(target, array)
+        return kept
 
     def recall(self, state: Weights) -> None:
         """Take over what ``state`` once returned; it must be of ``layout``."""
@@ -145,16 +155,6 @@ def places(local: Sequence[str | int], model: Any, count: int) -> tuple[int, ...
     if found and len(found) == count:
         raise ConfigError("all of the model's tensors are local: there is nothing to federate")
     return tuple(sorted(found))
-
-
-def weight_names(model: Any, count: int) -> list[str]:
-    """What a model calls its ``count`` tensors, if that can travel; else their numbers."""
-    known = getattr(model, "weight_names", None)
-    names = [str(name) for name in known()] if known is not None else []
-    unique = len(set(names)) == len(names) == count
-    if unique and all(0 < len(n) <= MAX_NAME and not n.startswith(CONTROL) for n in names):
-        return names
-    return [str(number) for number in range(count)]
 
 
 def _names(one: str, name: str) -> bool:

@@ -151,6 +151,14 @@ class _Round:
         """What a federation above that has no model can begin with."""
         return self._region.weights
 
+    def weight_names(self) -> list[str]:
+        """Return what the clients below call their tensors."""
+        return [tensor.name for tensor in self._region.weights.layout.tensors]
+
+    def weight_roles(self) -> list[str]:
+        """Return the roles that the clients below gave them."""
+        return [tensor.role for tensor in self._region.weights.layout.tensors]
+
     def set_weights(self, weights: Any) -> None:
         """The clients below get the model in their mailboxes."""
 

@@ -15,33 +15,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shared.layout import CONTROL, Array, Layout, Tensor, Weights
-
-
-def with_controls(layout: Layout) -> Layout:
-    """``layout`` and, behind it, one control variate for each tensor, named ``control/<i>``."""
-    controls = (
-        Tensor(f"{CONTROL}{number}", tensor.shape, tensor.dtype)
-        for number, tensor in enumerate(layout.tensors)
-    )
-    return Layout((*layout.tensors, *controls))
+from shared.layout import Array, Layout, Weights
 
 
 def split(whole: Weights, layout: Layout) -> tuple[Weights, Weights]:
-    """Weights and control variates, both of ``layout``, as views of ``whole``."""
+    """Weights of ``layout`` and control variates of ``layout.trainable``, as views of ``whole``."""
     size = layout.size_bytes
-    return Weights(layout, whole.buffer[:size]), Weights(layout, whole.buffer[size:])
+    return Weights(layout, whole.buffer[:size]), Weights(layout.trainable, whole.buffer[size:])
 
 
 def longer(weights: Weights) -> Weights:
     """A copy of ``weights`` with control variates of zero behind them."""
-    made = Weights.empty(with_controls(weights.layout))
+    made = Weights.empty(weights.layout.with_controls)
     made.buffer[: weights.layout.size_bytes] = weights.buffer
     return made
 
 
 class Control:
-    """c_i, of ``layout``: zero at first, and no memory until it is asked for."""
+    """c_i, of the trainable tensors' ``layout``: zero at first, without memory until asked for."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -59,7 +50,7 @@ class Control:
         return self._value
 
     def correction(self, of_all: Weights) -> list[Array]:
-        """Return c - c_i, one array per tensor."""
+        """Return c - c_i, one array per trainable tensor."""
         return [theirs - ours for theirs, ours in zip(of_all, self.value, strict=True)]
 
     def add(self, change: Weights, sign: float = 1.0) -> None:

@@ -99,6 +99,7 @@ class ClientWorker:
                 exclusive=True,
                 manual_ack=False,
                 places=len(self._participants),
+                counts=True,
             ),
             on_ready=lambda _queue: self._connected(),
             on_lost=self._lost,

@@ -10,17 +10,19 @@ from shared.layout import bytes_of
 
 FACTOR: Final = 100.0
 ROUNDS: Final = 10
-# Before any update was accepted nothing is known but the model: a mean change of a million.
-FIRST_FACTOR: Final = 1e6
+# Before any update was accepted nothing is known of the data's scale: a first update may be a table
+# of times in nanoseconds, 1.7e18 each. What is above that is no datum.
+FIRST_FACTOR: Final = 1e19
 
 
 class NormBound:
     """Refuses updates whose L2 norm is above ``--max-update-norm``.
 
     ``auto``: FACTOR times what the model's own norm and the largest of the last ROUNDS rounds'
-    median norms make together. It is there for what is absurd, 1e30 from a bug or a vandal, and far
-    above anything training does; to bound what a clever client gains is `--clip-norm`'s task and
-    the robust aggregators'. Nothing is remembered but in the state, so a resumed run decides alike.
+    median norms make together, all of trainable tensors. It is there for what is absurd, 1e30 from
+    a bug or a vandal, and far above anything training does; to bound what a clever client gains is
+    `--clip-norm`'s task and the robust aggregators'. Nothing is remembered but in the state, so a
+    resumed run decides alike.
     """
 
     def __init__(self, setting: str) -> None:
@@ -41,7 +43,7 @@ class NormBound:
             return FACTOR * recent  # nearly always; the model's own norm takes a pass over it
         model = self._norm_of_model(state)
         if not recent:
-            return FIRST_FACTOR * (model + sqrt(state.weights.layout.size_bytes))
+            return max(FACTOR * model, FIRST_FACTOR * sqrt(state.weights.layout.size_bytes))
         return FACTOR * (recent + model)
 
     def _norm_of_model(self, state: State) -> float:

@@ -24,15 +24,16 @@ from coordinator_worker.state import Best, State
 from shared.chunks import digest
 from shared.errors import ConfigError
 from shared.files import replacing
-from shared.layout import Layout, Tensor, Weights, bytes_of
+from shared.layout import Layout, Role, Tensor, Weights, bytes_of, role_by_name
 from shared.log import Log
 from shared.wire import Piece
 
 log = Log(__name__)
 
-FORMAT: Final = 5
-MAGIC: Final = b"warren checkpoint 5\n"
-READABLE: Final = (b"warren checkpoint 4\n", MAGIC)  # 4 knows no `oldest_base` and no `setup`
+FORMAT: Final = 6
+MAGIC: Final = b"warren checkpoint 6\n"
+# 4 knows no `oldest_base` and no `setup`; neither 4 nor 5 knows a tensor's role.
+READABLE: Final = (b"warren checkpoint 4\n", b"warren checkpoint 5\n", MAGIC)
 NAMES: Final = ("a.checkpoint", "b.checkpoint")
 OLD_NAME: Final = "current.checkpoint"  # of format 1
 PREFIX_BYTES: Final = len(MAGIC) + 24
@@ -135,7 +136,7 @@ def _header(state: State) -> dict[str, Any]:
         "federation": state.federation,
         "run": state.run,
         "version": state.version,
-        "tensors": [[t.name, list(t.shape), t.dtype] for t in state.weights.layout.tensors],
+        "tensors": [[t.name, list(t.shape), t.dtype, t.role] for t in state.weights.layout.tensors],
         "applied": {client: sorted(bases) for client, bases in state.applied.items()},
         "history": list(state.history),
         "roster": {client: astuple(member) for client, member in state.roster.items()},
@@ -145,6 +146,7 @@ def _header(state: State) -> dict[str, Any]:
         "oldest_base": state.oldest_base,
         "setup": list(state.setup),
         "audit_head": state.audit_head,
+        "fixed_state": dict(state.fixed_state),
     }
 
 
@@ -228,8 +230,7 @@ def _read(path: Path) -> tuple[int, State, int]:
         if xxh3_64(prefix.numbers + packed).digest() != prefix.digest:
             raise ValueError("its header is cut short or damaged")
         header = msgpack.unpackb(packed)
-        tensors = (Tensor(name, tuple(shape), dtype) for name, shape, dtype in header["tensors"])
-        layout = Layout(tuple(tensors))
+        layout = Layout(tuple(_tensor(*row) for row in header["tensors"]))
         if layout.size_bytes * (1 + len(header["slots"])) > path.stat().st_size:
             raise ValueError("its weights are cut short")
         weights = _read_weights(file, layout, header["digest"])
@@ -250,8 +251,14 @@ def _read(path: Path) -> tuple[int, State, int]:
         oldest_base=header.get("oldest_base", 0),
         setup=tuple(header.get("setup", ())),
         audit_head=header.get("audit_head", ""),
+        fixed_state=header.get("fixed_state", {}),
     )
     return prefix.sequence, state, header["digest"]
+
+
+def _tensor(name: str, shape: list[int], dtype: str, role: Role | None = None) -> Tensor:
+    """One row of the table; one that was written before there were roles goes by its name."""
+    return Tensor(name, tuple(shape), dtype, role or role_by_name(name))
 
 
 def _read_weights(file: BinaryIO, layout: Layout, wanted: int) -> Weights:

@@ -16,6 +16,7 @@ from coordinator_worker.aggregation.optimizers import Slots
 from coordinator_worker.fold import WeightedSum
 from shared.errors import ConfigError
 from shared.layout import Array, Weights
+from shared.tensors.description import filled, packed
 from shared.update import Update
 
 CENTER, AVERAGE = "center", "average"
@@ -73,7 +74,9 @@ class FederatedCoordinator:
         self._optimizer = _optimizer(server_optimizer)
         self._clip_norm = clip_norm
         self._average = average
-        self._weights = Weights.of(self.models[0].get_weights())
+        first = self.models[0].get_weights()
+        self._weights = first if isinstance(first, Weights) else packed(self.models[0], first)
+        self._fills = len(first) > len(self._weights)  # the models have more than what travels
         self.slots = slots if slots else self._initial_slots()
 
     @property
@@ -81,10 +84,21 @@ class FederatedCoordinator:
         """The current global model: one array per tensor, not to be written to."""
         return self._weights
 
-    def begin(self, memory: Weights | None = None) -> Cohort:
-        """Begin a round; updates are added to it, and ``aggregate([it])`` closes it."""
+    def begin(
+        self, memory: Weights | None = None, model: Weights | None = None, *, alone: bool = True
+    ) -> Cohort:
+        """Begin a round; updates are added to it, and ``aggregate([it])`` closes it.
+
+        ``model`` is what is current when it closes: the one that was sent last unless told. Who is
+        not ``alone`` in changing it, as a region is, has statistics folded without it.
+        """
+        current = (model or self._weights) if alone else None
         return Cohort(
-            self._weights.layout, self._aggregator, clip_norm=self._clip_norm, memory=memory
+            self._weights.layout,
+            self._aggregator,
+            clip_norm=self._clip_norm,
+            memory=memory,
+            model=current,
         )
 
     def aggregate(self, updates: Iterable[Update | WeightedSum | Cohort]) -> Weights:
@@ -112,11 +126,9 @@ class FederatedCoordinator:
         if cohort is None or not cohort.count:
             raise ConfigError("there are no updates to aggregate")
         controls = min(1.0, cohort.count / self.population)
-        total, divisor = cohort.delta(self.slots.get(CENTER))
+        delta = cohort.delta(self.slots.get(CENTER))
         try:
-            moved = self._optimizer.move(
-                self._weights, total, divisor, self.slots, controls=controls
-            )
+            moved = self._optimizer.move(self._weights, delta, self.slots, controls=controls)
         except Exception:
             self.slots.update(self._initial_slots())
             raise
@@ -135,7 +147,7 @@ class FederatedCoordinator:
         if not isinstance(update, WeightedSum):
             cohort.add(update)
             return
-        if difference := self._weights.layout.difference(update.layout):
+        if difference := self._weights.layout.difference(update.layout, roles=True):
             raise ConfigError(f"this sum does not fit the model: {difference}")
         cohort.merge(update)
 
@@ -152,7 +164,7 @@ class FederatedCoordinator:
         """Make ``model_updates`` the global model and hand it to every model."""
         self._weights = Weights.of(model_updates, self._weights.layout)
         for model in self.models:
-            model.set_weights(self._weights)
+            model.set_weights(filled(model, self._weights) if self._fills else self._weights)
 
 
 def _aggregator(given: str | Aggregator) -> Aggregator:

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from shared.errors import Rejected
-from shared.layout import Array, Buffer, Layout, Weights, bytes_of
+from shared.layout import STATISTIC, Array, Layout, Run, Weights, bytes_of
 from shared.update import Update
 
 # Elements: the product of a block stays in the cache, so the sum is one pass over memory; smaller
@@ -27,20 +27,28 @@ class WeightedSum:
     and ``merge`` its operation, so updates may be folded in any order and in parts. The weighted
     mean of FedAvg (McMahan et al. 2017, algorithm 1) is ``sum / weight``.
 
+    Statistics have a weight of their own, ``statistics_weight``, and are values: with ``model``,
+    the global model, what is summed of them is how far they are from its own, so one that nobody
+    changed (a frozen kernel) stays the same to the last bit.
+
     From GROUP updates on a second buffer holds the high part of the sum: after each GROUP the two
     are added without error (Knuth's TwoSum), and the rest stays where the next ones are added to.
     So the roundings do not grow with the number of updates; the price is the memory of one more
     model in rounds of more than GROUP, and one pass more in GROUP.
     """
 
-    def __init__(self, layout: Layout, memory: Weights | None = None) -> None:
+    def __init__(
+        self, layout: Layout, memory: Weights | None = None, model: Weights | None = None
+    ) -> None:
         self.layout = layout
         self.total = memory if memory is not None else Weights.uninitialized(layout)
         self.total.buffer.fill(0)  # fresh pages would cost more than the arithmetic: reuse them
         self._high: Weights | None = None
         self._added = 0  # to `total` since it was set apart
         self.weight = 0.0
+        self.statistics_weight = 0.0
         self.count = 0
+        self._model = model
 
     def add(self, update: Update, weight: float | None = None) -> None:
         """Fold a whole update in with ``weight`` (its number of examples unless told)."""
@@ -51,20 +59,40 @@ class WeightedSum:
         self.add_chunks([(0, data)], factor)
 
     def add_chunks(
-        self, chunks: Iterable[tuple[int, memoryview]], weight: float, scale: float = 1.0
+        self,
+        chunks: Iterable[tuple[int, memoryview]],
+        weight: float,
+        scale: float = 1.0,
+        statistics_weight: float | None = None,
     ) -> None:
-        """Fold ``scale`` times an update in that lies in pieces of (byte offset, bytes)."""
+        """Fold ``scale`` times an update in that lies in pieces of (byte offset, bytes).
+
+        Statistics are folded with ``statistics_weight`` (``weight`` unless told), not scaled.
+        """
+        of_statistics = weight if statistics_weight is None else statistics_weight
         for start, data in chunks:
-            for total, values in _aligned(self.layout, self.total.buffer, start, data):
-                _add_scaled(total, values, weight * scale)
+            for run, low, values in _aligned(self.layout, start, data):
+                total = self.total.buffer[low : low + values.nbytes].view(run.dtype)
+                if run.role == STATISTIC:
+                    _add_scaled(total, self._from_model(low, values), of_statistics)
+                else:
+                    _add_scaled(total, values, weight * scale)
         self.weight += weight
+        self.statistics_weight += of_statistics
         self.count += 1
         self._added += 1
         if self._added > GROUP:
             self._set_apart()
 
+    def _from_model(self, start: int, values: Array) -> Array:
+        """How far statistics are from the global model's, as a new array."""
+        if self._model is None:
+            return values
+        known = self._model.buffer[start : start + values.nbytes].view(values.dtype)
+        return np.subtract(values, known)
+
     def merge(self, other: "WeightedSum") -> None:
-        """Fold another sum in."""
+        """Fold another sum in, one that knows no model."""
         for part in (other.total, other._high):
             if part is None:
                 continue
@@ -72,15 +100,21 @@ class WeightedSum:
                 self._set_apart()
             for mine, theirs in zip(self.total.runs(), part.runs(), strict=True):
                 np.add(mine, theirs, out=mine)
+        for run, mine in zip(self.layout.runs, self.total.runs(), strict=True):
+            if run.role == STATISTIC and self._model is not None:
+                known = self._model.buffer[run.start : run.stop].view(run.dtype)
+                _add_scaled(mine, known, -other.statistics_weight)
         self._added += other._added + 1
         self.weight += other.weight
+        self.statistics_weight += other.statistics_weight
         self.count += other.count
 
     def mean(self) -> Weights:
         """``sum / weight``, computed in this sum's own memory, which is given away."""
         self.collapse()
-        for total in self.total.runs():
-            np.divide(total, self.weight, out=total)
+        for run, total in zip(self.layout.runs, self.total.runs(), strict=True):
+            of_statistics = run.role == STATISTIC
+            np.divide(total, self.statistics_weight if of_statistics else self.weight, out=total)
         return self.total
 
     def collapse(self) -> None:
@@ -103,30 +137,32 @@ class WeightedSum:
 
 
 def sum_of_squares(layout: Layout, start: int, data: memoryview) -> float:
-    """Sum of squares of a piece of an update; Rejected(``not-finite``) for NaN and infinities.
+    """Sum of squares of the trainable tensors in a piece of an update.
 
-    One dot product is both norm and probe, at twice the speed of ``isfinite``; a float32 beyond
-    1e19 overflows it and is refused too.
+    Raises Rejected(``not-finite``) for NaN and infinities, in statistics too. One dot product is
+    both norm and probe, at twice the speed of ``isfinite``; a float32 beyond 1e19 overflows it and
+    is refused too.
     """
-    total = 0.0
+    total = of_statistics = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
-        for _, values in _aligned(layout, None, start, data):
-            total += float(np.dot(values, values))
-    if not np.isfinite(total):
+        for run, _, values in _aligned(layout, start, data):
+            squares = float(np.dot(values, values))
+            if run.role == STATISTIC:
+                of_statistics += squares
+            else:
+                total += squares
+    if not np.isfinite(total + of_statistics):
         raise Rejected("not-finite", "the delta holds NaN, infinite or absurdly large values")
     return total
 
 
-def _aligned(
-    layout: Layout, buffer: Buffer | None, start: int, data: memoryview
-) -> Iterable[tuple[Array, Array]]:
-    """Pairs of (part of ``buffer``, part of ``data``) as arrays, one pair for each dtype run."""
+def _aligned(layout: Layout, start: int, data: memoryview) -> Iterable[tuple[Run, int, Array]]:
+    """(run, first byte in the model, values) of each run that a piece of an update touches."""
     stop = start + len(data)
     for run in layout.runs:
         low, high = max(start, run.start), min(stop, run.stop)
         if low < high:
-            values = np.frombuffer(data[low - start : high - start], run.dtype)
-            yield (values if buffer is None else buffer[low:high].view(run.dtype)), values
+            yield run, low, np.frombuffer(data[low - start : high - start], run.dtype)
 
 
 def _add_scaled(total: Array, values: Array, weight: float) -> None:

@@ -40,6 +40,7 @@ from shared.wire import decode, layout_of
 JOINS: Final = 20
 JOINS_PER_SECOND: Final = 0.2
 READER: Final = "the coordinator"  # as a sender is told
+ROLES_SINCE: Final = 3  # the protocol of a model that says which of its tensors are statistics
 
 
 @dataclass(eq=False)
@@ -82,6 +83,10 @@ class Arrival:
         """Give the pieces up."""
         self.staging.release(self.pieces)
         self.pieces.clear()
+
+
+def _says_more(state: State) -> bool:
+    return state.weights.layout.has_statistics or bool(state.fixed_state)
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ class Intake:
                     return self._manifest(message, data, delivery, state)
                 case Join():
                     self._vouch(message.client, message.federation, delivery.user)
-                    self._can_read(message.client, delivery.reads)
+                    self._can_read(message.client, delivery.reads, state)
                     if not self._joins.take(message.client):
                         raise Rejected("flood", "it asks for the model again and again")
                     return Outcome(join=message, settled=(delivery.tag,), client=message.client)
@@ -197,7 +202,13 @@ class Intake:
         if federation != self._federation:
             raise Rejected("federation", f"it is for {federation!r}, this is {self._federation!r}")
 
-    def _can_read(self, client: str, protocol: int) -> None:
+    def _can_read(self, client: str, protocol: int, state: State | None) -> None:
+        if state is not None and protocol < ROLES_SINCE and _says_more(state):
+            raise Rejected(
+                "protocol",
+                f"{client} reads protocols up to {protocol}, and this federation's models, which"
+                f" hold statistics, are of protocol {ROLES_SINCE}: upgrade {client}",
+            )
         if protocol < self._models_need:
             raise Rejected(
                 "protocol",

@@ -17,7 +17,7 @@ from coordinator_worker.quorum import Policy
 from coordinator_worker.schedules import Schedule, schedule
 from coordinator_worker.state import State
 from shared.errors import ConfigError
-from shared.layout import CONTROL, Layout, Tensor, Weights
+from shared.layout import Weights
 from shared.messages import LocalTraining
 
 if TYPE_CHECKING:
@@ -134,11 +134,7 @@ class Learning:
         layout = weights.layout
         if not self.local.scaffold or layout.controls_start < layout.size_bytes:
             return weights
-        controls = (
-            Tensor(f"{CONTROL}{number}", tensor.shape, tensor.dtype)
-            for number, tensor in enumerate(layout.tensors)
-        )
-        longer = Weights.empty(Layout((*layout.tensors, *controls)))
+        longer = Weights.empty(layout.with_controls)
         longer.buffer[: layout.size_bytes] = weights.buffer
         return longer
 

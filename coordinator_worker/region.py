@@ -34,7 +34,7 @@ from coordinator_worker.store import ABOVE
 from coordinator_worker.worker import CoordinatorWorker
 from shared.errors import BrokerRefused, ConfigError
 from shared.evaluation import Evaluation, of_histograms
-from shared.layout import Weights
+from shared.layout import STATISTIC, Weights
 from shared.log import Log
 from shared.messages import MAX_EXAMPLES, ModelManifest
 from shared.update import Update
@@ -95,6 +95,8 @@ class Relay(Fanout):
 
 class RegionCoordinator(CoordinatorWorker):
     """A coordinator whose models come from the federation above, and whose rounds go there."""
+
+    _alone = False  # while a round is open the model from above takes the place of its own
 
     def __init__(self, settings: CoordinatorSettings) -> None:
         self._above = client_above(settings)
@@ -229,8 +231,12 @@ def client_above(settings: CoordinatorSettings) -> "ClientSettings":
 def _result(state: State, weights: Weights, base: GlobalModel) -> Result:
     record = state.history[-1]
     delta = Weights.uninitialized(weights.layout)
-    for moved, after, before in zip(delta, weights, base.weights, strict=True):
-        np.subtract(after, before, out=moved)
+    moved_of = zip(weights.layout.tensors, delta, weights, base.weights, strict=True)
+    for tensor, moved, after, before in moved_of:
+        if tensor.role == STATISTIC:
+            np.copyto(moved, after)
+        else:
+            np.subtract(after, before, out=moved)
     told = record["above"]
     evaluation = Evaluation(**told["evaluation"]) if told["evaluation"] else None
     if evaluation is not None and len(evaluation.scores) == 2:  # in a checkpoint from before

@@ -32,6 +32,7 @@ class State:
     plain figures for each of the newest HISTORY_ROUNDS rounds, and for the newest of all also what
     each client said (``clients``) and what a region's federation above is told (``above``). ``run``
     is random, and the seed of what is drawn in this run.
+    ``fixed_state`` are digests of what has to be equal at every site (`shared.messages`).
     ``slots`` is what server optimizer and aggregator remember, in the model's layout; the next
     round changes it where it lies. ``best`` is the version that was found best so far.
     ``audit_head`` is the digest of the audit log's last line when this was written.
@@ -49,6 +50,7 @@ class State:
     oldest_base: int = 0
     setup: tuple[Record, ...] = ()
     audit_head: str = ""
+    fixed_state: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rolled_back(self) -> Record | None:

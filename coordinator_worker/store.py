@@ -1,7 +1,7 @@
 """The checkpoint folder: read when it is our turn, written while we have its lease."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
@@ -73,9 +73,11 @@ class Store:
             self.audit.give_back()
             self._lease.give_back()
 
-    def version_zero(self, weights: Weights) -> State:
+    def version_zero(self, weights: Weights, fixed_state: Mapping[str, str] | None = None) -> State:
         """A new training run that begins with ``weights``."""
-        return State(self._settings.federation, secrets.token_hex(4), 0, weights, applied={})
+        run = secrets.token_hex(4)
+        federation = self._settings.federation
+        return State(federation, run, 0, weights, applied={}, fixed_state=fixed_state or {})
 
     def save(self, state: State) -> None:
         """Write audit log and checkpoint; raises OSError if the disk does not take them."""

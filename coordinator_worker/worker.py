@@ -40,6 +40,7 @@ from coordinator_worker.links import Links, check_room
 from coordinator_worker.notices import Notices
 from coordinator_worker.rejections import Rejections
 from coordinator_worker.round import Round
+from coordinator_worker.rounds.fixed_states import FixedStates
 from coordinator_worker.settings import CoordinatorSettings, parse_config
 from coordinator_worker.staging import Staging
 from coordinator_worker.state import Best, State, status
@@ -49,7 +50,7 @@ from shared.delivery import Delivery
 from shared.errors import Stopped
 from shared.layout import Weights
 from shared.log import Log
-from shared.messages import UpdateManifest
+from shared.messages import InitialManifest, Join, UpdateManifest
 from shared.service import on_stop_signal
 from shared.signing import Signer
 
@@ -62,6 +63,8 @@ IN_FLIGHT_BYTES: Final = 8 << 20
 
 class CoordinatorWorker:
     """One training run: from its checkpoint, or from version 0, to its goal or a signal."""
+
+    _alone = True  # nobody else changes the model that it made
 
     def __init__(self, settings: CoordinatorSettings) -> None:
         self._settings = settings
@@ -89,6 +92,7 @@ class CoordinatorWorker:
             if settings.evaluate
             else None
         )
+        self._fixed_states = FixedStates()
         self._active = False
         self._epoch = 0  # of the connection over which all that is unacknowledged came
         self._fanout: Fanout | None = None
@@ -217,6 +221,7 @@ class CoordinatorWorker:
             max_staleness=self._policy.max_staleness,
             participation=self._settings.participation,
             final=self._finished,
+            fixed_state=dict(state.fixed_state),
         )
         self._coordinator = self._learning.coordinator(self._fanout, state)
         self._state = state = replace(state, slots=self._coordinator.slots)
@@ -238,7 +243,8 @@ class CoordinatorWorker:
     # --- a round --------------------------------------------------------------------------------
 
     def _begin_round(self, memory: Weights | None = None) -> None:
-        self._round = Round(self._coordinator.begin(memory))
+        model = self._state.weights if self._state is not None else None
+        self._round = Round(self._coordinator.begin(memory, model, alone=self._alone))
 
     def _receive(self, item: Delivery) -> None:
         # Not the session's epoch at the time of acknowledging: the link may be lost and back while
@@ -248,7 +254,7 @@ class CoordinatorWorker:
         if self._state is None and not outcome.settled:
             self._initiation.moved()
         if outcome.join is not None:
-            self._welcome(outcome.join.client)
+            self._welcome(outcome.join)
         if outcome.rejected is not None and self._rejections.put(outcome, outcome.rejected, item):
             self._remember(partial(roster.rejected, client=outcome.client or ""))
         if outcome.whole is not None:
@@ -261,8 +267,10 @@ class CoordinatorWorker:
         if self._state is not None:
             self._state = replace(self._state, roster=change(self._state.roster))
 
-    def _welcome(self, client: str) -> None:
+    def _welcome(self, join: Join) -> None:
+        client = join.client
         self._chronicle.joined(client)
+        self._fixed_states.compare(client, join.fixed_state)
         self._remember(partial(roster.joined, client=client, now=time.time()))
         if self._fanout is None:
             self._initiation.joined(client)
@@ -293,14 +301,15 @@ class CoordinatorWorker:
             self._close_round(state)
 
     def _take_initial(self, arrival: Arrival) -> None:
-        if self._state is None:
+        manifest = arrival.manifest
+        if self._state is None and isinstance(manifest, InitialManifest):
             weights = Weights.uninitialized(arrival.layout)
             for start, data in arrival.chunks():
                 weights.buffer[start : start + len(data)] = data
-            state = self._store.version_zero(self._learning.initial(weights))
+            state = self._store.version_zero(self._learning.initial(weights), manifest.fixed_state)
             self._patience.persist(partial(self._store.save, state))
             self._audit.resumed(state)
-            client = arrival.manifest.client
+            client = manifest.client
             log.info("initial_model", "%s sent the initial model", client, client=client)
             self._begin(state)
         arrival.release()

@@ -213,6 +213,7 @@ class Session:
         wanted = self._subscription
         self.places = Places(wanted.queues, wanted.places, self._had) if wanted else Places(())
         self._was_up = False
+        self._waiting: dict[str, int] = {}  # messages that were there before us, by consumer
         connection = Connection(
             self._parameters,
             on_open_callback=lambda _connection: self._open_channel(),
@@ -267,6 +268,18 @@ class Session:
         return is_last
 
     def _consume_from(self, queue: str, wanted: Subscription) -> None:
+        if wanted.counts:
+            self._channel.queue_declare(
+                queue, passive=True, callback=lambda frame: self._counted(frame, queue, wanted)
+            )
+        else:
+            self._begin_consuming(queue, wanted)
+
+    def _counted(self, frame: Any, queue: str, wanted: Subscription) -> None:
+        self._waiting[wanted.tag or queue] = frame.method.message_count
+        self._begin_consuming(queue, wanted)
+
+    def _begin_consuming(self, queue: str, wanted: Subscription) -> None:
         if wanted.manual_ack:
             self._channel.basic_qos(prefetch_count=MOST_UNACKNOWLEDGED)
         self._channel.basic_consume(
@@ -302,7 +315,12 @@ class Session:
         if wanted.manual_ack:
             self._unacknowledged.add(method.delivery_tag)
         told = (self.epoch, properties.user_id, method.redelivered, method.consumer_tag)
-        wanted.on_delivery(Delivery(body, method.delivery_tag, *told, reads(properties)))
+        waited = self._waiting.get(method.consumer_tag, 0)
+        if waited:
+            self._waiting[method.consumer_tag] = waited - 1
+        wanted.on_delivery(
+            Delivery(body, method.delivery_tag, *told, reads(properties), waited=waited > 0)
+        )
 
     def _acknowledge(self, known: Unacknowledged) -> None:
         last, others = known.settle()

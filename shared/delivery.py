@@ -12,7 +12,8 @@ class Delivery:
     """A message as the broker vouches for it; ``epoch`` counts the connections it came over.
 
     ``consumer`` is the tag of the consumer it came to: the queue, unless the subscription names it.
-    ``reads`` is the newest protocol that its sender reads, as far as it says so.
+    ``reads`` is the newest protocol that its sender reads, as far as it says so. ``waited``: it was
+    in the queue before we came, if the subscription ``counts``.
     """
 
     body: memoryview
@@ -22,6 +23,7 @@ class Delivery:
     redelivered: bool
     consumer: str = ""
     reads: int = PROTOCOL
+    waited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class Subscription:
     broker frees it when the holder's connection ends. ``manual_ack`` keeps deliveries in the
     broker until they are acknowledged. ``follows`` is an (exchange, topic) to follow through a
     queue of our own that lives as long as the connection, instead of ``queues``. ``tag`` names
-    the consumer in the management UI; the queue does if there is none.
+    the consumer in the management UI; the queue does if there is none. With ``counts`` it is asked
+    how many messages wait, so that those can be told from what comes later.
     """
 
     queues: tuple[str, ...]
@@ -42,6 +45,7 @@ class Subscription:
     follows: tuple[str, str] | None = None
     tag: str | None = None
     places: int = 1
+    counts: bool = False
 
 
 class Unacknowledged:

@@ -72,12 +72,18 @@ def of_classes(
 
     ``true`` and ``predicted`` have shape (n,), with labels from 0 to ``classes`` - 1. If one that
     is predicted is NaN, as ``most_likely`` says it, all that follows from them is.
+    Raises ConfigError for any other label.
     """
     if not 2 <= classes <= MOST_CLASSES:
         raise ConfigError(f"{classes} classes: an evaluation counts from 2 to {MOST_CLASSES}")
     if not np.isfinite(np.asarray(predicted, np.float64)).all():
         return not_finite(np.asarray(true).size, **means)
     truth, guess = np.asarray(true, np.int64).ravel(), np.asarray(predicted, np.int64).ravel()
+    for labels in (truth, guess):
+        if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+            outside = sorted({int(label) for label in labels if not 0 <= label < classes})[:3]
+            raise ConfigError(f"labels {outside} are not from 0 to {classes - 1}: leave those out"
+                              " that are to be ignored")  # fmt: skip
     counts = np.bincount(truth * classes + guess, minlength=classes * classes)
     return Evaluation(len(truth), means, _counts(counts.reshape(classes, classes)))
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, model_
 
 from broker_config.names import USER_PATTERN
 from shared.evaluation import MAX_SCORES, MOST_CLASSES, SCORE_BINS
+from shared.layout import Role
 
 PROTOCOL: Final = 3  # the newest that is known here: raised with each field or kind that is added
 OLDEST: Final = 1  # of those that are still read
@@ -40,6 +41,8 @@ Count = Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]
 Row = Annotated[list[Count], Field(max_length=SCORE_BINS), FailFast()]
 NotFinite = Annotated[list[Name], Field(max_length=64)]
 Config = Annotated[dict[Name, Setting], Field(max_length=64)]
+# Digests of what is not exchanged and has to be equal at every site, such as a vocabulary.
+FixedState = Annotated[dict[Name, Hex], Field(max_length=64)]
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,9 @@ class Strict(BaseModel):
             if value == field.default:
                 continue
             marks = [mark.protocol for mark in field.metadata if isinstance(mark, Since)]
-            found = max(found, *marks, value.needs() if isinstance(value, Strict) else OLDEST)
+            parts = value if isinstance(value, list) else [value]
+            inside = (part.needs() for part in parts if isinstance(part, Strict))
+            found = max([found, *marks, *inside])
         return found
 
 
@@ -95,11 +100,12 @@ class Signed(Message):
 
 
 class TensorEntry(Strict):
-    """One row of the tensor table."""
+    """One row of the tensor table; ``role`` as in `shared.layout`."""
 
     name: Name
     shape: Annotated[list[Annotated[int, Field(ge=0, le=1 << 40)]], Field(max_length=32)]
     dtype: Literal["float32", "float64"]
+    role: Annotated[Role, Since(3)] = "trainable"
 
 
 # Of a table that is wrong throughout, a complaint about each row would be many times its size.
@@ -129,7 +135,8 @@ class ModelManifest(Transfer, Signed):
     ``config`` reaches every client's task, ``local`` says how it is to be trained;
     ``max_staleness`` is how many versions late an update may be; ``participation`` is the share of
     the clients that are drawn to train from this version (`shared.sampling`); ``final`` says that
-    no further version will come in this run.
+    no further version will come in this run; ``fixed_state`` is that of whoever sent the initial
+    weights, which every client's has to equal.
     """
 
     kind: Literal["model"] = "model"
@@ -143,6 +150,7 @@ class ModelManifest(Transfer, Signed):
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0
     content: Annotated[Digest | None, Since(2)] = None
     final: bool = False
+    fixed_state: Annotated[FixedState, Since(3)] = {}
 
 
 class ScoreTable(Strict):
@@ -216,6 +224,7 @@ class InitialManifest(Transfer):
     federation: Name
     client: ClientId
     tensors: Tensors
+    fixed_state: Annotated[FixedState, Since(3)] = {}
 
 
 class Chunk(Message):
@@ -244,6 +253,7 @@ class Join(Message):
     kind: Literal["join"] = "join"
     federation: Name
     client: ClientId
+    fixed_state: Annotated[FixedState, Since(3)] = {}
 
 
 class Probe(Message):

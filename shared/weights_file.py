@@ -9,6 +9,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -20,7 +21,17 @@ from safetensors import SafetensorError, safe_open
 from shared.chunks import digest
 from shared.errors import ConfigError
 from shared.files import replacing
-from shared.layout import CONTROL, DTYPES, Layout, Tensor, Weights, bytes_of
+from shared.layout import (
+    CONTROL,
+    DTYPES,
+    STATISTIC,
+    TRAINABLE,
+    Layout,
+    Tensor,
+    Weights,
+    bytes_of,
+    role_by_name,
+)
 from shared.messages import MAX_TENSORS
 from shared.wire import tensor_entries
 
@@ -98,7 +109,7 @@ def write_safetensors(file: IO[bytes], weights: Weights, facts: Facts) -> None:
     """Write straight from the buffer: the library's ``save_file`` would hold the interpreter."""
     layout = weights.layout
     names = _names(layout)
-    said = {"format": "np", **facts, "tensors": json.dumps(names)}
+    said = {"format": "np", **facts, "tensors": json.dumps(names), **_roles_told(layout)}
     header: dict[str, Any] = {_RESERVED: dict(sorted(said.items()))}  # read back they have no order
     end = 0
     for name, tensor in zip(names, layout.tensors, strict=True):
@@ -155,6 +166,38 @@ def _check_table(layout: Layout, named: str) -> None:
         raise ConfigError(f"{named}: its tensors' names or shapes: {reason}") from None
 
 
+def _roles_told(layout: Layout) -> dict[str, str]:
+    """Metadata that names the statistics; none for a model without any."""
+    found = [
+        name
+        for name, tensor in zip(_names(layout), layout.tensors, strict=True)
+        if tensor.role == STATISTIC
+    ]
+    return {"statistics": json.dumps(found)} if found else {}
+
+
+def _with_roles(tensors: Sequence[Tensor], facts: Facts, like: Layout | None) -> list[Tensor]:
+    """``tensors`` with the roles that ``like`` or ``facts`` give them, else by their names."""
+    named = _listed(facts.get("statistics"))
+    if like is not None and len(like.tensors) == len(tensors):
+        roles = [tensor.role for tensor in like.tensors]
+    elif named is not None:
+        roles = [STATISTIC if tensor.name in named else TRAINABLE for tensor in tensors]
+    else:
+        roles = [role_by_name(tensor.name) for tensor in tensors]
+    return [replace(tensor, role=role) for tensor, role in zip(tensors, roles, strict=True)]
+
+
+def _listed(text: str | None) -> list[str] | None:
+    """The list of words that a piece of metadata is; None if it is something else."""
+    try:
+        found = json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return None
+    told = isinstance(found, list) and all(isinstance(word, str) for word in found)
+    return found if told else None
+
+
 def _names(layout: Layout) -> list[str]:
     """Each tensor's name, with a number behind it where it would stand for two."""
     found: dict[str, None] = {}
@@ -173,16 +216,32 @@ def _names(layout: Layout) -> list[str]:
 def _write_npz(file: IO[bytes], weights: Weights) -> None:
     # np.savez would take a tensor named `file` for its own argument.
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        archive.comment = _comment(weights.layout)
         for name, array in zip(_names(weights.layout), weights, strict=True):
             member = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
             with archive.open(member, "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
+def _comment(layout: Layout) -> bytes:
+    """The roles, where no reader of arrays looks; none if they are too many for it."""
+    told = _roles_told(layout)
+    comment = json.dumps(told).encode() if told else b""
+    return comment if len(comment) < 1 << 16 else b""
+
+
+def _facts_in(comment: bytes) -> Facts:
+    try:
+        found = json.loads(comment or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
+
+
 def _read_npz(path: Path, named: str, like: Layout | None) -> Read:
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         tensors = [_tensor_in(archive, info, named) for info in archive.infolist()]
-        layout = _chosen(_ordered(tensors, like), like)
+        layout = _chosen(_ordered(tensors, like), like, _facts_in(archive.comment), named)
         weights = Weights.uninitialized(layout)
         for tensor, target in zip(layout.tensors, weights, strict=True):
             with archive.open(f"{tensor.name}.npy") as entry:
@@ -232,7 +291,7 @@ def _read_safetensors(path: Path, named: str, like: Layout | None) -> Read:
                 f"{named} does not say in which order its tensors are the model's: `client-worker"
                 f" export --task TASK --model {path} --to FILE.npz` finds out by their names"
             )
-        layout = _chosen(table, like)
+        layout = _chosen(table, like, facts, named)
         weights = Weights.uninitialized(layout)
         for tensor, target in zip(layout.tensors, weights, strict=True):
             np.copyto(target, file.get_tensor(tensor.name))
@@ -245,13 +304,9 @@ def _read_safetensors(path: Path, named: str, like: Layout | None) -> Read:
 
 def _order_in(facts: Facts, names: Sequence[str]) -> list[str] | None:
     """The tensors' order as the metadata or plain numbers tell it; None if they do not."""
-    try:
-        order = json.loads(facts.get("tensors", "null"))
-    except (ValueError, RecursionError):
-        order = None
-    told = isinstance(order, list) and all(isinstance(name, str) for name in order)
-    if told and sorted(order) == sorted(names):
-        return list(order)
+    order = _listed(facts.get("tensors"))
+    if order is not None and sorted(order) == sorted(names):
+        return order
     numbered = [str(number) for number in range(len(names))]
     return numbered if set(numbered) == set(names) else None
 
@@ -282,8 +337,11 @@ def _ordered(tensors: Sequence[Tensor], like: Layout | None) -> list[Tensor]:
     return _by_names(tensors, like) or list(tensors)
 
 
-def _chosen(tensors: Sequence[Tensor], like: Layout | None) -> Layout:
-    """The layout to read: control variates only into a model that has them."""
+def _chosen(tensors: Sequence[Tensor], like: Layout | None, facts: Facts, named: str) -> Layout:
+    """The layout to read: control variates only into a model that has them.
+
+    Raises ConfigError if its tensors have names, but others than those of ``like``.
+    """
     if not tensors:
         raise ValueError("it holds no tensors")
     names = [tensor.name for tensor in tensors]
@@ -291,4 +349,7 @@ def _chosen(tensors: Sequence[Tensor], like: Layout | None) -> Layout:
         raise ValueError("two of its tensors have one name")
     if like is not None and not any(t.name.startswith(CONTROL) for t in like.tensors):
         tensors = [t for t in tensors if not t.name.startswith(CONTROL)] or tensors
-    return Layout(tuple(tensors))
+    layout = Layout(tuple(_with_roles(tensors, facts, like)))
+    if like is not None and (other := like.named_otherwise(layout)):
+        raise ConfigError(f"{named} is of another model: {other}")
+    return layout

@@ -155,7 +155,12 @@ def _data(body: Piece, start: int, most: int) -> memoryview:
 def tensor_entries(layout: Layout) -> list[TensorEntry]:
     """The tensor table as it travels in a manifest."""
     return [
-        TensorEntry(name=tensor.name, shape=list(tensor.shape), dtype=tensor.dtype)  # type: ignore[arg-type]
+        TensorEntry(
+            name=tensor.name,
+            shape=list(tensor.shape),
+            dtype=tensor.dtype,  # type: ignore[arg-type]
+            role=tensor.role,
+        )
         for tensor in layout.tensors
     ]
 
@@ -166,7 +171,7 @@ def layout_of(entries: list[TensorEntry], size_bytes: int) -> Layout:
         # numpy multiplies all sizes but the zeros, and makes no array that would be too big.
         if prod(filter(None, entry.shape)) > MAX_SIZE_BYTES:
             raise Rejected("layout", f"tensor {entry.name} is too large")
-    layout = Layout(tuple(Tensor(entry.name, tuple(entry.shape), entry.dtype) for entry in entries))
+    layout = Layout(tuple(Tensor(e.name, tuple(e.shape), e.dtype, e.role) for e in entries))
     if layout.size_bytes != size_bytes:
         raise Rejected("layout", f"the tensors make {layout.size_bytes} bytes, not {size_bytes}")
     return layout

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from client_worker.numpy_model import NumpyModel, flat_labels
+from client_worker.numpy_model import NumpyModel, classes_from_zero, flat_labels
+from shared.errors import ConfigError
 from shared.evaluation import Evaluation, most_likely, of_classes, of_scores
 from shared.layout import Array
 
@@ -22,6 +23,10 @@ def linear_regression(
     Evaluated by the mean square error.
     """
 
+    def check(y: Array) -> None:
+        if y.size != len(y) * outputs:
+            raise ConfigError(f"y has shape {y.shape}: give {outputs} numbers for each example")
+
     def gradient(weights: Sequence[Array], x: Array, y: Array) -> Step:
         w, b = weights
         error = x @ w + b - np.asarray(y).reshape(len(x), -1)
@@ -34,6 +39,7 @@ def linear_regression(
         square = (x @ weights[0] + weights[1] - truth) ** 2
         return {"loss": float(square.mean())}
 
+    options = {"labels": check} | options
     return NumpyModel(_zeros(features, outputs), gradient, evaluate=evaluate, **options)
 
 
@@ -58,6 +64,7 @@ def logistic_regression(features: int, *, l2: float = 0.0, **options: Any) -> Nu
         z, truth = (x @ weights[0] + weights[1])[:, 0], flat_labels(y)
         return of_scores(truth, z, 0.0, loss=losses(z, truth))
 
+    options = {"labels": classes_from_zero(2)} | options
     return NumpyModel(_zeros(features, 1), gradient, evaluate=evaluate, **options)
 
 
@@ -76,6 +83,7 @@ def softmax_regression(
         z, truth = x @ weights[0] + weights[1], flat_labels(y)
         return of_classes(truth, most_likely(z), classes, loss=cross_entropy(z, truth)[0])
 
+    options = {"labels": classes_from_zero(classes)} | options
     return NumpyModel(_zeros(features, classes), gradient, evaluate=evaluate, **options)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from client_worker.models.linear import Step, cross_entropy
-from client_worker.numpy_model import NumpyModel, flat_labels
+from client_worker.numpy_model import NumpyModel, classes_from_zero, flat_labels
 from shared.errors import ConfigError
 from shared.evaluation import Evaluation, most_likely, of_classes
 from shared.layout import Array
@@ -51,6 +51,7 @@ def mlp(sizes: Sequence[int] = (784, 200, 200, 10), *, seed: int = 0, **options:
             total += cross_entropy(z, truth[part])[0] * len(z)
         return of_classes(truth, np.concatenate(guesses), sizes[-1], loss=total / len(x))
 
+    options = {"labels": classes_from_zero(sizes[-1])} | options
     return NumpyModel(weights, gradient, seed=seed, evaluate=evaluate, **options)
 
 

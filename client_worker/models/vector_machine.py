@@ -18,9 +18,9 @@ def linear_svm(
 ) -> NumpyModel:
     """Two classes: (l2/2) ||w||^2 + (1/n) sum_i max(0, 1 - s_i (x_i w + b))^p.
 
-    s_i is 1 where y_i > 0 and -1 elsewhere, so labels may be {0, 1} or {-1, 1}; p is 1 (hinge,
-    Cortes & Vapnik 1995) or, ``squared``, 2, which is smooth. b is not shrunk. scikit-learn's C is
-    1 / (l2 n) for both. Scores for the AUC are the margins.
+    s_i is 1 where y_i > 0 and -1 elsewhere; labels are {0, 1} or {-1, 1}, any other is refused; p
+    is 1 (hinge, Cortes & Vapnik 1995) or, ``squared``, 2, which is smooth. b is not shrunk.
+    scikit-learn's C is 1 / (l2 n) for both. Scores for the AUC are the margins.
     """
     if l2 < 0:
         raise ConfigError(f"l2={l2}: it is 0 or more")
@@ -42,6 +42,7 @@ def linear_svm(
         room = np.maximum(0, 1 - _signs(y, w.dtype) * z)
         return of_scores(flat_labels(y) > 0, z, 0.0, loss=losses(w, room))
 
+    options = {"labels": _check_signs} | options
     return NumpyModel(
         [np.zeros((features, 1)), np.zeros(1)], gradient, evaluate=evaluate, **options
     )
@@ -74,6 +75,15 @@ def random_features(features: int, count: int, *, gamma: float, seed: int) -> Ra
     draw = np.random.default_rng(seed)
     directions = draw.normal(0, np.sqrt(2 * gamma), (features, count))
     return RandomFeatures(directions, draw.uniform(0, 2 * np.pi, count))
+
+
+def _check_signs(y: Array) -> None:
+    """Raise ConfigError unless labels are 0 and 1, or -1 and 1."""
+    found = np.unique(y)
+    if y.size != len(y) or not (np.isin(found, (0, 1)).all() or np.isin(found, (-1, 1)).all()):
+        shown = ", ".join(f"{value:g}" for value in found[:4])
+        raise ConfigError(f"labels are {shown} in shape {y.shape}: an SVM takes 0 and 1, or -1 and"
+                          " 1, one for each example; map the labels to that")  # fmt: skip
 
 
 def _signs(y: Array, dtype: Any) -> Array:

@@ -42,15 +42,27 @@ def _one(_update: Contribution) -> float:
     return 1.0
 
 
+def _fresh(update: Contribution) -> float:
+    return update.staleness_weight
+
+
+def _fresh_examples(update: Contribution) -> float:
+    return update.num_examples * update.staleness_weight
+
+
 @dataclass(frozen=True)
 class Aggregator:
     """D = f * sum_k w_k c_k d_k / sum_k w_k, f being the weighted mean of ``rescale``.
 
     w_k = ``weigh(k)``, c_k = ``scale(k)``. With a ``rule`` it decides instead, given c_k d_k and
     w_k; it needs ``least`` updates, and with ``centered`` it is told the last round's D.
+
+    Statistics (`shared.layout`) are a mean weighted by ``weigh_statistics(k)``, nothing else; with
+    a rule, what the rule makes of each coordinate by itself.
     """
 
     weigh: Figure
+    weigh_statistics: Figure
     scale: Figure = _one
     rescale: Figure = _one
     rule: Rule | None = None
@@ -62,12 +74,12 @@ class Aggregator:
 
 def mean() -> Aggregator:
     """FedAvg (McMahan et al. 2017, algorithm 1): w_k = n_k s_k."""
-    return Aggregator(lambda k: k.num_examples * k.staleness_weight)
+    return Aggregator(_fresh_examples, _fresh_examples)
 
 
 def uniform() -> Aggregator:
     """Every client weighs the same: w_k = s_k."""
-    return Aggregator(lambda k: k.staleness_weight)
+    return Aggregator(_fresh, _fresh)
 
 
 def fedbuff() -> Aggregator:
@@ -76,7 +88,7 @@ def fedbuff() -> Aggregator:
     Unlike the means it does not divide by the staleness weights: a round of late updates is a
     smaller step. With a quorum of 1 and a server learning rate it is FedAsync (Xie et al. 2019).
     """
-    return Aggregator(_one, scale=lambda k: k.staleness_weight)
+    return Aggregator(_one, _fresh, scale=_fresh)
 
 
 def by_participation(most: float = 20.0) -> Aggregator:
@@ -90,7 +102,11 @@ def by_participation(most: float = 20.0) -> Aggregator:
     """
     if not most >= 1:
         raise ValueError(f"most is {most}; it has to be 1 or more")
-    return Aggregator(_one, scale=lambda k: min(k.rarity, most), needs_rarity=True)
+
+    def rare(update: Contribution) -> float:
+        return min(update.rarity, most)
+
+    return Aggregator(_one, rare, scale=rare, needs_rarity=True)
 
 
 def fednova() -> Aggregator:
@@ -105,7 +121,8 @@ def fednova() -> Aggregator:
         return float(update.local_steps)
 
     return Aggregator(
-        lambda k: k.num_examples * k.staleness_weight,
+        _fresh_examples,
+        _fresh_examples,
         scale=lambda k: 1.0 / steps(k),
         rescale=steps,
         needs_local_steps=True,
@@ -114,7 +131,7 @@ def fednova() -> Aggregator:
 
 def _robust(rule: Rule, least: int = 1, *, centered: bool = False) -> Aggregator:
     """A client's number of examples is its own word, so it does not count here."""
-    return Aggregator(lambda k: k.staleness_weight, rule=rule, least=least, centered=centered)
+    return Aggregator(_fresh, _fresh, rule=rule, least=least, centered=centered)
 
 
 def median() -> Aggregator:

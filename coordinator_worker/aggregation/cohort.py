@@ -1,6 +1,8 @@
 """The updates of one round, on their way to one delta."""
 
+from collections.abc import Sequence
 from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,15 +10,28 @@ from coordinator_worker.aggregation.aggregators import Aggregator, Contribution
 from coordinator_worker.aggregation.stack import MemoryRow, Row, Stack
 from coordinator_worker.fold import WeightedSum, sum_of_squares
 from shared.errors import ConfigError
-from shared.layout import Layout, Weights, bytes_of
+from shared.layout import STATISTIC, Array, Layout, Weights, bytes_of
 from shared.update import Update
+
+
+class Delta(NamedTuple):
+    """What a round comes to: of trainable tensors ``total / divisor``, of statistics
+    ``total / statistics_divisor``, which is how far they are from the model if ``is_relative``.
+    """
+
+    total: Weights
+    divisor: float
+    statistics_divisor: float
+    is_relative: bool
 
 
 class Cohort:
     """Folds updates as they come, or keeps them if the aggregator wants to see all at once.
 
     ``memory`` is reused for the result if given. With ``clip_norm`` C a delta d counts as
-    d min(1, C / |d|), whatever the aggregator (norm bounding: Sun et al. 2019, section 4).
+    d min(1, C / |d|), whatever the aggregator (norm bounding: Sun et al. 2019, section 4); |d| is
+    that of its trainable tensors, and statistics are not clipped. ``model``, the global model, is
+    what a WeightedSum takes it for; it must stay as it is until the round closes.
     """
 
     def __init__(
@@ -26,10 +41,12 @@ class Cohort:
         *,
         clip_norm: float | None = None,
         memory: Weights | None = None,
+        model: Weights | None = None,
     ) -> None:
-        self.sum = WeightedSum(layout, memory)
+        self.sum = WeightedSum(layout, memory, model)
         self.clipped = 0
         self._layout = layout
+        self._model = model
         self._aggregator = aggregator
         self._clip_norm = clip_norm
         self._rescaled = 0.0  # sum of weight * rescale
@@ -45,15 +62,30 @@ class Cohort:
     def add(self, update: Update, staleness_weight: float = 1.0, rarity: float = 1.0) -> None:
         """Take an update that is in memory; it must stay as it is until the round closes.
 
-        Raises ConfigError if it does not fit the model, Rejected if it is not finite or lacks what
-        the aggregator needs.
+        A delta that does not know of statistics, such as a plain list of arrays, is a difference
+        throughout. Raises ConfigError if it does not fit the model, Rejected if it is not finite or
+        lacks what the aggregator needs.
         """
-        delta = Weights.of(update.delta, self._layout)
+        delta = self._with_values(update.delta)
         squares = sum_of_squares(self._layout, 0, bytes_of(delta.buffer))
         contribution = Contribution(
             update.num_examples, staleness_weight, sqrt(squares), update.local_steps, rarity
         )
         self.take(contribution, MemoryRow(delta))
+
+    def _with_values(self, delta: Sequence[Array]) -> Weights:
+        """``delta`` in the model's layout, its statistics values."""
+        packed = Weights.of(delta, self._layout)
+        knows = isinstance(delta, Weights) and delta.layout.has_statistics
+        if knows or self._model is None or not self._layout.has_statistics:
+            return packed
+        values = Weights(self._layout, packed.buffer.copy())
+        for run, mine, known in zip(
+            self._layout.runs, values.runs(), self._model.runs(), strict=True
+        ):
+            if run.role == STATISTIC:
+                np.add(mine, known, out=mine)
+        return values
 
     def take(self, contribution: Contribution, row: Row) -> float:
         """Take a whole update, which has been checked; return what it weighs among the others.
@@ -71,7 +103,8 @@ class Cohort:
             self._scales.append(scale)
             self._weights.append(weight)
             return weight
-        self.sum.add_chunks(row.chunks(), weight, scale)
+        of_statistics = self._aggregator.weigh_statistics(contribution)
+        self.sum.add_chunks(row.chunks(), weight, scale, of_statistics)
         self._rescaled += weight * rescale
         row.release()
         return weight
@@ -83,8 +116,8 @@ class Cohort:
         self._rescaled += part.weight
         self.sum.merge(part)
 
-    def delta(self, center: Weights | None = None) -> tuple[Weights, float]:
-        """The round's delta as (array T, divisor d), meaning T / d; T is the cohort's own memory.
+    def delta(self, center: Weights | None = None) -> Delta:
+        """The round's delta, in the cohort's own memory.
 
         ``center`` is the last round's, if the aggregator is ``centered``; it becomes this one's.
         """
@@ -94,7 +127,9 @@ class Cohort:
             if not total.weight:
                 raise ConfigError("there are no updates to aggregate")
             total.collapse()
-            return total.total, total.weight * (total.weight / self._rescaled)
+            divisor = total.weight * (total.weight / self._rescaled)
+            is_relative = self._model is not None
+            return Delta(total.total, divisor, total.statistics_weight, is_relative)
         if len(self._rows) < self._aggregator.least:
             raise ConfigError(
                 f"this aggregator needs {self._aggregator.least} updates, there are {self.count}"
@@ -104,7 +139,7 @@ class Cohort:
         stack = Stack(self._layout, self._rows, self._scales, center)
         rule(stack, np.asarray(self._weights), self.sum.total)
         self.release()
-        return self.sum.total, 1.0
+        return Delta(self.sum.total, 1.0, 1.0, is_relative=False)
 
     def release(self) -> None:
         """Give up the updates that are kept."""

@@ -13,10 +13,11 @@ from typing import Final
 
 import numpy as np
 
+from coordinator_worker.aggregation.cohort import Delta
 from coordinator_worker.aggregation.named import choose
 from coordinator_worker.fold import BLOCK
 from shared.errors import WarrenError
-from shared.layout import Array, Layout, Weights
+from shared.layout import STATISTIC, Array, Layout, Weights
 
 Slots = dict[str, Weights]
 Step = Callable[[Array, Array, Sequence[Array], Array], None]  # D, x, slots, scratch
@@ -44,17 +45,16 @@ class ServerOptimizer:
                 array.fill(value)
         return found
 
-    def move(
-        self, model: Weights, total: Weights, divisor: float, slots: Slots, *, controls: float = 1.0
-    ) -> Weights:
-        """Return the model after D = ``total`` / ``divisor``, in the memory of ``total``.
+    def move(self, model: Weights, moved: Delta, slots: Slots, *, controls: float = 1.0) -> Weights:
+        """Return the model after ``moved``, in its memory.
 
         Block by block, so that a step of several operations is one pass over memory. Control
-        variates, if the layout has any, move by ``controls`` * D whatever the optimizer.
+        variates, if the layout has any, move by ``controls`` * D whatever the optimizer; statistics
+        become their mean.
 
-        Raises Diverged if a value is not finite; ``total`` and ``slots`` are then of no more use.
+        Raises Diverged if a value is not finite; ``moved`` and ``slots`` are then of no more use.
         """
-        layout = model.layout
+        layout, total = model.layout, moved.total
         for run in layout.runs:
             width = BLOCK * np.dtype(run.dtype).itemsize
             scratch = np.empty(BLOCK, run.dtype)
@@ -66,9 +66,14 @@ class ServerOptimizer:
                     weights.buffer[start:stop].view(run.dtype)
                     for weights in (total, model, *(slots[name] for name in self.slots))
                 )
+                is_statistic = run.role == STATISTIC
+                divisor = moved.statistics_divisor if is_statistic else moved.divisor
                 with np.errstate(over="ignore", invalid="ignore"):
                     np.divide(delta, divisor, out=delta)  # a factor 1 / d would be rounded twice
-                    if start >= layout.controls_start:
+                    if is_statistic:
+                        if moved.is_relative:
+                            np.add(delta, old, out=delta)
+                    elif start >= layout.controls_start:
                         np.multiply(delta, controls, out=delta)
                         np.add(delta, old, out=delta)
                     else:

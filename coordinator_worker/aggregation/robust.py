@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from coordinator_worker.aggregation.stack import Matrix, Stack, squared_distances
+from coordinator_worker.aggregation.stack import Matrix, Stack, median_of_columns, squared_distances
 from shared.layout import Array, Weights
 
 Rule = Callable[[Stack, Matrix, Weights], None]
@@ -22,16 +22,7 @@ SMALLEST_DISTANCE: Final = 1e-6
 
 def by_median(stack: Stack, _weights: Matrix, out: Weights) -> None:
     """The median of each coordinate; of an even number the mean of the middle two."""
-
-    def middle(block: Array) -> Array:
-        block.sort(axis=0)
-        half = len(block) // 2
-        found: Array = block[half]
-        if len(block) % 2 == 0:
-            found = (block[half - 1] + found) / 2
-        return found
-
-    stack.by_column(middle, out)
+    stack.by_column(median_of_columns, out)
 
 
 def share_of(fraction: float, count: int) -> int:

@@ -19,7 +19,7 @@ from coordinator_worker.state import State
 from shared.chunks import Outgoing, transfer_fields
 from shared.findings import GIB, room
 from shared.layout import Layout, Weights
-from shared.messages import ModelManifest
+from shared.messages import PROTOCOL, ModelManifest
 from shared.signing import Signer, content_digest
 from shared.wire import encode, tensor_entries
 from tests.conftest import FLEET, Place
@@ -118,7 +118,7 @@ def test_a_client_that_can_work_is_told_so_and_nothing_is_changed(place, client,
     assert "version 3 of run" in said.about("model")[0]
     assert "3 tensors" in said.about("layout")[0] or "2 tensors" in said.about("layout")[0]
     assert "RabbitMQ" in said.about("version")[0]
-    assert "protocol 2" in said.about("version")[0]
+    assert f"protocol {PROTOCOL}" in said.about("version")[0]
     assert said.about("training")
     assert waiting(place, mailbox("alfa")) == 1
     assert waiting(place, "update") == 0

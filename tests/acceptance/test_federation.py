@@ -198,7 +198,10 @@ def test_a_client_of_another_layout_says_so_and_the_federation_goes_on(
         stranger = start_client(place, "bravo", "line", "--features", "9")
         started.append(stranger)
         assert stranger.end() == 2
-        assert "this task's model is not the federation's: tensor 0" in stranger.said
+        assert (
+            "this task's model is not the federation's: this site's tensor 0 is float64 [9, 1]"
+            in stranger.said
+        )
         assert "Traceback" not in stranger.said
         good.wait_for("update_confirmed", base_version=5)
 

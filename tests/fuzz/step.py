@@ -108,7 +108,7 @@ class Coordinator:
 
     def close(self) -> None:
         assert self.state is not None
-        delta, divisor = self.round.cohort.delta()
+        delta, divisor, *_ = self.round.cohort.delta()
         for before, change in zip(self.state.weights, delta, strict=True):
             change /= divisor
             change += before

@@ -60,7 +60,20 @@ PROTOCOL_2: Final[dict[str, m.Message]] = {
     "sealed": m.Sealed(key="cafecafe"),
 }  # fmt: skip
 
+_STATISTIC: Final = m.TensorEntry(
+    name="moving_variance", shape=[3], dtype="float32", role="statistic"
+)
+_FIXED: Final = {"StringLookup vocabulary": "cafe" * 8}
+
 PROTOCOL_3: Final[dict[str, m.Message]] = {
+    "model, of statistics": m.ModelManifest(
+        federation="f", run="0badcafe", version=3, tensors=[_ENTRY, _STATISTIC],
+        fixed_state=_FIXED, **_TRANSFER,
+    ),
+    "initial, of statistics": m.InitialManifest(
+        federation="f", client="alfa", tensors=[_ENTRY, _STATISTIC], fixed_state=_FIXED, **_TRANSFER
+    ),
+    "join, with fixed state": m.Join(federation="f", client="alfa", fixed_state=_FIXED),
     "update, scores": m.UpdateManifest(
         federation="f", run="0badcafe", client="alfa", base_version=2, num_examples=5,
         layout="feedbeef", metrics={"loss": 0.5}, not_finite=["rank"],

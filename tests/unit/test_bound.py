@@ -27,7 +27,8 @@ def refuses(norm: float, at: State, setting: str = "auto") -> bool:
 
 def test_of_a_first_round_only_the_absurd_is_refused() -> None:
     assert not refuses(1e6, state()), "prices in dollars, from a model of zeros"
-    assert refuses(1e9, state())
+    assert not refuses(5 * 1.7e18, state()), "times in nanoseconds, k-means' first centres"
+    assert refuses(1e30, state())
 
 
 def test_later_the_last_rounds_are_the_measure() -> None:

@@ -257,7 +257,7 @@ FORMAT_4 = (
 )
 
 
-def test_a_checkpoint_of_format_4_is_read_and_goes_on_as_format_5(tmp_path: Path) -> None:
+def test_a_checkpoint_of_format_4_is_read_and_goes_on_as_format_6(tmp_path: Path) -> None:
     (tmp_path / "a.checkpoint").write_bytes(zlib.decompress(base64.b64decode(FORMAT_4)))
     found = checkpoint.load(tmp_path)
     assert found is not None
@@ -272,14 +272,14 @@ def test_a_checkpoint_of_format_4_is_read_and_goes_on_as_format_5(tmp_path: Path
     place = Checkpoint(tmp_path)
     place.save(replace(found, version=8, oldest_base=8, setup=({"version": 8},)))
     assert (tmp_path / "a.checkpoint").read_bytes().startswith(b"warren checkpoint 4")
-    assert (tmp_path / "b.checkpoint").read_bytes().startswith(b"warren checkpoint 5")
+    assert (tmp_path / "b.checkpoint").read_bytes().startswith(b"warren checkpoint 6")
     again = checkpoint.load(tmp_path)
     assert again is not None
     assert (again.version, again.oldest_base, again.setup) == (8, 8, ({"version": 8},))
 
 
 @pytest.mark.parametrize("name", checkpoint.NAMES)
-@pytest.mark.parametrize("number", [6, 10, 123456789])
+@pytest.mark.parametrize("number", [7, 10, 123456789])
 def test_a_checkpoint_of_a_newer_warren_is_refused_and_not_passed_over_for_the_other(
     tmp_path: Path, name: str, number: int
 ) -> None:

@@ -64,21 +64,6 @@ def test_the_constraints_name_versions_only_and_all_that_is_depended_on() -> Non
     assert depended_on(peers) <= pinned(ROOT / "benchmarks" / "flower-constraints.txt")
 
 
-def test_no_file_is_so_long_that_nobody_reads_it() -> None:
-    packages = (
-        "shared",
-        "broker_config",
-        "coordinator_worker",
-        "client_worker",
-        "examples",
-        "benchmarks",
-        "experiments",
-    )
-    for package in packages:
-        for path in (ROOT / package).rglob("*.py"):
-            assert len(path.read_text().splitlines()) < 400, path
-
-
 @pytest.mark.parametrize("known", [AGGREGATORS, SERVER_OPTIMIZERS, SCHEDULES])
 def test_every_algorithm_is_in_the_table(known: Mapping[str, object]) -> None:
     text = (ROOT / "docs" / "algorithms.md").read_text()

@@ -225,3 +225,11 @@ def test_what_travels_is_bounded_and_counts_every_example() -> None:
     assert sent.scores
     assert len(sent.scores[0]) <= MAX_SCORES < len(whole.scores[0])
     assert sum(sent.scores[1]) + sum(sent.scores[2]) == 45_000
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_a_label_that_is_no_class_is_one_line(label: int) -> None:
+    with pytest.raises(ConfigError, match="not from 0 to 1"):
+        of_classes([0, 1, label], [0, 1, 1], 2)
+    with pytest.raises(ConfigError, match="not from 0 to 1"):
+        of_classes([0, 1, 1], [0, 1, label], 2)

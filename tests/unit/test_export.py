@@ -46,7 +46,7 @@ def plain() -> Task:
 def network() -> Weights:
     draw = np.random.default_rng(2)
     arrays = [draw.normal(size=s).astype(np.float32) for s in ((3, 4), (4,), (4, 1), (1,))]
-    names = ["a/kernel", "a/bias", "b/kernel", "b/bias"]
+    names = ["hidden/kernel", "hidden/bias", "out/kernel", "out/bias"]
     return Weights(Layout.of(arrays, names), Weights.of(arrays).buffer)
 
 
@@ -90,7 +90,10 @@ def test_a_keras_file_gives_its_weights_back_and_another_models_are_refused(
     other.save(tmp_path / "other.keras")
     (tmp_path / "rubbish.keras").write_bytes(b"PK\x03\x04 cut short")
     capsys.readouterr()
-    for name, what in (("other", "does not fit the task's model"), ("rubbish", "not a readable")):
+    for name, what in (
+        ("other", "is of another model: its layer 1 is Dense with activation"),
+        ("rubbish", "not a readable"),
+    ):
         assert export(task, tmp_path / f"{name}.keras", tmp_path / "x.npz") == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert what in line

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator_worker.aggregation import server_optimizer
+from coordinator_worker.aggregation.cohort import Delta
 from coordinator_worker.fold import WeightedSum, sum_of_squares
 from shared.errors import Rejected
 from shared.layout import Layout, Weights, bytes_of
@@ -142,7 +143,7 @@ def test_folding_leaves_the_update_and_the_model_as_they_were() -> None:
     before = (sent.buffer.copy(), model.buffer.copy())
     total = WeightedSum(LAYOUT)
     total.add(Update(sent, 7))
-    server_optimizer("sgd").move(model, total.total, total.weight, {})
+    server_optimizer("sgd").move(model, Delta(total.total, total.weight, 1.0, False), {})
     np.testing.assert_array_equal(sent.buffer, before[0])
     np.testing.assert_array_equal(model.buffer, before[1])
 

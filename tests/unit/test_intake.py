@@ -453,7 +453,7 @@ class ExactlyOnce(RuleBasedStateMachine):
             return
         done = self.round
         self.effect += done.cohort.sum.total[0][: len(CLIENTS)]
-        weights = server_optimizer("sgd").move(self.state.weights, *done.cohort.delta(), {})
+        weights = server_optimizer("sgd").move(self.state.weights, done.cohort.delta(), {})
         self.state = self.state.after(weights, done.contributions, {}, self.policy.max_staleness)
         if crash == "after it":
             self.restart()

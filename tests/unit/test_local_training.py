@@ -7,7 +7,7 @@ from client_worker import FederatedClient
 from client_worker.guide import Guide, takes_guide
 from client_worker.models import linear_regression
 from client_worker.numpy_model import NumpyModel
-from client_worker.scaffold import longer, with_controls
+from client_worker.scaffold import longer
 from coordinator_worker import FederatedCoordinator
 from shared.errors import ConfigError
 from shared.layout import Layout, Weights
@@ -170,7 +170,7 @@ def test_an_update_that_did_not_count_leaves_no_trace_in_the_control_variate() -
 
 
 def test_control_variates_lie_behind_the_weights_under_their_names() -> None:
-    layout = with_controls(Layout.of(START))
+    layout = Layout.of(START).with_controls
     assert [str(tensor) for tensor in layout.tensors[2:]] == [
         "control/0 float64[2, 1]",
         "control/1 float64[1]",

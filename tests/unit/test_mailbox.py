@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker_config.names import CHUNK_BYTES
-from client_worker.mailbox import Mailbox
+from client_worker.mailbox import Announcement, Mailbox
 from shared.amqp import Delivery
 from shared.chunks import Outgoing, transfer_fields
 from shared.layout import Layout, Weights
@@ -137,8 +137,8 @@ def test_of_a_model_of_another_layout_the_manifest_is_kept(client: Client) -> No
     client.receive(*model(3, Layout.of([np.zeros(4, np.float32)])))
     assert (client.woken, client.torn) == (1, 0)
     taken = client.mailbox.take()
-    assert isinstance(taken, ModelManifest)
-    assert taken.version == 3
+    assert isinstance(taken, Announcement)
+    assert taken.manifest.version == 3
     assert client.mailbox.take() is None
 
 

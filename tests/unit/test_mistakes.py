@@ -55,7 +55,7 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "no such layer": lambda: KerasTask(network(), DATA, loss="mse", local=["tail"]).client(),
     "no examples": lambda: FederatedClient(plain(3).model, (np.ones((0, 3)), np.ones(0)), 0.1),
     "a generator as data": lambda: FederatedClient(plain(3).model, (x for x in DATA), 0.1),
-    "whole numbers as weights": lambda: FederatedClient(Whole(3), DATA, 0.1),
+    "nothing but whole numbers as weights": lambda: FederatedClient(Whole(3), DATA, 0.1),
     "another model than the others'": lambda: plain(3).train([np.zeros(4)]),
 }
 

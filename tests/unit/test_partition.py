@@ -1,5 +1,8 @@
 """Every example has one client, whichever way they are dealt out."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -72,3 +75,50 @@ def test_by_column_is_a_client_for_each_value() -> None:
 def test_too_few_examples_are_refused() -> None:
     with pytest.raises(ConfigError, match="too few"):
         dirichlet(classes(50, 0), 20, 0.5, 0)
+
+
+LABELS = np.random.default_rng(0).integers(0, 10, 2000)
+HOLES = np.where(np.arange(2000) % 10 == 0, np.nan, LABELS.astype(float))
+
+
+@pytest.mark.parametrize(
+    "deal",
+    [
+        lambda: by_column(HOLES),
+        lambda: by_column(["a", None, "b"]),
+        lambda: by_column(np.array(["2020-01-01", "NaT"], "datetime64[D]")),
+        lambda: by_column(np.zeros((4, 2))),
+        lambda: by_column(["a", 1]) and by_column(np.array(["a", 1], object)),
+        lambda: shards(HOLES, 10, 2, 0),
+        lambda: shards(LABELS[:10], 10, 2, 0),
+        lambda: shards(LABELS, 10, 0, 0),
+        lambda: dirichlet(HOLES, 20, 0.5, 0),
+        lambda: dirichlet(LABELS, 20, np.inf, 0),
+        lambda: dirichlet(LABELS, 20, np.nan, 0),
+        lambda: dirichlet(LABELS, 20, 0.0, 0),
+        lambda: dirichlet(LABELS, 20, -1.0, 0),
+        lambda: dirichlet(LABELS, 0, 1.0, 0),
+        lambda: iid(3, 4, 0),
+        lambda: iid(3, 0, 0),
+    ],
+)
+def test_rows_that_would_be_with_nobody_are_refused(deal: Callable[[], object]) -> None:
+    with pytest.raises(ConfigError):
+        deal()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [["a", "b", "a"], (3, 1, 3), np.array([[1], [2], [1]]), np.array([True, False, True]),
+     np.array(["b", "a", "b"], object), [1.5, 2, 1.5]],
+)  # fmt: skip
+def test_any_column_gives_every_row_to_one_client(values: Any) -> None:
+    parts = by_column(values)
+    assert is_dealt_out(parts, 3)
+    assert sorted(map(len, parts)) == [1, 2]
+
+
+@pytest.mark.parametrize("alpha", [1e-300, 1e-4, 1.0, 1e6, 1e300])
+def test_every_alpha_gives_every_row_to_one_client(alpha: float) -> None:
+    assert is_dealt_out(dirichlet(LABELS, 20, alpha, 0), 2000)
+    assert is_dealt_out(dirichlet([str(label) for label in LABELS], 20, alpha, 0), 2000)

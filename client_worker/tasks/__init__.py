@@ -1,0 +1,1 @@
+"""What a user brings, looked at before it is trained on."""

@@ -1,0 +1,1 @@
+"""Local training: how it goes, and what of its results travels."""

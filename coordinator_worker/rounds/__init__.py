@@ -1,0 +1,1 @@
+"""What a round takes in, and when it closes."""

@@ -1,0 +1,38 @@
+"""Whether clients agree in what is not exchanged: a vocabulary, the edges of bins."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from shared.log import Log
+
+log = Log(__name__)
+
+MAX_NAMES: Final = 1000  # of states that are remembered: names come from clients
+
+
+class FixedStates:
+    """Compares what each client that joins says of its own with what the first said.
+
+    A client compares itself with the run's (`ModelManifest.fixed_state`) and ends if it differs;
+    this is for runs that began with a file, where nobody has said what is right.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[str, str]] = {}  # name -> digest, and who said it
+
+    def compare(self, client: str, told: Mapping[str, str]) -> None:
+        """Warn of each state of ``client`` that is another than the first one of its name."""
+        for name, digest in told.items():
+            if name not in self._first and len(self._first) >= MAX_NAMES:
+                return
+            known, other = self._first.setdefault(name, (digest, client))
+            if digest != known and other != client:
+                log.warning(
+                    "fixed_state_differs",
+                    "%s and %s have another %s: the same number means another thing to each, and"
+                    " their mean nothing; give every site the same",
+                    client,
+                    other,
+                    name,
+                    client=client,
+                )
