@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Final
 
+import numpy as np
+
 from broker_config.names import (
     MODEL_EXCHANGE,
     REJECTED_EXCHANGE,
@@ -13,8 +15,10 @@ from broker_config.names import (
     mailbox,
 )
 from client_worker.client import SIDES, FederatedClient
+from client_worker.runtime.failures import one_line, reason_of
 from client_worker.settings import ClientSettings
 from client_worker.task import TaskSource
+from client_worker.tasks.data_check import data_findings
 from shared import findings
 from shared.errors import ConfigError, Rejected, WarrenError
 from shared.findings import Finding, fail, ok, warn
@@ -141,8 +145,9 @@ class Check:
             yield fail("task", error)
             return
         except Exception as error:  # noqa: BLE001  the task is its user's own code
-            yield fail("task", f"{self._settings.task} raises {type(error).__name__}: {error}")
+            yield fail("task", f"{reason_of(error)}, raised by {self._settings.task}")
             return
+        yield from data_findings(client)
         yield ok("task", f"{self._settings.task} is made, with {client.num_examples} examples")
         if self._train:
             yield self._step(client)
@@ -157,9 +162,13 @@ class Check:
         local = LocalTraining(steps=1) if client.takes_guide else LocalTraining()
         much = "a step" if client.takes_guide else "a round (fit takes no guide)"
         try:
-            client.train(client.weights(), local)
+            update = client.train(client.initial(local), local)
         except Exception as error:  # noqa: BLE001  the model is its user's own code
-            return fail("training", f"{type(error).__name__}: {error}")
+            said = one_line(error) if isinstance(error, WarrenError) else reason_of(error)
+            return fail("training", said)
+        if not all(np.isfinite(array).all() for array in update.delta):
+            return fail("training", "the trained weights are NaN or infinite: lower the learning"
+                        " rate, or look for such values in the data")  # fmt: skip
         return ok("training", f"{much} took {time.monotonic() - began:.1f} s")
 
 

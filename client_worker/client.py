@@ -207,7 +207,9 @@ class FederatedClient:
             self.control.add(moved)
         metrics |= figures | self._train_personal(whole, local)
         metrics = self._filter.limited(metrics)
-        return Update(delta, self.num_examples, metrics, steps, found)
+        finite = {name: value for name, value in metrics.items() if isfinite(value)}
+        others = [name for name in metrics if name not in finite]
+        return Update(delta, self.num_examples, finite, steps, found, others)
 
     def withdraw(self, delta: Sequence[Array]) -> None:
         """Let an update with control variates not have counted: c_i goes back."""

@@ -1,7 +1,7 @@
 """One client of a federation: what it does with the messages in its mailbox."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any, Final, Protocol
 
@@ -9,16 +9,18 @@ from client_worker.client import SIDES
 from client_worker.keep import Keep
 from client_worker.mailbox import Announcement, GlobalModel, Mailbox, Shelf
 from client_worker.memory import Memory
+from client_worker.runtime.failures import PAUSES_S, UserCodeError, one_line, user_code
 from client_worker.settings import ClientSettings
 from client_worker.task import TaskSource
 from shared.audience import Audience, Phases
 from shared.chunks import Outgoing, transfer_fields
-from shared.errors import ConfigError
+from shared.errors import ConfigError, TaskFailed
 from shared.evaluation import Evaluation, for_wire
 from shared.layout import Layout, Weights
 from shared.log import Log
 from shared.messages import (
     EvaluationEntry,
+    Failed,
     InitialManifest,
     Join,
     LocalTraining,
@@ -56,6 +58,10 @@ class Office(Protocol):
         """Models are of this layout from now on."""
         ...
 
+    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call ``call`` in ``seconds``, from any thread, unless the process ends before."""
+        ...
+
 
 class Participant:
     """A client with a mailbox, a task and a memory of its own; ``look`` is all that it does."""
@@ -83,6 +89,10 @@ class Participant:
         self._run = ""  # of the last model that came
         self._arguments: dict[str, Any] | None = None
         self._local = LocalTraining()  # as the newest model asks
+        self._is_fresh = False  # the task has trained nothing yet
+        self._failures = 0  # of the user's code, in a row
+        self._is_resting = False  # after one of them
+        self._version: int | None = None  # that is being worked on
 
     # --- on the connection's thread ------------------------------------------------------------
 
@@ -113,7 +123,65 @@ class Participant:
         self._make_client({})
 
     def look(self) -> None:
-        """Do whatever is to do."""
+        """Do whatever is to do.
+
+        Raises TaskFailed if the user's code failed too often, ConfigError for what cannot get
+        better; the coordinator has been told of either.
+        """
+        if self._is_resting:
+            return
+        try:
+            self._look()
+        except UserCodeError as failed:
+            self._has_failed(failed)
+        except ConfigError as error:
+            self._report(one_line(error), ends=True)
+            raise
+
+    def _has_failed(self, failed: UserCodeError) -> None:
+        """Tell of a failure of the user's code, and try again after a while, or give up."""
+        self._failures += 1
+        most = len(PAUSES_S) + 1
+        ends = self._failures >= most
+        pause_s = 0.0 if ends else PAUSES_S[self._failures - 1]
+        log.exception(
+            "task_failed",
+            "%s (attempt %d of %d; %s)",
+            failed.reason,
+            self._failures,
+            most,
+            "giving up" if ends else f"trying again in {pause_s:.0f} s",
+            error=failed.cause,
+            client=self.id,
+        )
+        self._tell("task.failed", client=self.id, reason=failed.reason)
+        self._report(failed.reason, ends=ends)
+        if ends:
+            raise TaskFailed(f"the task failed {most} times: {failed.reason}; the log has the"
+                             " traceback") from failed.cause  # fmt: skip
+        self._is_resting = True
+        self._office.call_later(pause_s, self._rested)
+
+    def _rested(self) -> None:
+        self._is_resting = False
+        self.lease(
+            self._place
+        )  # the answer to our join is the newest model, or the request for ours
+
+    def _report(self, reason: str, *, ends: bool) -> None:
+        """Tell the coordinator what keeps us from our work."""
+        if not self.id:
+            return
+        failed = Failed(
+            federation=self._settings.federation,
+            client=self.id,
+            reason=reason,
+            version=self._version,
+            ends=ends,
+        )
+        self._office.publish([encode(failed)], "failed")
+
+    def _look(self) -> None:
         name = None
         while self._leases:
             name = self._leases.popleft()
@@ -221,10 +289,11 @@ class Participant:
             self._memory.rejected(notice.base_version)
             self._tell("update.rejected", client=self.id, reason=notice.reason)
             return
-        # Made anew: what an earlier run has trained is not an initial model.
-        self._arguments = None
+        if not self._is_fresh:  # what an earlier run has trained is not an initial model
+            self._arguments = None
         self._make_client(notice.config)
-        weights = self._client.initial(notice.local)
+        with user_code():
+            weights = self._client.initial(notice.local)
         self._expect(notice.local)
         manifest = InitialManifest(
             federation=self._settings.federation,
@@ -243,6 +312,7 @@ class Participant:
             self._called = self._called if self._called_anew else -1
         self._called_anew = False
         self._local = manifest.local
+        self._version = manifest.version
         if self._may_be_over(model) and (words := self._unlike(manifest)):
             self._doubt(manifest, words)
             return
@@ -269,8 +339,10 @@ class Participant:
         self._be_ready_for(manifest)
         log.info("training", "training from version %d", manifest.version, client=self.id)
         phases = Phases()
-        with phases.during("train"):
+        self._is_fresh = False
+        with phases.during("train"), user_code():
             update = self._client.train(model.weights, manifest.local)
+        self._failures = 0
         self._trained = (manifest.run, manifest.version)
         self._memory.trained(update, manifest.version)
         self._hand_in(update, manifest, manifest.version, phases)
@@ -324,14 +396,15 @@ class Participant:
         told = ""
         if not self._settings.virtual or self._arguments is not None:
             self._be_ready_for(manifest)
-            self._client.update(model.weights, manifest.local)
-            told = _told(self._client.evaluate())
+            self._is_fresh = False
+            with user_code():
+                self._client.update(model.weights, manifest.local)
+                told = _told(self._client.evaluate())
         log.info("finished", "version %d is final%s", manifest.version, told, client=self.id)
         self.has_ended = not self._settings.stay
 
     def _contribute(self, update: Update, model: ModelManifest) -> None:
         delta = Weights.of(update.delta, self._client.layout_for(model.local))
-        metrics, not_finite = _by_finiteness(update.metrics)
         manifest = UpdateManifest(
             federation=self._settings.federation,
             run=model.run,
@@ -339,8 +412,8 @@ class Participant:
             base_version=model.version,
             num_examples=update.num_examples,
             layout=delta.layout.digest,
-            metrics=metrics,
-            not_finite=not_finite,
+            metrics=dict(update.metrics),
+            not_finite=list(update.not_finite),
             local_steps=update.local_steps,
             evaluation=_entry(update.evaluation),
             **transfer_fields(delta.buffer),  # type: ignore[arg-type]
@@ -398,8 +471,10 @@ class Participant:
         arguments = self._source.arguments({**config, **lease})
         if arguments == self._arguments:
             return
-        self._client = self._source.make(arguments).client()
+        with user_code():
+            self._client = self._source.make(arguments).client()
         self._arguments = arguments
+        self._is_fresh = True
         self._expect(self._local)
 
     def _expect(self, local: LocalTraining) -> Layout:

@@ -7,17 +7,24 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from client_worker.client import FederatedClient
 from client_worker.greetings import without_greetings
 from client_worker.rules import UpdateRule, replace
+from client_worker.runtime.failures import one_line, reason_of, where
 from client_worker.settings import ClientSettings
-from shared.errors import ConfigError
+from shared.errors import ConfigError, WarrenError
 from shared.flags import flag_of, flags, nearest
+from shared.log import Log
 from shared.wording import and_, complaint
+
+log = Log(__name__)
+
+_OPEN: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass
@@ -94,14 +101,19 @@ class TaskSource:
         needed = [
             f"--{name.replace('_', '-')}"
             for name, parameter in self._parameters.items()
-            if parameter.default is parameter.empty and name not in arguments
+            if parameter.kind not in _OPEN
+            and parameter.default is parameter.empty
+            and name not in arguments
         ]
         if needed:
             raise ConfigError(f"the task {self.path} needs {', '.join(needed)}")
         try:
             task = self._attribute(**arguments)
+        except WarrenError:
+            raise
         except (OSError, ValueError) as error:
-            raise ConfigError(f"the task {self.path} cannot be made: {error}") from error
+            said = f"the task {self.path} cannot be made: {one_line(error)}{where(error)}"
+            raise ConfigError(said) from error
         if not isinstance(task, Task):
             raise ConfigError(f"{self.path} returned {type(task).__name__}, not a Task")
         return task
@@ -133,7 +145,14 @@ class TaskSource:
         if annotation is inspect.Parameter.empty:
             return value
         try:
-            return TypeAdapter(annotation).validate_python(value)
+            adapter = TypeAdapter(annotation)
+        except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+            said = (
+                f"{flag_of(name)}: the task's annotation {annotation!r} is no type that a flag can"
+            )
+            raise ConfigError(f"{said} have: use str, int, float, bool or Path") from error
+        try:
+            return adapter.validate_python(value)
         except ValidationError as error:
             said = complaint(flag_of(name), error.errors(include_url=False)[0])
             raise ConfigError(said) from None
@@ -156,6 +175,13 @@ def _find(path: str) -> Any:
         else:
             mend = f"install {missing}, which it imports"
         raise ConfigError(f"--task {path}: there is no module {missing}: {mend}") from None
+    except SyntaxError as error:
+        place = f"{Path(error.filename or module_name).name}, line {error.lineno}"
+        raise ConfigError(f"--task {path}: {place}: {error.msg}") from None
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise _broken(f"--task {path}: importing {module_name} fails", error) from error
     found = getattr(module, attribute, None)
     if found is None:
         known = [name for name, value in vars(module).items() if _may_be_task(value, module_name)]
@@ -182,5 +208,20 @@ def _beside(module: str) -> list[str]:
 def _parameters(attribute: Task | Callable[..., Task]) -> dict[str, inspect.Parameter]:
     if isinstance(attribute, Task):
         return {}
-    signature = inspect.signature(attribute, eval_str=True)
+    try:
+        signature = inspect.signature(attribute, eval_str=True)
+    except (NameError, AttributeError, SyntaxError, TypeError) as error:
+        named = getattr(attribute, "__name__", "the task")
+        raise ConfigError(f"{named}: an annotation of its parameters cannot be evaluated:"
+                          f" {one_line(error)}; import that name at the top of the file, not only"
+                          " for type checkers") from error  # fmt: skip
+    except ValueError:  # a callable without a signature has no flags
+        return {}
     return dict(signature.parameters)
+
+
+def _broken(what: str, error: Exception) -> ConfigError:
+    """The user's module raised: its cause in one line, and the traceback in the log."""
+    reason = reason_of(error)
+    log.exception("task_failed", "%s: %s", what, reason, error=error)
+    return ConfigError(f"{what}: {reason}")

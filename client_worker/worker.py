@@ -1,5 +1,6 @@
 """The client's shell: a connection, and the one or the many clients that share it."""
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -11,13 +12,14 @@ from client_worker.keep import Keep
 from client_worker.mailbox import Shelf
 from client_worker.nearest import free_place
 from client_worker.participant import Office, Participant
+from client_worker.runtime.failures import UserCodeError
 from client_worker.settings import ClientSettings
 from client_worker.task import TaskSource
 from shared.amqp import Session
 from shared.audience import Audience
 from shared.chunks import Outgoing
 from shared.delivery import Delivery, Subscription
-from shared.errors import BrokerRefused, Stopped, Taken
+from shared.errors import BrokerRefused, ConfigError, Stopped, Taken, TaskFailed, WarrenError
 from shared.layout import Layout
 from shared.log import Log
 from shared.pipeline import Publication
@@ -106,16 +108,21 @@ class ClientWorker:
             on_wait=self._supervisor.alive,
         )
         self._stopping = self._publishing = False
+        self._failure: WarrenError | None = None  # the first that ended a participant
+        self._timers: list[threading.Timer] = []
+        self._stop_requests: SimpleQueue[bool] = SimpleQueue()
         source.check_place(settings)
-        if settings.fleet is None:
-            self._participants[
-                0
-            ].prepare()  # needs no lease, so its faults show before the broker's
+        if settings.fleet is None:  # it needs no lease, so its faults show before the broker's
+            self._prepare(self._participants[0])
 
     def run(self, *, heed_signals: bool = True) -> None:
-        """Serve until the run's final model has come to all or we are asked to ``stop``."""
+        """Serve until the run's final model has come to all or we are asked to ``stop``.
+
+        Raises what ended a client (TaskFailed, ConfigError) once the others are through.
+        """
         if heed_signals:
             on_stop_signal(self.stop)
+        threading.Thread(target=self._say_stopping, name="stop", daemon=True).start()
         try:
             self._connect()
             self._pulse.start()
@@ -124,8 +131,9 @@ class ClientWorker:
                 if participant is None:
                     self._supervisor.alive("waiting for a model")
                     continue
-                with self._busy:
-                    participant.look()
+                self._look(participant)
+            if self._failure is not None:
+                raise self._failure
         except Stopped:
             log.warning(
                 "update_unconfirmed",
@@ -133,10 +141,42 @@ class ClientWorker:
                 "trained again" if self.keep is None else "sent again",
             )
         finally:
+            self._stop_requests.put(False)
+            for timer in self._timers:
+                timer.cancel()
             self._pulse.stop()
             self._supervisor.stopping()
             self._session.close()
             self.audience.close()
+
+    def _prepare(self, participant: Participant) -> None:
+        try:
+            participant.prepare()
+        except UserCodeError as failed:
+            log.exception("task_failed", "the task cannot be made", error=failed.cause)
+            raise TaskFailed(f"the task cannot be made: {failed.reason}") from failed.cause
+
+    def _look(self, participant: Participant) -> None:
+        """Have a participant do what it has to; one whose task fails holds up nobody else."""
+        if participant.has_ended:
+            return
+        try:
+            with self._busy:
+                participant.look()
+        except (ConfigError, TaskFailed) as error:
+            participant.has_ended = True
+            self._failure = self._failure or error
+            if len(self._participants) > 1:
+                log.error("client_ended", "%s ends: %s", participant.id, error)
+
+    def _say_stopping(self) -> None:
+        """On a thread of its own, for a signal handler may not log."""
+        if self._stop_requests.get():
+            log.info(
+                "stopping",
+                "asked to stop: ending after the training that is under way; a second time ends"
+                " at once",
+            )
 
     def _connect(self) -> None:
         try:
@@ -181,6 +221,8 @@ class ClientWorker:
     def stop(self) -> None:
         """End ``run``; safe in a signal handler."""
         self._stopping = True
+        if self._busy.seconds() is not None:
+            self._stop_requests.put(True)
         self._events.put(None)
         if self._publishing:
             self._session.close_within(LAST_CHANCE_S)
@@ -195,6 +237,13 @@ class ClientWorker:
         """Models are of this layout from now on."""
         for participant in self._participants:
             participant.mailbox.expect(layout)
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call ``call`` in ``seconds``, on a thread of its own, unless we end before."""
+        timer = threading.Timer(seconds, call)
+        timer.daemon = True
+        self._timers = [*(one for one in self._timers if one.is_alive()), timer]
+        timer.start()
 
     def publish(self, bodies: Outgoing | list[Body], kind: str) -> None:
         """Publish a transfer to the queue `update`; return when it is confirmed."""

@@ -16,7 +16,7 @@ from rich.text import Text
 from coordinator_worker import checkpoint
 from coordinator_worker.audit import NAME, NO_LINE, digest_of
 from coordinator_worker.figures import plain
-from coordinator_worker.rejected import PIPE_COLUMNS
+from coordinator_worker.terminal.table import console
 from shared import strict_json
 from shared.errors import ConfigError, WarrenError
 from shared.progress import through
@@ -160,14 +160,14 @@ def show(folder: Path, version: int | None, *, run: str | None, as_json: bool) -
             strict_json.dumps(told[0] if version is not None else told, indent=1) + "\n"
         )
         return
-    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
+    out = console()
     if version is None:
-        console.print(_overview(chosen[-SHOWN:]))
+        out.print(_overview(chosen[-SHOWN:]))
         hidden = len(chosen) - SHOWN
         more = f", {hidden} older ones not shown (--json has all)" if hidden > 0 else ""
-        console.print(Text(f"\n{len(chosen)} versions of run {run}{more}", style="bold"))
+        out.print(Text(f"\n{len(chosen)} versions of run {run}{more}", style="bold"))
         return
-    _describe(console, chosen[0])
+    _describe(out, chosen[0])
 
 
 def verify(folder: Path) -> None:
@@ -194,7 +194,7 @@ def _overview(versions_: Iterable[Made]) -> Table:
     return table
 
 
-def _describe(console: Console, made: Made) -> None:
+def _describe(out: Console, made: Made) -> None:
     line = made.line
     entries = line.get("contributions", [])
     weight = sum(entry.get("weight") or 0.0 for entry in entries)
@@ -210,16 +210,16 @@ def _describe(console: Console, made: Made) -> None:
             "–" if share is None else f"{share:.1%}",
             plain(str(entry.get("digest", "–"))),
         )
-    console.print(Text(f"version {made.version} of run {made.run}, {_moment(line)}", style="bold"))
-    console.print(table if entries else Text(_origin(made) or "no updates"))
+    out.print(Text(f"version {made.version} of run {made.run}, {_moment(line)}", style="bold"))
+    out.print(table if entries else Text(_origin(made) or "no updates"))
     published = made.published or {}
     digests = [f"{name} {published[key]}" for name, key in _DIGESTS if published.get(key)]
-    console.print(f"model: {', '.join(digests) or 'not published yet'}", markup=False)
+    out.print(f"model: {', '.join(digests) or 'not published yet'}", markup=False)
     if refused := line.get("refused"):
-        console.print(f"refused: {plain(str(refused))}; the weights stayed", markup=False)
+        out.print(f"refused: {plain(str(refused))}; the weights stayed", markup=False)
     if line.get("recovered"):
-        console.print("from the checkpoint: a power cut took the line that was written first")
-    console.print(f"rejected before it: {_rejections(made)}")
+        out.print("from the checkpoint: a power cut took the line that was written first")
+    out.print(f"rejected before it: {_rejections(made)}")
 
 
 def _origin(made: Made) -> str:

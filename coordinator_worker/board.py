@@ -14,12 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator_worker.figures import UNKNOWN, duration, figure, plain, size, sparkline
-from coordinator_worker.picture import Picture
+from coordinator_worker.picture import Picture, silence
 from coordinator_worker.report import STYLES
 from coordinator_worker.standing import Row
+from coordinator_worker.terminal.table import LONGEST, WIDE, Column, fitted
 
-WIDE: Final = 100  # columns from which there is room for more than what is needed
-NAME: Final = 24  # longest name of a client that is shown whole
 BAR: Final = 24
 LEAST_ROWS: Final = 3
 REFUSALS: Final = 3
@@ -27,11 +26,19 @@ LINES: Final = 12  # of a board that is not told how high it may be, above and b
 
 
 class Source(Protocol):
-    """Whoever keeps a picture current; ``notice`` says if something is amiss with that."""
+    """Whoever keeps a picture current; ``notice`` says if something is amiss with that.
+
+    ``silence_s``: seconds since the coordinator was heard of.
+    """
 
     picture: Picture
     lock: AbstractContextManager[Any]
     notice: str
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds since the coordinator was heard of."""
+        ...
 
 
 @dataclass
@@ -41,6 +48,7 @@ class Still:
     picture: Picture = field(default_factory=Picture)
     lock: AbstractContextManager[Any] = field(default_factory=threading.RLock)
     notice: str = ""
+    silence_s: float = 0.0
 
 
 class Board:
@@ -94,7 +102,7 @@ class Board:
             rest = [_others(rows[len(shown) :])]
         else:
             shown, rest = sorted(rows, key=lambda row: row.name), []
-        return Group(*above, Text(), _table(picture, shown, width), *rest, *below)
+        return Group(*above, Text(), fitted(_columns(picture, shown), width), *rest, *below)
 
     def _head(self, picture: Picture) -> Text:
         words = Text(no_wrap=True, overflow="ellipsis")
@@ -104,6 +112,8 @@ class Board:
             words.append(f"  run {plain(picture.run)}", "dim")
         if picture.finished:
             words.append("  finished", "bold green")
+        elif silent := silence(picture, self._source.silence_s):
+            words.append(f"  {silent}", "bold red")
         elif picture.stopped:
             words.append("  the coordinator has stopped", "bold yellow")
         return words
@@ -172,58 +182,30 @@ def _others(rows: list[Row]) -> Text:
     return Text(f"{words}, {away} rounds missed", "dim", no_wrap=True, overflow="ellipsis")
 
 
-@dataclass
-class Column:
-    """A column of the table; the ``optional`` ones go first when there is no room."""
-
-    heading: str
-    cells: list[Text]
-    optional: bool = False
-    numbers: bool = True
-
-    @property
-    def width(self) -> int:
-        """Characters that it takes."""
-        return max([len(self.heading), *map(len, self.cells)])
-
-
-def _table(picture: Picture, rows: list[Row], width: int) -> Table:
-    columns = _columns(picture, rows)
-    gap = 2 if width >= WIDE else 1
-    while sum(column.width + gap for column in columns) > width + gap:
-        last = next((column for column in reversed(columns) if column.optional), None)
-        if last is None:
-            break
-        columns.remove(last)
-    table = Table(box=None, header_style="dim", padding=(0, gap, 0, 0), pad_edge=False)
-    for column in columns:
-        table.add_column(
-            column.heading,
-            justify="right" if column.numbers else "left",
-            no_wrap=True,
-            min_width=min(column.width, NAME),
-        )
-    for cells in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*cells)
-    return table
-
-
 def _columns(picture: Picture, rows: list[Row]) -> list[Column]:
     clients = [row.client for row in rows]
     names = [Text(plain(row.name), "bold red" if row.refused else "") for row in rows]
     for name in names:
-        name.truncate(NAME, overflow="ellipsis")
+        name.truncate(LONGEST, overflow="ellipsis")
     here = [row.now is not None and row.now >= 0 for row in rows]
     return [
         Column("client", names, numbers=False),
         Column("", [Text("●", "green") if now else Text("·", "dim") for now in here]),
-        Column("status", [Text(row.status, STYLES[row.status]) for row in rows], numbers=False),
+        Column("status", [_status(row) for row in rows], numbers=False),
         Column("lag", [Text(str(row.behind)) for row in rows]),
-        Column("stale", [Text(UNKNOWN if row.late is None else str(row.late)) for row in rows]),
-        Column("missed", [Text(str(row.missed)) for row in rows]),
-        Column("data", [_or_not(row.client.examples, f"{row.share:.1%}") for row in rows]),
-        Column("size", [_or_not(c.bytes, size(c.bytes)) for c in clients]),
-        Column("norm", [_or_not(c.norm, f"{c.norm:.3g}") for c in clients]),
+        Column(
+            "stale",
+            [Text(UNKNOWN if row.late is None else str(row.late)) for row in rows],
+            optional=True,
+        ),
+        Column("missed", [Text(str(row.missed)) for row in rows], optional=True),
+        Column(
+            "data",
+            [_or_not(row.client.examples, f"{row.share:.1%}") for row in rows],
+            optional=True,
+        ),
+        Column("size", [_or_not(c.bytes, size(c.bytes)) for c in clients], optional=True),
+        Column("norm", [_or_not(c.norm, f"{c.norm:.3g}") for c in clients], optional=True),
         Column("seen", [_or_not(c.seen, _ago(c.seen)) for c in clients]),
         Column("updates", [Text(str(c.updates)) for c in clients], optional=True),
         Column("examples", [_or_not(c.examples, str(c.examples)) for c in clients], optional=True),
@@ -233,6 +215,23 @@ def _columns(picture: Picture, rows: list[Row]) -> list[Column]:
             if any(name in c.metrics for c in clients)
         ),
     ]
+
+
+def _status(row: Row) -> Text:
+    """What keeps a client from its work goes before how late it is."""
+    if row.client.trouble.startswith("left"):
+        return Text("left", "bold red")
+    if row.client.away:
+        return Text("away", "red")
+    return Text(row.status, STYLES[row.status])
+
+
+def _count(known: int | None) -> Text:
+    return Text(UNKNOWN if known is None else str(known))
+
+
+def _share(row: Row) -> Text:
+    return _or_not(row.client.examples, f"{row.share:.1%}")
 
 
 def _or_not(known: float, told: str) -> Text:

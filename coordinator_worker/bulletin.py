@@ -7,8 +7,8 @@ without taking it out.
 
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 from broker_config.names import STATE_QUEUE
 from coordinator_worker.picture import Picture
@@ -16,6 +16,8 @@ from coordinator_worker.state import State
 from shared import strict_json
 from shared.amqp import Session
 from shared.pipeline import Publication
+
+T = TypeVar("T")
 
 PAUSE_S: Final = 1.0
 # A picture of a thousand clients takes some 50 ms: not more than every twentieth of our time.
@@ -39,6 +41,11 @@ class Bulletin:
             known = (self._picture.run, self._picture.version)
             if known != (state.run, state.version):
                 self._picture.resume(state)
+
+    def ask(self, question: Callable[[Picture], T]) -> T:
+        """What ``question`` finds in the picture; for any thread."""
+        with self._lock:
+            return question(self._picture)
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Take an event; what it changes is posted at once or after a pause."""

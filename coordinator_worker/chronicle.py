@@ -1,18 +1,20 @@
 """What the coordinator says of what happens: to its host's log, to everybody, to the audit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any, Final
 
 from coordinator_worker.audit import Audit
 from coordinator_worker.events import Events
+from coordinator_worker.monitoring.waiting import MAX_NAMED, TICK_S, in_words, remedy
+from coordinator_worker.picture import Picture
 from coordinator_worker.round import evaluation_of, metrics_of
 from coordinator_worker.state import Best, State
 from shared.audience import Phases
 from shared.errors import Rejected
 from shared.evaluation import SCORE_BINS
 from shared.log import Log
-from shared.messages import ModelManifest, UpdateManifest
+from shared.messages import Failed, ModelManifest, UpdateManifest
 
 log = Log(__name__)
 
@@ -26,6 +28,7 @@ class Chronicle:
         self._events = events
         self._audit = audit
         self._quorum = quorum
+        self._rejected_in = -1  # version whose round has rejected everybody
         self._not_finite: frozenset[str] = frozenset()
         self._missing: frozenset[str] = frozenset()
         self._coarse: set[str] = set()
@@ -34,6 +37,15 @@ class Chronicle:
         """A client is there."""
         log.info("client_joined", "%s joined", client, client=client)
         self._events.post("client.joined", client=client)
+
+    def failed(self, message: Failed) -> None:
+        """A client says what keeps it from its work."""
+        client, ends = message.client, message.ends
+        what = "has ended" if ends else "failed and will try again"
+        log.warning(
+            "client_failed", "%s %s: %s", client, what, message.reason, client=client, ends=ends
+        )
+        self._events.post("client.failed", client=client, reason=message.reason, ends=ends)
 
     def accepted(self, manifest: UpdateManifest, version: int, updates: int, norm: float) -> None:
         """An update is in the sum that will make ``version`` + 1, as the ``updates``-th."""
@@ -67,7 +79,8 @@ class Chronicle:
         """Something of ``client`` that ``user`` sent must not count."""
         reason = rejected.reason
         self._audit.rejected(user, client, rejected)
-        log.warning(
+        say = log.info if reason == "stale" else log.warning  # being late is no fault
+        say(
             "update_rejected",
             "rejected from %s: %s",
             client,
@@ -77,6 +90,43 @@ class Chronicle:
         )
         self._events.post(
             f"update.rejected.{client}", client=client, reason=reason, detail=rejected.detail
+        )
+        if self._events.ask(Picture.all_rejected):
+            self._say_all_rejected(reason)
+
+    def _say_all_rejected(self, reason: str) -> None:
+        version = self._events.ask(lambda picture: picture.version)
+        if version == self._rejected_in:
+            return
+        self._rejected_in = version
+        words = (
+            f"what every client sent for version {version + 1} was rejected ({reason}):"
+            f" {remedy({reason: 1})}"
+        )
+        log.error("round_rejected", "%s", words, version=version + 1, reason=reason)
+        self._events.post("round.rejected", version=version + 1, reason=reason, words=words)
+
+    def alive(self, away: Sequence[str] | None = None) -> None:
+        """Give a sign of life; ``away``: clients without a connection, None if nobody looked."""
+        told = {} if away is None else {"away": list(away)}
+        self._events.post("coordinator.alive", every_s=TICK_S, **told)
+
+    def waited_for(self) -> list[str]:
+        """Clients that the open round lacks."""
+        return [one.client for one in self._events.ask(Picture.waiting)]
+
+    def waiting(self, updates: int) -> None:
+        """The open round has waited long for ``updates`` to become enough: say whom for."""
+        version, waiting = self._events.ask(lambda picture: (picture.version, picture.waiting()))
+        words = in_words(updates, self._quorum, waiting)
+        log.warning("round_waiting", "%s", words, version=version + 1)
+        named = [list(one) for one in waiting[:MAX_NAMED]]
+        self._events.post(
+            "round.waiting",
+            version=version + 1,
+            quorum=(updates, self._quorum),
+            waiting=named,
+            words=words,
         )
 
     def flooded(self, user: str | None, rejected: Rejected, *, first: bool) -> None:

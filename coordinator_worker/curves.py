@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from coordinator_worker.history import Record, row
+from coordinator_worker.history import Record, aligned
 from shared.errors import ConfigError
 from shared.folder import writable
 from shared.log import Log
@@ -31,19 +31,23 @@ class EventFile:
             raise ConfigError(f"--tensorboard {folder} cannot be written: {error}") from None
 
     def add(self, record: Record) -> None:
-        """Write a round; raises OSError if there is no room."""
+        """Write a round; raises OSError if there is no room.
+
+        What clients evaluated stands at the version that they evaluated.
+        """
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
-        figures = row(record)
-        version, moment = int(figures.pop("version")), float(figures.pop("time", 0.0))
-        values = [
-            Summary.Value(tag=name if "/" in name else f"round/{name}", simple_value=value)
-            for name, value in figures.items()
-            if isinstance(value, (int, float))
-        ]
-        event = Event(wall_time=moment, step=version, summary=Summary(value=values))
-        self._file.write_event(event)
+        for figures in aligned([record]):
+            version, moment = int(figures.pop("version")), float(record.get("time", 0.0))
+            figures.pop("time", None)
+            values = [
+                Summary.Value(tag=name if "/" in name else f"round/{name}", simple_value=value)
+                for name, value in figures.items()
+                if isinstance(value, (int, float))
+            ]
+            event = Event(wall_time=moment, step=version, summary=Summary(value=values))
+            self._file.write_event(event)
 
     def flush(self) -> None:
         """Let TensorBoard see what was added."""

@@ -7,13 +7,12 @@ from math import sqrt
 from typing import Any, Final
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from coordinator_worker.figures import plain
 from coordinator_worker.past import Model, Past
-from coordinator_worker.rejected import PIPE_COLUMNS
+from coordinator_worker.terminal.table import console
 from shared import strict_json
 from shared.layout import Array
 
@@ -95,12 +94,12 @@ def show(past: Past, first: str, second: str, *, as_json: bool) -> None:
         told["metrics"] = {"a": metrics[0], "b": metrics[1]}
         sys.stdout.write(strict_json.dumps(told, indent=1) + "\n")
         return
-    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
-    console.print(Text(f"from {plain(a.name)} to {plain(b.name)}", "bold"))
-    console.print(_table(found))
+    out = console()
+    out.print(Text(f"from {plain(a.name)} to {plain(b.name)}", "bold"))
+    out.print(_table(found))
     if any(metrics):
-        console.print()
-        console.print(_side_by_side((plain(a.name), plain(b.name)), metrics))
+        out.print()
+        out.print(_side_by_side((plain(a.name), plain(b.name)), metrics))
 
 
 def _blocks(one: Array, other: Array) -> Iterator[tuple[Array, Array]]:

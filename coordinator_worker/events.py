@@ -3,15 +3,19 @@
 import itertools
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from broker_config.names import EVENT_EXCHANGE
 from coordinator_worker.bulletin import Bulletin
+from coordinator_worker.picture import Picture
 from coordinator_worker.state import State
 from shared import strict_json
 from shared.amqp import Session
 from shared.audience import Audience
 from shared.pipeline import Publication
+
+T = TypeVar("T")
 
 
 class Events:
@@ -40,6 +44,10 @@ class Events:
             )
             self._bulletin.note(event)
         self._audience.tell(topic, **fields)
+
+    def ask(self, question: Callable[[Picture], T]) -> T:
+        """What ``question`` finds in what the events came to."""
+        return self._bulletin.ask(question)
 
     def begin(self, state: State) -> None:
         """Events from now on are about ``state``; free if they are already."""

@@ -9,14 +9,12 @@ from typing import Any, ClassVar, Final, TextIO
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from coordinator_worker import checkpoint
 from coordinator_worker.figures import plain
-from coordinator_worker.rejected import PIPE_COLUMNS
 from coordinator_worker.state import State
+from coordinator_worker.terminal.table import Column, console, fitted
 from shared import strict_json
 from shared.errors import ConfigError
 from shared.files import replacing
@@ -95,26 +93,64 @@ def to_json(history: Sequence[Record]) -> None:
 
 
 def show(state: State) -> None:
-    """Print the newest rounds."""
-    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
-    rows = [row(record) for record in state.history[-SHOWN:]]
+    """Print the newest rounds; what matters least is left out where there is no room."""
+    rows = aligned(state.history)[-SHOWN:]
     metrics = [name for name in columns(rows) if name.startswith("metric/")][:MOST_METRICS]
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("version", "updates", "rejected", "seconds", "norm", *metrics, "when"):
-        table.add_column(Text(plain(name.removeprefix("metric/"))), justify="right", no_wrap=True)
-    for figures in rows:
-        refused = sum(int(v) for name, v in figures.items() if name.startswith("rejected/"))
-        told = [figures.get("seconds"), figures.get("norm"), *map(figures.get, metrics)]
-        counts = (str(figures["version"]), str(figures["updates"]), str(refused))
-        table.add_row(*counts, *map(_figure, told), _moment(figures.get("time")))
-    console.print(table)
+    refused = [
+        sum(int(v) for name, v in figures.items() if name.startswith("rejected/"))
+        for figures in rows
+    ]
+    shown = [
+        Column("version", [str(figures["version"]) for figures in rows]),
+        Column("updates", [str(figures.get("updates", "–")) for figures in rows]),
+        *(
+            Column(
+                plain(name.removeprefix("metric/")),
+                [_figure(figures.get(name)) for figures in rows],
+                optional=True,
+            )
+            for name in metrics
+        ),
+        Column("rejected", [str(count) for count in refused], optional=True),
+        Column("seconds", [_figure(f.get("seconds")) for f in rows], optional=True),
+        Column("norm", [_figure(f.get("norm")) for f in rows], optional=True),
+        Column("when", [_moment(f.get("time")) for f in rows], optional=True),
+    ]
+    out = console()
+    out.print(fitted(shown, out.width))
     hidden = len(state.history) - len(rows)
-    more = f", {hidden} older ones not shown (--csv and --json have all)" if hidden else ""
-    console.print(Text(f"\n{state.federation}, run {state.run}: {len(state.history)} rounds{more}"))
+    more = f", {hidden} older ones not shown (--csv and --json have all)" if hidden > 0 else ""
+    out.print(Text(f"\n{state.federation}, run {state.run}: {len(state.history)} rounds{more}"))
+
+
+def aligned(history: Sequence[Record]) -> list[Row]:
+    """A row for each version: what was trained to make it, and what it is itself worth.
+
+    Clients evaluate the version that they begin with, so a round's record has the evaluation of an
+    earlier one; here it stands with that. Version 0, and one whose record is gone, has a row of its
+    own then.
+    """
+    rows = {int(record["version"]): row(record) for record in history}
+    for record in history:
+        judged = (record.get("evaluation") or {}).get("version")
+        if judged is None or judged == record["version"]:
+            continue
+        mine = rows[int(record["version"])]
+        names = [n for n in mine if n.startswith(("metric/eval_", "evaluation/"))]
+        theirs = rows.setdefault(int(judged), {"version": int(judged)})
+        theirs |= {name: mine.pop(name) for name in names}
+    for record in history:
+        final = record.get("final_evaluation")
+        if final:
+            found = {f"metric/{name}": value for name, value in final["metrics"].items()}
+            rows[int(record["version"])] |= found
+        for name, value in (record.get("evaluated") or {}).items():
+            rows[int(record["version"])][f"metric/evaluate_{name}"] = value
+    return [rows[version] for version in sorted(rows)]
 
 
 def _write_csv(history: Sequence[Record], file: TextIO) -> None:
-    rows = [row(record) for record in history]
+    rows = aligned(history)
     writer = csv.DictWriter(file, columns(rows), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -49,11 +49,23 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True)
+class Tick:
+    """Time to give a sign of life, and to look whether the round waits for somebody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Which clients have no connection, None if the broker does not tell."""
+
+    away: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """We were asked to stop."""
 
 
-Event = Beat | Connected | Quiet | Lost | Sent | AskAgain | Deadline | Stop
+Event = Tick | Seen | Beat | Connected | Quiet | Lost | Sent | AskAgain | Deadline | Stop
 
 
 class Inbox:

@@ -26,6 +26,7 @@ from shared.layout import Layout
 from shared.messages import (
     OLDEST,
     Chunk,
+    Failed,
     InitialManifest,
     Join,
     ModelManifest,
@@ -94,11 +95,13 @@ class Outcome:
     """What became of a delivery.
 
     ``whole`` is a transfer that is complete and valid; ``settled`` are deliveries that need not
-    come again; ``rejected`` says why something must not count, ``client`` who sent it.
+    come again; ``failed`` is what keeps a client from its work;
+    ``rejected`` says why something must not count, ``client`` who sent it.
     """
 
     whole: Arrival | None = None
     join: Join | None = None
+    failed: Failed | None = None
     settled: tuple[int, ...] = ()
     rejected: Rejected | None = None
     client: str | None = None
@@ -127,6 +130,7 @@ class Intake:
         self._bound = bound or NormBound("off")
         self._models_need = models_need  # the protocol in which this federation's models are
         self._joins = Allowance(JOINS, JOINS_PER_SECOND)  # each is answered with a whole model
+        self._failures = Allowance(JOINS, JOINS_PER_SECOND)  # each is told to everybody
         self._arriving: dict[str, Arrival] = {}  # by transfer id; one for each client at most
         self._senders: dict[str, str] = {}  # transfer id -> the user who announced it
         self._here: set[tuple[str, int]] = set()  # contributions whole and not yet in a model
@@ -174,12 +178,8 @@ class Intake:
                     return self._chunk(message, data, delivery, state)
                 case UpdateManifest() | InitialManifest():
                     return self._manifest(message, data, delivery, state)
-                case Join():
-                    self._vouch(message.client, message.federation, delivery.user)
-                    self._can_read(message.client, delivery.reads, state)
-                    if not self._joins.take(message.client):
-                        raise Rejected("flood", "it asks for the model again and again")
-                    return Outcome(join=message, settled=(delivery.tag,), client=message.client)
+                case Join() | Failed():
+                    return self._word(message, delivery, state)
                 case Probe() if delivery.user == COORDINATOR_USER:
                     return Outcome(settled=(delivery.tag,))
                 case _:
@@ -193,6 +193,19 @@ class Intake:
                 client=client if speaks_for(delivery.user or "", client or "") else delivery.user,
                 base_version=base_version,
             )
+
+    def _word(self, message: Join | Failed, delivery: Delivery, state: State | None) -> Outcome:
+        """What a client says without data: that it is there, or why it does no work."""
+        client = message.client
+        self._vouch(client, message.federation, delivery.user)
+        if isinstance(message, Failed):
+            if not self._failures.take(client):
+                raise Rejected("flood", "it says again and again that it failed")
+            return Outcome(failed=message, settled=(delivery.tag,), client=client)
+        self._can_read(client, delivery.reads, state)
+        if not self._joins.take(client):
+            raise Rejected("flood", "it asks for the model again and again")
+        return Outcome(join=message, settled=(delivery.tag,), client=client)
 
     def _vouch(self, client: str, federation: str, user: str | None) -> None:
         if user is None:
@@ -301,7 +314,12 @@ class Intake:
                 self._bound.check(sqrt(arrival.sum_of_squares), state)
         except Rejected as rejected:
             settled = tuple(self._forget(manifest.transfer))
-            return Outcome(None, None, settled, rejected, manifest.client, base_version)
+            return Outcome(
+                settled=settled,
+                rejected=rejected,
+                client=manifest.client,
+                base_version=base_version,
+            )
         if not whole:
             return Outcome(client=manifest.client)
         self._drop(manifest.transfer)

@@ -1,22 +1,25 @@
 """The coordinator's two connections, and what comes from them, from timers and from signals."""
 
 import threading
+from collections.abc import Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from broker_config.names import UPDATE_QUEUE
-from coordinator_worker.inbox import Beat, Connected, Event, Inbox, Lost, Quiet, Stop
+from broker_config.names import UPDATE_QUEUE, mailbox
+from coordinator_worker.inbox import Beat, Connected, Event, Inbox, Lost, Quiet, Seen, Stop
 from coordinator_worker.notices import probe
 from coordinator_worker.settings import CoordinatorSettings
 from shared.amqp import MOST_UNACKNOWLEDGED, WAIT_S, Session
 from shared.chunks import message_count
 from shared.delivery import Delivery, Subscription
 from shared.errors import ConfigError
+from shared.inspection import without_consumer
 from shared.service import LAST_CHANCE_S
 from shared.supervisor import Pulse, Supervisor
 
+MAX_LOOKED_FOR: Final = 200
 QUIET_S: Final = 2.0  # connected for so long and nothing came: another one is active
 
 
@@ -38,7 +41,8 @@ class Links:
     """
 
     def __init__(self, settings: CoordinatorSettings) -> None:
-        name = f"coordinator · {settings.federation}"
+        self._name = name = f"coordinator · {settings.federation}"
+        self._broker = settings.broker
         self._patience_s = settings.wait_broker_s
         self.supervisor = Supervisor(settings.ready_file)
         self._pulse = Pulse(self.supervisor, self._ask_whether_alive)
@@ -109,6 +113,17 @@ class Links:
         """Wait a moment for the last model to be judged; False as soon as we are asked to stop."""
         self.waiting("waiting until the last model is judged")
         return not self.stopped_within(WAIT_S)
+
+    def look_for(self, clients: Sequence[str]) -> None:
+        """Have ``get`` return Seen: which of ``clients``, MAX_LOOKED_FOR at most, are away."""
+        queues = [mailbox(client) for client in clients[:MAX_LOOKED_FOR]]
+
+        def look() -> None:
+            found = without_consumer(self._broker, f"{self._name} · who is there", queues)
+            away = None if found is None else tuple(q.removeprefix(mailbox("")) for q in found)
+            self._inbox.put(Seen(away))
+
+        threading.Thread(target=look, daemon=True).start()
 
     def wait_for(self, sending: Future[None]) -> None:
         """Return when ``sending`` is done, or raise what it raised."""

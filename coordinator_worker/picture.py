@@ -10,6 +10,7 @@ from math import nan
 from typing import Any, Final
 
 from coordinator_worker import standing
+from coordinator_worker.monitoring.waiting import Waiting, shortened, waited_for
 from coordinator_worker.standing import Client
 from coordinator_worker.state import HISTORY_ROUNDS, State
 
@@ -19,6 +20,9 @@ MOST_METRICS: Final = 24  # clients name them, and each may name others
 LONGEST_NAME: Final = 64
 MOST_REJECTED: Final = 50
 DETAIL: Final = 300  # characters of a rejection's detail that are kept
+
+LEFT: Final = "left"  # of a client that has ended, with the reason
+SILENT_AFTER: Final = 3  # signs of life that did not come
 
 Event = Mapping[str, Any]
 
@@ -55,6 +59,7 @@ class Picture:
         self.trouble: dict[str, str] = {}
         self.metrics: dict[str, None] = {}  # their names, in the order in which they came
         self.best: tuple[int, float] | None = None
+        self.alive_s = 0.0  # how often the coordinator gives a sign of life; 0: it does not
         for name, client in self.clients.items():
             self.clients[name] = Client(joined=client.joined)
 
@@ -89,6 +94,28 @@ class Picture:
         client = self._client(event["client"])
         if client is not None:
             client.joined = float(event.get("time", 0.0))
+            client.away = False
+            if client.trouble.startswith(LEFT):
+                client.trouble = ""
+
+    def _failed(self, event: Event) -> None:
+        client = self._client(str(event["client"]))
+        if client is not None:
+            words = LEFT if event.get("ends") else "failed"
+            client.trouble = f"{words}: {shortened(event.get('reason', ''))}"
+
+    def _alive(self, event: Event) -> None:
+        self.alive_s = float(event.get("every_s", 0.0))
+        away = event.get("away")
+        if away is not None:
+            for name, client in self.clients.items():
+                client.away = name in away
+
+    def _waiting(self, event: Event) -> None:
+        self.trouble["waiting"] = shortened(event.get("words", ""))
+
+    def _all_rejected(self, event: Event) -> None:
+        self.trouble["rejected"] = shortened(event.get("words", ""))
 
     def _accepted(self, event: Event) -> None:
         self.quorum = _pair(event["quorum"])
@@ -105,6 +132,7 @@ class Picture:
         client.bytes = int(event.get("bytes", 0))
         client.norm = float(event.get("norm", 0.0))
         client.metrics = self._named(event["metrics"])
+        client.trouble, client.away = "", False
 
     def _rejected(self, event: Event) -> None:
         name = str(event["client"])
@@ -114,6 +142,8 @@ class Picture:
         self.reasons[reason[:LONGEST_NAME]] += 1
         if (client := self.clients.get(name)) is not None:
             client.is_refused(self.version + 1)
+            if reason != "stale":
+                client.trouble = f"rejected: {shortened(f'{reason}: {detail}')}"
 
     def _flooding(self, event: Event) -> None:
         self.trouble["flood"] = f"so much of {event['client']} is rejected that it is only counted"
@@ -138,7 +168,8 @@ class Picture:
         for name in event.get("clients", {}):
             if (client := self._client(name)) is not None:
                 client.is_in(self.version, 0)  # unless we know better
-        self.trouble.pop("overdue", None)
+        for what in ("overdue", "waiting", "rejected"):
+            self.trouble.pop(what, None)
         if "diverged" not in event:
             self.trouble.pop("diverged", None)
         if not event.get("rejected"):
@@ -185,6 +216,16 @@ class Picture:
                 self.metrics.setdefault(name)
         return {name: _short(v) for name, v in metrics.items() if name in self.metrics}
 
+    def waiting(self) -> list[Waiting]:
+        """Whom the open round lacks, and why."""
+        return waited_for(self.clients, self.version)
+
+    def all_rejected(self) -> bool:
+        """Whether something of each client was refused in the open round, and none counts."""
+        made = self.version + 1
+        there = [c for c in self.clients.values() if not c.trouble.startswith(LEFT)]
+        return bool(there) and all(c.rounds.get(made) == standing.REFUSED for c in there)
+
     # --- as a whole -----------------------------------------------------------------------------
 
     def rows(self) -> list[standing.Row]:
@@ -196,6 +237,7 @@ class Picture:
         whole = {name: getattr(self, name) for name in _PLAIN}
         return whole | {
             "format": FORMAT,
+            "alive_s": self.alive_s,
             "rounds": list(self.rounds),
             "rejected": list(self.rejected),
             "staleness": {str(late): count for late, count in sorted(self.staleness.items())},
@@ -211,6 +253,7 @@ class Picture:
         made = cls()
         for name in _PLAIN:
             setattr(made, name, whole[name])
+        made.alive_s = float(whole.get("alive_s", 0.0))
         made.quorum = _pair(whole["quorum"])
         made.reasons = Counter(whole["reasons"])
         for record in whole["rounds"]:
@@ -250,7 +293,11 @@ _PLAIN: Final = (
 _ROUND_FIELDS: Final = ("version", "time", "updates", "seconds", "norm", "bytes_up", "rejected")
 _TAKES: Final[Mapping[str, Callable[[Picture, Event], None]]] = {
     "client.joined": Picture._joined,
+    "client.failed": Picture._failed,
     "client.flooding": Picture._flooding,
+    "coordinator.alive": Picture._alive,
+    "round.waiting": Picture._waiting,
+    "round.rejected": Picture._all_rejected,
     "update.accepted": Picture._accepted,
     "update.rejected": Picture._rejected,
     "round.overdue": Picture._overdue,
@@ -264,3 +311,12 @@ _TAKES: Final[Mapping[str, Callable[[Picture, Event], None]]] = {
     "coordinator.recovered": Picture._recovered,
     "coordinator.stopped": Picture._has_stopped,
 }
+
+
+def silence(picture: Picture, seconds: float) -> str:
+    """What to say when a coordinator that gives signs of life has not for ``seconds``."""
+    if picture.finished or picture.stopped or not picture.alive_s:
+        return ""
+    if seconds < SILENT_AFTER * picture.alive_s:
+        return ""
+    return f"no sign of the coordinator for {seconds:.0f} s"

@@ -13,19 +13,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from broker_config.names import REJECTED_QUEUE
 from coordinator_worker.figures import UNKNOWN, plain, size
+from coordinator_worker.terminal.table import console
 from shared import peek
 from shared.progress import through
 from shared.tls import Broker
 from shared.wire import kind_of
 
 SHOWN: Final = 50  # in a table, unless asked for more
-PIPE_COLUMNS: Final = 120
 MOST_REASONS: Final = 8
 
 
@@ -129,13 +128,13 @@ def show(broker: str | Broker, federation: str, *, limit: int | None, as_json: b
     if as_json:
         sys.stdout.write(summary.json_lines())
         return
-    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
+    out = console()
     if summary.by_reason:
-        console.print(summary.table())
-        console.print()
-        console.print(Text(summary.total(), style="bold"))
+        out.print(summary.table())
+        out.print()
+        out.print(Text(summary.total(), style="bold"))
     else:
-        console.print(f"nothing was rejected: {REJECTED_QUEUE} of {federation} is empty",
+        out.print(f"nothing was rejected: {REJECTED_QUEUE} of {federation} is empty",
                       markup=False)  # fmt: skip
 
 

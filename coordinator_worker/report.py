@@ -7,13 +7,13 @@ from typing import ClassVar
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from coordinator_worker import checkpoint
 from coordinator_worker.roster import GONE_AFTER, Standing, participation
 from coordinator_worker.state import State
+from coordinator_worker.terminal.table import console
 from shared.errors import ConfigError
 
 STYLES = {"in": "green", "late": "yellow", "gone": "red", "silent": "dim"}
@@ -39,7 +39,7 @@ def report(folder: Path, *, as_json: bool) -> None:
         for standing in standings:
             print(json.dumps(standing.fields()))  # noqa: T201
         return
-    Console().print(_table(state, standings))
+    console().print(_table(state, standings))
 
 
 def _table(state: State, standings: list[Standing]) -> Table:

@@ -23,6 +23,7 @@ class Client:
     ``since``: the version at which it was first seen; ``version``: the newest model it is in, -1 if
     in none; ``base``: what its last update was trained from; ``bytes`` and ``norm`` (L2) of that
     update; ``rounds``: how late its update to each of the last versions was, or REFUSED.
+    ``trouble``: what keeps it from its work, in words; ``away``: it has no connection.
     """
 
     joined: float = 0.0
@@ -36,6 +37,8 @@ class Client:
     bytes: int = 0
     norm: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
+    trouble: str = ""
+    away: bool = False
     rounds: dict[int, int] = field(default_factory=dict)
 
     @classmethod
@@ -99,14 +102,14 @@ class Client:
         rounds = {v: _lateness(letter) for v, letter in letters if letter != _ABSENT}
         if line["now"] is not None:
             rounds[version + 1] = line["now"]
-        kept = {name: line[name] for name in _KEPT}
+        kept = {name: line[name] for name in _KEPT if name in line}
         metrics = {name: nan if v is None else v for name, v in kept.pop("metrics").items()}
         return cls(**kept, metrics=metrics, rounds=rounds)  # JSON's null was NaN
 
 
 _KEPT: Final = (
     "joined", "seen", "since", "version", "base", "examples", "updates", "rejected", "bytes",
-    "norm", "metrics",
+    "norm", "metrics", "trouble", "away",
 )  # fmt: skip
 
 

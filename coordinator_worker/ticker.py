@@ -40,6 +40,11 @@ def _overdue(event: Event) -> str:
 
 _LINES: Final[Mapping[str, Callable[[Event], str]]] = {
     "client.joined": lambda event: f"{event['client']} joined",
+    "round.waiting": lambda event: event["words"],
+    "round.rejected": lambda event: event["words"],
+    "client.failed": lambda event: (
+        f"{event['client']} {'has ended' if event['ends'] else 'failed'}: {event['reason']}"
+    ),
     "client.flooding": lambda event: f"{event['client']} floods us with what is rejected",
     "update.rejected": _rejected,
     "round.closed": _closed,

@@ -1,18 +1,16 @@
 """Which versions of the model there are: a table, or JSON."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from coordinator_worker.figures import plain, size
 from coordinator_worker.past import BEST_FILE, Past
-from coordinator_worker.rejected import PIPE_COLUMNS
+from coordinator_worker.terminal.table import Column, console, fitted
 from shared import strict_json
 from shared.weights_file import digest_text
 
@@ -27,10 +25,9 @@ def show(folder: Path, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(strict_json.dumps(found, indent=1) + "\n")
         return
-    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
-    state = past.state
-    console.print(Text(f"{plain(state.federation)}, run {state.run}", "bold"))
-    console.print(_table(found))
+    out, state = console(), past.state
+    out.print(Text(f"{plain(state.federation)}, run {state.run}", "bold"))
+    out.print(fitted(_columns(found), out.width))
 
 
 def versions(past: Past) -> list[dict[str, Any]]:
@@ -67,27 +64,31 @@ def _line(past: Past, version: int, best: int | None) -> dict[str, Any]:
     }
 
 
-def _table(lines: Sequence[dict[str, Any]]) -> Table:
-    metrics = _worth_a_column(lines)
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("version", justify="right")
-    table.add_column("made", no_wrap=True)
-    for heading in ("updates", "examples", *metrics, "update norm", "size"):
-        table.add_column(Text(plain(heading)), justify="right", no_wrap=True)
-    table.add_column("digest", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for line in lines:
-        table.add_row(
-            str(line["version"]),
-            _local(line["time"]),
-            *(_figure(line[name]) for name in ("updates", "examples")),
-            *(_figure(line["metrics"].get(name)) for name in metrics),
-            _figure(line["update_norm"]),
-            size(line["size_bytes"]),
-            (line["digest"] or "–")[:SHOWN_DIGITS],
-            _marks(line),
-        )
-    return table
+def _columns(lines: Sequence[dict[str, Any]]) -> list[Column]:
+    """The number that the other commands ask for and the marks stay, however narrow it is."""
+
+    def figures(heading: str, values: Iterable[float | None]) -> Column:
+        return Column(plain(heading), [_figure(value) for value in values], optional=True)
+
+    return [
+        Column("version", [str(line["version"]) for line in lines]),
+        Column("", [_marks(line) for line in lines], numbers=False),
+        *(
+            figures(name, (line["metrics"].get(name) for line in lines))
+            for name in _worth_a_column(lines)
+        ),
+        Column("made", [_local(line["time"]) for line in lines], optional=True, numbers=False),
+        figures("updates", (line["updates"] for line in lines)),
+        figures("examples", (line["examples"] for line in lines)),
+        Column("size", [size(line["size_bytes"]) for line in lines], optional=True),
+        figures("update norm", (line["update_norm"] for line in lines)),
+        Column(
+            "digest",
+            [(line["digest"] or "–")[:SHOWN_DIGITS] for line in lines],
+            optional=True,
+            numbers=False,
+        ),
+    ]
 
 
 def _marks(line: dict[str, Any]) -> Text:

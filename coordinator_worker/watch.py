@@ -111,12 +111,18 @@ class Follower(AbstractContextManager["Follower"]):
         self.picture = Picture()
         self.lock: AbstractContextManager[Any] = threading.RLock()
         self.notice = ""
+        self._heard = time.monotonic()  # when the coordinator gave its last sign
         self._broker, self._name, self._changed = broker, name, changed
         self._looked = threading.Event()
         self._left = threading.Event()
         self._recent: list[dict[str, Any]] | None = []  # since we began to look; None: we do not
         self._known = 0.0  # time of the picture then
         self._watch = Watch(broker, self._take, name, on_ready=self._ready, on_lost=self._lost)
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds since the coordinator was heard of."""
+        return time.monotonic() - self._heard
 
     def __enter__(self) -> "Follower":
         """Begin to follow; returns when the picture shows what was before."""
@@ -144,6 +150,7 @@ class Follower(AbstractContextManager["Follower"]):
 
     def _take(self, event: dict[str, Any]) -> None:
         with self.lock:
+            self._heard = time.monotonic()
             if self._recent is not None:
                 self._recent.append(event)
             elif 0 < self.picture.number < int(event.get("number", 0)) - 1:
@@ -180,6 +187,8 @@ class Follower(AbstractContextManager["Follower"]):
         for event in recent:
             if float(event.get("time", 0.0)) > found.time:
                 found.feed(event)
+        if not recent:
+            self._heard = time.monotonic() - max(0.0, time.time() - found.time)
         joins = not recent or int(recent[0].get("number", 0)) <= found.number + 1
         self.picture = found
         return joins

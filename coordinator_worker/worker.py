@@ -30,13 +30,16 @@ from coordinator_worker.inbox import (
     Event,
     Lost,
     Quiet,
+    Seen,
     Sent,
     Stop,
+    Tick,
 )
 from coordinator_worker.initiation import Initiation
 from coordinator_worker.intake import Arrival, Intake
 from coordinator_worker.learning import Learning
 from coordinator_worker.links import Links, check_room
+from coordinator_worker.monitoring.waiting import TICK_S, WaitingReport
 from coordinator_worker.notices import Notices
 from coordinator_worker.rejections import Rejections
 from coordinator_worker.round import Round
@@ -93,6 +96,7 @@ class CoordinatorWorker:
             else None
         )
         self._fixed_states = FixedStates()
+        self._waiting = WaitingReport()
         self._active = False
         self._epoch = 0  # of the connection over which all that is unacknowledged came
         self._fanout: Fanout | None = None
@@ -151,6 +155,8 @@ class CoordinatorWorker:
                 updates = self._round.updates if self._state is not None else 0
                 told = status(self._state, updates, self._policy.quorum, active=self._active)
                 self._links.supervisor.alive(told)
+            case Tick() | Seen() if self._active:
+                self._look_around(event)
             case Quiet() if not self._active:
                 self._chronicle.link("standby")
                 log.info("standby", "another coordinator is active; waiting for its end")
@@ -185,6 +191,7 @@ class CoordinatorWorker:
         changed = self._store.take_over()
         self._active = True
         self._chronicle.link("active")
+        self._links.put(Tick())
         self._settle_sending()
         state = self._store.state if changed else self._state or self._store.state
         self._patience.persist(partial(self._audit.take_over, state), is_small=True)
@@ -194,6 +201,18 @@ class CoordinatorWorker:
             self._begin(state)
         else:
             self._await_deadline(state)
+
+    def _look_around(self, event: Tick | Seen) -> None:
+        """Give a sign of life; if the round has been open for long, say whom it waits for."""
+        if isinstance(event, Seen):
+            self._chronicle.alive(event.away)
+            self._chronicle.waiting(self._round.updates if self._state is not None else 0)
+            return
+        self._links.remind(TICK_S, Tick())
+        self._chronicle.alive()
+        version = self._state.version if self._state is not None else -1
+        if self._waiting.due(version, time.monotonic()) and not self._finished:
+            self._links.look_for(self._chronicle.waited_for())
 
     def _let_go(self) -> None:
         """All that is unacknowledged is delivered again, to us or to another coordinator."""
@@ -255,6 +274,8 @@ class CoordinatorWorker:
             self._initiation.moved()
         if outcome.join is not None:
             self._welcome(outcome.join)
+        if outcome.failed is not None:
+            self._chronicle.failed(outcome.failed)
         if outcome.rejected is not None and self._rejections.put(outcome, outcome.rejected, item):
             self._remember(partial(roster.rejected, client=outcome.client or ""))
         if outcome.whole is not None:

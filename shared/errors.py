@@ -2,6 +2,7 @@
 
 WarrenError                  its message is one line that a user can act on
 ├── ConfigError              crash: bad input; say so, exit 2, lose nothing
+├── TaskFailed               crash: the user's code failed, also when tried again; exit 1
 ├── BrokerRefused            crash: the broker knows us and says no; exit 1
 ├── BrokerUnavailable        crash at start, retry ever after: nobody answers; exit 1
 │   └── Taken                the same: others consume whatever we could
@@ -25,6 +26,10 @@ class ConfigError(WarrenError):
     """The input is wrong; nothing was done with it."""
 
     exit_code = 2
+
+
+class TaskFailed(WarrenError):
+    """The user's code failed again and again; the log has its traceback."""
 
 
 class BrokerRefused(WarrenError):

@@ -7,7 +7,7 @@ permission first, and its answer tells whether that was what it refused.
 import ipaddress
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import pika
@@ -187,3 +187,24 @@ def _is_this_machine(host: str) -> bool:
 
 def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def without_consumer(broker: Broker, name: str, queues: Sequence[str]) -> list[str] | None:
+    """Those of ``queues`` that nobody consumes; None if the broker does not tell.
+
+    Over a connection of its own, called ``name``, which is closed again.
+    """
+    try:
+        connection = pika.BlockingConnection(parameters(broker, name))
+        try:
+            channel = connection.channel()
+            found = [
+                queue
+                for queue in queues
+                if not channel.queue_declare(queue, passive=True).method.consumer_count
+            ]
+        finally:
+            connection.close()
+    except (exceptions.AMQPError, OSError):
+        return None  # it is away, or this user may not ask
+    return found

@@ -74,3 +74,9 @@ class Log:
     def error(self, action: str, message: str, *args: object, **fields: object) -> None:
         """Say what somebody has to mend."""
         self._logger.error(message, *args, extra=_extra(action, fields))
+
+    def exception(
+        self, action: str, message: str, *args: object, error: BaseException, **fields: object
+    ) -> None:
+        """Say what somebody has to mend, with the traceback of ``error`` below."""
+        self._logger.error(message, *args, exc_info=error, extra=_extra(action, fields))

@@ -1,8 +1,8 @@
 """Every message of the protocol, as strict pydantic headers: a sender's claims, typed and bounded.
 
 A *transfer* (a model, an update, initial weights) is its manifest followed by chunks; the manifest
-message carries the first chunk, so that what fits one chunk is one message. `join` and `notice`
-carry no data.
+message carries the first chunk, so that what fits one chunk is one message. `join`, `failed`
+and `notice` carry no data.
 
 What is added later must not break those who are older. A new field has a default that means "as
 before", and is marked with the protocol it came with: ``Annotated[…, Since(3)]``. A header travels
@@ -27,6 +27,7 @@ MAX_SIZE_BYTES: Final = 1 << 40
 MAX_EXAMPLES: Final = 1 << 40
 MAX_TENSORS: Final = 10_000
 MAX_NAME: Final = 128  # characters
+MAX_REASON: Final = 256  # characters
 
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 ClientId = Annotated[str, Field(pattern=rf"^{USER_PATTERN}(\.[0-9]{{1,6}})?$")]
@@ -256,6 +257,30 @@ class Join(Message):
     fixed_state: Annotated[FixedState, Since(3)] = {}
 
 
+class Failed(Message):
+    """A client's own code, or what it was given, keeps it from its work.
+
+    ``reason`` is one printable line: an exception's type, message and place, never data beyond
+    that. ``ends`` says that the client will not try again, ``version`` what it was to train from.
+    """
+
+    SINCE: ClassVar[int] = 3
+
+    kind: Literal["failed"] = "failed"
+    federation: Name
+    client: ClientId
+    reason: Annotated[str, Field(min_length=1, max_length=MAX_REASON)]
+    version: Version | None = None
+    ends: bool = False
+
+    @model_validator(mode="after")
+    def _is_printable(self) -> Self:
+        """Or it would write on the operator's terminal what the sender likes."""
+        if not self.reason.isprintable():
+            raise ValueError("a reason is one printable line")
+        return self
+
+
 class Probe(Message):
     """From a coordinator to itself: the one that receives what goes to `update` is the active one.
 
@@ -284,7 +309,15 @@ class Notice(Signed):
 
 
 AnyMessage = Annotated[
-    ModelManifest | UpdateManifest | InitialManifest | Chunk | Sealed | Join | Probe | Notice,
+    ModelManifest
+    | UpdateManifest
+    | InitialManifest
+    | Chunk
+    | Sealed
+    | Join
+    | Failed
+    | Probe
+    | Notice,
     Field(discriminator="kind"),
 ]
 ANY_MESSAGE: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)

@@ -15,7 +15,8 @@ class Update:
     of the model. ``num_examples``: how many training examples stand behind it (its weight in
     FedAvg). ``metrics``: named figures about this client, never its data. ``local_steps``: how many
     optimizer steps made the delta, for the algorithms that need to know. ``evaluation``: what the
-    *global* model is worth on this client's held-out data.
+    *global* model is worth on this client's held-out data. ``not_finite``: names of the figures
+    that came out as NaN or infinite.
     """
 
     delta: Sequence[Array]
@@ -23,3 +24,4 @@ class Update:
     metrics: Mapping[str, float] = field(default_factory=dict)
     local_steps: int | None = None
     evaluation: Evaluation | None = None
+    not_finite: Sequence[str] = ()

@@ -211,3 +211,26 @@ class Untrainable(Line):
 def untrainable() -> Task:
     """A client whose training fails."""
     return Task(Untrainable(2), (np.zeros((3, 2)), np.zeros((3, 1))), 0.1)
+
+
+class Moody(Line):
+    """Fails the first time that it trains."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self.has_failed = False
+
+    def fit(self, data: tuple[Array, Array], learning_rate: float) -> Mapping[str, float]:
+        if not self.has_failed:
+            self.has_failed = True
+            raise KeyError("age")
+        return super().fit(data, learning_rate)
+
+
+def moody(shard: int = 0) -> Task:
+    task = line(shard)
+    return Task(Moody(4), task.data, 0.1)
+
+
+def first_is_moody(shard: int = 0) -> Task:
+    return moody(shard) if shard == 0 else line(shard)

@@ -3,14 +3,13 @@
 import argparse
 import sys
 import threading
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.live import Live
 
 from coordinator_worker import ticker
 from coordinator_worker.board import Board, Still
-from coordinator_worker.rejected import PIPE_COLUMNS
 from coordinator_worker.watch import Follower, last_word
 from shared import service, settings
 from shared.errors import ConfigError
@@ -21,6 +20,9 @@ ABOUT = (
     " out. A line for each event instead where there is no terminal. Takes the watcher's bundle,"
     " on any machine; ends with the run."
 )
+
+
+PIPE_COLUMNS: Final = 120  # of a board that goes into a pipe
 
 
 def run(argv: list[str]) -> None:

@@ -52,7 +52,9 @@ class Frames:
         with self._follower.lock:
             whole = self._follower.picture.as_dict()
             notice = self._follower.notice
-        return strict_json.dumps({"now": time.time(), "notice": notice, "picture": whole}).encode()
+            silence_s = self._follower.silence_s
+        told = {"now": time.time(), "notice": notice, "silence_s": silence_s, "picture": whole}
+        return strict_json.dumps(told).encode()
 
     def each(self) -> Iterator[bytes]:
         """The frames for one browser, and a sign of life where there are none."""

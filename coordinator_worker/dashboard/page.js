@@ -3,6 +3,8 @@
 const MOST_ROWS = 40;
 let picture = null;
 let chosen = ""; // the metric that was asked for
+let heard = 0; // when the coordinator gave its last sign, by our clock
+let notice = "";
 let ahead = 0; // seconds by which the sender's clock is ahead of ours
 
 const now = () => Date.now() / 1000 + ahead;
@@ -111,18 +113,34 @@ function link(words, lost) {
   at("link").classList.toggle("lost", lost);
 }
 
+// A picture says nothing of whether whoever made it is still there.
+function signs() {
+  if (picture === null) return;
+  const silent = Date.now() / 1000 - heard;
+  const ended = picture.finished || picture.stopped;
+  if (notice) link(notice, true);
+  else if (!ended && picture.alive_s && silent > 3 * picture.alive_s) {
+    link(`no sign of the coordinator for ${duration(silent)}`, true);
+  } else link(ended ? "ended" : "live", false);
+}
+
 function follow() {
   const source = new EventSource("events");
-  source.onopen = () => link("live", false);
   source.onerror = () => link("the dashboard does not answer; trying again", true);
   source.onmessage = (message) => {
     const told = JSON.parse(message.data);
     ahead = told.now - Date.now() / 1000;
     picture = told.picture;
-    link(told.notice || "live", Boolean(told.notice));
+    heard = Date.now() / 1000 - (told.silence_s || 0);
+    notice = told.notice;
+    signs();
     show();
   };
-  setInterval(() => at("link").classList.contains("lost") || show(), 1000); // times pass
+  setInterval(() => { // times pass
+    if (source.readyState !== EventSource.OPEN) return;
+    signs();
+    show();
+  }, 1000);
 }
 
 at("metric").addEventListener("change", (event) => { chosen = event.target.value; show(); });

@@ -22,8 +22,12 @@ const STATUS = {
 };
 
 function status(line) {
+  if (line.trouble.startsWith("left")) {
+    return element("span", { class: "status gone", title: line.trouble }, "left");
+  }
+  if (line.away) return element("span", { class: "status gone", title: "not connected" }, "away");
   const kind = Object.hasOwn(STATUS, line.status) ? line.status : "silent";
-  return element("span", { class: `status ${kind}`, title: STATUS[kind] }, line.status);
+  return element("span", { class: `status ${kind}`, title: line.trouble || STATUS[kind] }, line.status);
 }
 
 function clientTable(lines, metrics, now) {

@@ -74,6 +74,10 @@ PROTOCOL_3: Final[dict[str, m.Message]] = {
         federation="f", client="alfa", tensors=[_ENTRY, _STATISTIC], fixed_state=_FIXED, **_TRANSFER
     ),
     "join, with fixed state": m.Join(federation="f", client="alfa", fixed_state=_FIXED),
+    "failed": m.Failed(federation="f", client="alfa", reason="KeyError: 'age'"),
+    "failed, all": m.Failed(
+        federation="f", client="alfa", reason="KeyError: 'age'", version=3, ends=True
+    ),
     "update, scores": m.UpdateManifest(
         federation="f", run="0badcafe", client="alfa", base_version=2, num_examples=5,
         layout="feedbeef", metrics={"loss": 0.5}, not_finite=["rank"],

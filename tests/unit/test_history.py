@@ -84,10 +84,10 @@ def test_a_csv_file_has_every_figure_of_every_round(folder: Path, tmp_path: Path
     assert [row["version"] for row in rows] == ["1", "2", "3"]
     assert [row["time"] for row in rows] == ["1700000001.25", "1700000002.25", "1700000003.25"]
     assert [float(row["metric/loss"]) for row in rows] == [1, 0.5, 1 / 3]
-    assert [row["metric/eval_auc"] for row in rows] == ["", "0.75", ""]
+    assert [row["metric/eval_auc"] for row in rows] == ["0.75", "", ""], "what version 1 is worth"
     assert [row["rejected/stale"] for row in rows] == ["", "3", ""]
     assert [row["data_share/late"] for row in rows] == ["", "0.6", ""]
-    assert [row["evaluation/examples"] for row in rows] == ["", "40", ""]
+    assert [row["evaluation/examples"] for row in rows] == ["40", "", ""]
     assert [row["diverged"] for row in rows] == ["", "", "not finite"]
     assert list(rows[0])[:3] == ["version", "time", "seconds"]
     assert sorted(os.listdir(tmp_path)) == ["checkpoint", "rounds.csv"]
@@ -109,11 +109,11 @@ def test_tensorboard_reads_the_same_curves(folder: Path, tmp_path: Path) -> None
     assert history(folder, "--tensorboard", str(board)) == 0
     found = curves(board / RUN)
     assert found["metric/loss"] == pytest.approx({1: 1, 2: 0.5, 3: 1 / 3})
-    assert found["metric/eval_auc"] == {2: 0.75}
+    assert found["metric/eval_auc"] == {1: 0.75}
     assert found["round/updates"] == {1: 2, 2: 2, 3: 2}
     assert found["rejected/stale"] == {2: 3}
     (path,) = (board / RUN).iterdir()
-    assert [event.wall_time for event in events(path)] == [r["time"] for r in HISTORY]
+    assert {event.wall_time for event in events(path)} == {r["time"] for r in HISTORY}
 
 
 def test_a_run_is_not_written_twice_over_itself(

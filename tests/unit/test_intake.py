@@ -23,7 +23,7 @@ from coordinator_worker.state import State
 from shared.chunks import Outgoing, transfer_fields
 from shared.delivery import Delivery
 from shared.layout import Layout, Weights
-from shared.messages import EvaluationEntry, InitialManifest, Join, Notice, UpdateManifest
+from shared.messages import EvaluationEntry, Failed, InitialManifest, Join, Notice, UpdateManifest
 from shared.wire import tensor_entries
 from tests.bodies import bodies_of, encode, staging
 
@@ -512,3 +512,26 @@ def test_an_update_is_as_late_as_when_it_is_whole_not_as_when_it_began() -> None
     whole = queue.deliver(second).whole
     assert whole is not None
     assert whole.staleness_weight == pytest.approx(2**-0.5)
+
+
+def test_a_clients_failure_is_believed_of_whoever_may_speak_for_it() -> None:
+    queue = Queue()
+    said = encode(Failed(federation="f", client="alfa", reason="KeyError: 'age'"))
+    outcome = queue.deliver(said)
+    assert outcome.failed is not None
+    assert outcome.failed.reason == "KeyError: 'age'"
+    assert (outcome.client, outcome.settled) == ("alfa", (1,))
+    for user, reason in (("bravo", "identity"), (None, "identity")):
+        refused = queue.deliver(said, user)
+        assert refused.rejected is not None
+        assert refused.rejected.reason == reason
+    reasons = [queue.deliver(said).rejected for _ in range(40)]
+    assert reasons[0] is None
+    assert reasons[-1] is not None
+    assert reasons[-1].reason == "flood"
+
+
+@pytest.mark.parametrize("reason", ["", "a\nb", "\x1b[31m", "\u202e", "x" * 257])
+def test_a_reason_that_is_no_printable_line_is_no_message(reason: str) -> None:
+    with pytest.raises(ValueError, match=r"reason|printable"):
+        Failed(federation="f", client="alfa", reason=reason)

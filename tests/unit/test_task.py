@@ -64,9 +64,46 @@ def test_a_task_in_the_working_folder_is_found(
         TaskSource("task_of_this_folder:task", ["--seed", "1"])
 
 
-def test_a_bug_in_a_task_keeps_its_traceback(write) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(ZeroDivisionError):
+def test_a_bug_in_a_task_shows_its_cause_first_and_its_traceback_in_the_log(
+    write,  # type: ignore[no-untyped-def]
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"fails: ZeroDivisionError: .* \(.*\.py:\d+, in <module>"
+    ):
         TaskSource(f"{write('1 / 0')}:task", [])
+    assert caplog.records[-1].exc_info is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("def task(:\n    pass", r"\.py, line \d+: "),
+        ("def task(where: 'Folder'): ...", r"task: an annotation .*'Folder' is not defined"),
+        ("def task(where: 'list['): ...", r"task: an annotation"),
+        ("from numpy import nothing", r"ImportError: cannot import name 'nothing'"),
+        ("raise ValueError('a\\nb')", r"ValueError: a b"),
+    ],
+)
+def test_a_module_that_cannot_be_used_is_one_line(write, text: str, what: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConfigError, match=what) as refusal:
+        TaskSource(f"{write(text)}:task", [])
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_type_that_no_flag_can_have_is_one_line(write) -> None:  # type: ignore[no-untyped-def]
+    text = "import numpy\ndef task(rows: numpy.ndarray): ..."
+    with pytest.raises(ConfigError, match=r"--rows: .* no type that a flag can have"):
+        TaskSource(f"{write(text)}:task", ["--rows", "1"])
+
+
+def test_open_parameters_are_not_needed(write) -> None:  # type: ignore[no-untyped-def]
+    text = (
+        "from tests.tasks import line\n"
+        "def task(*words, shard: int = 0, **more): return line(shard)\n"
+    )
+    source = TaskSource(f"{write(text)}:task", ["--shard", "2"])
+    assert source.make(source.arguments({})).num_examples is None
 
 
 @pytest.mark.parametrize(
