@@ -145,8 +145,8 @@ def _header(state: State) -> dict[str, Any]:
         "best": state.best and astuple(state.best),
         "oldest_base": state.oldest_base,
         "setup": list(state.setup),
-        "audit_head": state.audit_head,
         "fixed_state": dict(state.fixed_state),
+        "audit_head": state.audit_head,
     }
 
 
@@ -250,8 +250,8 @@ def _read(path: Path) -> tuple[int, State, int]:
         best=Best(*header["best"]) if header["best"] else None,
         oldest_base=header.get("oldest_base", 0),
         setup=tuple(header.get("setup", ())),
-        audit_head=header.get("audit_head", ""),
         fixed_state=header.get("fixed_state", {}),
+        audit_head=header.get("audit_head", ""),
     )
     return prefix.sequence, state, header["digest"]
 

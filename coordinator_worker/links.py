@@ -109,11 +109,6 @@ class Links:
         threading.Thread(target=probe, args=(self.models,), daemon=True).start()
         self.remind(QUIET_S, Quiet())
 
-    def goes_on(self) -> bool:
-        """Wait a moment for the last model to be judged; False as soon as we are asked to stop."""
-        self.waiting("waiting until the last model is judged")
-        return not self.stopped_within(WAIT_S)
-
     def look_for(self, clients: Sequence[str]) -> None:
         """Have ``get`` return Seen: which of ``clients``, MAX_LOOKED_FOR at most, are away."""
         queues = [mailbox(client) for client in clients[:MAX_LOOKED_FOR]]
@@ -124,6 +119,11 @@ class Links:
             self._inbox.put(Seen(away))
 
         threading.Thread(target=look, daemon=True).start()
+
+    def goes_on(self) -> bool:
+        """Wait a moment for the last model to be judged; False as soon as we are asked to stop."""
+        self.waiting("waiting until the last model is judged")
+        return not self.stopped_within(WAIT_S)
 
     def wait_for(self, sending: Future[None]) -> None:
         """Return when ``sending`` is done, or raise what it raised."""

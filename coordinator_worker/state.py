@@ -49,8 +49,8 @@ class State:
     best: Best | None = None
     oldest_base: int = 0
     setup: tuple[Record, ...] = ()
-    audit_head: str = ""
     fixed_state: Mapping[str, str] = field(default_factory=dict)
+    audit_head: str = ""
 
     @property
     def rolled_back(self) -> Record | None:
