@@ -12,7 +12,7 @@ from shared.delivery import Delivery
 from shared.errors import Rejected
 from shared.layout import Layout, Weights
 from shared.log import Log
-from shared.messages import Chunk, ModelManifest, Notice, Signed
+from shared.messages import OLDEST, Chunk, ModelManifest, Notice, Signed
 from shared.signing import Verifier, content_digest
 from shared.wire import decode, layout_of
 
@@ -103,6 +103,7 @@ class Mailbox:
         self._waited = False  # whether the model that arrives was there before us
         self._unreadable = ""  # what was said last of a protocol that is not ours
         self.bytes_received = 0
+        self.coordinator_reads = OLDEST  # the newest protocol that whoever sent the model reads
         self.live_run = ""  # whose model came last, while we were here, and was not its end
 
     def expect(self, layout: Layout) -> None:
@@ -156,6 +157,7 @@ class Mailbox:
                 self._wake()
             elif isinstance(message, ModelManifest) and self._layout is not None:
                 self._waited = delivery.waited
+                self.coordinator_reads = delivery.reads
                 if not message.final and not delivery.waited:
                     self.live_run = message.run
                 self._begin(message, self._layout)

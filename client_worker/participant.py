@@ -19,6 +19,7 @@ from shared.evaluation import Evaluation, for_wire
 from shared.layout import Layout, Weights
 from shared.log import Log
 from shared.messages import (
+    Evaluated,
     EvaluationEntry,
     Failed,
     InitialManifest,
@@ -399,9 +400,26 @@ class Participant:
             self._is_fresh = False
             with user_code():
                 self._client.update(model.weights, manifest.local)
-                told = _told(self._client.evaluate())
+                found = self._client.evaluation()
+            told = _told(found.metrics()) if found is not None else ""
+            if found is not None and self.mailbox.coordinator_reads >= Evaluated.SINCE:
+                self._report_final(manifest, found)
         log.info("finished", "version %d is final%s", manifest.version, told, client=self.id)
         self.has_ended = not self._settings.stay
+
+    def _report_final(self, manifest: ModelManifest, found: Evaluation) -> None:
+        """Say what the final model is worth here: no update will."""
+        entry = _entry(found)
+        if entry is None:
+            return
+        evaluated = Evaluated(
+            federation=self._settings.federation,
+            run=manifest.run,
+            client=self.id,
+            version=manifest.version,
+            evaluation=entry,
+        )
+        self._office.publish([encode(evaluated)], "evaluated")
 
     def _contribute(self, update: Update, model: ModelManifest) -> None:
         delta = Weights.of(update.delta, self._client.layout_for(model.local))

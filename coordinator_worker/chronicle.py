@@ -242,6 +242,11 @@ class Chronicle:
         log.info("evaluated", "version %d: %s", version, told, version=version, metrics=figures)
         self._events.post("model.evaluated", version=version, metrics=dict(figures))
 
+    def ends(self, version: int, reason: str) -> None:
+        """The run ends with ``version``, for this ``reason``."""
+        log.info("run_ends", "version %d is the last: %s", version, reason, version=version)
+        self._events.post("run.ends", version=version, reason=reason)
+
     def published(self, state: State, model: ModelManifest, phases: Phases) -> None:
         """Every mailbox has the model; ``phases`` of the round that made it, if one did."""
         version = state.version

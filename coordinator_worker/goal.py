@@ -88,6 +88,18 @@ class Goal:
         waited = state.version - state.best.version if state.best is not None else 0
         return self.patience is not None and waited > self.patience
 
+    def reason(self, state: State) -> str:
+        """Why ``state`` is the run's last version, in words."""
+        last = state.history[-1]["metrics"] if state.history else {}
+        if self.target is not None and self.target.reached(last):
+            sign = ">=" if self.target.at_least else "<="
+            found = last[self.target.metric]
+            return f"--target {self.target.metric}{sign}{self.target.value:g} is met ({found:.4g})"
+        if self.rounds is not None and state.version >= self.rounds:
+            return f"--rounds {self.rounds} are made"
+        best = state.best.version if state.best is not None else 0
+        return f"--patience {self.patience}: no version was better than {best} since"
+
     def watched(self) -> dict[str, str]:
         """Metrics that the run is steered by, and the flag that says so."""
         found = {self.target.metric: "--target"} if self.target is not None else {}

@@ -1,7 +1,7 @@
 """What waits for the coordinator's main thread, bounded in bytes."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final
@@ -61,11 +61,27 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """What the program of ``--evaluate`` says of a version."""
+
+    version: int
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Enough:
+    """The clients have had their time to evaluate the final model."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """We were asked to stop."""
 
 
-Event = Tick | Seen | Beat | Connected | Quiet | Lost | Sent | AskAgain | Deadline | Stop
+Event = (
+    Judged | Enough | Tick | Seen | Beat | Connected | Quiet | Lost | Sent | AskAgain | Deadline
+    | Stop
+)  # fmt: skip
 
 
 class Inbox:
@@ -96,6 +112,10 @@ class Inbox:
     def put(self, event: Event) -> None:
         """Put an event in; never waits, and safe in a signal handler."""
         self._queue.put(event)
+
+    def poll(self) -> Delivery | Event | None:
+        """Take the next one out, if there is one."""
+        return None if self._queue.empty() else self.get()
 
     def get(self) -> Delivery | Event:
         """Take the next one out, waiting for it without using the processor."""

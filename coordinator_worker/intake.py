@@ -26,6 +26,7 @@ from shared.layout import Layout
 from shared.messages import (
     OLDEST,
     Chunk,
+    Evaluated,
     Failed,
     InitialManifest,
     Join,
@@ -95,13 +96,15 @@ class Outcome:
     """What became of a delivery.
 
     ``whole`` is a transfer that is complete and valid; ``settled`` are deliveries that need not
-    come again; ``failed`` is what keeps a client from its work;
+    come again; ``evaluated`` says what the final model is worth, ``failed`` what keeps a client
+    from its work;
     ``rejected`` says why something must not count, ``client`` who sent it.
     """
 
     whole: Arrival | None = None
     join: Join | None = None
     failed: Failed | None = None
+    evaluated: Evaluated | None = None
     settled: tuple[int, ...] = ()
     rejected: Rejected | None = None
     client: str | None = None
@@ -178,7 +181,7 @@ class Intake:
                     return self._chunk(message, data, delivery, state)
                 case UpdateManifest() | InitialManifest():
                     return self._manifest(message, data, delivery, state)
-                case Join() | Failed():
+                case Join() | Failed() | Evaluated():
                     return self._word(message, delivery, state)
                 case Probe() if delivery.user == COORDINATOR_USER:
                     return Outcome(settled=(delivery.tag,))
@@ -194,10 +197,14 @@ class Intake:
                 base_version=base_version,
             )
 
-    def _word(self, message: Join | Failed, delivery: Delivery, state: State | None) -> Outcome:
+    def _word(
+        self, message: Join | Failed | Evaluated, delivery: Delivery, state: State | None
+    ) -> Outcome:
         """What a client says without data: that it is there, or why it does no work."""
         client = message.client
         self._vouch(client, message.federation, delivery.user)
+        if isinstance(message, Evaluated):
+            return self._evaluated(message, delivery, state)
         if isinstance(message, Failed):
             if not self._failures.take(client):
                 raise Rejected("flood", "it says again and again that it failed")
@@ -206,6 +213,14 @@ class Intake:
         if not self._joins.take(client):
             raise Rejected("flood", "it asks for the model again and again")
         return Outcome(join=message, settled=(delivery.tag,), client=client)
+
+    def _evaluated(self, message: Evaluated, delivery: Delivery, state: State | None) -> Outcome:
+        """What the final model is worth; of another version or run it comes too late."""
+        self._policy.check_examples(message.evaluation.num_examples)
+        settled = (delivery.tag,)
+        if state is None or (message.run, message.version) != (state.run, state.version):
+            return Outcome(settled=settled, client=message.client, orphan=True)
+        return Outcome(evaluated=message, settled=settled, client=message.client)
 
     def _vouch(self, client: str, federation: str, user: str | None) -> None:
         if user is None:

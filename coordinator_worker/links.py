@@ -75,6 +75,10 @@ class Links:
         """The next delivery or event, however long it takes."""
         return self._inbox.get()
 
+    def poll(self) -> Delivery | Event | None:
+        """The next delivery or event if there is one."""
+        return self._inbox.poll()
+
     def put(self, event: Event) -> None:
         """Have ``get`` return ``event``; safe from any thread."""
         self._inbox.put(event)

@@ -116,7 +116,10 @@ class Past:
             if (record.get("evaluation") or {}).get("version") == version:
                 judged = record["metrics"].items()
                 found |= {name: value for name, value in judged if name.startswith("eval_")}
-        return found
+        own = self.record(version)
+        found |= (own.get("final_evaluation") or {}).get("metrics", {})
+        said = (own.get("evaluated") or {}).items()
+        return found | {f"evaluate_{name}": value for name, value in said}
 
     def made_at(self, version: int) -> str:
         """When ``version`` was made, UTC, as ISO 8601; empty if nobody knows."""

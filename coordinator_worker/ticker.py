@@ -40,6 +40,7 @@ def _overdue(event: Event) -> str:
 
 _LINES: Final[Mapping[str, Callable[[Event], str]]] = {
     "client.joined": lambda event: f"{event['client']} joined",
+    "run.ends": lambda event: f"version {event['version']} is the last: {event['reason']}",
     "round.waiting": lambda event: event["words"],
     "round.rejected": lambda event: event["words"],
     "client.failed": lambda event: (

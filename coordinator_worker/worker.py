@@ -9,7 +9,7 @@ folder's lease, reads the newest checkpoint, and publishes.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,9 @@ from coordinator_worker.inbox import (
     Beat,
     Connected,
     Deadline,
+    Enough,
     Event,
+    Judged,
     Lost,
     Quiet,
     Seen,
@@ -43,6 +45,7 @@ from coordinator_worker.monitoring.waiting import TICK_S, WaitingReport
 from coordinator_worker.notices import Notices
 from coordinator_worker.rejections import Rejections
 from coordinator_worker.round import Round
+from coordinator_worker.rounds.final import FinalEvaluation, with_figures
 from coordinator_worker.rounds.fixed_states import FixedStates
 from coordinator_worker.settings import CoordinatorSettings, parse_config
 from coordinator_worker.staging import Staging
@@ -56,6 +59,7 @@ from shared.log import Log
 from shared.messages import InitialManifest, Join, UpdateManifest
 from shared.service import on_stop_signal
 from shared.signing import Signer
+from shared.wire import kind_of
 
 log = Log(__name__)
 
@@ -91,7 +95,7 @@ class CoordinatorWorker:
         self._rejections = Rejections(self._links.models, self._notices, self._chronicle)
         self._patience = Patience(self._chronicle, self._links)
         self._evaluator = (
-            Evaluator(settings.evaluate, self._store.folder, self._chronicle.evaluated)
+            Evaluator(settings.evaluate, self._store.folder, self._evaluated)
             if settings.evaluate
             else None
         )
@@ -122,9 +126,12 @@ class CoordinatorWorker:
                 else:
                     self._heed(item)
             self._settle_sending()
+            if self._finished and self._active and self._alone:
+                self._collect_final()
             if self._finished and self._evaluator is not None and self._state is not None:
                 last = self._state
                 self._evaluator.finish(last.version, last.weights, self._links.goes_on)
+                self._save_judged()
         except Stopped as error:
             log.warning("stopped", "%s; nothing is lost", error)
         finally:
@@ -133,6 +140,58 @@ class CoordinatorWorker:
     def stop(self) -> None:
         """End ``run``; safe in a signal handler."""
         self._links.ask_to_stop()
+
+    # --- after the last version -----------------------------------------------------------------
+
+    def _collect_final(self) -> None:
+        """Wait a little for what the clients find the final model to be worth, and keep it."""
+        state = self._state
+        if state is None or "final_evaluation" in (state.history[-1] if state.history else {}):
+            return
+        final = FinalEvaluation(state)
+        self._links.remind(final.patience_s, Enough())
+        while not final.is_complete:
+            item = self._links.get()
+            if isinstance(item, (Enough, Stop, Lost)):
+                break
+            if isinstance(item, Judged):
+                self._judge(item)
+            if isinstance(item, Delivery) and item.epoch == self._links.updates.epoch:
+                self._take_final(item, state, final)
+        record = final.record
+        if record is None:
+            return
+        state = with_figures(self._state or state, state.version, {"final_evaluation": record})
+        told = {"metrics": record["metrics"], "evaluation": record}
+        if (best := self._goal.better(state.best, told, state.version)) is not None:
+            self._keep_best(state, best)
+            state = replace(state, best=best)
+        self._state = state
+        self._patience.persist(partial(self._store.save, state))
+        self._chronicle.evaluated(state.version, record["metrics"])
+
+    def _take_final(self, item: Delivery, state: State, final: FinalEvaluation) -> None:
+        """Only evaluations are settled: the rest is the next run's to judge."""
+        if kind_of(item.body) not in ("evaluated", "sealed"):
+            return
+        outcome = self._intake.receive(item, state)
+        if outcome.evaluated is not None:
+            final.add(outcome.evaluated)
+            self._links.updates.acknowledge(outcome.settled, item.epoch)
+
+    def _judge(self, judged: Judged) -> None:
+        """Keep what ``--evaluate`` said; the next checkpoint has it."""
+        if self._state is not None:
+            found = {"evaluated": dict(judged.figures)}
+            self._state = with_figures(self._state, judged.version, found)
+
+    def _save_judged(self) -> None:
+        """What was said of the last version has no next checkpoint."""
+        while (item := self._links.poll()) is not None:
+            if isinstance(item, Judged):
+                self._judge(item)
+        if self._state is not None:
+            self._patience.persist(partial(self._store.save, self._state))
 
     def _close(self) -> None:
         if self._evaluator is not None:
@@ -155,7 +214,7 @@ class CoordinatorWorker:
                 updates = self._round.updates if self._state is not None else 0
                 told = status(self._state, updates, self._policy.quorum, active=self._active)
                 self._links.supervisor.alive(told)
-            case Tick() | Seen() if self._active:
+            case Tick() | Seen() | Judged() if self._active:
                 self._look_around(event)
             case Quiet() if not self._active:
                 self._chronicle.link("standby")
@@ -202,8 +261,11 @@ class CoordinatorWorker:
         else:
             self._await_deadline(state)
 
-    def _look_around(self, event: Tick | Seen) -> None:
+    def _look_around(self, event: Tick | Seen | Judged) -> None:
         """Give a sign of life; if the round has been open for long, say whom it waits for."""
+        if isinstance(event, Judged):
+            self._judge(event)
+            return
         if isinstance(event, Seen):
             self._chronicle.alive(event.away)
             self._chronicle.waiting(self._round.updates if self._state is not None else 0)
@@ -252,8 +314,9 @@ class CoordinatorWorker:
         if self._finished:
             log.info(
                 "finished",
-                "the run reached its goal at version %d; nothing is left to do",
+                "version %d is the last: %s; nothing is left to do",
                 state.version,
+                self._goal.reason(state),
             )
 
     def _make_fanout(self, *told: Any, **manifest: Any) -> Fanout:
@@ -397,6 +460,8 @@ class CoordinatorWorker:
         self._begin_round(spare)
         self._await_deadline(state)
         self._chronicle.closed(state.run, record, closed.phases)
+        if self._finished:
+            self._chronicle.ends(version, self._goal.reason(state))
 
     def _aggregate(self, state: State, closed: Round, record: dict[str, Any]) -> Weights:
         """The next model; the last good one again if it would not be finite."""
@@ -409,6 +474,11 @@ class CoordinatorWorker:
             same = closed.cohort.sum.total
             same.buffer[:] = state.weights.buffer
             return same
+
+    def _evaluated(self, version: int, figures: Mapping[str, float]) -> None:
+        """On the evaluator's thread: a version was judged."""
+        self._chronicle.evaluated(version, figures)
+        self._links.put(Judged(version, figures))
 
     def _keep_best(self, state: State, best: Best) -> None:
         """Before the checkpoint that says so; a crash in between leaves a copy that is too new."""

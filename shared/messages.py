@@ -257,6 +257,22 @@ class Join(Message):
     fixed_state: Annotated[FixedState, Since(3)] = {}
 
 
+class Evaluated(Message):
+    """What a run's final model, ``version``, is worth on a client's held-out data.
+
+    Of the versions before it the updates say so; nobody trains from the last one.
+    """
+
+    SINCE: ClassVar[int] = 3
+
+    kind: Literal["evaluated"] = "evaluated"
+    federation: Name
+    run: Hex
+    client: ClientId
+    version: Version
+    evaluation: EvaluationEntry
+
+
 class Failed(Message):
     """A client's own code, or what it was given, keeps it from its work.
 
@@ -315,6 +331,7 @@ AnyMessage = Annotated[
     | Chunk
     | Sealed
     | Join
+    | Evaluated
     | Failed
     | Probe
     | Notice,

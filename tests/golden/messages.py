@@ -88,6 +88,10 @@ PROTOCOL_3: Final[dict[str, m.Message]] = {
         ),
         **_TRANSFER,
     ),
+    "evaluated": m.Evaluated(
+        federation="f", run="0badcafe", client="alfa", version=7,
+        evaluation=m.EvaluationEntry(num_examples=3, means={"loss": 0.25}),
+    ),
 }  # fmt: skip
 
 PROTOCOLS: Final = {1: PROTOCOL_1, 2: PROTOCOL_2, 3: PROTOCOL_3}

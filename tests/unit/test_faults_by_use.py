@@ -257,12 +257,12 @@ class Bureau:
     participant: Participant
 
 
-def model_of(run: str, version: int) -> GlobalModel:
+def model_of(run: str, version: int, participation: float = 1e-9) -> GlobalModel:
     layout = Ours().client.layout
     weights = Weights.empty(layout)
     manifest = ModelManifest(
         federation="f", run=run, version=version, tensors=tensor_entries(layout),
-        participation=1e-9, **transfer_fields(weights.buffer),
+        participation=participation, **transfer_fields(weights.buffer),
     )  # fmt: skip
     return GlobalModel(manifest, Shelved(weights))
 
@@ -306,6 +306,10 @@ def test_what_a_client_skipped_or_was_called_for_ends_with_the_run() -> None:
     one._heed(all_hands(0))
     one._work(model_of(first, 0))
     assert office.sent[-1] == ("aa", 0), "a call may come before its model is looked at"
+    one._work(model_of(first, 7))
+    one._work(model_of(second, 1, participation=1.0))
+    one._heed(all_hands(7))
+    assert office.sent[-1] == ("bb", 1), "what was skipped in the run before is no part of this one"
 
 
 class Told:

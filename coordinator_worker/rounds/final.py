@@ -1,0 +1,60 @@
+"""What the final model is worth: its clients evaluate it, and their counts are pooled."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from coordinator_worker.round import evaluation_of
+from coordinator_worker.state import State
+from shared.evaluation import pool
+from shared.messages import Evaluated
+
+SHORTEST_S: Final = 5.0
+LONGEST_S: Final = 60.0
+
+
+class FinalEvaluation:
+    """Collects one evaluation from each client that evaluated the version before.
+
+    A round's updates say what the version before is worth, and nobody trains from the last one:
+    without this it would have no figures and could never be the best.
+    """
+
+    def __init__(self, state: State) -> None:
+        last = state.history[-1] if state.history else {}
+        told: Mapping[str, Any] = last.get("evaluation") or {}
+        self._version = state.version
+        self._expected = int(told.get("clients", 0))
+        self.patience_s = min(LONGEST_S, max(SHORTEST_S, 2 * float(last.get("seconds", 0.0))))
+        self._found: dict[str, Evaluated] = {}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing more is waited for."""
+        return len(self._found) >= self._expected
+
+    def add(self, message: Evaluated) -> None:
+        """Take one; of a client that sends two the first counts."""
+        self._found.setdefault(message.client, message)
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """As the history has it; None if nobody has evaluated it."""
+        if not self._found:
+            return None
+        pooled = pool([evaluation_of(message.evaluation) for message in self._found.values()])
+        return {
+            "version": self._version,
+            "clients": len(self._found),
+            "examples": pooled.num_examples,
+            "metrics": {f"eval_{name}": value for name, value in pooled.metrics().items()},
+        }
+
+
+def with_figures(state: State, version: int, figures: Mapping[str, Any]) -> State:
+    """``state`` with ``figures`` in the record of ``version``; as it is if that is gone."""
+    history = tuple(
+        {**record, **figures} if record["version"] == version else record
+        for record in state.history
+    )
+    return replace(state, history=history)
