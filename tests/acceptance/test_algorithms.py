@@ -123,7 +123,7 @@ def test_the_coordinator_has_models_judged_by_a_program_beside_it(
         first = coordinator.wait_for("evaluated")
         second = coordinator.wait_for("evaluated")
         assert first["version"] < second["version"]
-        assert second["loss"] < first["loss"]
+        assert second["metrics"]["loss"] < first["metrics"]["loss"]
         assert coordinator.kill(signal.SIGTERM) == 0
 
 
