@@ -281,9 +281,10 @@ class Participant:
                 self._work(skipped)
             return
         if notice.notice == "rejected":
-            log.warning(
+            say = log.info if notice.reason == "stale" else log.warning  # being late is no fault
+            say(
                 "update_rejected",
-                "the coordinator rejected our update: %s",
+                "the coordinator rejected an update of ours that the broker had confirmed: %s",
                 notice.detail,
                 reason=notice.reason,
             )

@@ -197,14 +197,15 @@ class Layout:
 
         Tensors go by place; but a name that both have has to be at one place in both, or the one
         site's kernel would be averaged with another's. ``sides`` calls the two by name, such as
-        ``("this site's", "the federation's")``. With ``roles`` they have to agree, too.
+        ``("this site's", "the federation's")``. With ``roles`` these have to agree, too, and where
+        both models have names, the names.
         """
         if self.tensors == other.tensors:
             return None
         return (
             self._shape_difference(other, sides)
             or self._order_difference(other, *(sides or ("the expected", "the given")))
-            or (self._role_difference(other, *(sides or ("the expected", "the given"))) * roles)
+            or (self._meaning_difference(other, *(sides or ("the expected", "the given"))) * roles)
             or None
         )
 
@@ -235,7 +236,9 @@ class Layout:
                 )
         return ""
 
-    def _role_difference(self, other: "Layout", mine: str, theirs: str) -> str:
+    def _meaning_difference(self, other: "Layout", mine: str, theirs: str) -> str:
+        if named := self.named_otherwise(other):
+            return f"{theirs} model is another one: {named}"
         for ours, found in zip(self.tensors, other.tensors, strict=True):
             if ours.role != found.role:
                 words = f"{_ROLES[ours.role]}, {theirs} is {_ROLES[found.role]}"
@@ -277,10 +280,11 @@ def canonical(names: Sequence[str]) -> list[str]:
     """``names`` without what depends on how many models a process has made before.
 
     Keras calls the second Dense of a process ``dense_1`` whichever model it is in, so a number
-    counts here by its rank among those of its word; a first part that all share is left out.
+    counts here by its rank among those of its word; of names in three parts or more a first part
+    that all share, the name of the model, is left out.
     """
     parts = [name.split("/") for name in names]
-    if len({part[0] for part in parts}) == 1 and all(len(part) > 1 for part in parts):
+    if len({part[0] for part in parts}) == 1 and all(len(part) > 2 for part in parts):
         parts = [part[1:] for part in parts]
     seen: dict[str, set[int]] = {}
     for part in parts:

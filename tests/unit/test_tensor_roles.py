@@ -298,6 +298,17 @@ def test_names_are_heeded_but_for_what_a_process_counted(
     assert not differ or "in another order" in str(told)
 
 
+def test_over_the_wire_a_model_with_other_names_is_another_model() -> None:
+    arrays = [np.zeros(2), np.zeros(2)]
+    ours, theirs = (Layout.of(arrays, [f"{n}/kernel", f"{n}/bias"]) for n in ("dense", "lstm"))
+    told = ours.difference(theirs, ("this site's", "the federation's"), roles=True)
+    assert told is not None
+    assert told.startswith("the federation's model is another one: it has lstm/bias")
+    assert Layout.of(arrays).difference(theirs, roles=True) is None, "numbers say nothing"
+    other_process = Layout.of(arrays, ["net_4/dense_7/kernel", "net_4/dense_7/bias"])
+    assert ours.difference(other_process, roles=True) is None
+
+
 def test_numbers_count_by_their_rank() -> None:
     assert canonical(["s_3/dense_5/kernel", "s_3/dense_9/kernel"]) == [
         "dense/kernel",
