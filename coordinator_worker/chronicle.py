@@ -242,6 +242,12 @@ class Chronicle:
         log.info("evaluated", "version %d: %s", version, told, version=version, metrics=figures)
         self._events.post("model.evaluated", version=version, metrics=dict(figures))
 
+    def final_evaluated(self, version: int, metrics: Mapping[str, float]) -> None:
+        """The clients have evaluated the last version."""
+        told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        log.info("final_evaluated", "version %d: %s", version, told, version=version)
+        self._events.post("run.evaluated", version=version, metrics=dict(metrics))
+
     def ends(self, version: int, reason: str) -> None:
         """The run ends with ``version``, for this ``reason``."""
         log.info("run_ends", "version %d is the last: %s", version, reason, version=version)

@@ -29,6 +29,12 @@ def _closed(event: Event) -> str:
     return f"round {event['version']}: {event['updates']} updates in {took}, {up}{figures}{behind}"
 
 
+def _evaluated(event: Event) -> str:
+    metrics = list(event["metrics"].items())[:METRICS]
+    figures = ", ".join(f"{name} {figure(value)}" for name, value in metrics)
+    return f"version {event['version']}, the last, is worth {figures}"
+
+
 def _rejected(event: Event) -> str:
     return f"rejected from {event['client']}: {event['reason']}: {event.get('detail', '')}"
 
@@ -40,6 +46,7 @@ def _overdue(event: Event) -> str:
 
 _LINES: Final[Mapping[str, Callable[[Event], str]]] = {
     "client.joined": lambda event: f"{event['client']} joined",
+    "run.evaluated": _evaluated,
     "run.ends": lambda event: f"version {event['version']} is the last: {event['reason']}",
     "round.waiting": lambda event: event["words"],
     "round.rejected": lambda event: event["words"],

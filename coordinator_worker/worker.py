@@ -168,7 +168,7 @@ class CoordinatorWorker:
             state = replace(state, best=best)
         self._state = state
         self._patience.persist(partial(self._store.save, state))
-        self._chronicle.evaluated(state.version, record["metrics"])
+        self._chronicle.final_evaluated(state.version, record["metrics"])
 
     def _take_final(self, item: Delivery, state: State, final: FinalEvaluation) -> None:
         """Only evaluations are settled: the rest is the next run's to judge."""

@@ -234,3 +234,27 @@ def moody(shard: int = 0) -> Task:
 
 def first_is_moody(shard: int = 0) -> Task:
     return moody(shard) if shard == 0 else line(shard)
+
+
+class Measured(Ledger):
+    """A ledger with a statistic: the number that is this client's own, whatever was before."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.weights = [*self.weights, np.full(2, 7.0), np.array(0)]
+
+    def weight_names(self) -> list[str]:
+        return ["ledger", "moving", "steps"]
+
+    def weight_roles(self) -> list[str]:
+        return ["trainable", "statistic", "statistic"]
+
+    def fit(self, data: list[int], learning_rate: float) -> None:
+        super().fit(data, learning_rate)
+        ledger, _, steps = self.weights
+        self.weights = [ledger, np.full(2, 10.0 * (data[0] + 1)), steps + 1]
+
+
+def measured(index: int = 0) -> Task:
+    """A client whose statistic is 10, 20, 30, … and who has as many examples as its number."""
+    return Task(Measured(8), [index], 1.0, num_examples=index + 1)

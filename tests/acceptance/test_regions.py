@@ -304,6 +304,21 @@ def test_a_region_that_was_stopped_or_has_finished_can_be_started_again(tree: Tr
         rollback(tree.folder / "region-a", "1")
 
 
+def test_statistics_of_all_clients_are_averaged_by_weight_through_regions(tree: Tree) -> None:
+    """Momentum at the root would make 7, 30, 46, … of what is 30 in each round."""
+    with workers() as started:
+        started += tree.clients("measured", "--index")
+        started += [tree.region(name) for name in REGIONS]
+        optimizer = ("--server-optimizer", "momentum:beta=0.5")
+        started.append(tree.root("--quorum", "2", "--rounds", "4", *optimizer))
+        assert [worker.end() for worker in started] == [0] * 7
+    mean = sum(10.0 * n * n for n in (1, 2, 3, 4)) / (1 + 2 + 3 + 4)
+    for name in ("root", *REGIONS):
+        layout, weights = tree.state(name).weights.layout, tree.state(name).weights
+        assert [tensor.name for tensor in layout.tensors] == ["ledger", "moving"]
+        np.testing.assert_allclose(weights[1], [mean, mean], rtol=1e-6)
+
+
 def test_a_standby_takes_the_region_over(tree: Tree) -> None:
     with workers() as started:
         clients = tree.clients("slow", "--index", "--seconds", "0.1")
