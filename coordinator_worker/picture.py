@@ -80,13 +80,13 @@ class Picture:
         """Take one event; one that is not known changes nothing."""
         topic = str(event.get("event", ""))
         self.number = int(event.get("number", self.number))
+        self.time = max(self.time, float(event.get("time", 0.0)))
         take = _TAKES.get(".".join(topic.split(".")[:2]))
         if take is None:
             return
         if (run := event.get("run")) is not None and run != self.run:
             self.begin(run)
         self.federation = self.federation or str(event.get("federation", ""))
-        self.time = max(self.time, float(event.get("time", 0.0)))
         self.stopped = False
         take(self, event)
 

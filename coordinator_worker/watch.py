@@ -153,11 +153,27 @@ class Follower(AbstractContextManager["Follower"]):
             self._heard = time.monotonic()
             if self._recent is not None:
                 self._recent.append(event)
-            elif 0 < self.picture.number < int(event.get("number", 0)) - 1:
+            elif self._misses_before(event):
                 self._begin_to_look([event])
                 threading.Thread(target=self._look, args=(LAST_WORD_S,), daemon=True).start()
             self.picture.feed(event)
         self._changed(event)
+
+    def _misses_before(self, event: dict[str, Any]) -> bool:
+        """Whether something happened before ``event`` that we did not hear of.
+
+        A coordinator that was started again counts from 1: what is newer than all that we know and
+        has a number that we had is one of another count. One that is not newer was in the
+        picture with which we began.
+        """
+        had, number = self.picture.number, int(event.get("number", 0))
+        if not had or not number:
+            return False
+        return number > had + 1 or (number <= had and self._is_newer(event, self.picture))
+
+    @staticmethod
+    def _is_newer(event: dict[str, Any], picture: Picture) -> bool:
+        return float(event.get("time", 0.0)) > picture.time
 
     def _look(self, after_s: float = 0.0) -> None:
         """Begin with the last word, and until it has all that we missed with the next one."""
@@ -184,11 +200,17 @@ class Follower(AbstractContextManager["Follower"]):
         if found is None or found.time < self._known:
             return not recent
         found.succeeds(self.picture)
+        # Before they are fed, for that moves the number on. The last word of a coordinator that was
+        # killed has a higher number than the first events of the next one, and knows none of them.
+        joins = (
+            not recent
+            or not self._is_newer(recent[0], found)
+            or int(recent[0].get("number", 0)) == found.number + 1
+        )
         for event in recent:
-            if float(event.get("time", 0.0)) > found.time:
+            if self._is_newer(event, found):
                 found.feed(event)
         if not recent:
             self._heard = time.monotonic() - max(0.0, time.time() - found.time)
-        joins = not recent or int(recent[0].get("number", 0)) <= found.number + 1
         self.picture = found
         return joins

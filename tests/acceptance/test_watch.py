@@ -155,6 +155,57 @@ def test_an_event_that_was_missed_is_made_up_for(place: Place) -> None:
     session.close()
 
 
+def test_what_a_coordinator_that_began_anew_did_before_it_was_heard_is_made_up_for(
+    place: Place,
+) -> None:
+    """It counts its events from 1 again, so that what was missed has lower numbers, not higher."""
+    changed = threading.Event()
+    with coordinator(place) as events:
+        for _ in range(10):
+            events.post("client.joined", client="alfa")
+        for version in (1, 2, 3):
+            round_closed(events, version)
+        seen(place.urls["watcher"], lambda picture: picture.version == 3)
+    with Follower(place.urls["watcher"], "late", lambda _event: changed.set()) as follower:
+        assert follower.picture.number == 13
+        session = Forgetful(place.urls["coordinator"], "coordinator")
+        session.start(patience_s=10.0)
+        again = Events(session, Audience(), federation=place.name)
+        session.forgets = True
+        for version in range(1, 6):
+            round_closed(again, version)
+        session.forgets = False
+        round_closed(again, 6)
+        until(lambda: len(follower.picture.rounds) == 6, changed)
+        assert [record["version"] for record in follower.picture.rounds] == list(range(1, 7))
+        assert (follower.picture.number, follower.picture.version) == (6, 6)
+        session.close()
+
+
+def test_a_coordinator_that_is_killed_and_started_again_leaves_no_gap_with_a_watcher(
+    place: Place, tmp_path: Path
+) -> None:
+    changed = threading.Event()
+    words = ("--quorum", "2", "--rounds", "40", "--checkpoint-dir", str(tmp_path / "c"))
+    with (
+        workers() as started,
+        Follower(place.urls["watcher"], "long", lambda _event: changed.set()) as follower,
+    ):
+        federated(place, tmp_path, started, rounds=40)
+        until(lambda: follower.picture.version >= 3, changed)
+        started[-1].kill()
+        before = follower.picture.number
+        started.append(Worker("coordinator-worker", place.urls["coordinator"], *words))
+        until(lambda: follower.picture.finished and follower.picture.stopped, changed)
+        until(lambda: len(follower.picture.rounds) == 40, changed)
+        versions = [record["version"] for record in follower.picture.rounds]
+        last = last_word(place.urls["watcher"], "test")
+        assert last is not None
+        assert versions == list(range(1, 41))
+        assert follower.picture.number == last.number
+        assert before > 3
+
+
 def test_a_watcher_whose_connection_was_cut_sees_what_it_missed(place: Place) -> None:
     changed = threading.Event()
     notices: list[str] = []  # it may be back before one has looked
