@@ -107,6 +107,19 @@ def _is_array(value: Any) -> bool:
     return len(getattr(value, "shape", ())) > 0 or isinstance(value, Mapping)
 
 
+def _sliced(parts: tuple[Any, ...]) -> Any:
+    """A dataset of the rows of ``parts``.
+
+    Three inputs of three rows look like three examples until TensorFlow takes them apart.
+    """
+    try:
+        return tf.data.Dataset.from_tensor_slices(parts)
+    except (ValueError, TypeError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise ConfigError(f"the data cannot be taken apart into examples ({line}): give each"
+                          " example a row in all of the arrays") from None  # fmt: skip
+
+
 class Batches:
     """Batches of a model's data, for training and for evaluation, made once for each data set.
 
@@ -130,7 +143,7 @@ class Batches:
             if self._whole and count % self._whole:
                 raise ConfigError(f"the model takes batches of {self._whole}, and {count} examples"
                                   " are no multiple of it: leave some out or pad them")  # fmt: skip
-            batches = tf.data.Dataset.from_tensor_slices(tuple(data))
+            batches = _sliced(tuple(data))
             if training and self._shuffle:
                 batches = batches.shuffle(count, reshuffle_each_iteration=True)
             size = self._batch_size if training else self._whole or EVALUATION_BATCH

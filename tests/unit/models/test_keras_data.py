@@ -178,3 +178,13 @@ def test_a_stateful_models_batches_are_whole_and_in_order() -> None:
     client = KerasTask(model, uneven, 0.1, loss="mse").client()
     with pytest.raises(ConfigError, match="no multiple"):
         client.train(client.weights())
+
+
+def test_as_many_inputs_as_rows_of_unlike_lengths_are_one_line() -> None:
+    """Three arrays for three labels could be three examples; they are three inputs here."""
+    inputs = [keras.Input((width,)) for width in (2, 1, 4)]
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Concatenate()(inputs)))
+    x = tuple(np.zeros((rows, width), "f4") for rows, width in ((3, 2), (3, 1), (2, 4)))
+    client = KerasTask(model, (x, np.zeros((3, 1), "f4")), 0.1, loss="mse").client()
+    with pytest.raises(ConfigError, match="give each example a row"):
+        client.train(client.weights())
