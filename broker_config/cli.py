@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from pathlib import Path
@@ -57,6 +58,16 @@ difference, `status` found no running node); 2 the command line is wrong
 """
 
 
+_MENDED = {
+    errno.ENOSPC: "make room and repeat the command, or name another home folder",
+    errno.EDQUOT: "make room and repeat the command, or name another home folder",
+    errno.EROFS: "name a home folder on a disk that can be written",
+    errno.ENOTDIR: "a file is in the way: move it, or name another home folder",
+    errno.EEXIST: "a file is in the way: move it, or name another home folder",
+    errno.EISDIR: "a folder is in the way: move it, or name another home folder",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``broker-config`` and return its exit code."""
     print_anything()
@@ -73,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = getattr(commands, options.command)(options)
         sys.stdout.flush()
-    except (BrokerConfigError, PermissionError) as error:
+    except BrokerConfigError as error:
         print(f"broker-config: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -82,7 +93,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # `broker-config definitions | head`; Python would complain again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        print(f"broker-config: {_of_disk(error, options)}", file=sys.stderr)
+        return 1
     return code
+
+
+def _of_disk(error: OSError, options: argparse.Namespace) -> str:
+    """One line about a disk or file that does not take, or give, what is to be kept."""
+    place = error.filename or f"the home folder {read.home(options)}"
+    hint = _MENDED.get(error.errno or 0, "see that it can be read and written, or name another")
+    return f"{place}: {error.strerror or error}: {hint} (--home)"
 
 
 def _parser() -> Parser:

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from broker_config.names import fleet_member, is_client_id, mailbox, speaks_for
 from shared.broker_url import BrokerUrl
+from shared.config.bundle_owner import CLIENT
 from shared.errors import ConfigError
 from shared.observing import MetricsPort, ObservingSettings
 from shared.settings import WorkerSettings
@@ -18,6 +19,7 @@ class ClientSettings(ObservingSettings, WorkerSettings):
     """Flags, environment and defaults of a client."""
 
     SECTION: ClassVar[str] = "client"
+    BUNDLE_OF = (CLIENT, "a client")
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "what to train": ("task", "stay", "state_dir", "training_limit_s"),
         "who this is": ("client", "fleet", "virtual"),

@@ -7,6 +7,7 @@ from typing import ClassVar, Final, Self
 
 from pydantic import ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, model_validator
 
+from broker_config.names import COORDINATOR_USER
 from coordinator_worker.learning import LearningSettings
 from shared import weights_file
 from shared.errors import ConfigError
@@ -27,6 +28,7 @@ class CoordinatorSettings(LearningSettings, ObservingSettings, WorkerSettings):
     """Flags, environment and defaults of the coordinator."""
 
     SECTION: ClassVar[str] = "coordinator"
+    BUNDLE_OF = (COORDINATOR_USER, "the coordinator")
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "rounds": ("quorum", "deadline_s", "min_quorum", "participation", "clients"),
         "late updates": ("max_staleness", "staleness_exponent", "staleness_hinge"),

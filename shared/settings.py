@@ -28,8 +28,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from broker_config.names import COORDINATOR_USER, WATCHER_USER
 from shared import flags, settings_file, strays
 from shared.broker_url import BrokerUrl
+from shared.config import bundle_owner
 from shared.errors import ConfigError
 from shared.tls import Broker
 from shared.wording import complaint
@@ -54,6 +56,9 @@ class WorkerSettings(BaseSettings):
     }
 
     model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
+
+    # The kind of bundle that this program takes, and what to call the program; "": any.
+    BUNDLE_OF: ClassVar[tuple[str, str]] = ("", "")
 
     _strays: tuple[str, ...] = PrivateAttr(())
 
@@ -130,6 +135,18 @@ class WorkerSettings(BaseSettings):
 S = TypeVar("S", bound=BaseSettings)
 
 
+class WatcherSettings(WorkerSettings):
+    """What those who watch are told."""
+
+    BUNDLE_OF = (WATCHER_USER, "who watches")
+
+
+class StaffSettings(WorkerSettings):
+    """What commands that look into the coordinator's queues are told."""
+
+    BUNDLE_OF = (COORDINATOR_USER, "this command")
+
+
 def load(
     kind: type[S],
     *,
@@ -175,6 +192,10 @@ def load(
         raise _first_of(error, found.places, environment | given, wrong) from None
 
     if isinstance(made, WorkerSettings):
+        allowed, whose = made.BUNDLE_OF
+        if allowed:
+            given_to = bundle_owner.variables(bundle)
+            bundle_owner.refuse_others(made.user, given_to, allowed=allowed, whose=whose)
         made.note_strays(strays.warnings(kind, names))
     return made, [*found.task, *rest]
 

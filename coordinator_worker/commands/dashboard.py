@@ -21,8 +21,8 @@ PORT: Final = 8080
 def run(argv: list[str]) -> None:
     """Serve it until we are asked to stop, or write it into a file."""
     own = _flags()
-    given, _ = settings.load(settings.WorkerSettings, description=ABOUT, argv=argv, own=own)
-    asked = settings.own_words(own, settings.WorkerSettings, argv)
+    given, _ = settings.load(settings.WatcherSettings, description=ABOUT, argv=argv, own=own)
+    asked = settings.own_words(own, settings.WatcherSettings, argv)
     if asked.save is not None:
         save(given, asked.save)
         return

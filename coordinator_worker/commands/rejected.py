@@ -15,8 +15,8 @@ ABOUT = (
 def run(argv: list[str]) -> None:
     """Print the list, or delete what is on it."""
     own = _flags()
-    given, _ = settings.load(settings.WorkerSettings, description=ABOUT, argv=argv, own=own)
-    asked = settings.own_words(own, settings.WorkerSettings, argv)
+    given, _ = settings.load(settings.StaffSettings, description=ABOUT, argv=argv, own=own)
+    asked = settings.own_words(own, settings.StaffSettings, argv)
     if asked.delete_all:
         delete_all(given.broker, given.federation, as_json=asked.json)
     else:

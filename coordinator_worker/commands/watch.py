@@ -33,12 +33,12 @@ def run(argv: list[str]) -> None:
     own.add_argument(
         "--once", action="store_true", help="show how it is now, and end: also when nothing runs"
     )
-    given, _ = settings.load(settings.WorkerSettings, description=ABOUT, argv=argv, own=own)
-    once = settings.own_words(own, settings.WorkerSettings, argv).once
+    given, _ = settings.load(settings.WatcherSettings, description=ABOUT, argv=argv, own=own)
+    once = settings.own_words(own, settings.WatcherSettings, argv).once
     (show if once else follow)(given)
 
 
-def show(given: settings.WorkerSettings) -> None:
+def show(given: settings.WatcherSettings) -> None:
     """Print what the coordinator said last."""
     found = last_word(given.broker, f"watch · {given.federation}")
     if found is None:
@@ -50,7 +50,7 @@ def show(given: settings.WorkerSettings) -> None:
     console.print(Board(given.federation, Still(found)))
 
 
-def follow(given: settings.WorkerSettings) -> None:
+def follow(given: settings.WatcherSettings) -> None:
     """Show it live: a table on a terminal, lines elsewhere."""
     stopped = threading.Event()
     service.on_stop_signal(lambda: threading.Thread(target=stopped.set).start())

@@ -1,0 +1,1 @@
+"""What a program of Warren is told: who it is, from its bundle and environment."""
