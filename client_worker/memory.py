@@ -77,7 +77,7 @@ class Memory:
         """The broker has ``update``; one that this process did not train counts from now on."""
         client, _ = self._known()
         longer = client.layout.with_controls
-        if manifest.layout != longer.digest:
+        if longer == client.layout or manifest.layout != longer.digest:
             return  # it has no control variates
         whole = Weights(longer, update.buffer)
         if manifest.base_version not in self._changes:

@@ -16,7 +16,8 @@ about the middle of its pair of cells, [2 i h, (2 i + 2) h) and [(2 i - 1) h, (2
 reads it goes down from the top: while all rows of all sites lie in two neighbouring cells, they lie
 in 32 cells of the next level, whose index modulo 32 tells them apart. At the last level where that
 is so the pair of cells is less than 32 times as wide as the data reach, so its moments are exact to
-some 1e-13 of the variance, however far from 0 the data lie.
+some 1e-13 of the variance, however far from 0 the data lie. Moments are in units of h, a power of
+two, so nothing in the table is above 1.
 """
 
 import math
@@ -160,6 +161,10 @@ class StatisticsModel:
         """Return the two tables."""
         return self._weights
 
+    def weight_roles(self) -> list[str]:
+        """Return that both are statistics: averaged by rows, never stepped."""
+        return ["statistic", "statistic"]
+
     def set_weights(self, weights: Sequence[Array], /) -> None:
         """Take over the tables of all sites, and save them."""
         self._weights = [np.array(array) for array in weights]
@@ -206,7 +211,8 @@ def _levels(values: Table, rows: int) -> Table:
         entries[:CHILDREN] = counts / rows
         for place, origin in enumerate((0.0, size)):
             # About the middle of its pair, which may be far away: the remainder first.
-            offset = np.mod(np.mod(values, 2 * size) + origin, 2 * size) - size
+            # In cells, so that no figure of the table is above 1, whatever the data's scale.
+            offset = (np.mod(np.mod(values, 2 * size) + origin, 2 * size) - size) / size
             entries[CHILDREN + 2 * place] = offset.sum() / rows
             entries[CHILDREN + 2 * place + 1] = (offset * offset).sum() / rows
         if cells.max() - cells.min() > 1:
@@ -233,10 +239,10 @@ def _mean_and_variance(moments: Table) -> tuple[float, float]:
         first, level = below[0], level + 1
     size = float(RADIX) ** (TOP - level)
     sums = levels[level, CHILDREN + 2 * (first % 2) :][:2] / present
-    mean = (first + 1) * size + float(sums[0])
+    mean = (first + 1) * size + float(sums[0]) * size
     if level + 1 == LEVELS:
         return mean, 0.0  # no two floats lie so close together
-    return mean, max(float(sums[1] - sums[0] ** 2), 0.0)
+    return mean, max(float(sums[1] - sums[0] ** 2), 0.0) * size * size
 
 
 def _bucket(values: Table) -> npt.NDArray[np.int64]:

@@ -65,8 +65,10 @@ class Audit:
 
     @property
     def head(self) -> str:
-        """Digest of the last line; the checkpoint keeps it, so that a cut end shows."""
-        return self._previous
+        """Digest of the last line, empty before the first; the checkpoint keeps it, so that a cut
+        end shows.
+        """
+        return "" if self._previous == NO_LINE else self._previous
 
     def give_back(self) -> None:
         """Another coordinator may write now."""
@@ -207,4 +209,4 @@ def _has_aggregated(lines: Sequence[bytes], state: State) -> bool:
 
 def _has_line(lines: Sequence[bytes], digest: str) -> bool:
     """Whether one of ``lines`` has ``digest``; a state from before there were any has none."""
-    return not digest or any(digest_of(line) == digest for line in reversed(lines))
+    return digest in ("", NO_LINE) or any(digest_of(line) == digest for line in reversed(lines))

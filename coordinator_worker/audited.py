@@ -110,7 +110,7 @@ def faults(lines: Iterable[tuple[int, bytes]], head: str = "") -> Iterator[str]:
 
     ``head`` is the digest of a line that has to be there: the last one that the checkpoint knows.
     """
-    previous, has_head, torn = None, not head, 0
+    previous, has_head, torn = None, head in ("", NO_LINE), 0
     for number, text in lines:
         line = _parsed(text)
         said = line.get("previous")

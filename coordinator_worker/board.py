@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Any, Final, Protocol
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -22,6 +23,7 @@ from coordinator_worker.terminal.table import LONGEST, WIDE, Column, fitted
 BAR: Final = 24
 LEAST_ROWS: Final = 3
 REFUSALS: Final = 3
+MAX_LINES: Final = 3  # of one thing that is amiss
 LINES: Final = 12  # of a board that is not told how high it may be, above and below its table
 
 
@@ -91,7 +93,11 @@ class Board:
             _quorum(picture, width),
             *_metrics(picture, width),
         ]
-        above += [Text(plain(said), "bold red", no_wrap=True) for said in _troubles(picture)]
+        above += [
+            Text(line, "bold red", no_wrap=True)
+            for said in _troubles(picture)
+            for line in wrap(plain(said), width)[:MAX_LINES]
+        ]
         if notice := self._source.notice:
             above.append(Text(plain(notice), "yellow", no_wrap=True))
         below = _refusals(picture)

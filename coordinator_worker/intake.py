@@ -23,6 +23,7 @@ from shared.chunks import Incoming
 from shared.delivery import Delivery
 from shared.errors import Rejected
 from shared.layout import Layout
+from shared.log import Log
 from shared.messages import (
     OLDEST,
     Chunk,
@@ -37,6 +38,8 @@ from shared.messages import (
 )
 from shared.sealing import Opener
 from shared.wire import decode, layout_of
+
+log = Log(__name__)
 
 # A client joins whenever it has connected; one whose line is bad does so with growing pauses.
 JOINS: Final = 20
@@ -168,7 +171,23 @@ class Intake:
         return late
 
     def receive(self, delivery: Delivery, state: State | None) -> Outcome:
-        """Judge one delivery against the current state (None before there is a model)."""
+        """Judge one delivery against the current state (None before there is a model).
+
+        Whatever it is, it gets an outcome: one that raised would be delivered again for ever.
+        """
+        if delivery.unreadable:
+            rejected = Rejected("malformed", "its AMQP headers cannot be decoded")
+            return Outcome(settled=(delivery.tag,), rejected=rejected, client=delivery.user)
+        try:
+            return self._judged(delivery, state)
+        except OSError:
+            raise  # of the staging file: no fault of the sender's
+        except Exception as error:
+            log.exception("unforeseen", "a delivery of %s is rejected", delivery.user, error=error)
+            rejected = Rejected("malformed", f"it cannot be judged: {type(error).__name__}")
+            return Outcome(settled=(delivery.tag,), rejected=rejected, client=delivery.user)
+
+    def _judged(self, delivery: Delivery, state: State | None) -> Outcome:
         try:
             message, data = decode(delivery.body, READER)
             if isinstance(message, Sealed):

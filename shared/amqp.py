@@ -318,8 +318,16 @@ class Session:
         waited = self._waiting.get(method.consumer_tag, 0)
         if waited:
             self._waiting[method.consumer_tag] = waited - 1
+        unreadable = getattr(properties, "unreadable", False)
         wanted.on_delivery(
-            Delivery(body, method.delivery_tag, *told, reads(properties), waited=waited > 0)
+            Delivery(
+                body,
+                method.delivery_tag,
+                *told,
+                reads(properties),
+                waited=waited > 0,
+                unreadable=unreadable,
+            )
         )
 
     def _acknowledge(self, known: Unacknowledged) -> None:

@@ -152,7 +152,7 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
             after = at + _HEAD.size + size + 1
             if after > end:
                 break
-            _, value = frame.decode_frame(data[at:after])
+            value = _decoded(data[at:after])
             at = after
             self._process_frame(value)
             if kind == spec.FRAME_HEADER and value.body_size:
@@ -170,6 +170,57 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
             channel._on_deliver(method, header, body.kept())
         elif isinstance(method.method, spec.Basic.Return):
             channel._on_return(method, header, body.kept())
+
+
+def _decoded(data: bytes) -> Any:
+    """One frame, as pika has it.
+
+    A client may give its message headers that the broker takes and pika cannot decode: a time
+    stamp out of range, tables in tables a thousand deep. The exception would end the connection's
+    thread, at each delivery of that message anew. Such a message keeps its sender and its body, and
+    is ``unreadable``.
+    """
+    if data[0] != spec.FRAME_HEADER:
+        return frame.decode_frame(data)[1]
+    try:
+        return frame.decode_frame(data)[1]
+    except Exception:  # noqa: BLE001  pika's decoder raises whatever its parts do
+        channel = int.from_bytes(data[1:3], "big")
+        payload = data[_HEAD.size : -1]
+        properties = spec.BasicProperties(user_id=_user_id(payload[12:]))
+        properties.unreadable = True
+        return frame.Header(channel, int.from_bytes(payload[4:12], "big"), properties)
+
+
+# The properties of a message, in their order: the bit that says that one is there, and how many
+# bytes it takes, or how many bytes say that.
+_PROPERTIES: Final = (
+    *((bit, "short") for bit in (15, 14)),
+    (13, "table"),
+    *((bit, "octet") for bit in (12, 11)),
+    *((bit, "short") for bit in (10, 9, 8, 7)),
+    (6, "time"),
+    *((bit, "short") for bit in (5, 4)),
+)
+_USER_ID: Final = 4
+
+
+def _user_id(encoded: bytes) -> str | None:
+    """Whose message it is, which the broker has checked, without a look at the rest."""
+    flags, at = int.from_bytes(encoded[:2], "big"), 2
+    for bit, kind in _PROPERTIES:
+        if not flags >> bit & 1:
+            continue
+        if kind == "short":
+            end = at + 1 + encoded[at]
+            if bit == _USER_ID:
+                return encoded[at + 1 : end].decode("utf-8", "replace")
+            at = end
+        elif kind == "table":
+            at += 4 + int.from_bytes(encoded[at : at + 4], "big")
+        else:
+            at += 1 if kind == "octet" else 8
+    return None
 
 
 class _Body:

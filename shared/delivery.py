@@ -13,7 +13,8 @@ class Delivery:
 
     ``consumer`` is the tag of the consumer it came to: the queue, unless the subscription names it.
     ``reads`` is the newest protocol that its sender reads, as far as it says so. ``waited``: it was
-    in the queue before we came, if the subscription ``counts``.
+    in the queue before we came, if the subscription ``counts``. ``unreadable``: its AMQP headers
+    cannot be decoded.
     """
 
     body: memoryview
@@ -24,6 +25,7 @@ class Delivery:
     consumer: str = ""
     reads: int = PROTOCOL
     waited: bool = False
+    unreadable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,8 @@ class Layout:
     @cached_property
     def size_bytes(self) -> int:
         """Bytes of the whole buffer, padding included."""
+        if not self.tensors:
+            return 0  # of what is trained in a model of statistics alone
         last = self.tensors[-1].size_bytes
         return self.offsets[-1] + -(-last // ALIGNMENT) * ALIGNMENT
 

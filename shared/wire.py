@@ -59,9 +59,16 @@ def encode(message: Message, data: Piece = b"") -> Body:
 def decode(body: Piece, reader: str = "this side") -> tuple[AnyMessage, memoryview]:
     """Header and data (a view into ``body``) of one message.
 
-    Raises Rejected(``malformed`` or ``protocol``), in words that call us ``reader``; takes no
-    memory beyond the header's own.
+    Raises Rejected(``malformed`` or ``protocol``), in words that call us ``reader``, and nothing
+    else; takes no memory beyond the header's own.
     """
+    try:
+        return _decoded(body, reader)
+    except (RecursionError, MemoryError) as error:
+        raise Rejected("malformed", f"it cannot be read: {type(error).__name__}") from None
+
+
+def _decoded(body: Piece, reader: str) -> tuple[AnyMessage, memoryview]:
     header, end = _unpack_header(body)
     protocol = header.pop("protocol", None)
     if type(protocol) is not int or not OLDEST <= protocol <= PROTOCOL:
@@ -78,9 +85,11 @@ def decode(body: Piece, reader: str = "this side") -> tuple[AnyMessage, memoryvi
 
 
 def _unknown_protocol(protocol: object, reader: str) -> str:
-    said = f"it is of protocol {protocol!r:.20}, and {reader} reads {OLDEST} to {PROTOCOL}"
-    if not isinstance(protocol, int):
-        return said
+    # Not the repr of what a stranger sent: of lists in lists that alone ends in RecursionError.
+    if type(protocol) is not int:
+        kind = type(protocol).__name__
+        return f"its protocol is a {kind}, and {reader} reads {OLDEST} to {PROTOCOL}"
+    said = f"it is of protocol {protocol}, and {reader} reads {OLDEST} to {PROTOCOL}"
     return f"{said}: upgrade {reader if protocol > PROTOCOL else 'whoever sent it'}"
 
 

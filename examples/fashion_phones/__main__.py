@@ -31,7 +31,7 @@ def play(given: argparse.Namespace) -> None:
     records = [json.loads(line) for line in log if '"evaluated"' in line]
     table = Table("version", "test accuracy", title="Fashion-MNIST on a hundred phones")
     for record in records[:: max(1, len(records) // 10)] + records[-1:]:
-        table.add_row(str(record["version"]), f"{record['accuracy']:.3f}")
+        table.add_row(str(record["version"]), f"{record['metrics']['accuracy']:.3f}")
     Console().print(table)
     updates = sum(record["updates"] for record in state.history)
     sent = sum(record["bytes_up"] for record in state.history)

@@ -1,6 +1,7 @@
 """``coordinator-worker rejected``: what a client's account sent, why it went, who may look."""
 
 import json
+import os
 import queue
 import subprocess
 import threading
@@ -44,9 +45,11 @@ def send(place: Place, user: str, *bodies: Body) -> None:
 def listed(place: Place, *flags: str, user: str = "coordinator") -> str:
     """What the command prints; its log and its errors would fail the test."""
     command = [BIN / "coordinator-worker", "rejected", "--broker-url", place.urls[user], *flags]
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False
-    )
+        command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+        env=environment,
+    )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

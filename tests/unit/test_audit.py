@@ -292,3 +292,15 @@ def test_odd_types_in_a_tampered_log_end_in_no_traceback(
         assert main(["audit", *words, "--checkpoint-dir", str(tmp_path)]) in (0, 1, 2)
         assert "Traceback" not in capsys.readouterr().err
     audit.take_over(state(2))
+
+
+def test_a_checkpoint_from_before_the_first_line_misses_none(tmp_path: Path) -> None:
+    """The first checkpoint of a run is written before its first line."""
+    first = Audit(tmp_path)
+    first.take_over(None)
+    begun = State("f", "ab" * 4, 0, Weights.of([np.zeros(1)]), {}, audit_head=first.head)
+    assert begun.audit_head == ""
+    first.resumed(begun)
+    again = Audit(tmp_path)
+    again.take_over(begun)
+    assert "lost" not in (tmp_path / NAME).read_text()

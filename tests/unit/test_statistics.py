@@ -162,3 +162,16 @@ def test_statistics_of_an_earlier_version_are_refused(tmp_path: Path) -> None:
     np.savez(path, moments=np.zeros((2, 3)), buckets=np.zeros((2, 3455)))
     with pytest.raises(ConfigError, match="another version"):
         Statistics.load(path)
+
+
+def test_a_server_optimizer_does_nothing_to_statistics() -> None:
+    rows = np.random.default_rng(0).normal(1.7e9, 60.0, size=(400, 2))
+    tasks = [statistics_task(part).client() for part in np.array_split(rows, 2)]
+    coordinator = FederatedCoordinator(
+        [client.model for client in tasks], server_optimizer="adam", clip_norm=1e-3
+    )
+    coordinator.send(coordinator.aggregate([c.train(coordinator.weights) for c in tasks]))
+    found = Statistics(*coordinator.weights)
+    np.testing.assert_allclose(found.std, rows.std(0), rtol=1e-6)
+    assert max(float(np.abs(array).max()) for array in coordinator.weights) <= 1.0
+    assert not tasks[0].layout.trainable.size_bytes

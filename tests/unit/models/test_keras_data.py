@@ -185,6 +185,6 @@ def test_as_many_inputs_as_rows_of_unlike_lengths_are_one_line() -> None:
     inputs = [keras.Input((width,)) for width in (2, 1, 4)]
     model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Concatenate()(inputs)))
     x = tuple(np.zeros((rows, width), "f4") for rows, width in ((3, 2), (3, 1), (2, 4)))
+    client = KerasTask(model, (x, np.zeros((3, 1), "f4")), 0.1, loss="mse").client()
     with pytest.raises(ConfigError, match="give each example a row"):
-        client = KerasTask(model, (x, np.zeros((3, 1), "f4")), 0.1, loss="mse").client()
         client.train(client.weights())

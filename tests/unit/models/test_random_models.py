@@ -283,6 +283,9 @@ def test_a_model_trains_as_keras_trains_it_or_is_refused_in_one_line(drawn: Draw
         # A bias or scale that the next normalisation cancels has a gradient of rounding errors
         # alone, which Adam blows up to whole steps of chance sign.
         drawn = replace(drawn, optimizer="momentum")
+    if drawn.form == "PyDataset":
+        # What its batches hold is seen when they are made: uneven ones fail in TensorFlow's words.
+        drawn = replace(drawn, lengths="right")
     parts = data_of(drawn)
     refusal = ""
     local = LocalTraining(steps=drawn.steps, proximal=drawn.proximal, clip_norm=drawn.clip_norm)

@@ -1,0 +1,81 @@
+"""Messages that an enrolled client sends with its own login, and that nobody could read."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import msgpack
+import pika
+import pytest
+from pika import data as fields
+
+from tests.acceptance.test_federation import start_client, start_coordinator
+from tests.conftest import Place
+from tests.processes import workers
+
+
+class Raw(bytes):
+    """A header's value, encoded already."""
+
+
+def nested(depth: int) -> Raw:
+    value = b""
+    for _ in range(depth):
+        value = b"\x01aF" + struct.pack(">I", len(value)) + value
+    return Raw(b"F" + struct.pack(">I", len(value)) + value)
+
+
+def deep(depth: int) -> object:
+    value: object = 0
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+JOIN = {"protocol": 1, "kind": "join", "client": "alfa"}
+POISON: dict[str, tuple[dict[str, object], Callable[[str], bytes]]] = {
+    "a time stamp out of range": (
+        {"x": Raw(b"T" + struct.pack(">Q", 2**63))},
+        lambda name: msgpack.packb(JOIN | {"federation": name}),
+    ),
+    "tables in tables": (
+        {"x": nested(1500)},
+        lambda name: msgpack.packb(JOIN | {"federation": name}),
+    ),
+    "lists for a protocol": ({}, lambda _name: msgpack.packb({"protocol": deep(900)})),
+    "lists in a field": (
+        {},
+        lambda name: msgpack.packb(JOIN | {"federation": name, "fixed_state": {"a": deep(900)}}),
+    ),
+    "nothing at all": ({}, lambda _name: b""),
+    "no msgpack": ({}, lambda _name: b"\xc1" * 100),
+}
+
+
+@pytest.mark.parametrize("name", POISON)
+def test_no_single_message_ends_the_coordinator(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    encode = fields.encode_value
+
+    def raw(pieces: list[bytes], value: object) -> int:
+        if isinstance(value, Raw):
+            pieces.append(bytes(value))
+            return len(value)
+        return int(encode(pieces, value))
+
+    monkeypatch.setattr(fields, "encode_value", raw)
+    headers, body = POISON[name]
+    with pika.BlockingConnection(pika.URLParameters(place.urls["alfa"])) as connection:
+        properties = pika.BasicProperties(user_id="alfa", delivery_mode=2, headers=headers)
+        connection.channel().basic_publish("update", "update", body(place.name), properties)
+    with workers() as started:
+        coordinator = start_coordinator(place, tmp_path, "--quorum", "1", "--rounds", "2")
+        started.append(coordinator)
+        rejected = coordinator.wait_for("update_rejected")
+        assert rejected["client"] == "alfa"
+        assert len(rejected["message"]) < 400
+        client = start_client(place, "bravo", "line")
+        started.append(client)
+        assert [worker.end() for worker in started] == [0, 0]
+    assert coordinator.said.count("update_rejected") == 1, "settled, not delivered again"
