@@ -21,6 +21,7 @@ EMPTY: Final = 4
 LOOK_PAUSE_S: Final = 0.25
 LOOK_S: Final = 15.0
 LAST_WORD_S: Final = 1.5  # it may be a second old
+LEAST_LOOKS: Final = 2
 MOST_LOOKS: Final = 5
 
 
@@ -176,9 +177,14 @@ class Follower(AbstractContextManager["Follower"]):
         return float(event.get("time", 0.0)) > picture.time
 
     def _look(self, after_s: float = 0.0) -> None:
-        """Begin with the last word, and until it has all that we missed with the next one."""
+        """Begin with the last word, and until it has all that we missed with the next one.
+
+        At least twice: what happened just before we began to listen may not be in the first.
+        """
         notice, complete, looks = "", False, 0
-        while not complete and looks < MOST_LOOKS and not self._left.wait(after_s):
+        while (not complete or looks < LEAST_LOOKS) and looks < MOST_LOOKS:
+            if self._left.wait(after_s):
+                break
             looks, after_s = looks + 1, LAST_WORD_S
             try:
                 found = last_word(self._broker, self._name)
