@@ -57,13 +57,13 @@ class Site:
 
 
 @contextmanager
-def federation(place: Place, folder: Path) -> Iterator[tuple[Worker, Site, Site]]:
+def federation(place: Place, folder: Path, *arguments: str) -> Iterator[tuple[Worker, Site, Site]]:
     """A coordinator with quorum 2 at version 0, an odd client and a good one."""
     checkpoint.save(folder, State(place.name, RUN, 0, WEIGHTS, applied={}))
     with workers() as started:
         coordinator = Worker(
             "coordinator-worker", place.urls["coordinator"], "--checkpoint-dir", str(folder),
-            "--quorum", "2", "--rounds", "1",
+            "--quorum", "2", "--rounds", "1", *arguments,
         )  # fmt: skip
         started.append(coordinator)
         coordinator.wait_for("model_published")
