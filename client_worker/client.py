@@ -13,7 +13,7 @@ from client_worker.rules import UpdateRule, replace
 from client_worker.scaffold import Control
 from client_worker.tasks.example_count import count_examples
 from client_worker.tasks.values import number, positive, whole_examples
-from client_worker.training.figures import FigureFilter
+from client_worker.training.figures import FigureFilter, by_finiteness
 from shared.errors import ConfigError
 from shared.evaluation import Evaluation
 from shared.layout import STATISTIC, Array, Layout, Weights
@@ -207,8 +207,7 @@ class FederatedClient:
             self.control.add(moved)
         metrics |= figures | self._train_personal(whole, local)
         metrics = self._filter.limited(metrics)
-        finite = {name: value for name, value in metrics.items() if isfinite(value)}
-        others = [name for name in metrics if name not in finite]
+        finite, others = by_finiteness(metrics)
         return Update(delta, self.num_examples, finite, steps, found, others)
 
     def withdraw(self, delta: Sequence[Array]) -> None:

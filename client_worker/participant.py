@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from math import isfinite
 from typing import Any, Final, Protocol
 
 from client_worker.client import SIDES
@@ -12,6 +11,7 @@ from client_worker.memory import Memory
 from client_worker.runtime.failures import PAUSES_S, UserCodeError, one_line, user_code
 from client_worker.settings import ClientSettings
 from client_worker.task import TaskSource
+from client_worker.training.figures import by_finiteness
 from shared.audience import Audience, Phases
 from shared.chunks import Outgoing, transfer_fields
 from shared.errors import ConfigError, TaskFailed
@@ -508,7 +508,7 @@ def _entry(evaluation: Evaluation | None) -> EvaluationEntry | None:
     if evaluation is None:
         return None
     found = for_wire(evaluation)
-    means, not_finite = _by_finiteness(found.means)
+    means, not_finite = by_finiteness(found.means)
     table = None
     if found.scores:
         scores, negatives, positives = found.scores
@@ -522,12 +522,6 @@ def _entry(evaluation: Evaluation | None) -> EvaluationEntry | None:
         score_table=table,
         not_finite=not_finite,
     )
-
-
-def _by_finiteness(metrics: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
-    """The metrics that can travel as numbers, and the names of those that are NaN or infinite."""
-    finite = {name: value for name, value in metrics.items() if isfinite(value)}
-    return finite, [name for name in metrics if name not in finite]
 
 
 def _told(metrics: Mapping[str, float]) -> str:

@@ -9,6 +9,7 @@ itself, so that a late one is still a mean of values that somebody measured.
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,7 +96,6 @@ class Layout:
         if not arrays:
             raise ConfigError("the model has no weights: build it before it joins a federation")
         names = names or [str(number) for number in range(len(arrays))]
-        roles = roles or [TRAINABLE] * len(arrays)
         for name, array in zip(names, arrays, strict=True):
             if str(array.dtype) not in DTYPES:
                 raise ConfigError(
@@ -228,9 +228,10 @@ class Layout:
     def _order_difference(self, other: "Layout", mine: str, theirs: str) -> str:
         ours, found = self._canonical, other._canonical
         places = {name: place for place, name in enumerate(found)}
+        counts = Counter((*ours, *found))
         for number, name in enumerate(ours):
             place = places.get(name, number)
-            if place != number and not name.isdecimal() and (*ours, *found).count(name) == 2:
+            if place != number and not name.isdecimal() and counts[name] == 2:
                 return (
                     f"the tensors are in another order: {self.tensors[number].name} is at place"
                     f" {number} in {mine} model and at {place} in {theirs}; build the layers in one"

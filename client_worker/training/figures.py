@@ -132,3 +132,9 @@ def _of_value(value: Any) -> str:
     except (TypeError, ValueError, OverflowError):
         return f"it is a {type(value).__name__}, not a number"
     return ""
+
+
+def by_finiteness(metrics: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
+    """The metrics that can travel as numbers, and the names of those that are NaN or infinite."""
+    finite = {name: value for name, value in metrics.items() if isfinite(value)}
+    return finite, [name for name in metrics if name not in finite]
