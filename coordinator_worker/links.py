@@ -20,12 +20,14 @@ from coordinator_worker.inbox import (
     Stop,
 )
 from coordinator_worker.notices import probe
+from coordinator_worker.rounds import newest
 from coordinator_worker.settings import CoordinatorSettings
 from shared.amqp import MOST_UNACKNOWLEDGED, WAIT_S, Session
 from shared.chunks import message_count
 from shared.delivery import Delivery, Subscription
 from shared.errors import ConfigError
 from shared.inspection import without_consumer
+from shared.messages import Newest
 from shared.service import LAST_CHANCE_S
 from shared.supervisor import Pulse, Supervisor
 
@@ -131,6 +133,10 @@ class Links:
         finally:
             self._asking.release()
         self._inbox.put(Asked())
+
+    def newest(self) -> Newest | None:
+        """Which version is out; raises BrokerUnavailable as `rounds.newest` does."""
+        return newest.newest(self._broker, f"{self._name} · newest")
 
     def look_for(self, clients: Sequence[str]) -> None:
         """Have ``get`` return Seen: which of ``clients``, MAX_LOOKED_FOR at most, are away."""

@@ -47,6 +47,7 @@ from coordinator_worker.monitoring.waiting import TICK_S, WaitingReport
 from coordinator_worker.notices import Notices
 from coordinator_worker.rejections import Rejections
 from coordinator_worker.round import Round
+from coordinator_worker.rounds import newest
 from coordinator_worker.rounds.activity import LOOK_S, Activity
 from coordinator_worker.rounds.final import FinalEvaluation, with_figures
 from coordinator_worker.rounds.fixed_states import FixedStates
@@ -56,7 +57,7 @@ from coordinator_worker.state import Best, State, status
 from coordinator_worker.store import Patience, Store
 from shared.audience import Audience, Phases
 from shared.delivery import Delivery
-from shared.errors import Stopped
+from shared.errors import BrokerUnavailable, Stopped
 from shared.layout import Weights
 from shared.log import Log
 from shared.messages import InitialManifest, Join, UpdateManifest
@@ -243,8 +244,8 @@ class CoordinatorWorker:
         if item.epoch != self._links.updates.epoch or item.epoch == self._abandoned:
             return  # of a connection that is gone; it comes again over the new one
         self._activity.heard(time.monotonic())
-        if not self._active:
-            self._become_active()
+        if not self._active and not self._become_active(item.epoch):
+            return
         if self._finished:
             return
         try:
@@ -254,9 +255,22 @@ class CoordinatorWorker:
             self._abandoned = item.epoch
             self._links.updates.reopen()  # what is unacknowledged comes again
 
-    def _become_active(self) -> None:
-        """Something was delivered, so the broker chose us: go on from the newest checkpoint."""
+    def _become_active(self, epoch: int) -> bool:
+        """Something was delivered, so the broker chose us: go on from the newest checkpoint.
+
+        Raises ConfigError if a newer version is out than that; False if the broker went away.
+        """
         changed = self._store.take_over()
+        try:
+            out = self._links.newest()
+        except BrokerUnavailable as error:
+            log.info("not_active_yet", "%s; connecting again", error)
+            self._store.give_back()
+            self._abandoned = epoch
+            self._links.updates.reopen()
+            return False
+        told = (self._store.folder, self._store.damaged)
+        newest.check(self._store.state, out, *told, is_published=self._alone)
         self._active = True
         self._chronicle.link("active")
         self._links.put(Tick())
@@ -270,6 +284,7 @@ class CoordinatorWorker:
             self._begin(state)
         else:
             self._await_deadline(state)
+        return True
 
     def _look_around(self, event: Asked | Doubt | Tick | Seen | Judged) -> None:
         match event:

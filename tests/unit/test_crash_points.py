@@ -28,7 +28,7 @@ from shared.chunks import Outgoing, transfer_fields
 from shared.delivery import Delivery
 from shared.errors import Stopped
 from shared.layout import Weights
-from shared.messages import ModelManifest, Probe, UpdateManifest
+from shared.messages import ModelManifest, Newest, Probe, UpdateManifest
 from shared.pipeline import Publication
 from shared.wire import decode
 from tests.bodies import encode
@@ -59,6 +59,7 @@ class Broker:
         self.models: dict[int, set[int]] = {0: set()}  # clients may have it from an earlier life
         self.published = 0  # updates confirmed to clients so far
         self.tag = 0
+        self.newest: Newest | None = None  # as the queue of that name has it
         self.dead: set[int] = set()  # tags of deliveries that came again over the same channel
 
     def requeue(self, *, first: bool) -> None:
@@ -116,7 +117,11 @@ class Life:
                     raise Blown
                 continue
             self.burn()
-            manifest, _ = decode(b"".join(bytes(piece) for piece in message.body))
+            said, _ = decode(b"".join(bytes(piece) for piece in message.body))
+            if isinstance(said, Newest):
+                self.broker.newest = said
+            else:
+                manifest = said
         if isinstance(manifest, ModelManifest):
             self.broker.models.setdefault(manifest.version, set()).add(manifest.digest)
         if not held:
@@ -145,6 +150,9 @@ class Life:
 
     def ask_to_stop(self) -> None:
         pass
+
+    def newest(self) -> Newest | None:
+        return self.broker.newest
 
     def ask_whether_active(self) -> None:
         self.broker.waiting.append(PROBE)
