@@ -22,7 +22,7 @@ from shared.backoff import backoff_s
 from shared.confirms import ConfirmDeadline
 from shared.connection import Connection, say_when_blocked
 from shared.delivery import Delivery, Subscription, Unacknowledged
-from shared.errors import BrokerRefused, BrokerUnavailable, Stopped, Taken, WarrenError
+from shared.errors import BrokerUnavailable, NotThere, Stopped, Taken, WarrenError
 from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
 from shared.places import Places
@@ -73,6 +73,7 @@ class Session:
         self._thread = threading.Thread(target=self._run, name=f"amqp {name}", daemon=True)
         self._pipeline = Pipeline(self._send)
         self._deadline = ConfirmDeadline()
+        self._has_published = False
         self._ready = False
         self._lock = threading.Lock()  # guards _loop, the one thing that callers' threads touch
         self._loop: Any = None
@@ -102,8 +103,8 @@ class Session:
 
         Waits for a broker that is away and starts over from the first message when the link is
         lost in between, so ``messages`` must be iterable more than once; where it yields HELD_BACK
-        the rest waits for ``nudge``. Raises BrokerRefused if the broker forbids one or returns it
-        for want of a queue, Stopped if the session is closed meanwhile.
+        the rest waits for ``nudge``. Raises BrokerRefused if the broker forbids one, or the first
+        ever finds no queue (NotThere; later ones wait), Stopped if the session is closed meanwhile.
         """
         attempt = 0
         while True:
@@ -112,11 +113,16 @@ class Session:
             while not job.done.wait(WAIT_S):
                 self._on_wait()
             if job.error is None:
+                self._has_published = True
                 return
-            if not isinstance(job.error, Unconfirmed):
+            # At the start it is a mistake; later somebody has taken away what was there, or a node
+            # of the broker is away.
+            was_there = isinstance(job.error, NotThere) and self._has_published
+            if not isinstance(job.error, Unconfirmed) and not was_there:
                 raise job.error
             attempt += 1
-            log.info("publish_retried", "publishing again: %s", job.error)
+            say = log.warning if was_there else log.info
+            say("publish_retried", "publishing again: %s", job.error)
             if self._closing.wait(backoff_s(attempt)):
                 raise Stopped("closed before the broker confirmed")
 
@@ -389,7 +395,7 @@ class Session:
 
     def _returned(self, _channel: Any, method: Any, properties: Any, _body: memoryview) -> None:
         target = method.exchange or method.routing_key
-        error = BrokerRefused(
+        error = NotThere(
             f"no queue takes what is published to {target!r}: run `broker-config apply`"
         )
         self._pipeline.returned(int(properties.message_id), error)
