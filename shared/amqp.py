@@ -21,12 +21,12 @@ from shared.address import diagnose, is_final, parameters, refusal
 from shared.backoff import backoff_s
 from shared.confirms import ConfirmDeadline
 from shared.connection import Connection, say_when_blocked
-from shared.delivery import Delivery, Subscription, Unacknowledged
+from shared.delivery import Subscription, Unacknowledged
 from shared.errors import BrokerUnavailable, NotThere, Stopped, Taken, WarrenError
 from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
 from shared.places import Places
-from shared.properties import outgoing, reads
+from shared.properties import delivery, outgoing
 from shared.row import ask, follow
 from shared.tls import Broker
 
@@ -350,21 +350,10 @@ class Session:
             return  # we have said goodbye; whoever is told might pause, and miss the answer to it
         if wanted.manual_ack:
             self._unacknowledged.add(method.delivery_tag)
-        told = (self.epoch, properties.user_id, method.redelivered, method.consumer_tag)
         waited = self._waiting.get(method.consumer_tag, 0)
         if waited:
             self._waiting[method.consumer_tag] = waited - 1
-        unreadable = getattr(properties, "unreadable", False)
-        wanted.on_delivery(
-            Delivery(
-                body,
-                method.delivery_tag,
-                *told,
-                reads(properties),
-                waited=waited > 0,
-                unreadable=unreadable,
-            )
-        )
+        wanted.on_delivery(delivery(self.epoch, method, properties, body, waited=waited > 0))
 
     def _acknowledge(self, known: Unacknowledged) -> None:
         last, others = known.settle()
