@@ -70,6 +70,7 @@ class Picture:
         self.version = state.version
         for record in state.history:
             self._add_round(record)
+            self.updates += int(record.get("updates", 0))
         self.best = (state.best.version, state.best.value) if state.best else None
         for name, member in state.roster.items():
             self.clients[name] = Client.of(member, since=state.version)

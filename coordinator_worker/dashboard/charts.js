@@ -32,7 +32,7 @@ const nothing = (words) => element("p", { class: "soft" }, words);
 // Charts are drawn as wide as there is room, so that their words are as large as the page's.
 // points: [round, value]; best: the round in which the best version was judged, or undefined.
 function curve(width, points, name, best) {
-  if (!points.length) return nothing("No round has closed yet.");
+  if (!points.length) return nothing("No client has told a figure yet.");
   const height = 260;
   const values = points.map(([, value]) => value);
   const [low, high] = [Math.min(...values), Math.max(...values)];

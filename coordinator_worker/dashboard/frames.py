@@ -57,8 +57,13 @@ class Frames:
         return strict_json.dumps(told).encode()
 
     def each(self) -> Iterator[bytes]:
-        """The frames for one browser, and a sign of life where there are none."""
-        seen = 0
+        """The frames for one browser, and a sign of life where there are none.
+
+        The first is made for it: the last one that was made says what time it was then.
+        """
+        with self._news:
+            seen = self._number
+        yield b"data: " + self.newest() + b"\n\n"
         while not self._closing:
             with self._news:
                 self._news.wait_for(lambda: self._closing or self._number != seen, STILL_THERE_S)  # noqa: B023

@@ -220,6 +220,20 @@ def test_a_dashboard_that_has_gone_is_missed(place: Place, browser: Browser) -> 
     page.locator("#link.lost", has_text="does not answer").wait_for()
 
 
+def test_a_coordinator_that_has_gone_without_a_word_is_missed_by_who_looks_later_too(
+    place: Place, browser: Browser
+) -> None:
+    with dashboard(place) as url, coordinator(place) as events:
+        first = opened(browser, url)
+        events.post("coordinator.alive", every_s=0.5)
+        first.locator("#link.lost", has_text="no sign of the coordinator for").wait_for()
+        late = opened(browser, url)
+        late.locator("#link.lost", has_text="no sign of the coordinator for").wait_for(timeout=900)
+        events.post("coordinator.alive", every_s=15.0)
+        for page in (first, late):
+            page.locator("#link", has_text="live").wait_for()
+
+
 def test_a_page_that_is_kept_needs_nobody(
     place: Place, tmp_path: Path, browser: Browser, capsys: pytest.CaptureFixture[str]
 ) -> None:
