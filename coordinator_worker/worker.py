@@ -83,8 +83,9 @@ class CoordinatorWorker:
         self._store = Store(settings, self._links.stopped_within)
         self._state: State | None = None
         self._staging = Staging(self._store.folder, memory_bytes=0)
-        self._intake = Intake.of(settings, self._policy, self._staging)
         self._initiation = Initiation(self._ask_for_weights, lambda: self._links.put(AskAgain()))
+        asked = self._initiation.was_asked
+        self._intake = Intake.of(settings, self._policy, self._staging, asked)
         self._audience = Audience()
         self._audience.invite(observers.of(settings))
         events = Events(self._links.models, self._audience, federation=settings.federation)

@@ -172,6 +172,23 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
             channel._on_return(method, header, body.kept())
 
 
+class TolerantConnection(pika.SelectConnection):  # type: ignore[misc]
+    """pika's own connection, for a BlockingConnection that looks at what clients have sent.
+
+    A message whose headers pika cannot decode comes without them, instead of ending it.
+    """
+
+    _frame_buffer: bytes
+
+    def _read_frame(self) -> tuple[int, Any]:
+        data = self._frame_buffer
+        if len(data) < _HEAD.size or data[0] != spec.FRAME_HEADER:
+            consumed, value = super()._read_frame()
+            return int(consumed), value
+        end = _HEAD.size + int(_HEAD.unpack_from(data)[2]) + len(_END)
+        return (end, _decoded(data[:end])) if end <= len(data) else (0, None)
+
+
 def _decoded(data: bytes) -> Any:
     """One frame, as pika has it.
 

@@ -16,12 +16,13 @@ from broker_config.names import CHUNK_BYTES
 from coordinator_worker.aggregation import Cohort, server_optimizer
 from coordinator_worker.aggregation.aggregators import mean
 from coordinator_worker.bound import NormBound
-from coordinator_worker.intake import Intake, Outcome
+from coordinator_worker.intake import Admission, Intake, Outcome
 from coordinator_worker.quorum import Policy
 from coordinator_worker.round import Round
 from coordinator_worker.state import State
 from shared.chunks import Outgoing, transfer_fields
 from shared.delivery import Delivery
+from shared.errors import Rejected
 from shared.layout import Layout, Weights
 from shared.messages import EvaluationEntry, Failed, InitialManifest, Join, Notice, UpdateManifest
 from shared.wire import tensor_entries
@@ -535,3 +536,64 @@ def test_a_clients_failure_is_believed_of_whoever_may_speak_for_it() -> None:
 def test_a_reason_that_is_no_printable_line_is_no_message(reason: str) -> None:
     with pytest.raises(ValueError, match=r"reason|printable"):
         Failed(federation="f", client="alfa", reason=reason)
+
+
+def admitting(admission: Admission) -> Queue:
+    queue = Queue()
+    queue.intake = Intake("f", Policy(quorum=9), staging(), admission=admission)
+    return queue
+
+
+def reason_of(outcome: Outcome) -> str:
+    return outcome.rejected.reason if outcome.rejected is not None else ""
+
+
+def test_a_fleet_speaks_for_no_replica_that_it_has_not_got() -> None:
+    queue = admitting(Admission(exists=lambda client: client == "phone.0"))
+    body = encode(Join(federation="f", client="phone.7"))
+    outcome = queue.deliver(body, user="phone")
+    assert reason_of(outcome) == "identity"
+    assert outcome.client == "phone", "a name that is made up is told to nobody"
+    assert queue.deliver(encode(Join(federation="f", client="phone.0")), user="phone").join
+
+
+def test_initial_weights_come_from_whoever_was_asked_and_from_nobody_else() -> None:
+    queue = admitting(Admission(was_asked=lambda client: client == "alfa"))
+    queue.state = None
+    first, second = initial(WEIGHTS.layout)
+    assert reason_of(queue.deliver(initial(WEIGHTS.layout, "bravo")[0], "bravo")) == "unasked"
+    queue.deliver(first)
+    assert queue.deliver(second).whole is not None
+
+
+def test_initial_weights_that_come_after_the_first_take_no_room() -> None:
+    queue = Queue()
+    queue.state = None
+    first, second = initial(WEIGHTS.layout)
+    assert queue.deliver(first).settled == ()
+    queue.state = STATE
+    outcome = queue.deliver(second)
+    assert outcome.settled == (1, 2)
+    assert outcome.rejected is None, "it was asked"
+    assert not queue.intake._arriving
+    assert queue.deliver(first).settled == (3,)
+
+
+def test_initial_weights_are_no_larger_than_there_is_room_for() -> None:
+    def check(size_bytes: int) -> None:
+        if size_bytes > 1000:
+            raise Rejected("size", "too large")
+
+    queue = admitting(Admission(check_size=check))
+    queue.state = None
+    assert reason_of(queue.deliver(initial(WEIGHTS.layout)[0])) == "size"
+    assert not queue.intake._arriving
+
+
+def test_what_the_coordinator_before_us_had_asked_for_is_no_fault() -> None:
+    queue = admitting(Admission(was_asked=lambda _client: False))
+    queue.state = None
+    body = initial(WEIGHTS.layout)[0]
+    again = Delivery(memoryview(body), 1, 1, "alfa", redelivered=True)
+    outcome = queue.intake.receive(again, None)
+    assert (outcome.rejected, outcome.settled) == (None, (1,))
