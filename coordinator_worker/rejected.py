@@ -6,7 +6,6 @@ else stands in such a letter was written by a client, and is shown to an operato
 must not be able to act there.
 """
 
-import json
 import sys
 import time
 from collections import Counter, deque
@@ -145,5 +144,9 @@ def show(broker: str | Broker, federation: str, *, limit: int | None, as_json: b
 def delete_all(broker: str | Broker, federation: str, *, as_json: bool) -> None:
     """Delete every letter; what was rejected stays rejected, only the record of it goes."""
     deleted = peek.purge(broker, f"rejected · {federation}", REJECTED_QUEUE)
-    words = json.dumps({"deleted": deleted}) if as_json else f"deleted {deleted} rejected messages"
+    words = (
+        strict_json.dumps({"deleted": deleted})
+        if as_json
+        else f"deleted {deleted} rejected messages"
+    )
     sys.stdout.write(f"{words}\n")

@@ -40,7 +40,7 @@ class CoordinatorSettings(LearningSettings, ObservingSettings, WorkerSettings):
         "metrics and traces": ("tensorboard",),
         "trust": (
             *("signing_keys", "decrypt_keys", "max_examples", "max_update_norm"),
-            *("max_model_bytes",),
+            *("max_model_bytes", "max_evaluation_share"),
         ),
     }
 
@@ -115,6 +115,14 @@ class CoordinatorSettings(LearningSettings, ObservingSettings, WorkerSettings):
         ge=1,
         description="reject initial weights of more bytes; without it, of more than a quarter of"
         " the checkpoint's free disk or of the memory",
+    )
+    max_evaluation_share: float = Field(
+        0.5,
+        ge=0.05,
+        le=1,
+        description="of the metrics of three clients or more none weighs more than this share,"
+        " however many examples it claims; --target has to be met by a quorum and also without any"
+        " one of them. 1 believes every client",
     )
     checkpoint_dir: Path = Field(
         Path("checkpoint"), description="folder of the checkpoint; a run goes on where it stopped"

@@ -15,6 +15,8 @@ starts it again; what was not acknowledged is still in the broker.
 
 from typing import ClassVar
 
+from shared.printable import printable
+
 
 class WarrenError(Exception):
     """An expected failure; ``str(error)`` is the line shown to the user."""
@@ -52,10 +54,12 @@ class Rejected(WarrenError):
     """A message that must not count.
 
     ``reason`` is a short word for headers, counters and notices (``stale``, ``malformed`` …),
-    ``detail`` the sentence behind it.
+    ``detail`` the sentence behind it, which may quote the sender: what of it cannot be printed is
+    written out.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
+        detail = printable(detail)
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
