@@ -133,7 +133,7 @@ def topology(federation: Federation) -> Topology:
             Exchange(names.REJECTED_EXCHANGE, "fanout"),
             Exchange(names.EVENT_EXCHANGE, "topic"),
         ),
-        queues=(_updates(), _rejected(), _state(), *map(_mailbox, mailboxes)),
+        queues=(_updates(), _rejected(), _state(), _newest(), *map(_mailbox, mailboxes)),
         bindings=(
             Binding(names.UPDATE_EXCHANGE, names.UPDATE_QUEUE, names.UPDATE_QUEUE),
             Binding(names.REJECTED_EXCHANGE, names.REJECTED_QUEUE),
@@ -199,6 +199,12 @@ def _state() -> Queue:
     return Queue(names.STATE_QUEUE, {"x-queue-type": "classic", "x-max-length": 1})
 
 
+def _newest() -> Queue:
+    # Which version is out, for a coordinator that comes with another checkpoint: no node's loss
+    # may take that away.
+    return Queue(names.NEWEST_QUEUE, {"x-queue-type": "quorum", "x-max-length": 1})
+
+
 def _mailbox(name: str) -> Queue:
     # Classic, since a fanout stores a body once for all of them; a quorum queue would store it
     # once for each (FACTS: 10 MB to 50 mailboxes, 478 MB on disk).
@@ -227,6 +233,11 @@ def _policies(federation: Federation) -> tuple[Policy, ...]:
             {"delivery-limit": 1_000_000_000},
         ),
         Policy(
+            "newest",
+            f"^{re.escape(names.NEWEST_QUEUE)}$",
+            {"delivery-limit": 1_000_000_000},  # it is looked at and given back at each start
+        ),
+        Policy(
             "rejected",
             f"^{re.escape(names.REJECTED_QUEUE)}$",
             {
@@ -253,7 +264,7 @@ def _one_of(*literal: str) -> str:
 def _coordinator() -> User:
     # "amq.default" is what a permission calls the exchange "": the way into one mailbox alone.
     write = (names.MODEL_EXCHANGE, names.EVENT_EXCHANGE, names.REJECTED_EXCHANGE, "amq.default")
-    read = _one_of(names.UPDATE_QUEUE, names.REJECTED_QUEUE)
+    read = _one_of(names.UPDATE_QUEUE, names.REJECTED_QUEUE, names.NEWEST_QUEUE)
     permission = Permission(_NOTHING, _one_of(*write), read)
     return User(names.COORDINATOR_USER, permission, limits=_limits(_STAFF_CONNECTIONS))
 

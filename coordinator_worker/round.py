@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping
+from itertools import chain
 from math import nan
 from operator import itemgetter
 from statistics import median
@@ -62,13 +63,18 @@ class Round:
     def __init__(self, cohort: Cohort, share: float = 1.0) -> None:
         self.cohort = cohort
         self._share = share
-        self.tags: list[int] = []
+        self._held: list[list[int]] = []  # of each update, as `Intake` keeps them
         self.entries: list[Entry] = []
         self._reports: dict[str, tuple[int, Mapping[str, float]]] = {}
         self._evaluations: dict[int, EvaluationPool] = {}  # by the version that was evaluated
         self._norms: list[float] = []
         self._bytes_up = 0
         self.phases = Phases()
+
+    @property
+    def tags(self) -> list[int]:
+        """The deliveries that hold its updates in the broker until a checkpoint has them."""
+        return list(chain.from_iterable(self._held))
 
     @property
     def contributions(self) -> list[tuple[str, int]]:
@@ -100,7 +106,7 @@ class Round:
         told = {"client": manifest.client, "base_version": manifest.base_version, "norm": norm}
         with self.phases.during("fold", **told):
             weight = self.cohort.take(contribution, arrival)
-        self.tags += arrival.tags
+        self._held.append(arrival.tags)
         self.entries.append(
             Entry(
                 manifest.client,

@@ -8,6 +8,7 @@ TensorFlow trains for an hour. Callbacks run on that thread, must be short, and 
 import logging
 import os
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -18,6 +19,7 @@ from pika import exceptions
 
 from shared.address import diagnose, is_final, parameters, refusal
 from shared.backoff import backoff_s
+from shared.confirms import ConfirmDeadline
 from shared.connection import Connection, say_when_blocked
 from shared.delivery import Delivery, Subscription, Unacknowledged
 from shared.errors import BrokerRefused, BrokerUnavailable, Stopped, Taken, WarrenError
@@ -35,6 +37,8 @@ logging.getLogger("pika").setLevel(logging.CRITICAL + 1)
 log = Log(__name__)
 
 DRAIN_S: Final = 5.0
+GOODBYE_S: Final = 5.0  # for the broker's answer to ours
+LOOK_S: Final = 3.0
 WAIT_S: Final = 10.0
 HOPELESS_S: Final = 0.5  # for a broker that has not confirmed a word in DRAIN_S
 # A consumer that names no limit gets 2000 messages from a quorum queue and then, until it
@@ -68,6 +72,7 @@ class Session:
         self._on_ready, self._on_lost, self._on_wait = on_ready, on_lost, on_wait
         self._thread = threading.Thread(target=self._run, name=f"amqp {name}", daemon=True)
         self._pipeline = Pipeline(self._send)
+        self._deadline = ConfirmDeadline()
         self._ready = False
         self._lock = threading.Lock()  # guards _loop, the one thing that callers' threads touch
         self._loop: Any = None
@@ -306,6 +311,27 @@ class Session:
         self._on_ready(queue)
         self._first.set()
         self._pump()
+        self._connection.ioloop.call_later(LOOK_S, self._look_at_confirms)
+
+    def _look_at_confirms(self) -> None:
+        if not self._ready:
+            return
+        connection, pipeline = self._connection, self._pipeline
+        if self._deadline.is_over(
+            time.monotonic(),
+            waits=pipeline.waits and connection.confirms_come,
+            progress=pipeline.progress,
+            unsent_bytes=connection.unsent_bytes,
+        ):
+            log.warning(
+                "unconfirmed",
+                "%s has confirmed nothing for long; connecting again, to publish it once more",
+                self._where,
+            )
+            self._lose_link()
+            self._disconnect()
+            return
+        connection.ioloop.call_later(LOOK_S, self._look_at_confirms)
 
     def _delivered(
         self, wanted: Subscription, _channel: Any, method: Any, properties: Any, body: memoryview
@@ -357,6 +383,7 @@ class Session:
     def _confirmed(self, frame: Any) -> None:
         method = frame.method
         accepted = isinstance(method, pika.spec.Basic.Ack)
+        self._deadline.confirmed()
         self._pipeline.confirmed(method.delivery_tag, method.multiple, accepted)
         self._pump()
 
@@ -395,6 +422,8 @@ class Session:
         if connection.is_open:
             connection.resume()  # or the broker's answer would not be read
             connection.leave()
+            # One whose reading is held up answers nothing, and goes on sending heartbeats.
+            connection.ioloop.call_later(GOODBYE_S, connection.ioloop.stop)
         elif not connection.is_closing:
             connection.ioloop.stop()
 

@@ -315,6 +315,22 @@ class Probe(Message):
     kind: Literal["probe"] = "probe"
 
 
+class Newest(Message):
+    """From a coordinator to the next one: which version is out, left where only they may write.
+
+    A coordinator whose checkpoint is older, or holds another model of that version, would make two
+    models of one version. ``digest`` is the XXH3 of the weights.
+    """
+
+    SINCE: ClassVar[int] = 3
+
+    kind: Literal["newest"] = "newest"
+    federation: Name
+    run: Hex
+    version: Version
+    digest: Annotated[int, Field(ge=0, lt=1 << 64)]
+
+
 class Notice(Signed):
     """What the coordinator asks or says besides models.
 
@@ -343,6 +359,7 @@ AnyMessage = Annotated[
     | Evaluated
     | Failed
     | Probe
+    | Newest
     | Notice,
     Field(discriminator="kind"),
 ]

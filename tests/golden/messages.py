@@ -92,6 +92,7 @@ PROTOCOL_3: Final[dict[str, m.Message]] = {
         federation="f", run="0badcafe", client="alfa", version=7,
         evaluation=m.EvaluationEntry(num_examples=3, means={"loss": 0.25}),
     ),
+    "newest": m.Newest(federation="f", run="0badcafe", version=7, digest=(1 << 64) - 1),
 }  # fmt: skip
 
 PROTOCOLS: Final = {1: PROTOCOL_1, 2: PROTOCOL_2, 3: PROTOCOL_3}
