@@ -56,6 +56,8 @@ class Hostile:
         with self.channel() as channel, raw_headers():
             for body in bodies:
                 channel.basic_publish("update", "update", body, told)
+            # Answered when the queue has them all, so what the honest send comes behind.
+            channel.queue_declare("update", passive=True)
 
     def header(self, kind: str, **claims: Any) -> dict[str, Any]:
         """A message's header, as it should be but for ``claims``."""
