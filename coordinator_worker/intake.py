@@ -252,7 +252,7 @@ class Intake:
                 case Join() | Failed() | Evaluated():
                     return self._word(message, delivery, state)
                 case Probe() if delivery.user == COORDINATOR_USER:
-                    return Outcome(settled=(delivery.tag,))
+                    return Outcome(settled=(delivery.tag,), client=COORDINATOR_USER)
                 case _:
                     raise Rejected("malformed", f"a client may not send a {message.kind}")
         except Rejected as rejected:

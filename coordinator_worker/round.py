@@ -87,6 +87,11 @@ class Round:
         return [(entry.client, entry.num_examples) for entry in self.entries]
 
     @property
+    def clients(self) -> set[str]:
+        """Whose updates are in it."""
+        return {entry.client for entry in self.entries}
+
+    @property
     def updates(self) -> int:
         """How many updates are in it."""
         return self.cohort.count

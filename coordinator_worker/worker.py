@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from broker_config.names import COORDINATOR_USER
 from coordinator_worker import observers, roster
 from coordinator_worker.aggregation import Diverged
 from coordinator_worker.chronicle import Chronicle
@@ -51,6 +52,7 @@ from coordinator_worker.rounds import newest
 from coordinator_worker.rounds.activity import LOOK_S, Activity
 from coordinator_worker.rounds.final import FinalEvaluation, with_figures
 from coordinator_worker.rounds.fixed_states import FixedStates
+from coordinator_worker.rounds.missing import Missing
 from coordinator_worker.settings import CoordinatorSettings, parse_config
 from coordinator_worker.staging import Staging
 from coordinator_worker.state import Best, State, status
@@ -106,6 +108,7 @@ class CoordinatorWorker:
         )
         self._fixed_states = FixedStates()
         self._waiting = WaitingReport()
+        self._missing = Missing()
         self._active = False
         self._activity = Activity()
         self._epoch = 0  # of the connection over which all that is unacknowledged came
@@ -276,6 +279,7 @@ class CoordinatorWorker:
         newest.check(self._store.state, out, *told, is_published=self._alone)
         self._active = True
         self._chronicle.link("active")
+        self._missing.begin()
         self._links.put(Tick())
         self._links.remind(LOOK_S, Doubt())
         self._settle_sending()
@@ -300,6 +304,8 @@ class CoordinatorWorker:
             case Seen(away):
                 self._chronicle.alive(away)
                 self._chronicle.waiting(self._round.updates if self._state is not None else 0)
+                if self._missing.seen(away):
+                    self._links.ask_whether_active()
             case Tick():
                 self._show_life()
 
@@ -309,7 +315,9 @@ class CoordinatorWorker:
         self._chronicle.alive()
         version = self._state.version if self._state is not None else -1
         if self._waiting.due(version, time.monotonic()) and not self._finished:
-            self._links.look_for(self._chronicle.waited_for())
+            here = self._round.clients if self._state is not None else ()
+            names = self._missing.look(self._state, here, self._chronicle.waited_for())
+            self._links.look_for(names)
 
     def _look_at_activity(self) -> None:
         """The broker may have made another the active one without a word."""
@@ -383,6 +391,7 @@ class CoordinatorWorker:
         # a model is published, and on the new channel these tags are other deliveries.
         self._epoch = item.epoch
         outcome = self._intake.receive(item, self._state)
+        self._missing.heard(outcome.client, item.reads)
         if self._state is None and not outcome.settled:
             self._initiation.moved()
         if outcome.join is not None:
@@ -395,6 +404,18 @@ class CoordinatorWorker:
             self._take(outcome.whole)
         if outcome.settled:
             self._links.updates.acknowledge(outcome.settled, item.epoch)
+        if outcome.client == COORDINATOR_USER and self._state is not None:
+            self._tell_the_missing(self._state)
+
+    def _tell_the_missing(self, state: State) -> None:
+        """All that was in the queue when we asked has been read: what is not here was lost."""
+        here = self._round.clients
+        clients = self._missing.told(state, here)
+        if clients is None:
+            self._notices.tell_missing(None, state.run, state.version, here)
+        for client in clients or ():
+            log.info("missing", "nothing from %s to version %d", client, state.version)
+            self._notices.tell_missing(client, state.run, state.version)
 
     def _remember(self, change: Callable[[roster.Roster], roster.Roster]) -> None:
         """Change the roster; the next checkpoint has it."""

@@ -21,12 +21,12 @@ from shared.address import diagnose, is_final, parameters, refusal
 from shared.backoff import backoff_s
 from shared.confirms import ConfirmDeadline
 from shared.connection import Connection, say_when_blocked
-from shared.delivery import Delivery, Subscription, Unacknowledged
-from shared.errors import BrokerRefused, BrokerUnavailable, Stopped, Taken, WarrenError
+from shared.delivery import Subscription, Unacknowledged
+from shared.errors import BrokerUnavailable, NotThere, Stopped, Taken, WarrenError
 from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
 from shared.places import Places
-from shared.properties import outgoing, reads
+from shared.properties import delivery, outgoing
 from shared.row import ask, follow
 from shared.tls import Broker
 
@@ -39,6 +39,7 @@ log = Log(__name__)
 DRAIN_S: Final = 5.0
 GOODBYE_S: Final = 5.0  # for the broker's answer to ours
 LOOK_S: Final = 3.0
+SHORT_S: Final = 10.0  # a connection that ends sooner is none to build on
 WAIT_S: Final = 10.0
 HOPELESS_S: Final = 0.5  # for a broker that has not confirmed a word in DRAIN_S
 # A consumer that names no limit gets 2000 messages from a quorum queue and then, until it
@@ -73,6 +74,7 @@ class Session:
         self._thread = threading.Thread(target=self._run, name=f"amqp {name}", daemon=True)
         self._pipeline = Pipeline(self._send)
         self._deadline = ConfirmDeadline()
+        self._has_published = False
         self._ready = False
         self._lock = threading.Lock()  # guards _loop, the one thing that callers' threads touch
         self._loop: Any = None
@@ -102,8 +104,8 @@ class Session:
 
         Waits for a broker that is away and starts over from the first message when the link is
         lost in between, so ``messages`` must be iterable more than once; where it yields HELD_BACK
-        the rest waits for ``nudge``. Raises BrokerRefused if the broker forbids one or returns it
-        for want of a queue, Stopped if the session is closed meanwhile.
+        the rest waits for ``nudge``. Raises BrokerRefused if the broker forbids one, or the first
+        ever finds no queue (NotThere; later ones wait), Stopped if the session is closed meanwhile.
         """
         attempt = 0
         while True:
@@ -112,11 +114,16 @@ class Session:
             while not job.done.wait(WAIT_S):
                 self._on_wait()
             if job.error is None:
+                self._has_published = True
                 return
-            if not isinstance(job.error, Unconfirmed):
+            # At the start it is a mistake; later somebody has taken away what was there, or a node
+            # of the broker is away.
+            was_there = isinstance(job.error, NotThere) and self._has_published
+            if not isinstance(job.error, Unconfirmed) and not was_there:
                 raise job.error
             attempt += 1
-            log.info("publish_retried", "publishing again: %s", job.error)
+            say = log.warning if was_there else log.info
+            say("publish_retried", "publishing again: %s", job.error)
             if self._closing.wait(backoff_s(attempt)):
                 raise Stopped("closed before the broker confirmed")
 
@@ -200,8 +207,11 @@ class Session:
     def _connect_for_ever(self) -> None:
         attempt = 0
         while not self._closing.is_set():
+            began = time.monotonic()
             was_up = self._connect_once()
-            attempt = 1 if was_up else attempt + 1
+            # What is refused as soon as it is sent would be sent a hundred times in a minute.
+            lasted = was_up and time.monotonic() - began > SHORT_S
+            attempt = 1 if lasted else attempt + 1
             if was_up and not self._closing.is_set():
                 self._on_lost()
             if self._hopeless and not self._first.is_set():
@@ -340,21 +350,10 @@ class Session:
             return  # we have said goodbye; whoever is told might pause, and miss the answer to it
         if wanted.manual_ack:
             self._unacknowledged.add(method.delivery_tag)
-        told = (self.epoch, properties.user_id, method.redelivered, method.consumer_tag)
         waited = self._waiting.get(method.consumer_tag, 0)
         if waited:
             self._waiting[method.consumer_tag] = waited - 1
-        unreadable = getattr(properties, "unreadable", False)
-        wanted.on_delivery(
-            Delivery(
-                body,
-                method.delivery_tag,
-                *told,
-                reads(properties),
-                waited=waited > 0,
-                unreadable=unreadable,
-            )
-        )
+        wanted.on_delivery(delivery(self.epoch, method, properties, body, waited=waited > 0))
 
     def _acknowledge(self, known: Unacknowledged) -> None:
         last, others = known.settle()
@@ -389,7 +388,7 @@ class Session:
 
     def _returned(self, _channel: Any, method: Any, properties: Any, _body: memoryview) -> None:
         target = method.exchange or method.routing_key
-        error = BrokerRefused(
+        error = NotThere(
             f"no queue takes what is published to {target!r}: run `broker-config apply`"
         )
         self._pipeline.returned(int(properties.message_id), error)
@@ -411,7 +410,7 @@ class Session:
                 self._open_channel()
                 return
             hopeless = is_final(error)
-            refused = refusal(error, self._where)
+            refused = refusal(error, self._where, self._pipeline.newest)
             self._fail(refused, hopeless=hopeless)
             self._lose_link(refused if hopeless else None)
         self._lose_link()

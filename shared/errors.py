@@ -4,6 +4,7 @@ WarrenError                  its message is one line that a user can act on
 ├── ConfigError              crash: bad input; say so, exit 2, lose nothing
 ├── TaskFailed               crash: the user's code failed, also when tried again; exit 1
 ├── BrokerRefused            crash: the broker knows us and says no; exit 1
+│   └── NotThere             crash at start, retry ever after: a queue or an exchange is missing
 ├── BrokerUnavailable        crash at start, retry ever after: nobody answers; exit 1
 │   └── Taken                the same: others consume whatever we could
 ├── Rejected                 reject: a message that must not count; dead-letter it and say why
@@ -13,9 +14,11 @@ Anything else that escapes is a bug: it ends the process with its traceback, and
 starts it again; what was not acknowledged is still in the broker.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from shared.printable import printable
+
+MAX_DETAIL: Final = 600  # characters; what cannot be printed is written out as up to ten
 
 
 class WarrenError(Exception):
@@ -36,6 +39,10 @@ class TaskFailed(WarrenError):
 
 class BrokerRefused(WarrenError):
     """The broker refused this user, vhost, queue or exchange."""
+
+
+class NotThere(BrokerRefused):
+    """What is published to, or consumed from, does not exist, or its node is away."""
 
 
 class BrokerUnavailable(WarrenError):
@@ -59,7 +66,7 @@ class Rejected(WarrenError):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        detail = printable(detail)
+        detail = printable(detail)[:MAX_DETAIL]
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail

@@ -30,6 +30,7 @@ MAX_NAME: Final = 128  # characters
 MAX_REASON: Final = 256  # characters
 # Ten thousand clients of MAX_EXAMPLES each still have a finite sum.
 MAX_FIGURE: Final = 1e100
+MAX_HERE: Final = 10_000
 
 # Printable: no control character, nothing that turns the order of letters round, no line's end.
 _PRINTABLE: Final = r"^[^\p{C}\p{Zl}\p{Zp}]+$"
@@ -337,16 +338,21 @@ class Notice(Signed):
     ``join``: to everybody, from a coordinator that has no model yet and knows nobody;
     ``send-initial``: to one that joined, with the config its task is to be made with;
     ``rejected``: to the sender of an update, with the reason;
-    ``all-hands``: to everybody, whoever was not drawn for ``base_version`` shall train from it too.
+    ``all-hands``: to everybody, whoever was not drawn for ``base_version`` shall train from it too;
+    ``missing``: to one, or to all but those ``here``, from which nothing to ``base_version`` of
+    ``run`` has come, though the queue has been read so far: the broker has lost the model or the
+    update.
     """
 
     kind: Literal["notice"] = "notice"
-    notice: Literal["join", "send-initial", "rejected", "all-hands"]
+    notice: Literal["join", "send-initial", "rejected", "all-hands", "missing"]
     reason: str = ""
     detail: str = ""
     base_version: Version | None = None
     config: Config = {}
     local: LocalTraining = LocalTraining()
+    run: Annotated[Hex | None, Since(3)] = None
+    here: Annotated[list[ClientId], Field(max_length=MAX_HERE), Since(3)] = []
 
 
 AnyMessage = Annotated[

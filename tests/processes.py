@@ -81,16 +81,18 @@ class Worker:
         self.process.stderr.close()
         self._queue.put(None)
 
-    def wait_for(self, action: str, **fields: object) -> Mapping[str, Any]:
+    def wait_for(
+        self, action: str, *, within_s: float = DEADLINE_S, **fields: object
+    ) -> Mapping[str, Any]:
         """The next log record with ``action`` and ``fields``; fails at the process's end."""
-        for record in self.records(action):
+        for record in self.records(action, within_s):
             if record["action"] == action and fields.items() <= record.items():
                 return record
         raise AssertionError(action)
 
-    def records(self, wanted: str) -> Iterator[Mapping[str, Any]]:
-        """Log records as they come; fails if ``wanted`` is waited for too long."""
-        deadline = time.monotonic() + DEADLINE_S
+    def records(self, wanted: str, within_s: float = DEADLINE_S) -> Iterator[Mapping[str, Any]]:
+        """Log records as they come; fails if ``wanted`` is waited for longer than ``within_s``."""
+        deadline = time.monotonic() + within_s
         while True:
             try:
                 line = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))

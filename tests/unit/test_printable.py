@@ -25,6 +25,7 @@ def test_it_is_one_printable_line_and_what_was_one_is_as_it_was(text: str) -> No
 def test_a_refusal_quotes_its_sender_without_obeying_it() -> None:
     assert Rejected("malformed", ESC).detail.isprintable()
     assert str(Rejected("malformed", ESC)).isprintable()
+    assert len(Rejected("malformed", "\U000e0001" * 300).detail) <= 600
 
 
 def test_no_line_of_the_log_is_a_clients(caplog: pytest.LogCaptureFixture) -> None:
