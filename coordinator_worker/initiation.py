@@ -53,6 +53,16 @@ class Initiation:
         if self._timer is not None:
             self._timer.cancel()
 
+    def refused(self, client: str) -> None:
+        """Something of ``client`` must not count: it gives way to the next, till it joins again."""
+        if client not in self._joined:
+            return
+        was_first = self._joined[0] == client
+        self._joined.remove(client)
+        self._asked.discard(client)
+        if was_first and self._joined:
+            self._ask_now(self._joined[0])
+
     def moved(self) -> None:
         """A piece of somebody's initial weights has come."""
         self._moved = True
@@ -74,6 +84,8 @@ class Initiation:
         self._ask(client)
 
     def _start_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = threading.Timer(PATIENCE_S, self._remind)
         self._timer.daemon = True
         self._timer.start()

@@ -4,6 +4,7 @@ Knows the wire and the rules of a round, but neither the broker nor the sum: the
 an Outcome says. Nothing is believed but the broker's word for who sent it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -21,7 +22,8 @@ from coordinator_worker.staging import Piece, Staging
 from coordinator_worker.state import State
 from coordinator_worker.trust.fleet_sizes import FleetSizes
 from coordinator_worker.trust.model_size import CheckSize, ModelSizeLimit
-from shared.chunks import Incoming
+from shared.amqp import MOST_UNACKNOWLEDGED
+from shared.chunks import Incoming, message_count
 from shared.delivery import Delivery
 from shared.errors import Rejected
 from shared.layout import Layout
@@ -174,6 +176,7 @@ class Intake:
         self._arriving: dict[str, Arrival] = {}  # by transfer id; one for each client at most
         self._senders: dict[str, str] = {}  # transfer id -> the user who announced it
         self._here: set[tuple[str, int]] = set()  # contributions whole and not yet in a model
+        self._unfinished = 0  # deliveries of what is arriving
         self._held: dict[str, Held] = {}  # how the broker still has them, by transfer id
 
     @classmethod
@@ -202,6 +205,7 @@ class Intake:
             arrival.release()
         self._arriving.clear()
         self._senders.clear()
+        self._unfinished = 0
         self._here.clear()
         self._held.clear()
 
@@ -427,6 +431,7 @@ class Intake:
         manifest = arrival.manifest
         base_version = manifest.base_version if isinstance(manifest, UpdateManifest) else None
         arrival.tags.append(delivery.tag)
+        self._unfinished += 1
         try:
             whole = arrival.incoming.add(index, data)
             if whole and state is not None and isinstance(manifest, UpdateManifest):
@@ -440,7 +445,7 @@ class Intake:
                 base_version=base_version,
             )
         if not whole:
-            return Outcome(client=manifest.client)
+            return Outcome(client=manifest.client, settled=tuple(self._make_room(state)))
         self._drop(manifest.transfer)
         if isinstance(manifest, UpdateManifest) and state is not None:
             # As late as it is now that it counts; a round may have closed since its manifest came.
@@ -450,6 +455,33 @@ class Intake:
             self._here.add((manifest.client, manifest.base_version))
             self._held[manifest.transfer] = Held(delivery.user, manifest.client, arrival.tags)
         return Outcome(whole=arrival, client=manifest.client, base_version=base_version)
+
+    def _make_room(self, state: State | None) -> list[int]:
+        """Give up a transfer if unfinished ones hold so many deliveries that no more would come.
+
+        A consumer may hold MOST_UNACKNOWLEDGED. One that has the most of them by far gives way, be
+        it a client or a fleet, else whoever has sent nothing for longest.
+        """
+        messages = message_count(state.weights.layout.size_bytes) if state is not None else 1
+        room = MOST_UNACKNOWLEDGED - self._policy.quorum * messages
+        room = max(room * 3 // 4, 2 * messages)
+        if state is None or self._unfinished <= room:
+            return []
+        held = Counter[str]()
+        for transfer, arrival in self._arriving.items():
+            held[self._senders[transfer]] += len(arrival.tags)
+        user, most = held.most_common(1)[0]
+        theirs = [t for t in self._arriving if self._senders[t] == user or most <= room // 4]
+        longest = min(theirs, key=lambda transfer: self._arriving[transfer].tags[-1])
+        log.warning(
+            "transfer_given_up",
+            "an update of %s that is not whole is given up: %d messages of such are held, and a"
+            " consumer may hold %d in all",
+            self._arriving[longest].manifest.client,
+            self._unfinished,
+            MOST_UNACKNOWLEDGED,
+        )
+        return self._give_up(longest)
 
     def _supersede(self, client: str) -> list[int]:
         """Drop what ``client`` left unfinished: it began again, so it sends everything again."""
@@ -472,4 +504,6 @@ class Intake:
 
     def _drop(self, transfer: str) -> Arrival:
         del self._senders[transfer]
-        return self._arriving.pop(transfer)
+        arrival = self._arriving.pop(transfer)
+        self._unfinished -= len(arrival.tags)
+        return arrival

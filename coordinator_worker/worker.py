@@ -398,6 +398,8 @@ class CoordinatorWorker:
             self._welcome(outcome.join)
         if outcome.failed is not None:
             self._chronicle.failed(outcome.failed)
+        if outcome.rejected is not None and self._state is None:
+            self._initiation.refused(outcome.client or "")
         if outcome.rejected is not None and self._rejections.put(outcome, outcome.rejected, item):
             self._remember(partial(roster.rejected, client=outcome.client or ""))
         if outcome.whole is not None:

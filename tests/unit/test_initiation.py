@@ -59,6 +59,18 @@ def test_a_transfer_that_hardly_moves_does_not_keep_the_next_from_being_asked(
     assert asking.initiation.was_asked("alfa"), "one with a slow line may still be the first"
 
 
+def test_one_whose_weights_are_refused_gives_way_at_once(asking: Asking) -> None:
+    for client in ("alfa", "bravo"):
+        asking.initiation.joined(client)
+    asking.initiation.refused("charlie")
+    asking.initiation.refused("alfa")
+    assert asking.asked == ["alfa", "bravo"]
+    assert not asking.initiation.was_asked("alfa")
+    asking.initiation.refused("bravo")
+    asking.initiation.joined("alfa")
+    assert asking.asked == ["alfa", "bravo", "alfa"], "there is nobody else"
+
+
 def test_only_who_was_asked_may_send_and_only_until_the_link_is_lost(asking: Asking) -> None:
     for client in ("alfa", "bravo"):
         asking.initiation.joined(client)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from broker_config.names import CHUNK_BYTES
+from coordinator_worker import intake
 from coordinator_worker.aggregation import Cohort, server_optimizer
 from coordinator_worker.aggregation.aggregators import mean
 from coordinator_worker.bound import NormBound
@@ -651,3 +652,32 @@ def test_what_the_coordinator_before_us_had_asked_for_is_no_fault() -> None:
     again = Delivery(memoryview(body), 1, 1, "alfa", redelivered=True)
     outcome = queue.intake.receive(again, None)
     assert (outcome.rejected, outcome.settled) == (None, (1,))
+
+
+def test_unfinished_transfers_do_not_keep_the_broker_from_delivering(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A consumer may hold 65,535 messages; a fleet that ends nothing held all of them."""
+    monkeypatch.setattr(intake, "MOST_UNACKNOWLEDGED", 9 * 2 + 20)
+    queue = Queue()
+    honest = queue.deliver(bodies("alfa")[0])
+    held: set[int] = {1}
+    for number in range(200):
+        outcome = queue.deliver(bodies(f"phone.{number}")[0], user="phone")
+        held.add(number + 2)
+        held -= set(outcome.settled)
+        assert len(held) <= 15
+        assert held == {t for a in queue.intake._arriving.values() for t in a.tags}
+    assert honest.settled == ()
+    assert 1 in held, "the fleet gives way to its own"
+
+
+def test_of_many_that_are_under_way_the_one_that_stands_still_gives_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(intake, "MOST_UNACKNOWLEDGED", 9 * 2 + 20)
+    queue = Queue()
+    outcomes = [queue.deliver(bodies(f"c{n}")[0], user=f"c{n}") for n in range(16)]
+    assert [outcome.settled for outcome in outcomes] == [()] * 15 + [(1,)]
+    assert queue.intake.incomplete == 1
+    assert queue.deliver(bodies("c3")[1], user="c3").orphan
