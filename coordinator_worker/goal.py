@@ -95,7 +95,9 @@ class Goal:
         """The goal that ``settings`` name."""
         target = Target.parse(settings.target) if settings.target else None
         monitor = Monitor.parse(settings.monitor) if settings.monitor else None
-        needed = settings.quorum if settings.deadline_s is None else settings.min_quorum
+        needed = settings.quorum
+        if settings.deadline_s is not None:
+            needed = max(settings.min_quorum, min(2, settings.quorum))
         if settings.max_evaluation_share >= 1:
             needed = 1  # every client is believed
         return cls(settings.rounds, target, monitor, settings.patience, needed)
@@ -148,8 +150,8 @@ class Goal:
             least = self.needed if is_target else self.needed // 2 + 1
             if judged["clients"] < least:
                 found.append(
-                    f"{flag} decides nothing: {judged['clients']} clients report {metric}, and"
-                    f" {least} have to (--max-evaluation-share 1 believes each of them)"
+                    f"{flag} decides nothing while fewer than {least} of a round's clients report"
+                    f" {metric} (--max-evaluation-share 1 believes each of them)"
                 )
             elif (
                 self.target is not None

@@ -85,7 +85,8 @@ class EvaluationPool:
 
         Unless it is to ``leave_out`` each of them, ``low`` and ``high`` are what all say together.
         """
-        together = _pooled(self._parts, self._rest, self._share).metrics().get(metric)
+        whole = _pooled(self._parts, self._rest, self._share)
+        together = whole.metrics().get(metric)
         said = [
             (part.evaluation.num_examples, value)
             for part in self._parts
@@ -93,9 +94,11 @@ class EvaluationPool:
         ]
         if together is None or not said:
             return None
-        without: list[float] = []
+        without: list[float] | None = []
         if leave_out and self._share < 1:
-            without = self._without_each(metric)
+            # A mean is moved as far by a small client's value as by a large one's.
+            of_tables = metric in replace(whole, means={}).metrics()
+            without = self._without_each(metric) if of_tables else None
         found = judge(said, self._share, together=together, without=without)
         away = sum(1 for part in self._parts if part.has_tables and part not in self._held)
         return replace(found, clients=found.clients + away)

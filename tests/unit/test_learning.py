@@ -177,7 +177,21 @@ def test_it_is_said_why_a_target_that_looks_met_is_not() -> None:
     goal = Goal(target=Target("eval_auc", True, 0.9), needed=3)
     assert goal.doubts(said(0.9, 0.95, 0.92)) == []
     assert "only with the word of one" in goal.doubts(said(0.7, 0.95, 0.92))[0]
-    assert "2 clients report eval_auc, and 3 have to" in goal.doubts(said(1, 1, 1, clients=2))[0]
+    assert "fewer than 3 of a round's clients" in goal.doubts(said(1, 1, 1, clients=2))[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "needed"),
+    [
+        ({"quorum": 3}, 3),
+        ({"quorum": 3, "deadline_s": 5.0}, 2),
+        ({"quorum": 9, "deadline_s": 5.0, "min_quorum": 4}, 4),
+        ({"quorum": 1, "deadline_s": 5.0}, 1),
+        ({"quorum": 3, "max_evaluation_share": 1.0}, 1),
+    ],
+)
+def test_so_many_clients_have_to_report_what_ends_a_run(given: dict[str, Any], needed: int) -> None:
+    assert Goal.of(settings(**given)).needed == needed
 
 
 def test_versions_of_which_too_few_say_anything_are_neither_best_nor_waited_for() -> None:

@@ -210,3 +210,17 @@ def test_more_tables_than_are_held_are_judged_by_all_of_them() -> None:
     found = now.judgement("eval_accuracy", 3)
     assert found is not None
     assert (found.clients, found.low) == (3 * MOST_TABLES, pytest.approx(0.9))
+
+
+def test_one_of_many_clients_that_claims_one_example_meets_no_target() -> None:
+    """The mean of a hundred is moved as far by its value as by its weight."""
+    now = Round(Cohort(DELTA.layout, mean()), share=0.5)
+    for number in range(100):
+        entry = EvaluationEntry(num_examples=100, means={"loss": 0.6}, confusion=[[90, 0], [10, 0]])
+        now.fold(judged(f"c{number}", entry))
+    now.fold(judged("liar", EvaluationEntry(num_examples=1, means={"loss": -1e100})))
+    assert now.record(5)["metrics"]["eval_loss"] < 0
+    found = now.judgement("eval_loss", 3)
+    assert found is not None
+    assert found.high == pytest.approx(0.6)
+    assert found.typical == pytest.approx(0.6)
