@@ -216,14 +216,20 @@ def _decoded(data: bytes) -> Any:
     """
     if data[0] != spec.FRAME_HEADER:
         return frame.decode_frame(data)[1]
+    payload = data[_HEAD.size : -1]
+    user = _user_id(payload[12:])
     try:
-        return frame.decode_frame(data)[1]
-    except Exception:  # noqa: BLE001  pika's decoder raises whatever its parts do
-        channel = int.from_bytes(data[1:3], "big")
-        payload = data[_HEAD.size : -1]
-        properties = spec.BasicProperties(user_id=_user_id(payload[12:]))
-        properties.unreadable = True
-        return frame.Header(channel, int.from_bytes(payload[4:12], "big"), properties)
+        found = frame.decode_frame(data)[1]
+        # pika reads a table to where its last value ends, and more flags where the broker reads
+        # none: what follows, the sender's name among it, may be another to each of them.
+        if found.properties.user_id == user:
+            return found
+    except Exception:  # noqa: BLE001, S110  pika's decoder raises whatever its parts do
+        pass
+    properties = spec.BasicProperties(user_id=user)
+    properties.unreadable = True
+    channel = int.from_bytes(data[1:3], "big")
+    return frame.Header(channel, int.from_bytes(payload[4:12], "big"), properties)
 
 
 # The properties of a message, in their order: the bit that says that one is there, and how many

@@ -87,6 +87,15 @@ class Hostile:
             found.append(body(chunk(transfer, index), bytes(min(MIB, size - start))))
         return found
 
+    def publish_raw(self, flags: int, properties: bytes, body: bytes) -> None:
+        """Publish ``body`` with properties as they travel."""
+        with self.channel() as channel:
+            sock = channel.connection._impl._transport._sock
+            sock.setblocking(True)
+            sock.sendall(PUBLISH + content(len(body), flags, properties) + method(body, 3))
+            sock.setblocking(False)
+            channel.queue_declare("update", passive=True)
+
     def raw(self, *frames: bytes) -> None:
         """Write ``frames`` into the socket of a channel, and leave without a word."""
         parameters = pika.URLParameters(self.place.urls[self.user])
@@ -253,6 +262,12 @@ def _as_replicas(numbers: Iterable[int], kind: str = "join") -> Callable[[Hostil
     return act
 
 
+def _more_flags(hostile: Hostile) -> None:
+    """For who reads more flags where the broker sees none, the sender is bravo."""
+    told = b"\x08" + b"\x02\x00\x05bravo" + b"\x04alfa"
+    hostile.publish_raw(0x8000 | 0x10 | 1, told, body(hostile.header("join", client="bravo")))
+
+
 def _many_connections(hostile: Hostile) -> None:
     parameters = pika.URLParameters(hostile.place.urls[hostile.user])
     held = []
@@ -331,6 +346,7 @@ ACTS: Final[dict[str, tuple[Act, ...]]] = {
         Act("a time to live of one millisecond", None, LETTER, _bytes(b"x", expiration="1")),
         Act("the highest priority, and not persistent", "", MEMBER,
             _joins(priority=255, delivery_mode=1)),
+        Act("flags after which a reader finds another sender", "identity", LETTER, _more_flags),
         Act("properties that are cut off", "", NOTHING,
             lambda hostile: hostile.raw(PUBLISH, content(4, 0x8000, b"\xff"))),
         Act("half a message, and then nothing", "", NOTHING,
