@@ -57,7 +57,7 @@ class Scene:
         self.coordinator = Worker(
             "coordinator-worker", place.urls["coordinator"], "--checkpoint-dir", str(folder),
             "--quorum", "2", "--max-staleness", "5", "--target", "eval_loss<=0.1",
-            "--monitor", "eval_loss:min", "--patience", "1000", "--keep-versions", "0",
+            "--monitor", "eval_loss:min", "--patience", "1000000", "--keep-versions", "0",
         )  # fmt: skip
         self.coordinator.wait_for("model_published")
         self.version = 0
