@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker_config.check import POLICIES, Difference, check
+from broker_config.check import POLICIES, Difference, check, observe
 from broker_config.definitions import (
     HASHING,
     exchange_body,
@@ -14,6 +14,7 @@ from broker_config.definitions import (
     queue_body,
 )
 from broker_config.errors import BrokerConfigError
+from broker_config.topology import suited
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,15 +32,18 @@ def apply(
 ) -> list[Difference]:
     """Create and mend what differs from ``topology``; return what differed.
 
-    Nothing is ever deleted. What cannot be changed in place stops everything before the first
-    change. A user that has another password than ``passwords`` says keeps it, since somebody may
-    be logging in with it, unless ``reset_passwords``.
+    Nothing is deleted but bindings that an earlier version made and that do harm. What cannot be
+    changed in place stops everything before the first change. A user that has another password
+    than ``passwords`` says keeps it, since somebody may be logging in with it, unless
+    ``reset_passwords``.
 
     Raises:
         BrokerConfigError: a queue or an exchange exists with other arguments, a user has another
             password, or the broker refuses.
     """
     found = check(topology, management)
+    if (observed := observe(topology.vhost, management)) is not None:
+        topology = suited(topology, observed)
     for difference in found:
         if difference.conflict:
             raise BrokerConfigError(
@@ -109,10 +113,20 @@ def _put_objects(topology: Topology, management: Management, wrong: set[tuple[st
     for queue in topology.queues:
         if ("queue", queue.name) in wrong:
             management.put("queues", vhost, queue.name, body=queue_body(queue.arguments))
+    _put_bindings(topology, management, wrong)
+
+
+def _put_bindings(topology: Topology, management: Management, wrong: set[tuple[str, str]]) -> None:
+    vhost = topology.vhost
     for binding in topology.bindings:
         if ("binding", f"{binding.source} -> {binding.queue}") in wrong:
             path = ("bindings", vhost, "e", binding.source, "q", binding.queue)
             management.post(*path, body={"routing_key": binding.routing_key, "arguments": {}})
+    for binding in topology.retired:
+        if ("binding", f"{binding.source} -> {binding.queue}") in wrong:
+            path = ("bindings", vhost, "e", binding.source, "q", binding.queue)
+            # How the management API writes the properties of a binding without routing key.
+            management.delete(*path, binding.routing_key or "~")
 
 
 def _put_permissions(

@@ -13,6 +13,7 @@ from broker_config.topology import (
     Queue,
     Topology,
     User,
+    suited,
 )
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def differences(declared: Topology, observed: Topology | None) -> list[Differenc
     """How ``observed`` falls short of ``declared``; what a broker has beyond that is its own."""
     if observed is None:
         return [Difference("vhost", declared.vhost, "missing")]
+    declared = suited(declared, observed)
     found = [
         *_users(declared, observed),
         *_exchanges(declared, observed),
@@ -100,6 +102,11 @@ def differences(declared: Topology, observed: Topology | None) -> list[Differenc
         Difference("binding", f"{binding.source} -> {binding.queue}", "missing")
         for binding in declared.bindings
         if binding not in bound
+    ]
+    found += [
+        Difference("binding", f"{binding.source} -> {binding.queue}", "must not be there any more")
+        for binding in declared.retired
+        if binding in bound
     ]
     return found
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from broker_config import names
 from broker_config.federation import MAILBOX_LIMIT, Federation, Fleet
 
-__all__ = ["ADMIN", "Federation", "Fleet", "Topology", "User", "topology"]
+__all__ = ["ADMIN", "Federation", "Fleet", "Topology", "User", "suited", "topology"]
 
 Arguments: TypeAlias = Mapping[str, str | int | bool]
 
@@ -86,7 +86,11 @@ class User:
 
 @dataclass(frozen=True)
 class Topology:
-    """Everything a federation has on the broker, in the vhost ``vhost``."""
+    """Everything a federation has on the broker, in the vhost ``vhost``.
+
+    ``retired`` are bindings that an earlier version declared and that do harm; `apply` removes
+    them.
+    """
 
     vhost: str
     exchanges: tuple[Exchange, ...]
@@ -94,6 +98,7 @@ class Topology:
     bindings: tuple[Binding, ...]
     policies: tuple[Policy, ...]
     users: tuple[User, ...]
+    retired: tuple[Binding, ...] = ()
 
 
 # Not part of a topology: on a broker of your own you already have an administrator, and
@@ -101,6 +106,7 @@ class Topology:
 ADMIN: Final = User("admin", Permission(".*", ".*", ".*"), ("administrator",))
 
 _NOTHING: Final = "^$"
+_DEAD_LETTERS: Final = "x-dead-letter-exchange"
 
 # A worker has one connection with one channel. One that was cut off without a word stays the
 # broker's for two heartbeats, and a site whose line flaps may leave several behind.
@@ -143,6 +149,32 @@ def topology(federation: Federation) -> Topology:
     )
 
 
+def suited(declared: Topology, observed: Topology) -> Topology:
+    """``declared`` for a broker whose queue `update` an earlier version made.
+
+    It dead-letters into `update.rejected`: a client that sets an `expiration` puts its message
+    there, past the coordinator, and pushes older ones out. The argument cannot be changed while the
+    queue exists, so there the exchange must lead nowhere; the coordinator, which publishes to the
+    queue itself, does not need it.
+    """
+    old = next((queue for queue in observed.queues if queue.name == names.UPDATE_QUEUE), None)
+    if old is None or old.arguments.get(_DEAD_LETTERS) != names.REJECTED_EXCHANGE:
+        return declared
+    letters = Binding(names.REJECTED_EXCHANGE, names.REJECTED_QUEUE)
+    kept = {_DEAD_LETTERS: names.REJECTED_EXCHANGE}
+    return replace(
+        declared,
+        queues=tuple(
+            replace(queue, arguments={**queue.arguments, **kept})
+            if queue.name == old.name
+            else queue
+            for queue in declared.queues
+        ),
+        bindings=tuple(binding for binding in declared.bindings if binding != letters),
+        retired=(letters,),
+    )
+
+
 def _updates() -> Queue:
     return Queue(
         names.UPDATE_QUEUE,
@@ -151,10 +183,10 @@ def _updates() -> Queue:
             # A second coordinator waits as a standby; two that fold half a round each would never
             # reach a quorum.
             "x-single-active-consumer": True,
-            # The next two could be policies, but a wiped policy must not turn "the publisher is
-            # told" into "the oldest update is dropped", nor "kept for a look" into "gone".
+            # It could be a policy, but a wiped policy must not turn "the publisher is told" into
+            # "the oldest update is dropped". It dead-letters nowhere: only what its sender lets
+            # expire would go there, past the coordinator.
             "x-overflow": "reject-publish",
-            "x-dead-letter-exchange": names.REJECTED_EXCHANGE,
         },
     )
 

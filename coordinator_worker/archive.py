@@ -15,11 +15,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from math import nan
 from pathlib import Path
 from typing import Any, Final
 
 from coordinator_worker.state import Record, State
-from shared import weights_file
+from shared import strict_json, weights_file
 from shared.errors import ConfigError
 from shared.log import Log
 
@@ -75,7 +76,12 @@ class Kept:
             found = json.loads(self.facts.get("record", "{}"))
         except ValueError:
             return {}
-        return found if isinstance(found, dict) else {}
+        if not isinstance(found, dict):
+            return {}
+        metrics = found.get("metrics")
+        if isinstance(metrics, dict):  # JSON's null was NaN
+            found["metrics"] = {n: nan if value is None else value for n, value in metrics.items()}
+        return found
 
 
 class Archive:
@@ -174,7 +180,7 @@ def facts(state: State, digest: int, made: str) -> dict[str, str]:
         "version": str(state.version),
         "digest": f"{digest:016x}",
         "time": made,
-        "record": json.dumps(public, separators=(",", ":")),
+        "record": strict_json.dumps(public, separators=(",", ":")),
     }
 
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from coordinator_worker.round import Entry
 from coordinator_worker.state import State
+from shared import strict_json
 from shared.errors import Rejected
 from shared.messages import UpdateManifest
 
@@ -45,7 +46,8 @@ class Audit:
         self._run = ""
         self._previous = NO_LINE
         self._pending = b""
-        self._rejected: Counter[str] = Counter()
+        self._rejected: Counter[str] = Counter()  # by user, since the round began
+        self._unlisted: Counter[str] = Counter()
 
     def take_over(self, state: State | None) -> None:
         """Go on behind what is there; say which version the folder is at.
@@ -78,6 +80,7 @@ class Audit:
             self._file = -1
         self._pending = b""
         self._rejected.clear()
+        self._unlisted.clear()
 
     def resumed(self, state: State, *, known: bool = True, lost: str = "") -> None:
         """``state`` is where we go on; if its line is not ``known`` it is made from the checkpoint.
@@ -114,17 +117,20 @@ class Audit:
         """Something that came from ``user`` must not count."""
         sender = user or ""
         self._rejected[sender] += 1
-        if self._rejected[sender] <= MOST_LISTED:
+        if self._rejected[sender] > MOST_LISTED:
+            self._unlisted[sender] += 1
+        else:
             reason, detail = rejected.reason[:64], rejected.detail[:300]
             self._say("rejected", client=client, user=user, reason=reason, detail=detail)
 
+    def flooded(self, user: str | None) -> None:
+        """Of ``user`` so much must not count that this is only counted, or it would fill disks."""
+        self._unlisted[user or ""] += 1
+
     def aggregated(self, version: int, entries: Sequence[Entry], refused: str | None) -> None:
         """A round has made ``version`` of ``entries``; ``refused``: why the weights stayed."""
-        unlisted = {
-            user: count - MOST_LISTED
-            for user, count in self._rejected.items()
-            if count > MOST_LISTED
-        }
+        unlisted = dict(self._unlisted)
+        self._unlisted.clear()
         self._rejected.clear()
         self._say(
             "aggregated",
@@ -173,7 +179,7 @@ class Audit:
             **said,
             "previous": self._previous,
         }
-        text = json.dumps(line, separators=(",", ":")).encode()  # escapes what is not ASCII
+        text = strict_json.dumps(line, separators=(",", ":")).encode()  # escapes what is not ASCII
         self._previous = digest_of(text)
         self._pending += text + b"\n"
         self._write_some()

@@ -31,6 +31,7 @@ class Chronicle:
         self._rejected_in = -1  # version whose round has rejected everybody
         self._not_finite: frozenset[str] = frozenset()
         self._missing: frozenset[str] = frozenset()
+        self._doubts: frozenset[str] = frozenset()
         self._coarse: set[str] = set()
 
     def joined(self, client: str) -> None:
@@ -132,7 +133,7 @@ class Chronicle:
     def flooded(self, user: str | None, rejected: Rejected, *, first: bool) -> None:
         """Of ``user`` so much was rejected that this is only counted, the ``first`` one said."""
         client = user or "unknown"
-        self._audit.rejected(user, client, rejected)
+        self._audit.flooded(user)
         self._events.tell("update.flooded", client=client, reason=rejected.reason)
         if first:
             log.warning(
@@ -164,11 +165,19 @@ class Chronicle:
         self._events.post("round.closed", run=run, **record)
         self._events.tell("round.timed", version=record["version"], phases=phases)
 
-    def judged(self, record: Mapping[str, Any], watched: Mapping[str, str]) -> None:
+    def judged(
+        self, record: Mapping[str, Any], watched: Mapping[str, str], doubts: Sequence[str] = ()
+    ) -> None:
         """Say, once until it is otherwise, which figures are NaN, and which of ``watched`` lack.
 
-        ``watched``: metrics that the run is steered by -> the flag that says so.
+        ``watched``: metrics that the run is steered by -> the flag that says so; ``doubts``: why
+        one of them decides nothing.
         """
+        for words in doubts:
+            if words not in self._doubts:
+                version = record["version"]
+                log.warning("metric_in_doubt", "round to version %d: %s", version, words)
+        self._doubts = frozenset(doubts)
         metrics = record["metrics"]
         broken = frozenset(name for name, value in metrics.items() if not isfinite(value))
         for name in sorted(broken - self._not_finite):

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
+from math import nan
 from pathlib import Path
 
 from shared import weights_file
@@ -86,7 +87,8 @@ class Evaluator:
         try:
             if process.returncode:
                 raise ValueError(f"{self._command[0]} ended with {process.returncode}")
-            figures = {str(name): float(value) for name, value in json.loads(printed).items()}
+            said = json.loads(printed).items()  # JSON's null was NaN
+            figures = {str(n): nan if value is None else float(value) for n, value in said}
         except (ValueError, TypeError, AttributeError) as error:
             if not self._over:
                 log.warning("not_evaluated", "version %d was not evaluated: %s", version, error)

@@ -4,7 +4,8 @@ Knows the wire and the rules of a round, but neither the broker nor the sum: the
 an Outcome says. Nothing is believed but the broker's word for who sent it.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from math import sqrt
@@ -19,7 +20,10 @@ from coordinator_worker.quorum import Policy
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.staging import Piece, Staging
 from coordinator_worker.state import State
-from shared.chunks import Incoming
+from coordinator_worker.trust.fleet_sizes import FleetSizes
+from coordinator_worker.trust.model_size import CheckSize, ModelSizeLimit
+from shared.amqp import MOST_UNACKNOWLEDGED
+from shared.chunks import Incoming, message_count
 from shared.delivery import Delivery
 from shared.errors import Rejected
 from shared.layout import Layout
@@ -99,6 +103,27 @@ class Arrival:
         self.pieces.clear()
 
 
+def _anyone(_client: str) -> bool:
+    return True
+
+
+def _any_size(_size_bytes: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Whose messages are looked at, and for how much room.
+
+    ``exists``: whether a client is enrolled, a replica by its number; ``was_asked``: whether it may
+    send initial weights; ``check_size`` raises Rejected for weights of so many bytes.
+    """
+
+    exists: Callable[[str], bool] = _anyone
+    was_asked: Callable[[str], bool] = _anyone
+    check_size: CheckSize = _any_size
+
+
 def _says_more(state: State) -> bool:
     return state.weights.layout.has_statistics or bool(state.fixed_state)
 
@@ -136,6 +161,7 @@ class Intake:
         bound: NormBound | None = None,
         *,
         models_need: int = OLDEST,
+        admission: Admission | None = None,
     ) -> None:
         self.incomplete = 0  # transfers dropped half-way since the round began
         self._federation = federation
@@ -143,21 +169,35 @@ class Intake:
         self._staging = staging
         self._opener = opener or Opener((), federation)
         self._bound = bound or NormBound("off")
+        self._admission = admission or Admission()
         self._models_need = models_need  # the protocol in which this federation's models are
         self._joins = Allowance(JOINS, JOINS_PER_SECOND)  # each is answered with a whole model
         self._failures = Allowance(JOINS, JOINS_PER_SECOND)  # each is told to everybody
         self._arriving: dict[str, Arrival] = {}  # by transfer id; one for each client at most
         self._senders: dict[str, str] = {}  # transfer id -> the user who announced it
         self._here: set[tuple[str, int]] = set()  # contributions whole and not yet in a model
+        self._unfinished = 0  # deliveries of what is arriving
         self._held: dict[str, Held] = {}  # how the broker still has them, by transfer id
 
     @classmethod
-    def of(cls, settings: CoordinatorSettings, policy: Policy, staging: Staging) -> "Intake":
+    def of(
+        cls,
+        settings: CoordinatorSettings,
+        policy: Policy,
+        staging: Staging,
+        was_asked: Callable[[str], bool],
+    ) -> "Intake":
         """As ``settings`` say; raises ConfigError if one of them means nothing."""
         opener = Opener.of(settings.secret(settings.decrypt_keys), settings.federation)
         bound = NormBound(settings.max_update_norm)
         needed = ModelManifest.SIGNED_SINCE if settings.secret(settings.signing_keys) else OLDEST
-        return cls(settings.federation, policy, staging, opener, bound, models_need=needed)
+        fleets = FleetSizes.of(settings.broker, settings.federation)
+        size = ModelSizeLimit(settings.checkpoint_dir, settings.max_model_bytes)
+        admission = Admission(fleets.has, was_asked, size.check)
+        return cls(
+            settings.federation, policy, staging, opener, bound, models_need=needed,
+            admission=admission,
+        )  # fmt: skip
 
     def reset(self) -> None:
         """Forget everything: the link was lost, and the broker delivers it all again."""
@@ -165,6 +205,7 @@ class Intake:
             arrival.release()
         self._arriving.clear()
         self._senders.clear()
+        self._unfinished = 0
         self._here.clear()
         self._held.clear()
 
@@ -221,6 +262,8 @@ class Intake:
         except Rejected as rejected:
             base_version = message.base_version if isinstance(message, UpdateManifest) else None
             client = getattr(message, "client", delivery.user)
+            if rejected.reason == "identity":
+                client = delivery.user  # whoever it claims to be is not remembered anywhere
             return Outcome(
                 settled=(delivery.tag,),
                 rejected=rejected,
@@ -258,6 +301,12 @@ class Intake:
             raise Rejected("identity", "it carries no user_id, so nobody vouches for its sender")
         if not speaks_for(user, client):
             raise Rejected("identity", f"user {user!r} may not speak for client {client!r}")
+        if not self._admission.exists(client):
+            raise Rejected(
+                "identity",
+                f"fleet {user!r} has no replica {client!r}: the broker has no queue model.{client};"
+                " enlarge the fleet with `broker-config apply --fleet`",
+            )
         if federation != self._federation:
             raise Rejected("federation", f"it is for {federation!r}, this is {self._federation!r}")
 
@@ -286,6 +335,13 @@ class Intake:
         self._vouch(manifest.client, manifest.federation, delivery.user)
         if isinstance(manifest, InitialManifest):
             layout = layout_of(manifest.tensors, manifest.size_bytes)
+            asked = self._admission.was_asked(manifest.client)
+            # Another's came first, or the coordinator before us had asked: it joins again.
+            if state is not None if asked else delivery.redelivered:
+                return Outcome(settled=(delivery.tag,), client=manifest.client, orphan=True)
+            if not asked:
+                raise Rejected("unasked", "nobody asked it for initial weights")
+            self._admission.check_size(manifest.size_bytes)
             arrival = Arrival(manifest, layout, self._staging)
         elif state is None:
             raise Rejected("run", "there is no model yet that it could be an update to")
@@ -345,6 +401,9 @@ class Intake:
         if arrival is None or self._senders[chunk.transfer] != delivery.user:
             # The rest of a transfer that was rejected, superseded, or known already.
             return Outcome(settled=(delivery.tag,), client=delivery.user, orphan=True)
+        if isinstance(arrival.manifest, InitialManifest) and state is not None:
+            settled = (*self._forget(chunk.transfer), delivery.tag)  # another's came first
+            return Outcome(settled=settled, client=arrival.manifest.client, orphan=True)
         return self._add(arrival, chunk.index, data, delivery, state)
 
     def _came_again(self, transfer: str, index: int, delivery: Delivery) -> Outcome | None:
@@ -372,6 +431,7 @@ class Intake:
         manifest = arrival.manifest
         base_version = manifest.base_version if isinstance(manifest, UpdateManifest) else None
         arrival.tags.append(delivery.tag)
+        self._unfinished += 1
         try:
             whole = arrival.incoming.add(index, data)
             if whole and state is not None and isinstance(manifest, UpdateManifest):
@@ -385,7 +445,7 @@ class Intake:
                 base_version=base_version,
             )
         if not whole:
-            return Outcome(client=manifest.client)
+            return Outcome(client=manifest.client, settled=tuple(self._make_room(state)))
         self._drop(manifest.transfer)
         if isinstance(manifest, UpdateManifest) and state is not None:
             # As late as it is now that it counts; a round may have closed since its manifest came.
@@ -395,6 +455,33 @@ class Intake:
             self._here.add((manifest.client, manifest.base_version))
             self._held[manifest.transfer] = Held(delivery.user, manifest.client, arrival.tags)
         return Outcome(whole=arrival, client=manifest.client, base_version=base_version)
+
+    def _make_room(self, state: State | None) -> list[int]:
+        """Give up a transfer if unfinished ones hold so many deliveries that no more would come.
+
+        A consumer may hold MOST_UNACKNOWLEDGED. One that has the most of them by far gives way, be
+        it a client or a fleet, else whoever has sent nothing for longest.
+        """
+        messages = message_count(state.weights.layout.size_bytes) if state is not None else 1
+        room = MOST_UNACKNOWLEDGED - self._policy.quorum * messages
+        room = max(room * 3 // 4, 2 * messages)
+        if state is None or self._unfinished <= room:
+            return []
+        held = Counter[str]()
+        for transfer, arrival in self._arriving.items():
+            held[self._senders[transfer]] += len(arrival.tags)
+        user, most = held.most_common(1)[0]
+        theirs = [t for t in self._arriving if self._senders[t] == user or most <= room // 4]
+        longest = min(theirs, key=lambda transfer: self._arriving[transfer].tags[-1])
+        log.warning(
+            "transfer_given_up",
+            "an update of %s that is not whole is given up: %d messages of such are held, and a"
+            " consumer may hold %d in all",
+            self._arriving[longest].manifest.client,
+            self._unfinished,
+            MOST_UNACKNOWLEDGED,
+        )
+        return self._give_up(longest)
 
     def _supersede(self, client: str) -> list[int]:
         """Drop what ``client`` left unfinished: it began again, so it sends everything again."""
@@ -417,4 +504,6 @@ class Intake:
 
     def _drop(self, transfer: str) -> Arrival:
         del self._senders[transfer]
-        return self._arriving.pop(transfer)
+        arrival = self._arriving.pop(transfer)
+        self._unfinished -= len(arrival.tags)
+        return arrival

@@ -178,7 +178,9 @@ class Picture:
 
     def _add_round(self, record: Event) -> None:
         kept = {name: record[name] for name in _ROUND_FIELDS if name in record}
-        kept["metrics"] = self._named(record.get("metrics", {}))
+        metrics = record.get("metrics", {})
+        self._make_way(metrics)
+        kept["metrics"] = self._named(metrics)
         self.bytes_up += int(record.get("bytes_up", 0))
         self.rounds.append(kept)
 
@@ -210,6 +212,18 @@ class Picture:
         if name not in self.clients and len(self.clients) < MOST_CLIENTS:
             self.clients[name] = Client(since=self.version)
         return self.clients.get(name)
+
+    def _make_way(self, metrics: Mapping[str, float]) -> None:
+        """Forget names that no round has, for those of a round: one client may make up any number.
+
+        A round's record has those that most clients report first.
+        """
+        wanted = [name for name in metrics if name not in self.metrics][:MOST_METRICS]
+        lacking = len(self.metrics) + len(wanted) - MOST_METRICS
+        last = self.rounds[-1]["metrics"] if self.rounds else {}
+        others = [name for name in self.metrics if name not in metrics and name not in last]
+        for name in others[: max(0, lacking)]:
+            del self.metrics[name]
 
     def _named(self, metrics: Mapping[str, float]) -> dict[str, float]:
         for name in metrics:

@@ -1,11 +1,11 @@
 """What must not count, and why: the letters in the queue ``update.rejected``.
 
-Two write there. The coordinator copies what it rejects, with its reasons in the headers; the broker
-moves what it gives up itself, and adds ``x-death``. Whatever else stands in such a letter was
-written by a client, and is shown to an operator's terminal: it must not be able to act there.
+The coordinator copies there what it rejects, with its reasons in the headers. A broker that an
+earlier version declared may have moved there what it gave up itself, with ``x-death``. Whatever
+else stands in such a letter was written by a client, and is shown to an operator's terminal: it
+must not be able to act there.
 """
 
-import json
 import sys
 import time
 from collections import Counter, deque
@@ -19,7 +19,7 @@ from rich.text import Text
 from broker_config.names import REJECTED_QUEUE
 from coordinator_worker.figures import UNKNOWN, plain, size
 from coordinator_worker.terminal.table import console
-from shared import peek
+from shared import peek, strict_json
 from shared.progress import through
 from shared.tls import Broker
 from shared.wire import kind_of
@@ -46,6 +46,9 @@ class Rejection:
 def read(letter: peek.Letter) -> Rejection:
     """What a letter says. Needs no word of it to be true or well-formed."""
     kind, size_bytes = kind_of(letter.body) or "", len(letter.body)
+    if letter.unreadable:  # the coordinator writes none like that
+        detail = "its AMQP headers cannot be decoded"
+        return Rejection(None, letter.user or "", "unreadable", detail, kind, size_bytes)
     deaths = letter.headers.get("x-death")
     if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
         # Only a broker adds this, so the other headers and the timestamp are the sender's own.
@@ -84,7 +87,7 @@ class Summary:
 
     def json_lines(self) -> str:
         """The newest rejections, one JSON object a line."""
-        return "".join(json.dumps(asdict(rejection)) + "\n" for rejection in self.newest)
+        return "".join(strict_json.dumps(asdict(rejection)) + "\n" for rejection in self.newest)
 
     def table(self) -> Table:
         """The newest rejections for people."""
@@ -141,5 +144,9 @@ def show(broker: str | Broker, federation: str, *, limit: int | None, as_json: b
 def delete_all(broker: str | Broker, federation: str, *, as_json: bool) -> None:
     """Delete every letter; what was rejected stays rejected, only the record of it goes."""
     deleted = peek.purge(broker, f"rejected · {federation}", REJECTED_QUEUE)
-    words = json.dumps({"deleted": deleted}) if as_json else f"deleted {deleted} rejected messages"
+    words = (
+        strict_json.dumps({"deleted": deleted})
+        if as_json
+        else f"deleted {deleted} rejected messages"
+    )
     sys.stdout.write(f"{words}\n")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from broker_config.names import REJECTED_EXCHANGE
+from broker_config.names import REJECTED_QUEUE
 from coordinator_worker.allowance import Allowance
 from coordinator_worker.chronicle import Chronicle
 from coordinator_worker.intake import Outcome
@@ -41,8 +41,9 @@ class Rejections:
             self._chronicle.flooded(delivery.user, rejected, first=self._allowance.news(sender))
             return False
         headers = {"reason": rejected.reason, "detail": rejected.detail, "client": client}
+        # To the queue itself: what comes through the exchange was written by no coordinator.
         letter = Publication(
-            REJECTED_EXCHANGE, "", (delivery.body,), "rejected", persistent=True, headers=headers
+            "", REJECTED_QUEUE, (delivery.body,), "rejected", persistent=True, headers=headers
         )
         self._session.publish([letter])
         if outcome.client is not None:

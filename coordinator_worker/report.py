@@ -1,6 +1,5 @@
 """The participation report: who contributed, who is late, who is gone, with their share of data."""
 
-import json
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +13,7 @@ from coordinator_worker import checkpoint
 from coordinator_worker.roster import GONE_AFTER, Standing, participation
 from coordinator_worker.state import State
 from coordinator_worker.terminal.table import console
+from shared import strict_json
 from shared.errors import ConfigError
 
 STYLES = {"in": "green", "late": "yellow", "gone": "red", "silent": "dim"}
@@ -37,7 +37,7 @@ def report(folder: Path, *, as_json: bool) -> None:
     standings = participation(state.roster, state.version)
     if as_json:
         for standing in standings:
-            print(json.dumps(standing.fields()))  # noqa: T201
+            print(strict_json.dumps(standing.fields()))  # noqa: T201
         return
     console().print(_table(state, standings))
 

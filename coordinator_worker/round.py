@@ -11,27 +11,36 @@ from typing import Any, Final, NamedTuple
 
 from coordinator_worker.aggregation import Cohort, Contribution
 from coordinator_worker.intake import Arrival
+from coordinator_worker.rounds.evaluation_pool import EvaluationPool
+from coordinator_worker.trust.shares import Judgement, factors, judge, kept_names
 from shared.audience import Phases
-from shared.evaluation import Evaluation, of_histograms, pool
+from shared.evaluation import Evaluation, of_histograms
 from shared.messages import EvaluationEntry, UpdateManifest
 
-MOST_TABLES: Final = 64  # evaluations that are held one by one; 12 kB each
 NONE: Final[Mapping[str, int]] = {}
 
 
-def weighted_means(reports: Mapping[str, tuple[float, Mapping[str, float]]]) -> dict[str, float]:
+def weighted_means(
+    reports: Mapping[str, tuple[int, Mapping[str, float]]], share: float = 1.0
+) -> dict[str, float]:
     """Mean of each metric over the clients that report it, weighted by numbers of examples.
 
-    ``reports``: client -> (number of examples, metrics). Right for losses and error rates; a mean
-    of AUCs is a mean of AUCs, not the AUC of all.
+    ``reports``: client -> (number of examples, metrics); none of them weighs more than ``share``.
+    Right for losses and error rates; a mean of AUCs is a mean of AUCs, not the AUC of all.
     """
-    sums: dict[str, list[float]] = {}
-    for examples, metrics in reports.values():
-        for name, value in metrics.items():
-            total = sums.setdefault(name, [0.0, 0.0])
-            total[0] += examples * value
-            total[1] += examples
-    return {name: total / examples for name, (total, examples) in sums.items()}
+    reporting = Counter(name for _, metrics in reports.values() for name in metrics)
+    kept = kept_names(reporting, len(reports)) if share < 1 else set(reporting)
+    of_all = factors([examples for examples, _ in reports.values()], share)
+    found = {}
+    # What most report comes first: whoever shows only some of them begins there.
+    ranked = sorted(reporting, key=lambda name: -reporting[name])
+    for name in (name for name in ranked if name in kept):
+        said = [(n, metrics[name]) for n, metrics in reports.values() if name in metrics]
+        limits = of_all if len(said) == len(reports) else factors([n for n, _ in said], share)
+        weights = [n * limit for (n, _), limit in zip(said, limits, strict=True)]
+        total = sum(w * value for w, (_, value) in zip(weights, said, strict=True))
+        found[name] = total / sum(weights)
+    return found
 
 
 class Entry(NamedTuple):
@@ -46,15 +55,18 @@ class Entry(NamedTuple):
 
 
 class Round:
-    """The updates since the last version, which ``cohort`` gathers."""
+    """The updates since the last version, which ``cohort`` gathers.
 
-    def __init__(self, cohort: Cohort) -> None:
+    ``share``: of its metrics no client weighs more.
+    """
+
+    def __init__(self, cohort: Cohort, share: float = 1.0) -> None:
         self.cohort = cohort
+        self._share = share
         self._held: list[list[int]] = []  # of each update, as `Intake` keeps them
         self.entries: list[Entry] = []
-        self._reports: dict[str, tuple[float, Mapping[str, float]]] = {}
-        self._evaluations: dict[int, list[Evaluation]] = {}  # by the version that was evaluated
-        self._judges: Counter[int] = Counter()  # clients by the version that they evaluated
+        self._reports: dict[str, tuple[int, Mapping[str, float]]] = {}
+        self._evaluations: dict[int, EvaluationPool] = {}  # by the version that was evaluated
         self._norms: list[float] = []
         self._bytes_up = 0
         self.phases = Phases()
@@ -114,20 +126,31 @@ class Round:
         self._norms.append(norm)
         self._bytes_up += manifest.size_bytes
         if (found := manifest.evaluation) is not None:
-            self._judge(manifest.base_version, evaluation_of(found))
-
-    def _judge(self, version: int, evaluation: Evaluation) -> None:
-        """Add an evaluation of ``version``; thousands of clients' tables need not all be held."""
-        found = self._evaluations.setdefault(version, [])
-        found.append(evaluation)
-        self._judges[version] += 1
-        if len(found) >= MOST_TABLES:
-            found[:] = [pool(found)]
+            evaluated = self._evaluations.setdefault(
+                manifest.base_version, EvaluationPool(self._share)
+            )
+            evaluated.add(manifest.client, evaluation_of(found))
 
     def evaluation_of(self, version: int) -> Evaluation | None:
         """What ``version`` is worth on the held-out data of all clients that trained from it."""
         found = self._evaluations.get(version)
-        return pool(found) if found else None
+        return found.pooled() if found else None
+
+    def judgement(self, metric: str, needed: int, *, leave_out: bool = True) -> Judgement | None:
+        """What the round's clients say of ``metric``; None if nobody reports it.
+
+        Of the newest version that was evaluated, and where clients are several versions apart
+        (``--max-staleness``) and fewer than ``needed`` evaluated that one, of those before it, too.
+        """
+        evaluated = [found for _, found in sorted(self._evaluations.items(), reverse=True)]
+        name = metric.removeprefix("eval_")
+        if evaluated and name != metric and name in evaluated[0].pooled().metrics():
+            found = evaluated[0]
+            for older in evaluated[1:]:
+                found = found if found.clients >= needed else found.merged(older)
+            return found.judgement(name, leave_out=leave_out)
+        said = [(n, metrics[metric]) for n, metrics in self._reports.values() if metric in metrics]
+        return judge(said, self._share) if said else None
 
     def record(
         self, version: int, incomplete: int = 0, rejected: Mapping[str, int] = NONE
@@ -146,7 +169,7 @@ class Round:
                 client: {"examples": examples, "metrics": dict(metrics)}
                 for client, (examples, metrics) in self._reports.items()
             },
-            "metrics": weighted_means(self._reports) | self._pooled(),
+            "metrics": weighted_means(self._reports, self._share) | self._pooled(),
             "evaluation": self._evaluation(),
             "norm": median(self._norms) if self._norms else 0.0,
             "bytes_up": self._bytes_up,
@@ -159,14 +182,13 @@ class Round:
         if not self._evaluations:
             return None
         version, found = max(self._evaluations.items(), key=itemgetter(0))
-        examples = sum(evaluation.num_examples for evaluation in found)
-        return {"version": version, "clients": self._judges[version], "examples": examples}
+        return {"version": version, "clients": found.clients, "examples": found.examples}
 
     def _pooled(self) -> dict[str, float]:
         """Its metrics over the held-out examples of all clients together."""
         if not self._evaluations:
             return {}
-        pooled = pool(self._evaluations[max(self._evaluations)])
+        pooled = self._evaluations[max(self._evaluations)].pooled()
         return {f"eval_{name}": value for name, value in pooled.metrics().items()}
 
 

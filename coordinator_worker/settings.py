@@ -38,7 +38,10 @@ class CoordinatorSettings(LearningSettings, ObservingSettings, WorkerSettings):
         ),
         "a federation above": ("parent",),
         "metrics and traces": ("tensorboard",),
-        "trust": ("signing_keys", "decrypt_keys", "max_examples", "max_update_norm"),
+        "trust": (
+            *("signing_keys", "decrypt_keys", "max_examples", "max_update_norm"),
+            *("max_model_bytes", "max_evaluation_share"),
+        ),
     }
 
     quorum: int = Field(2, ge=1, description="aggregate as soon as this many updates are whole")
@@ -106,6 +109,20 @@ class CoordinatorSettings(LearningSettings, ObservingSettings, WorkerSettings):
         "auto",
         description="reject an update with a larger L2 norm: a number, auto (a hundred times what"
         " the model and the last rounds' updates have: only what is absurd), or off",
+    )
+    max_model_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="reject initial weights of more bytes; without it, of more than a quarter of"
+        " the checkpoint's free disk or of the memory",
+    )
+    max_evaluation_share: float = Field(
+        0.5,
+        ge=0.05,
+        le=1,
+        description="of the metrics of three clients or more none weighs more than this share,"
+        " however many examples it claims; --target has to be met by a quorum and also without any"
+        " one of them. 1 believes every client",
     )
     checkpoint_dir: Path = Field(
         Path("checkpoint"), description="folder of the checkpoint; a run goes on where it stopped"

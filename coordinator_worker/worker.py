@@ -89,8 +89,9 @@ class CoordinatorWorker:
         self._store = Store(settings, self._links.stopped_within)
         self._state: State | None = None
         self._staging = Staging(self._store.folder, memory_bytes=0)
-        self._intake = Intake.of(settings, self._policy, self._staging)
         self._initiation = Initiation(self._ask_for_weights, lambda: self._links.put(AskAgain()))
+        asked = self._initiation.was_asked
+        self._intake = Intake.of(settings, self._policy, self._staging, asked)
         self._audience = Audience()
         self._audience.invite(observers.of(settings))
         events = Events(self._links.models, self._audience, federation=settings.federation)
@@ -165,7 +166,7 @@ class CoordinatorWorker:
         state = self._state
         if state is None or "final_evaluation" in (state.history[-1] if state.history else {}):
             return
-        final = FinalEvaluation(state)
+        final = FinalEvaluation(state, self._settings.max_evaluation_share)
         held: list[int] = []  # until they are in a checkpoint
         self._links.remind(final.patience_s, Enough())
         while not final.is_complete:
@@ -180,8 +181,10 @@ class CoordinatorWorker:
         if record is None:
             return
         state = with_figures(self._state or state, state.version, {"final_evaluation": record})
-        told = {"metrics": record["metrics"], "evaluation": record}
-        if (best := self._goal.better(state.best, told, state.version)) is not None:
+        judged = self._goal.judge(final.judgement)
+        told = {"metrics": record["metrics"], "evaluation": record, "judged": judged}
+        typical = self._goal.typical(state)
+        if (best := self._goal.better(state.best, told, state.version, typical)) is not None:
             self._keep_best(state, best)
             state = replace(state, best=best)
         self._state = state
@@ -408,7 +411,8 @@ class CoordinatorWorker:
 
     def _begin_round(self, memory: Weights | None = None) -> None:
         model = self._state.weights if self._state is not None else None
-        self._round = Round(self._coordinator.begin(memory, model, alone=self._alone))
+        cohort = self._coordinator.begin(memory, model, alone=self._alone)
+        self._round = Round(cohort, self._settings.max_evaluation_share)
 
     def _receive(self, item: Delivery) -> None:
         # Not the session's epoch at the time of acknowledging: the link may be lost and back while
@@ -422,6 +426,8 @@ class CoordinatorWorker:
             self._welcome(outcome.join)
         if outcome.failed is not None:
             self._chronicle.failed(outcome.failed)
+        if outcome.rejected is not None and self._state is None:
+            self._initiation.refused(outcome.client or "")
         if outcome.rejected is not None and self._rejections.put(outcome, outcome.rejected, item):
             self._remember(partial(roster.rejected, client=outcome.client or ""))
         if outcome.whole is not None:
@@ -521,8 +527,10 @@ class CoordinatorWorker:
         closed, spare = self._round, state.weights
         version = state.version + 1
         record = closed.record(version, self._intake.incomplete, self._rejections.counted)
-        self._chronicle.judged(record, self._goal.watched())
-        if (best := self._goal.better(state.best, record, state.version)) is not None:
+        record["judged"] = self._goal.judge(closed.judgement)
+        self._chronicle.judged(record, self._goal.watched(), self._goal.doubts(record))
+        typical = self._goal.typical(state)
+        if (best := self._goal.better(state.best, record, state.version, typical)) is not None:
             self._keep_best(state, best)
             state = replace(state, best=best)
         weights = closed.phases.timing("aggregate", self._aggregate)(state, closed, record)

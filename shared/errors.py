@@ -14,7 +14,11 @@ Anything else that escapes is a bug: it ends the process with its traceback, and
 starts it again; what was not acknowledged is still in the broker.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+from shared.printable import printable
+
+MAX_DETAIL: Final = 600  # characters; what cannot be printed is written out as up to ten
 
 
 class WarrenError(Exception):
@@ -57,10 +61,12 @@ class Rejected(WarrenError):
     """A message that must not count.
 
     ``reason`` is a short word for headers, counters and notices (``stale``, ``malformed`` …),
-    ``detail`` the sentence behind it.
+    ``detail`` the sentence behind it, which may quote the sender: what of it cannot be printed is
+    written out.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
+        detail = printable(detail)[:MAX_DETAIL]
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail

@@ -4,6 +4,7 @@ The AUC of all data is no mean of the clients' AUCs, and a pooled precision no m
 So a client reports counts, which add up: evaluations form a commutative monoid under ``pool``.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, nan
@@ -140,7 +141,7 @@ def for_wire(evaluation: Evaluation) -> Evaluation:
 
 
 def pool(evaluations: Iterable[Evaluation]) -> Evaluation:
-    """The evaluation of all examples together; counts of another shape are left out."""
+    """The evaluation of all examples together; counts of another shape than most are left out."""
     parts = list(evaluations)
     total = sum(part.num_examples for part in parts)
     names = {name: None for part in parts for name in part.means}
@@ -162,7 +163,9 @@ def _sum(tables: Sequence[Counts]) -> Counts:
     there = [np.array(table) for table in tables if table]
     if not there:
         return ()
-    return _counts(sum(table for table in there if table.shape == there[0].shape))
+    # Not the first one's: one client that counts other classes would leave out everybody else.
+    shape = Counter(table.shape for table in there).most_common(1)[0][0]
+    return _counts(sum(table for table in there if table.shape == shape))
 
 
 def _counts(table: Any) -> Counts:

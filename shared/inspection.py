@@ -7,7 +7,7 @@ permission first, and its answer tells whether that was what it refused.
 import ipaddress
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import pika
@@ -20,6 +20,8 @@ from shared.tls import Broker, explain
 
 OLDEST: Final = (3, 10)  # RabbitMQ versions that the tests run on
 NEWEST_MAJOR: Final = 4
+NOT_FOUND: Final = 404
+LOCKED: Final = 405
 
 
 class Inspection:
@@ -208,3 +210,45 @@ def without_consumer(broker: Broker, name: str, queues: Sequence[str]) -> list[s
     except (exceptions.AMQPError, OSError):
         return None  # it is away, or this user may not ask
     return found
+
+
+def first_missing(
+    broker: Broker, name: str, queue: Callable[[int], str], claimed: int, most: int
+) -> int | None:
+    """The first number from 0 to ``most`` whose ``queue`` the broker has not got.
+
+    Queues of a row exist from 0 on without a gap, so it is found by halving; one whose node is away
+    exists. If the queue of ``claimed`` exists, those before it are taken to exist. None if the
+    broker does not tell. Over a connection of its own, called ``name``, which is closed again.
+    """
+    try:
+        connection = pika.BlockingConnection(parameters(broker, name))
+        try:
+            below, missing = (
+                (claimed + 1, most) if _exists(connection, queue(claimed)) else (0, claimed)
+            )
+            while below < missing:
+                middle = (below + missing) // 2
+                if _exists(connection, queue(middle)):
+                    below = middle + 1
+                else:
+                    missing = middle
+        finally:
+            connection.close()
+    except (exceptions.AMQPError, OSError):
+        return None  # it is away, or this user may not ask
+    return below
+
+
+def _exists(connection: Any, queue: str) -> bool:
+    channel = connection.channel()
+    try:
+        channel.queue_declare(queue, passive=True)
+    except exceptions.ChannelClosedByBroker as error:
+        if error.reply_code == NOT_FOUND and "no queue" in error.reply_text:
+            return False
+        if error.reply_code not in (NOT_FOUND, LOCKED):  # of a node that is away, or exclusive
+            raise
+        return True
+    channel.close()
+    return True

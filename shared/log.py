@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TextIO
 
 from shared import strict_json
+from shared.printable import printable
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # Logging raises KeyError for a field of such a name, and the rest would replace what a line says.
@@ -15,6 +16,10 @@ _RESERVED = _STANDARD | {"time", "level", "action", "traceback"}
 def _extra(action: str, fields: Mapping[str, object]) -> dict[str, object]:
     free = {f"{name}_" if name in _RESERVED else name: value for name, value in fields.items()}
     return {**free, "action": action}
+
+
+def _shown(args: tuple[object, ...]) -> tuple[object, ...]:
+    return tuple(arg if isinstance(arg, (int, float)) else printable(str(arg)) for arg in args)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
@@ -34,13 +39,19 @@ class JsonLines(logging.Formatter):
 
 
 class Readable(logging.Formatter):
-    """``12:00:00 message`` for people; the level is shown from WARNING on."""
+    """``12:00:00 message`` for people; the level is shown from WARNING on.
+
+    What follows a message's first line is indented, and nothing in it acts on a terminal: a client
+    may have written some of it, and no line of its making may look like one of ours.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as a line of text."""
         level = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
         line = f"{self.formatTime(record, '%H:%M:%S')} {level}{record.getMessage()}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if record.exc_info:
+            line = f"{line}\n{self.formatException(record.exc_info)}"
+        return "\n  ".join(map(printable, line.split("\n")))
 
 
 def configure(
@@ -65,18 +76,18 @@ class Log:
 
     def info(self, action: str, message: str, *args: object, **fields: object) -> None:
         """Say what happened."""
-        self._logger.info(message, *args, extra=_extra(action, fields))
+        self._logger.info(message, *_shown(args), extra=_extra(action, fields))
 
     def warning(self, action: str, message: str, *args: object, **fields: object) -> None:
         """Say what went wrong and is being dealt with."""
-        self._logger.warning(message, *args, extra=_extra(action, fields))
+        self._logger.warning(message, *_shown(args), extra=_extra(action, fields))
 
     def error(self, action: str, message: str, *args: object, **fields: object) -> None:
         """Say what somebody has to mend."""
-        self._logger.error(message, *args, extra=_extra(action, fields))
+        self._logger.error(message, *_shown(args), extra=_extra(action, fields))
 
     def exception(
         self, action: str, message: str, *args: object, error: BaseException, **fields: object
     ) -> None:
         """Say what somebody has to mend, with the traceback of ``error`` below."""
-        self._logger.error(message, *args, exc_info=error, extra=_extra(action, fields))
+        self._logger.error(message, *_shown(args), exc_info=error, extra=_extra(action, fields))

@@ -28,9 +28,14 @@ MAX_EXAMPLES: Final = 1 << 40
 MAX_TENSORS: Final = 10_000
 MAX_NAME: Final = 128  # characters
 MAX_REASON: Final = 256  # characters
+# Ten thousand clients of MAX_EXAMPLES each still have a finite sum.
+MAX_FIGURE: Final = 1e100
 MAX_HERE: Final = 10_000
 
-Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+# Printable: no control character, nothing that turns the order of letters round, no line's end.
+_PRINTABLE: Final = r"^[^\p{C}\p{Zl}\p{Zp}]+$"
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]  # of the coordinator's choice
+ClientsName = Annotated[Name, Field(pattern=_PRINTABLE)]
 ClientId = Annotated[str, Field(pattern=rf"^{USER_PATTERN}(\.[0-9]{{1,6}})?$")]
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -38,13 +43,14 @@ Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 Version = Annotated[int, Field(ge=0, le=1 << 53)]
 Figure = Annotated[float, Field(allow_inf_nan=False)]  # one NaN would be everybody's mean
 Setting = bool | int | Figure | Annotated[str, Field(max_length=1024)]
-Figures = Annotated[dict[Name, Figure], Field(max_length=64)]
+Metric = Annotated[float, Field(ge=-MAX_FIGURE, le=MAX_FIGURE, allow_inf_nan=False)]
+Figures = Annotated[dict[ClientsName, Metric], Field(max_length=64)]
 Count = Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]
 Row = Annotated[list[Count], Field(max_length=SCORE_BINS), FailFast()]
-NotFinite = Annotated[list[Name], Field(max_length=64)]
+NotFinite = Annotated[list[ClientsName], Field(max_length=64)]
 Config = Annotated[dict[Name, Setting], Field(max_length=64)]
 # Digests of what is not exchanged and has to be equal at every site, such as a vocabulary.
-FixedState = Annotated[dict[Name, Hex], Field(max_length=64)]
+FixedState = Annotated[dict[ClientsName, Hex], Field(max_length=64)]
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ class Signed(Message):
 class TensorEntry(Strict):
     """One row of the tensor table; ``role`` as in `shared.layout`."""
 
-    name: Name
+    name: ClientsName
     shape: Annotated[list[Annotated[int, Field(ge=0, le=1 << 40)]], Field(max_length=32)]
     dtype: Literal["float32", "float64"]
     role: Annotated[Role, Since(3)] = "trainable"
@@ -158,7 +164,7 @@ class ModelManifest(Transfer, Signed):
 class ScoreTable(Strict):
     """Distinct scores in ascending order, and how many negatives and positives have each."""
 
-    scores: Annotated[list[Figure], Field(max_length=MAX_SCORES), FailFast()]
+    scores: Annotated[list[Metric], Field(max_length=MAX_SCORES), FailFast()]
     negatives: Annotated[list[Count], Field(max_length=MAX_SCORES), FailFast()]
     positives: Annotated[list[Count], Field(max_length=MAX_SCORES), FailFast()]
 
@@ -193,6 +199,9 @@ class EvaluationEntry(Strict):
             raise ValueError("a confusion matrix is square")
         if self.scores and [len(row) for row in self.scores] != [SCORE_BINS] * 2:
             raise ValueError(f"scores are two histograms of {SCORE_BINS} bins")
+        for table in (self.confusion, self.scores):  # or one example would weigh as many
+            if sum(map(sum, table)) > self.num_examples:
+                raise ValueError("more counts than examples")
         if self.score_table is not None:
             counted = sum(self.score_table.negatives) + sum(self.score_table.positives)
             if counted > self.num_examples:

@@ -14,6 +14,7 @@ import pika
 from pika import exceptions
 
 from shared.address import diagnose, parameters, refusal
+from shared.connection import TolerantConnection
 from shared.errors import BrokerUnavailable
 from shared.tls import Broker
 
@@ -25,13 +26,15 @@ class Letter:
     """A message in a queue: who the broker says sent it, and what is written on the outside.
 
     ``timestamp`` is Unix seconds, if whoever published it set it. ``headers`` and ``body`` may
-    come from anybody who may publish.
+    come from anybody who may publish; of ``unreadable`` ones, which cannot be decoded, there is
+    nothing in ``headers``.
     """
 
     body: bytes
     headers: dict[str, Any]
     user: str | None
     timestamp: int | None
+    unreadable: bool = False
 
 
 def peek(broker: str | Broker, name: str, queue: str) -> Iterator[Letter]:
@@ -57,7 +60,13 @@ def peek(broker: str | Broker, name: str, queue: str) -> Iterator[Letter]:
         ):
             if method is None:
                 break
-            yield Letter(body, properties.headers or {}, properties.user_id, properties.timestamp)
+            yield Letter(
+                body,
+                properties.headers or {},
+                properties.user_id,
+                properties.timestamp,
+                getattr(properties, "unreadable", False),
+            )
             missing -= 1
             if not missing:
                 break
@@ -84,7 +93,7 @@ def _channel(broker: str | Broker, name: str, queue: str) -> Iterator[Any]:
     user = told.credentials.username
     where = f"the broker at {told.host}:{told.port}, vhost {told.virtual_host!r}, as {user!r}"
     try:
-        connection = pika.BlockingConnection(told)
+        connection = pika.BlockingConnection(told, _impl_class=TolerantConnection)
     except (exceptions.AMQPError, OSError) as error:
         raise diagnose(error, where)[0] from None
     try:

@@ -85,18 +85,23 @@ class Worker:
         self, action: str, *, within_s: float = DEADLINE_S, **fields: object
     ) -> Mapping[str, Any]:
         """The next log record with ``action`` and ``fields``; fails at the process's end."""
+        for record in self.records(action, within_s):
+            if record["action"] == action and fields.items() <= record.items():
+                return record
+        raise AssertionError(action)
+
+    def records(self, wanted: str, within_s: float = DEADLINE_S) -> Iterator[Mapping[str, Any]]:
+        """Log records as they come; fails if ``wanted`` is waited for longer than ``within_s``."""
         deadline = time.monotonic() + within_s
         while True:
             try:
                 line = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise AssertionError(f"no {action} came:\n{''.join(self.lines)}") from None
-            assert line is not None, f"ended before {action}:\n{''.join(self.lines)}"
+                raise AssertionError(f"no {wanted} came:\n{''.join(self.lines)}") from None
+            assert line is not None, f"ended before {wanted}:\n{''.join(self.lines)}"
             self.lines.append(line)
             if line.startswith("{"):
-                record: dict[str, Any] = json.loads(line)
-                if record["action"] == action and fields.items() <= record.items():
-                    return record
+                yield json.loads(line)
 
     def end(self, deadline_s: float = DEADLINE_S) -> int:
         """Wait for the process to end by itself; return its exit code."""

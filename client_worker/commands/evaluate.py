@@ -1,9 +1,7 @@
 """``client-worker evaluate``: what a model is worth on a task's validation data."""
 
-import json
-
 from client_worker.evaluate import EvaluateSettings, evaluate
-from shared import settings
+from shared import settings, strict_json
 
 ABOUT = (
     "Print what a model is worth on the validation data of a task, as a JSON object of figures."
@@ -14,4 +12,4 @@ ABOUT = (
 def run(argv: list[str]) -> None:
     """Print the figures."""
     given, rest = settings.load(EvaluateSettings, description=ABOUT, argv=argv, keep_unknown=True)
-    print(json.dumps(evaluate(given, rest)))  # noqa: T201
+    print(strict_json.dumps(evaluate(given, rest)))  # noqa: T201

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from shared.evaluation import MOST_CLASSES, Counts, Evaluation, ScoreCounts
 from shared.log import Log
-from shared.messages import MAX_EXAMPLES, MAX_NAME
+from shared.messages import MAX_EXAMPLES, MAX_FIGURE, MAX_NAME
 
 log = Log(__name__)
 
@@ -135,6 +135,9 @@ def _of_value(value: Any) -> str:
 
 
 def by_finiteness(metrics: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
-    """The metrics that can travel as numbers, and the names of those that are NaN or infinite."""
-    finite = {name: value for name, value in metrics.items() if isfinite(value)}
+    """The metrics that can travel as numbers, and the names of those that are NaN or infinite.
+
+    Beyond MAX_FIGURE a number is as good as infinite: sums of such overflow.
+    """
+    finite = {name: value for name, value in metrics.items() if abs(value) <= MAX_FIGURE}
     return finite, [name for name in metrics if name not in finite]

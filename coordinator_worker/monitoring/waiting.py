@@ -20,6 +20,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     "not-finite": "lower the learning rates, or look at the data",
     "layout": "start the clients with the federation's task",
     "examples": "raise --max-examples",
+    "size": "raise --max-model-bytes",
     "stale": "raise --max-staleness",
     "run": "start the clients anew, or look whether two coordinators with folders of their own run",
     "protocol": "upgrade the older side",

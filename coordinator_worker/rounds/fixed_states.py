@@ -8,6 +8,8 @@ from shared.log import Log
 log = Log(__name__)
 
 MAX_NAMES: Final = 1000  # of states that are remembered: names come from clients
+MAX_OF_ONE: Final = 64  # of them that one user has brought, all replicas of a fleet together
+MAX_WARNED: Final = 3  # lines for each time that a client joins
 
 
 class FixedStates:
@@ -22,11 +24,17 @@ class FixedStates:
 
     def compare(self, client: str, told: Mapping[str, str]) -> None:
         """Warn of each state of ``client`` that is another than the first one of its name."""
+        user, _, _ = client.partition(".")
+        brought = sum(1 for _, who in self._first.values() if who.partition(".")[0] == user)
+        warned = 0
         for name, digest in told.items():
-            if name not in self._first and len(self._first) >= MAX_NAMES:
-                return
+            if name not in self._first:
+                if len(self._first) >= MAX_NAMES or brought >= MAX_OF_ONE:
+                    continue
+                brought += 1
             known, other = self._first.setdefault(name, (digest, client))
-            if digest != known and other != client:
+            if digest != known and other != client and warned < MAX_WARNED:
+                warned += 1
                 log.warning(
                     "fixed_state_differs",
                     "%s and %s have another %s: the same number means another thing to each, and"

@@ -14,6 +14,10 @@ import numpy as np
 import pika
 import pytest
 
+from broker_config import node as private_node
+from broker_config.check import check
+from broker_config.federation import Federation
+from broker_config.topology import topology
 from coordinator_worker.cli import main
 from coordinator_worker.watch import Watch
 from shared.amqp import Session
@@ -21,7 +25,9 @@ from shared.messages import Join, UpdateManifest
 from shared.peek import peek
 from shared.pipeline import Publication
 from shared.wire import Body, encode
-from tests.conftest import Place
+from tests.conftest import CLIENTS, FLEET, Place
+from tests.hostile import TIMESTAMP as POISON
+from tests.hostile import raw_headers
 from tests.processes import BIN, DEADLINE_S, ROOT, Worker, workers
 
 QUEUE = "update.rejected"
@@ -107,18 +113,68 @@ def test_letters_that_come_later_are_listed_before(poisoned: Place) -> None:
     assert json.loads(after[0])["reason"] == "later"
 
 
-def test_what_the_broker_gave_up_itself_is_its_senders(place: Place) -> None:
-    send(place, "alfa", update(place, "alfa"))
+def expired(place: Place) -> None:
+    """Let a client put a message into `update` that goes when its time is up."""
+    with pika.BlockingConnection(pika.URLParameters(place.urls["alfa"])) as connection:
+        expires = pika.BasicProperties(user_id="alfa", expiration="1", headers={"reason": "none"})
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.basic_publish("update", "update", b"evidence", expires)
+        patience = threading.Event()
+        while channel.queue_declare("update", passive=True).method.message_count:
+            patience.wait(0.05)
+
+
+def test_what_its_sender_lets_expire_is_not_among_the_rejected(place: Place) -> None:
+    """The broker would move it there past the coordinator, headers and all."""
+    expired(place)
+    letter = Publication("", QUEUE, (b"later",), "rejected", headers={"reason": "later"})
+    session = Session(place.urls["coordinator"], "test")
+    session.start(10.0)
+    session.publish([letter])
+    session.close()
+    assert [json.loads(line)["reason"] for line in listed(place, "--json").splitlines()] == [
+        "later"
+    ]
+
+
+def test_the_way_past_the_coordinator_is_closed_on_a_broker_of_an_earlier_version(
+    place: Place,
+) -> None:
+    federation = Federation(place.name, clients=CLIENTS, fleets=(FLEET,))
+    (queue,) = [each for each in topology(federation).queues if each.name == "update"]
+    old = {**queue.arguments, "x-dead-letter-exchange": QUEUE}
+    place.management.delete("queues", place.name, "update")
+    place.management.put("queues", place.name, "update", body={"durable": True, "arguments": old})
+    path = ("bindings", place.name, "e", "update", "q", "update")
+    place.management.post(*path, body={"routing_key": "update", "arguments": {}})
+    told = [str(each) for each in check(topology(federation), place.management)]
+    assert told == [f"binding {QUEUE} -> {QUEUE}: must not be there any more"]
+    private_node.bring_to_state(place.node, federation)
+    private_node.bring_to_state(place.node, federation)
+    assert check(topology(federation), place.management) == []
+    place.management.put("queues", place.name, "ear", body={"durable": True})
+    path = ("bindings", place.name, "e", QUEUE, "q", "ear")
+    place.management.post(*path, body={"routing_key": "", "arguments": {}})
+    expired(place)
+    with pika.BlockingConnection(pika.URLParameters(place.urls["admin"])) as connection:
+        dead = next(connection.channel().consume("ear", inactivity_timeout=DEADLINE_S))
+        assert dead[2] == b"evidence", "the broker gave it up"
+    assert waiting(place) == 0
+
+
+def test_a_letter_whose_headers_nobody_can_decode_is_listed(place: Place) -> None:
+    """An earlier version's broker may have moved one there."""
     with pika.BlockingConnection(pika.URLParameters(place.urls["coordinator"])) as connection:
         channel = connection.channel()
-        method, _properties, _body = next(channel.consume("update", inactivity_timeout=DEADLINE_S))
-        channel.basic_reject(method.delivery_tag, requeue=False)
-    patience = threading.Event()
-    while not waiting(place):  # a quorum queue dead-letters some time after
-        patience.wait(0.05)
-    found = json.loads(listed(place, "--json"))
-    assert (found["client"], found["reason"], found["kind"]) == ("alfa", "rejected", "update")
-    assert found["time"] > 1.7e9
+        for headers in ({}, {"x": POISON}, {"reason": "stale"}):
+            letter = pika.BasicProperties(headers=headers, user_id="coordinator")
+            with raw_headers():
+                channel.basic_publish("", QUEUE, b"evidence", letter)
+    reasons = [json.loads(line)["reason"] for line in listed(place, "--json").splitlines()]
+    assert reasons == ["stale", "unreadable", ""]
+    assert "its AMQP headers cannot be decoded" in listed(place)
+    assert waiting(place) == 3
 
 
 def test_an_empty_queue_is_one_line(place: Place) -> None:

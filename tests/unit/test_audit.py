@@ -156,6 +156,16 @@ def test_who_floods_the_coordinator_does_not_fill_its_disk(audit: Audit, tmp_pat
     assert lines(tmp_path)[-1]["user"] == "mallory", "it begins anew with each round"
 
 
+def test_a_flood_is_a_number_however_many_rounds_it_lasts(audit: Audit, tmp_path: Path) -> None:
+    for version in range(1, 6):
+        for _ in range(1000):
+            audit.flooded("mallory")
+        audit.aggregated(version, [entry()], None)
+    written = lines(tmp_path)
+    assert len(written) == 1 + 5
+    assert written[-1]["rejected_unlisted"] == {"mallory": 1000}
+
+
 def test_hostile_words_are_bounded_and_stay_on_their_line(audit: Audit, tmp_path: Path) -> None:
     audit.rejected('x"\n{', "\x1b[2J" * 50, Rejected("r" * 999, "d\n" * 999))
     (line,) = lines(tmp_path)[1:]

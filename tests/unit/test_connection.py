@@ -197,3 +197,38 @@ def test_tls_reads_no_further_while_reading_is_paused(monkeypatch: pytest.Monkey
     connection._paused = object()
     ours._on_readable_tls(transport)
     assert read == [transport]
+
+
+def header_frame(flags: int, properties: bytes) -> bytes:
+    payload = (60).to_bytes(2, "big") + bytes(2) + (4).to_bytes(8, "big")
+    payload += flags.to_bytes(2, "big") + properties
+    head = bytes([spec.FRAME_HEADER]) + (1).to_bytes(2, "big") + len(payload).to_bytes(4, "big")
+    return head + payload + bytes([spec.FRAME_END])
+
+
+FORGED = {
+    # The broker passes over the bit that says that more flags follow; pika reads them.
+    "more flags": (0x8000 | 0x10 | 1, b"\x08" + b"\x02\x00\x05bravo" + b"\x04alfa"),
+    # pika reads the last value of a table also where the table has ended.
+    "a value beyond its table": (0x2000 | 0x10, b"\x00\x00\x00\x03\x00xx" + b"\x04alfa"),
+    "a number beyond its table": (
+        0x2000 | 0x10,
+        b"\x00\x00\x00\x06\x00D\x00\x00D(" + b"\x05bravo",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_whose_a_message_is_says_the_broker_and_not_how_the_rest_is_read(case: str) -> None:
+    flags, properties = FORGED[case]
+    found = ours._decoded(header_frame(flags, properties))
+    assert found.properties.user_id == ("bravo" if "number" in case else "alfa")
+    assert found.properties.unreadable
+    assert found.body_size == 4
+
+
+def test_an_honest_message_keeps_its_headers() -> None:
+    found = ours._decoded(frame.Header(1, 4, PROPERTIES).marshal())
+    assert found.properties.headers == {"reason": "x"}
+    assert found.properties.user_id == "alfa"
+    assert not hasattr(found.properties, "unreadable")

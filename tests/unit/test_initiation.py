@@ -36,15 +36,48 @@ def test_the_next_is_asked_when_nothing_comes(asking: Asking) -> None:
     assert asking.asked == ["alfa", "bravo", "alfa"]
 
 
-def test_a_transfer_that_moves_is_waited_for_however_long_it_takes(asking: Asking) -> None:
+def test_a_transfer_that_moves_is_waited_for(asking: Asking) -> None:
     for client in ("alfa", "bravo"):
         asking.initiation.joined(client)
-    for _ in range(5):
+    for _ in range(initiation.MAX_SLOW - 1):
         asking.initiation.moved()
         asking.initiation.reminded()
     assert asking.asked == ["alfa"]
     asking.initiation.reminded()
     assert asking.asked == ["alfa", "bravo"]
+
+
+def test_a_transfer_that_hardly_moves_does_not_keep_the_next_from_being_asked(
+    asking: Asking,
+) -> None:
+    for client in ("alfa", "bravo"):
+        asking.initiation.joined(client)
+    for _ in range(initiation.MAX_SLOW):
+        asking.initiation.moved()
+        asking.initiation.reminded()
+    assert asking.asked == ["alfa", "bravo"]
+    assert asking.initiation.was_asked("alfa"), "one with a slow line may still be the first"
+
+
+def test_one_whose_weights_are_refused_gives_way_at_once(asking: Asking) -> None:
+    for client in ("alfa", "bravo"):
+        asking.initiation.joined(client)
+    asking.initiation.refused("charlie")
+    asking.initiation.refused("alfa")
+    assert asking.asked == ["alfa", "bravo"]
+    assert not asking.initiation.was_asked("alfa")
+    asking.initiation.refused("bravo")
+    asking.initiation.joined("alfa")
+    assert asking.asked == ["alfa", "bravo", "alfa"], "there is nobody else"
+
+
+def test_only_who_was_asked_may_send_and_only_until_the_link_is_lost(asking: Asking) -> None:
+    for client in ("alfa", "bravo"):
+        asking.initiation.joined(client)
+    assert asking.initiation.was_asked("alfa")
+    assert not asking.initiation.was_asked("bravo")
+    asking.initiation.reset()
+    assert not asking.initiation.was_asked("alfa")
 
 
 def test_one_that_was_asked_and_joins_again_is_asked_again(asking: Asking) -> None:

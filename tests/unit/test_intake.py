@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from broker_config.names import CHUNK_BYTES
+from coordinator_worker import intake
 from coordinator_worker.aggregation import Cohort, server_optimizer
 from coordinator_worker.aggregation.aggregators import mean
 from coordinator_worker.bound import NormBound
-from coordinator_worker.intake import Intake, Outcome
+from coordinator_worker.intake import Admission, Intake, Outcome
 from coordinator_worker.quorum import Policy
 from coordinator_worker.round import Round
 from coordinator_worker.state import State
 from shared.chunks import Outgoing, transfer_fields
 from shared.delivery import Delivery
+from shared.errors import Rejected
 from shared.layout import Layout, Weights
 from shared.messages import EvaluationEntry, Failed, InitialManifest, Join, Notice, UpdateManifest
 from shared.wire import decode, tensor_entries
@@ -589,3 +591,93 @@ def test_a_clients_failure_is_believed_of_whoever_may_speak_for_it() -> None:
 def test_a_reason_that_is_no_printable_line_is_no_message(reason: str) -> None:
     with pytest.raises(ValueError, match=r"reason|printable"):
         Failed(federation="f", client="alfa", reason=reason)
+
+
+def admitting(admission: Admission) -> Queue:
+    queue = Queue()
+    queue.intake = Intake("f", Policy(quorum=9), staging(), admission=admission)
+    return queue
+
+
+def reason_of(outcome: Outcome) -> str:
+    return outcome.rejected.reason if outcome.rejected is not None else ""
+
+
+def test_a_fleet_speaks_for_no_replica_that_it_has_not_got() -> None:
+    queue = admitting(Admission(exists=lambda client: client == "phone.0"))
+    body = encode(Join(federation="f", client="phone.7"))
+    outcome = queue.deliver(body, user="phone")
+    assert reason_of(outcome) == "identity"
+    assert outcome.client == "phone", "a name that is made up is told to nobody"
+    assert queue.deliver(encode(Join(federation="f", client="phone.0")), user="phone").join
+
+
+def test_initial_weights_come_from_whoever_was_asked_and_from_nobody_else() -> None:
+    queue = admitting(Admission(was_asked=lambda client: client == "alfa"))
+    queue.state = None
+    first, second = initial(WEIGHTS.layout)
+    assert reason_of(queue.deliver(initial(WEIGHTS.layout, "bravo")[0], "bravo")) == "unasked"
+    queue.deliver(first)
+    assert queue.deliver(second).whole is not None
+
+
+def test_initial_weights_that_come_after_the_first_take_no_room() -> None:
+    queue = Queue()
+    queue.state = None
+    first, second = initial(WEIGHTS.layout)
+    assert queue.deliver(first).settled == ()
+    queue.state = STATE
+    outcome = queue.deliver(second)
+    assert outcome.settled == (1, 2)
+    assert outcome.rejected is None, "it was asked"
+    assert not queue.intake._arriving
+    assert queue.deliver(first).settled == (3,)
+
+
+def test_initial_weights_are_no_larger_than_there_is_room_for() -> None:
+    def check(size_bytes: int) -> None:
+        if size_bytes > 1000:
+            raise Rejected("size", "too large")
+
+    queue = admitting(Admission(check_size=check))
+    queue.state = None
+    assert reason_of(queue.deliver(initial(WEIGHTS.layout)[0])) == "size"
+    assert not queue.intake._arriving
+
+
+def test_what_the_coordinator_before_us_had_asked_for_is_no_fault() -> None:
+    queue = admitting(Admission(was_asked=lambda _client: False))
+    queue.state = None
+    body = initial(WEIGHTS.layout)[0]
+    again = Delivery(memoryview(body), 1, 1, "alfa", redelivered=True)
+    outcome = queue.intake.receive(again, None)
+    assert (outcome.rejected, outcome.settled) == (None, (1,))
+
+
+def test_unfinished_transfers_do_not_keep_the_broker_from_delivering(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A consumer may hold 65,535 messages; a fleet that ends nothing held all of them."""
+    monkeypatch.setattr(intake, "MOST_UNACKNOWLEDGED", 9 * 2 + 20)
+    queue = Queue()
+    honest = queue.deliver(bodies("alfa")[0])
+    held: set[int] = {1}
+    for number in range(200):
+        outcome = queue.deliver(bodies(f"phone.{number}")[0], user="phone")
+        held.add(number + 2)
+        held -= set(outcome.settled)
+        assert len(held) <= 15
+        assert held == {t for a in queue.intake._arriving.values() for t in a.tags}
+    assert honest.settled == ()
+    assert 1 in held, "the fleet gives way to its own"
+
+
+def test_of_many_that_are_under_way_the_one_that_stands_still_gives_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(intake, "MOST_UNACKNOWLEDGED", 9 * 2 + 20)
+    queue = Queue()
+    outcomes = [queue.deliver(bodies(f"c{n}")[0], user=f"c{n}") for n in range(16)]
+    assert [outcome.settled for outcome in outcomes] == [()] * 15 + [(1,)]
+    assert queue.intake.incomplete == 1
+    assert queue.deliver(bodies("c3")[1], user="c3").orphan

@@ -1,11 +1,13 @@
 """The algorithm that the command line names: what fits together, and what is refused."""
 
+from dataclasses import replace
+from math import nan
 from typing import Any
 
 import numpy as np
 import pytest
 
-from coordinator_worker.goal import Goal, Monitor
+from coordinator_worker.goal import Goal, Monitor, Target
 from coordinator_worker.learning import Learning
 from coordinator_worker.schedules import schedule
 from coordinator_worker.settings import CoordinatorSettings
@@ -149,3 +151,82 @@ def test_a_run_stops_when_nothing_has_got_better_for_long() -> None:
 def test_a_monitor_without_a_direction_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="NAME:max or NAME:min"):
         Monitor.parse(text)
+
+
+def said(low: float, high: float, value: float, clients: int = 3) -> dict[str, Any]:
+    judged = {"clients": clients, "typical": value, "low": low, "high": high}
+    return {"version": 10, "metrics": {"eval_auc": value}, "judged": {"eval_auc": judged},
+            "evaluation": {"version": 9}}  # fmt: skip
+
+
+def target_is_met(record: dict[str, Any], needed: int = 3) -> bool:
+    goal = Goal(target=Target("eval_auc", True, 0.9), needed=needed)
+    return goal.reached(replace(state(Weights.of([np.ones(1)]), 10), history=(record,)))
+
+
+def test_a_target_is_met_by_a_quorum_and_also_without_any_one_of_them() -> None:
+    assert target_is_met(said(0.9, 0.95, 0.92))
+    assert not target_is_met(said(0.7, 0.95, 0.92)), "one client's word"
+    assert not target_is_met(said(0.9, 0.95, 0.92, clients=2)), "no quorum"
+    assert not target_is_met(said(nan, nan, 0.92))
+    assert target_is_met({"metrics": {"eval_auc": 0.92}}), "of an earlier version"
+    assert not target_is_met({"metrics": {"eval_auc": 0.92}, "judged": {}})
+
+
+def test_it_is_said_why_a_target_that_looks_met_is_not() -> None:
+    goal = Goal(target=Target("eval_auc", True, 0.9), needed=3)
+    assert goal.doubts(said(0.9, 0.95, 0.92)) == []
+    assert "only with the word of one" in goal.doubts(said(0.7, 0.95, 0.92))[0]
+    assert "fewer than 3 of a round's clients" in goal.doubts(said(1, 1, 1, clients=2))[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "needed"),
+    [
+        ({"quorum": 3}, 3),
+        ({"quorum": 3, "deadline_s": 5.0}, 2),
+        ({"quorum": 9, "deadline_s": 5.0, "min_quorum": 4}, 4),
+        ({"quorum": 1, "deadline_s": 5.0}, 1),
+        ({"quorum": 3, "max_evaluation_share": 1.0}, 1),
+    ],
+)
+def test_so_many_clients_have_to_report_what_ends_a_run(given: dict[str, Any], needed: int) -> None:
+    assert Goal.of(settings(**given)).needed == needed
+
+
+def test_versions_of_which_too_few_say_anything_are_neither_best_nor_waited_for() -> None:
+    goal = Goal(monitor=Monitor("eval_auc", more=True), patience=3, needed=4)
+    assert goal.better(None, said(0.9, 0.9, 0.9, clients=3), 9) == Best(9, 0.9)
+    assert goal.better(None, said(0.9, 0.9, 0.9, clients=2), 9) is None
+    few = tuple({**said(0.9, 0.9, 0.9, clients=2), "version": v} for v in range(1, 11))
+    many = tuple({**said(0.9, 0.9, 0.9, clients=3), "version": v} for v in range(1, 11))
+    now = state(Weights.of([np.ones(1)]), 10, best=Best(5, 0.95))
+    assert goal.reached(replace(now, history=many))
+    assert not goal.reached(replace(now, history=few))
+
+
+def test_one_clients_word_makes_no_version_the_best_and_hides_none() -> None:
+    goal = Goal(monitor=Monitor("eval_auc", more=True))
+    lie, better, same = said(0, 1, 0.6), said(0, 1, 0.7), said(0, 1, 0.601)
+    lie["metrics"]["eval_auc"] = 0.9
+    assert goal.better(Best(5, 0.61), lie, 9, 0.61) is None
+    better["metrics"]["eval_auc"] = 0.5
+    assert goal.better(Best(5, 0.9), better, 9, 0.6) == Best(9, 0.5)
+    assert goal.better(Best(5, 0.6), same, 9, 0.602) == Best(9, 0.601), "all together, of equals"
+
+
+def test_one_client_that_cannot_compute_a_metric_hides_no_version() -> None:
+    goal = Goal(monitor=Monitor("eval_auc", more=True))
+    record = said(nan, nan, 0.7)
+    record["metrics"]["eval_auc"] = nan
+    assert goal.better(Best(5, 0.6), record, 9, 0.6) == Best(9, 0.7)
+    del record["judged"]
+    assert goal.better(Best(5, 0.6), record, 9, 0.6) is None
+
+
+def test_what_was_typical_of_the_best_version_is_in_the_history() -> None:
+    goal = Goal(monitor=Monitor("eval_auc", more=True))
+    history = tuple({**said(0, 1, v / 10), "version": v} for v in range(1, 10))
+    now = replace(state(Weights.of([np.ones(1)]), 9, best=Best(5, 0.95)), history=history)
+    assert goal.typical(now) == 0.6
+    assert goal.typical(replace(now, history=history[:3])) is None

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from broker_config.names import CHUNK_BYTES
 from client_worker.mailbox import Announcement, Mailbox
-from shared.amqp import Delivery
 from shared.chunks import Outgoing, transfer_fields
+from shared.delivery import Delivery
 from shared.layout import Layout, Weights
 from shared.messages import Join, ModelManifest, Notice
 from shared.wire import tensor_entries

@@ -138,6 +138,16 @@ def test_nobody_can_make_it_grow_without_bound() -> None:
     assert len(json.dumps(picture.as_dict())) < 60_000
 
 
+def test_names_that_one_client_makes_up_give_way_to_those_of_the_rounds() -> None:
+    picture = Picture()
+    picture.feed(accepted("alfa", 0) | {"metrics": {f"junk{n}": 1.0 for n in range(64)}})
+    assert len(picture.metrics) == MOST_METRICS
+    picture.feed(closed(1) | {"metrics": {"loss": 0.5, "auc": 0.7, "junk0": 1.0}})
+    assert {"loss", "auc"} <= picture.metrics.keys()
+    assert picture.rounds[-1]["metrics"] == {"loss": 0.5, "auc": 0.7, "junk0": 1.0}
+    assert len(picture.metrics) <= MOST_METRICS
+
+
 def test_a_picture_that_was_a_message_is_the_same_and_goes_on_alike() -> None:
     picture = picture_of(
         published(0), accepted("alfa", 1, late=0), closed(1), published(1), rejected("alfa"),

@@ -13,6 +13,7 @@ from coordinator_worker.aggregation import Cohort
 from coordinator_worker.aggregation.aggregators import mean
 from coordinator_worker.intake import Arrival
 from coordinator_worker.round import Round, weighted_means
+from coordinator_worker.rounds.evaluation_pool import MOST_TABLES
 from shared.chunks import Outgoing, transfer_fields
 from shared.evaluation import of_scores
 from shared.layout import Weights
@@ -163,3 +164,63 @@ def test_what_an_older_client_says_of_its_scores_is_read() -> None:
     rows = [[3] + [0] * 511, [1] + [0] * 510 + [2]]
     now.fold(judged("alfa", EvaluationEntry(num_examples=6, scores=rows)))
     assert now.record(5)["metrics"]["eval_auc"] == pytest.approx(5 / 6)
+
+
+def test_one_clients_ten_million_examples_are_no_more_than_half_of_what_a_round_is_worth() -> None:
+    now = Round(Cohort(DELTA.layout, mean()), share=0.5)
+    for number, loss in enumerate((0.6, 0.8)):
+        entry = EvaluationEntry(
+            num_examples=100, means={"loss": loss}, confusion=[[50, 0], [50, 0]]
+        )
+        now.fold(judged(f"c{number}", entry))
+    lie = EvaluationEntry(
+        num_examples=10_000_000, means={"loss": 0.0}, confusion=[[5_000_000, 0], [0, 5_000_000]]
+    )
+    now.fold(judged("liar", lie, metrics={"loss": 0.0}, num_examples=10_000_000))
+    record = now.record(5)
+    assert record["metrics"]["eval_loss"] == pytest.approx(0.35)
+    assert record["metrics"]["eval_accuracy"] == pytest.approx(0.75)
+    found = now.judgement("eval_loss", 3)
+    assert found is not None
+    assert (found.clients, found.high) == (3, pytest.approx(0.7)), "without the liar"
+    found = now.judgement("eval_accuracy", 3)
+    assert found is not None
+    assert (found.clients, found.low) == (3, pytest.approx(0.5))
+    assert now.judgement("loss", 3) is not None
+    assert now.judgement("nothing", 3) is None
+
+
+def test_clients_several_versions_apart_are_a_quorum_together() -> None:
+    now = Round(Cohort(DELTA.layout, mean()), share=0.5)
+    for number in range(3):
+        entry = EvaluationEntry(num_examples=10, means={"loss": float(number)})
+        now.fold(judged(f"c{number}", entry, base_version=number))
+    newest, all_three = now.judgement("eval_loss", 1), now.judgement("eval_loss", 3)
+    assert newest is not None
+    assert all_three is not None
+    assert (newest.clients, all_three.clients) == (1, 3)
+    assert now.record(5)["metrics"]["eval_loss"] == 2.0, "of the newest version"
+
+
+def test_more_tables_than_are_held_are_judged_by_all_of_them() -> None:
+    now = Round(Cohort(DELTA.layout, mean()), share=0.5)
+    for number in range(3 * MOST_TABLES):
+        entry = EvaluationEntry(num_examples=10 + number, confusion=[[5, 0], [1, 4]])
+        now.fold(judged(f"phone.{number}", entry))
+    found = now.judgement("eval_accuracy", 3)
+    assert found is not None
+    assert (found.clients, found.low) == (3 * MOST_TABLES, pytest.approx(0.9))
+
+
+def test_one_of_many_clients_that_claims_one_example_meets_no_target() -> None:
+    """The mean of a hundred is moved as far by its value as by its weight."""
+    now = Round(Cohort(DELTA.layout, mean()), share=0.5)
+    for number in range(100):
+        entry = EvaluationEntry(num_examples=100, means={"loss": 0.6}, confusion=[[90, 0], [10, 0]])
+        now.fold(judged(f"c{number}", entry))
+    now.fold(judged("liar", EvaluationEntry(num_examples=1, means={"loss": -1e100})))
+    assert now.record(5)["metrics"]["eval_loss"] < 0
+    found = now.judgement("eval_loss", 3)
+    assert found is not None
+    assert found.high == pytest.approx(0.6)
+    assert found.typical == pytest.approx(0.6)

@@ -1,18 +1,31 @@
 """What leaves as JSON can be read by everybody, also where a figure is no number."""
 
 import json
+import re
 from math import inf, isnan, nan
 
 from coordinator_worker.figures import sparkline
 from coordinator_worker.markdown import sparkline as in_markdown
 from coordinator_worker.picture import Picture
 from shared import strict_json
+from tests.processes import ROOT
 
 
 def test_numbers_that_are_not_finite_are_null_at_any_depth() -> None:
     value = {"a": [nan, 1.0, {"b": -inf}], "c": (inf, "NaN"), "d": True}
     expected = {"a": [None, 1.0, {"b": None}], "c": [None, "NaN"], "d": True}
     assert json.loads(strict_json.dumps(value)) == expected
+
+
+def test_nothing_that_is_written_for_others_is_written_in_another_way() -> None:
+    """What the coordinator writes has figures of its clients in it, and each may be NaN."""
+    written = {
+        str(path.relative_to(ROOT))
+        for folder in ("coordinator_worker", "client_worker/commands")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"(?<!strict_)json\.dumps?\(", path.read_text())
+    }
+    assert not written
 
 
 def test_a_late_comer_sees_nan_where_the_coordinator_saw_it() -> None:

@@ -38,7 +38,27 @@ def test_updates_wait_in_a_quorum_queue_that_tells_the_publisher_when_it_is_full
     (updates,) = [queue for queue in topology(FEDERATION).queues if queue.name == "update"]
     assert updates.arguments["x-queue-type"] == "quorum"
     assert updates.arguments["x-overflow"] == "reject-publish"
-    assert updates.arguments["x-dead-letter-exchange"] == "update.rejected"
+
+
+def test_what_its_sender_lets_expire_goes_nowhere() -> None:
+    """A client's `expiration` would put its message among the rejected, past the coordinator."""
+    (updates,) = [queue for queue in topology(FEDERATION).queues if queue.name == "update"]
+    assert not [name for name in updates.arguments if "dead-letter" in name]
+
+
+def test_on_a_broker_of_an_earlier_version_nothing_leads_to_the_rejected() -> None:
+    declared = topology(FEDERATION)
+    dead = {"x-dead-letter-exchange": "update.rejected"}
+    queues = tuple(
+        replace(queue, arguments={**queue.arguments, **dead}) if queue.name == "update" else queue
+        for queue in declared.queues
+    )
+    observed = replace(declared, queues=queues)
+    assert [str(each) for each in differences(declared, observed)] == [
+        "binding update.rejected -> update.rejected: must not be there any more"
+    ]
+    mended = tuple(each for each in observed.bindings if each.source != "update.rejected")
+    assert differences(declared, replace(observed, bindings=mended)) == []
 
 
 @pytest.mark.parametrize(
