@@ -50,8 +50,7 @@ def observe(vhost: str, management: Management) -> Topology | None:
     if management.get("vhosts", vhost) is None:
         return None
     granted = {
-        row["user"]: Permission(row["configure"], row["write"], row["read"])
-        for row in management.get("vhosts", vhost, "permissions")
+        row["user"]: Permission.of(row) for row in management.get("vhosts", vhost, "permissions")
     }
     limits = {row["user"]: row["value"] for row in management.get("user-limits")}
     return Topology(

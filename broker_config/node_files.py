@@ -104,6 +104,16 @@ def output_file(folder: Path) -> Path:
     return folder / "log" / "output.log"
 
 
+def server_pid_file(folder: Path) -> Path:
+    """Where RabbitMQ's pid is noted as it starts."""
+    return folder / "server.pid"
+
+
+def epmd_pid_file(folder: Path) -> Path:
+    """Where the pid of its name server is."""
+    return folder / "epmd.pid"
+
+
 def write_files(
     folder: Path, ports: Ports, definitions: Mapping[str, Any], tls: str = "", host: str = ""
 ) -> None:

@@ -70,6 +70,11 @@ class Permission:
     write: str
     read: str
 
+    @classmethod
+    def of(cls, row: Mapping[str, str]) -> Permission:
+        """As the management API tells it."""
+        return cls(row["configure"], row["write"], row["read"])
+
 
 @dataclass(frozen=True)
 class User:
@@ -242,6 +247,13 @@ def _fleet(fleet: Fleet) -> User:
     mailboxes = rf"^{re.escape(names.mailbox(fleet.name))}\.[0-9]+$"
     limits = _limits(2 * fleet.size + _SPARE_CONNECTIONS)
     return User(fleet.name, _contributor(mailboxes), limits=limits)
+
+
+def is_contributor(permission: Permission, user: str) -> bool:
+    """Whether ``permission`` is that of the client or the fleet ``user``."""
+    if not names.is_user_name(user):
+        return False
+    return permission in (_client(user).permission, _fleet(Fleet(user, 1)).permission)
 
 
 def _limits(connections: int) -> Arguments:

@@ -21,6 +21,7 @@ from typing import Any, Final
 from coordinator_worker.state import Record, State
 from shared import weights_file
 from shared.errors import ConfigError
+from shared.files import PRIVATE, private_folder
 from shared.log import Log
 
 log = Log(__name__)
@@ -156,11 +157,11 @@ class Archive:
 
 def write(folder: Path, state: State, digest: int, *, milestone: bool = False) -> Path:
     """Write ``state``'s model among the past versions of ``folder``; raises OSError."""
-    (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
+    private_folder(folder / FOLDER)
     ending = ".kept.safetensors" if milestone else ".safetensors"
     path = folder / FOLDER / f"{state.run}-{state.version:06d}{ending}"
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    weights_file.write(path, state.weights, facts(state, digest, made))
+    weights_file.write(path, state.weights, facts(state, digest, made), mode=PRIVATE)
     return path
 
 

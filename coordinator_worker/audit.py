@@ -22,6 +22,7 @@ from typing import Any, Final
 from coordinator_worker.round import Entry
 from coordinator_worker.state import State
 from shared.errors import Rejected
+from shared.files import PRIVATE
 from shared.messages import UpdateManifest
 
 NAME: Final = "audit.jsonl"
@@ -53,7 +54,7 @@ class Audit:
         Raises OSError if the disk does not take it.
         """
         self.give_back()
-        self._file = os.open(self._path, os.O_APPEND | os.O_CREAT | os.O_RDWR, 0o600)
+        self._file = os.open(self._path, os.O_APPEND | os.O_CREAT | os.O_RDWR, PRIVATE)
         tail = _tail(self._file)
         self._pending = b"" if tail.endswith(b"\n") or not tail else b"\n"  # torn by a crash
         lines = tail.splitlines()
