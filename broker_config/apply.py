@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker_config.check import POLICIES, Difference, check
+from broker_config.check import POLICIES, Difference, check, max_queues, observe
 from broker_config.definitions import (
     HASHING,
     exchange_body,
@@ -87,6 +87,8 @@ def perform(planned: Plan, management: Management) -> list[Difference]:
     for user in topology.users:
         if ("user", user.name) in wrong or user.name in planned.foreign:
             put_user(user, planned.passwords[user.name], management)
+    if ("limit", topology.vhost) in wrong:
+        _put_max_queues(topology, management)
     _put_objects(topology, management, wrong)
     # Last, so that whoever may log in finds everything in its place.
     _put_permissions(topology, management, wrong)
@@ -116,6 +118,22 @@ def _let_ourselves_in(vhost: str, management: Management) -> None:
         management.put("permissions", vhost, management.user, body=everything)
 
 
+def put_bounds(topology: Topology, management: Management) -> None:
+    """Bring the limits that go with a federation's size to those of ``topology``."""
+    wrong = {(difference.kind, difference.name) for difference in check(topology, management)}
+    if ("vhost", topology.vhost) not in wrong:
+        _put_policies(topology, management, wrong)
+        if ("limit", topology.vhost) in wrong:
+            _put_max_queues(topology, management)
+
+
+def _put_max_queues(topology: Topology, management: Management) -> None:
+    """Bound the queues in the vhost of ``topology``, if it is there."""
+    if (observed := observe(topology.vhost, management)) is not None:
+        most = max_queues(topology, observed)
+        management.put("vhost-limits", topology.vhost, "max-queues", body={"value": most})
+
+
 def put_user(user: User, password: str, management: Management) -> None:
     """Create ``user``, or give it this password and its tags."""
     body = {
@@ -132,9 +150,7 @@ def _put_objects(topology: Topology, management: Management, wrong: set[tuple[st
         if ("exchange", exchange.name) in wrong:
             management.put("exchanges", vhost, exchange.name, body=exchange_body(exchange.kind))
     # Policies before queues: a mailbox without its limit would fill up meanwhile.
-    for policy in topology.policies:
-        if (policy.kind, policy.name) in wrong:
-            management.put(POLICIES[policy.operator], vhost, policy.name, body=policy_body(policy))
+    _put_policies(topology, management, wrong)
     for queue in topology.queues:
         if ("queue", queue.name) in wrong:
             management.put("queues", vhost, queue.name, body=queue_body(queue.arguments))
@@ -142,6 +158,13 @@ def _put_objects(topology: Topology, management: Management, wrong: set[tuple[st
         if ("binding", f"{binding.source} -> {binding.queue}") in wrong:
             path = ("bindings", vhost, "e", binding.source, "q", binding.queue)
             management.post(*path, body={"routing_key": binding.routing_key, "arguments": {}})
+
+
+def _put_policies(topology: Topology, management: Management, wrong: set[tuple[str, str]]) -> None:
+    for policy in topology.policies:
+        if (policy.kind, policy.name) in wrong:
+            path = (POLICIES[policy.operator], topology.vhost, policy.name)
+            management.put(*path, body=policy_body(policy))
 
 
 def _put_permissions(

@@ -15,6 +15,7 @@ REJECTED_EXCHANGE: Final = "update.rejected"
 REJECTED_QUEUE: Final = "update.rejected"
 EVENT_EXCHANGE: Final = "event"
 STATE_QUEUE: Final = "event.state"
+NEWEST_QUEUE: Final = "coordinator.newest"
 
 # Model and update travel in messages of one MiB, the fastest size through pika and RabbitMQ; how
 # many a mailbox must hold follows from it.

@@ -262,6 +262,9 @@ def _start(
     save_federation(home / "federation.json", federation)
     node = Node(home, name, ports, str(script), tls=reach.tls, host=reach.host)
     told = definitions(declared, passwords, admin=True)
+    if node_files.has_data(node.folder):
+        # For the same reason: what is declared and not there is made when it has booted.
+        told |= {"queues": [], "bindings": []}
     node_files.write_files(node.folder, ports, told, node.tls, node.host)
     _save(node)  # its data are going to belong to its name
     return _boot(node, epmd, deadline_s)

@@ -114,6 +114,11 @@ def epmd_pid_file(folder: Path) -> Path:
     return folder / "epmd.pid"
 
 
+def has_data(folder: Path) -> bool:
+    """Whether the node in ``folder`` has begun to keep data."""
+    return (folder / "data").exists()
+
+
 def write_files(
     folder: Path, ports: Ports, definitions: Mapping[str, Any], tls: str = "", host: str = ""
 ) -> None:

@@ -178,16 +178,13 @@ def management_url(options: argparse.Namespace) -> str | None:
 
 @dataclass(frozen=True)
 class Trust:
-    """How the operator's own broker is reached: who vouches for it, and who logs in how.
+    """How the operator's own broker speaks TLS: who vouches for it, and who logs in how.
 
-    ``ca`` is base64 of its DER. ``amqp_address`` is where workers reach the broker whose management
-    API is at ``management``.
+    ``ca`` is base64 of its DER.
     """
 
     ca: str = ""
     client_certificates: bool = False
-    amqp_address: str = ""
-    management: str = ""
 
 
 def trust(options: argparse.Namespace) -> Trust:
@@ -196,24 +193,15 @@ def trust(options: argparse.Namespace) -> Trust:
     Raises:
         BrokerConfigError: ``--ca`` names no certificate, or the file was damaged.
     """
-    known = _known_trust(options)
-    ca = read_ca(options.ca) if options.ca else known.ca
-    given = options.client_certificates
-    certificates = known.client_certificates if given is None else given
-    return _remember_trust(options, replace(known, ca=ca, client_certificates=certificates))
-
-
-def _known_trust(options: argparse.Namespace) -> Trust:
     path = home(options) / "tls" / "broker.json"
     try:
-        return Trust(**json.loads(path.read_text())) if path.exists() else Trust()
+        known = Trust(**json.loads(path.read_text())) if path.exists() else Trust()
     except (ValueError, TypeError) as error:
         raise BrokerConfigError(f"{path} is damaged ({error}): delete it, apply again") from error
-
-
-def _remember_trust(options: argparse.Namespace, found: Trust) -> Trust:
-    if found != _known_trust(options):
-        path = home(options) / "tls" / "broker.json"
+    ca = read_ca(options.ca) if options.ca else known.ca
+    given = options.client_certificates
+    found = Trust(ca, known.client_certificates if given is None else given)
+    if found != known:
         write_private(path, json.dumps(asdict(found), indent=2) + "\n")
     return found
 
@@ -228,13 +216,15 @@ def amqp_address(options: argparse.Namespace, management: Management) -> str:
         BrokerConfigError: not one address like ``amqps://broker.example:5671``.
     """
     given = ",".join(options.amqp_address or ()) or os.environ.get("WARREN_AMQP_ADDRESS")
-    known = _known_trust(options)
+    path = home(options) / "amqp-address"
     if given:
         address = _one_address(given)
-        changed = replace(known, amqp_address=address, management=management.address)
-        return _remember_trust(options, changed).amqp_address
-    if known.amqp_address and known.management == management.address:
-        return known.amqp_address
+        write_private(path, f"{management.address} {address}\n")
+        return address
+    # Of another broker it says nothing.
+    known = path.read_text().split() if path.exists() else []
+    if len(known) == 2 and known[0] == management.address:
+        return known[1]
     host = f"[{management.host}]" if ":" in management.host else management.host
     return f"amqp://{host}:5672"
 

@@ -91,7 +91,10 @@ class User:
 
 @dataclass(frozen=True)
 class Topology:
-    """Everything a federation has on the broker, in the vhost ``vhost``."""
+    """Everything a federation has on the broker, in the vhost ``vhost``.
+
+    ``max_queues``: no more may be declared in the vhost; None: as many as anybody likes.
+    """
 
     vhost: str
     exchanges: tuple[Exchange, ...]
@@ -99,6 +102,12 @@ class Topology:
     bindings: tuple[Binding, ...]
     policies: tuple[Policy, ...]
     users: tuple[User, ...]
+    max_queues: int | None = None
+
+    @property
+    def own_queues(self) -> frozenset[str]:
+        """Names of the queues that are not a watcher's."""
+        return frozenset(queue.name for queue in self.queues if not re.match(_WATCHED, queue.name))
 
 
 # Not part of a topology: on a broker of your own you already have an administrator, and
@@ -118,21 +127,30 @@ _STAFF_CONNECTIONS: Final = 64
 # broker's memory some hundred bytes, however short it is.
 _MESSAGES: Final = 8_192
 _WATCHED_BYTES: Final = 64 << 20
+# Only the broker gives such a name, and only to a classic queue: to no exchange, and no stream.
+_NAMED_BY_BROKER: Final = r"^amq\.gen.*$"
+# Watchers of an older version chose their queues' names.
 _WATCHED: Final = r"^(amq\.gen.*|watch\..*)$"
+# One for each of the watcher's connections.
+_WATCHERS_QUEUES: Final = _STAFF_CONNECTIONS
+# A queue that nobody consumes from is left over: `watch` and the dashboard end with theirs.
+_LEFT_OVER_MS: Final = 60_000
 
 
 def topology(federation: Federation) -> Topology:
     """What the broker must look like for ``federation``."""
     mailboxes = tuple(names.mailbox(member) for member in federation.members)
+    queues = (_updates(), _rejected(), _state(), _newest(), *map(_mailbox, mailboxes))
     return Topology(
         vhost=federation.name,
+        max_queues=len(queues) + _WATCHERS_QUEUES,
         exchanges=(
             Exchange(names.MODEL_EXCHANGE, "fanout"),
             Exchange(names.UPDATE_EXCHANGE, "direct"),
             Exchange(names.REJECTED_EXCHANGE, "fanout"),
             Exchange(names.EVENT_EXCHANGE, "topic"),
         ),
-        queues=(_updates(), _rejected(), _state(), *map(_mailbox, mailboxes)),
+        queues=queues,
         bindings=(
             Binding(names.UPDATE_EXCHANGE, names.UPDATE_QUEUE, names.UPDATE_QUEUE),
             Binding(names.REJECTED_EXCHANGE, names.REJECTED_QUEUE),
@@ -172,6 +190,12 @@ def _state() -> Queue:
     return Queue(names.STATE_QUEUE, {"x-queue-type": "classic", "x-max-length": 1})
 
 
+def _newest() -> Queue:
+    # Which version is out, for a coordinator that comes with another checkpoint: no node's loss
+    # may take that away.
+    return Queue(names.NEWEST_QUEUE, {"x-queue-type": "quorum", "x-max-length": 1})
+
+
 def _mailbox(name: str) -> Queue:
     # Classic, since a fanout stores a body once for all of them; a quorum queue would store it
     # once for each (FACTS: 10 MB to 50 mailboxes, 478 MB on disk).
@@ -184,7 +208,11 @@ def _policies(federation: Federation) -> tuple[Policy, ...]:
         "max-length": max(_MESSAGES, 2 * members * federation.mailbox_length),
         "max-length-bytes": max(GIB, 2 * members * model_bytes),
     }
-    watchers = {"max-length": _MESSAGES, "max-length-bytes": _WATCHED_BYTES}
+    watchers = {
+        "max-length": _MESSAGES,
+        "max-length-bytes": _WATCHED_BYTES,
+        "expires": _LEFT_OVER_MS,
+    }
     update_queue = f"^{re.escape(names.UPDATE_QUEUE)}$"
     return (
         Policy(
@@ -198,6 +226,11 @@ def _policies(federation: Federation) -> tuple[Policy, ...]:
             # RabbitMQ 4 gives up a message after 20 returns: a coordinator that restarts often
             # would lose updates. 3.10 knows no limit, and -1 only means "none" from 4 on.
             {"delivery-limit": 1_000_000_000},
+        ),
+        Policy(
+            "newest",
+            f"^{re.escape(names.NEWEST_QUEUE)}$",
+            {"delivery-limit": 1_000_000_000},  # it is looked at and given back at each start
         ),
         Policy(
             "rejected",
@@ -226,7 +259,7 @@ def _one_of(*literal: str) -> str:
 def _coordinator() -> User:
     # "amq.default" is what a permission calls the exchange "": the way into one mailbox alone.
     write = (names.MODEL_EXCHANGE, names.EVENT_EXCHANGE, names.REJECTED_EXCHANGE, "amq.default")
-    read = _one_of(names.UPDATE_QUEUE, names.REJECTED_QUEUE)
+    read = _one_of(names.UPDATE_QUEUE, names.REJECTED_QUEUE, names.NEWEST_QUEUE)
     permission = Permission(_NOTHING, _one_of(*write), read)
     return User(names.COORDINATOR_USER, permission, limits=_limits(_STAFF_CONNECTIONS))
 
@@ -234,7 +267,7 @@ def _coordinator() -> User:
 def _watcher() -> User:
     seen = f"{re.escape(names.EVENT_EXCHANGE)}|{re.escape(names.STATE_QUEUE)}"
     read = rf"^({seen}|amq\.gen.*|watch\..*)$"
-    permission = Permission(_WATCHED, _WATCHED, read)
+    permission = Permission(_NAMED_BY_BROKER, _NAMED_BY_BROKER, read)
     return User(names.WATCHER_USER, permission, ("monitoring",), _limits(_STAFF_CONNECTIONS))
 
 

@@ -67,6 +67,11 @@ class Keep:
             return str(run), int(version)
         return None
 
+    def forget_confirmed(self, client: str) -> None:
+        """What was confirmed last has been lost since."""
+        with suppress(OSError):
+            (self._folder / f"{client}.confirmed").unlink(missing_ok=True)
+
     def drop(self, client: str) -> None:
         """Keep nothing for ``client``."""
         with suppress(OSError):

@@ -144,6 +144,11 @@ class Mailbox:
             found, self._notices = self._notices, []
         return found
 
+    def forget(self, notice: str) -> None:
+        """Notices of that kind, as far as they have come, mean nothing any more."""
+        with self._lock:
+            self._notices = [one for one in self._notices if one.notice != notice]
+
     def deliver(self, delivery: Delivery) -> None:
         """Take one message; for the connection's thread."""
         self.bytes_received += len(delivery.body)

@@ -280,6 +280,9 @@ class Participant:
             if skipped is not None and skipped.manifest.version == self._called:
                 self._work(skipped)
             return
+        if notice.notice == "missing":
+            self._miss(notice)
+            return
         if notice.notice == "rejected":
             say = log.info if notice.reason == "stale" else log.warning  # being late is no fault
             say(
@@ -305,6 +308,33 @@ class Participant:
             **transfer_fields(weights.buffer),  # type: ignore[arg-type]
         )
         self._office.publish(Outgoing(manifest, weights.buffer), "initial")
+
+    def _miss(self, notice: Notice) -> None:
+        """The coordinator has waited long for an update of ours, and read all that had come.
+
+        Either the model never reached us or the update was lost after the broker had confirmed it.
+        """
+        run, version = notice.run, notice.base_version
+        if run is None or version is None or self.mailbox.holds_model or self.id in notice.here:
+            return
+        skipped = self._skipped.manifest if self._skipped is not None else None
+        if skipped is not None and (skipped.run, skipped.version) == (run, version):
+            return
+        if self._trained is not None and self._trained[0] == run and self._trained[1] > version:
+            return
+        if self._trained == (run, version):
+            log.warning(
+                "update_lost",
+                "the broker had confirmed our update to version %d and has lost it since; training"
+                " from it again",
+                version,
+                client=self.id,
+            )
+            self._memory.rejected(version)
+            self._trained = None
+            if self._keep is not None:
+                self._keep.forget_confirmed(self.id)
+        self._join()
 
     def _work(self, model: GlobalModel) -> None:
         """Train from a new global model and publish the update, if it is our turn."""
@@ -445,6 +475,7 @@ class Participant:
     def _send(self, bodies: Outgoing, manifest: UpdateManifest) -> None:
         phases = Phases()
         phases.timing("publish", self._office.publish)(bodies, "update")
+        self.mailbox.forget("missing")  # of what was not sent yet when they came
         self._memory.confirmed(manifest, bodies)
         if self._keep is not None:
             self._keep.confirmed(manifest.client, manifest.run, manifest.base_version)

@@ -5,7 +5,8 @@ and the server optimizer's moments as they lie in memory. It comes into being wh
 and from then on the older of the two is overwritten where it lies: no pages or blocks to allocate
 and none to give back, which takes a seventh of the time at 400 MB and a third at 4. A crash
 half-way leaves the newer file as it was, and the one that was being written without the digest it
-announces.
+announces. Written last, the file's end says its sequence number again: a file that has its end and
+not its digests was not torn by a crash but damaged since.
 """
 
 import os
@@ -38,6 +39,7 @@ NAMES: Final = ("a.checkpoint", "b.checkpoint")
 OLD_NAME: Final = "current.checkpoint"  # of format 1
 PREFIX_BYTES: Final = len(MAGIC) + 24
 READ_ATTEMPTS: Final = 5
+END_BYTES: Final = 20
 STEP_BYTES: Final = 64 << 10  # files grow by this much: a new length would be one more disk write
 
 
@@ -46,7 +48,8 @@ class Checkpoint:
 
     ``in_use``: somebody else may be writing it.
 
-    ``digest`` is the XXH3 of its weights.
+    ``digest`` is the XXH3 of its weights. ``damaged`` says what is wrong with the newer file, if it
+    was whole once: then ``state`` is of the version before.
 
     Raises ConfigError if there are files but none is a whole checkpoint of a format that we know,
     or one is of a newer format than ours.
@@ -58,6 +61,7 @@ class Checkpoint:
         self._sequence = 0
         self._in_use = in_use
         self.digest = 0
+        self.damaged = ""
         self.state = self._load()
 
     def save(self, state: State) -> None:
@@ -69,9 +73,10 @@ class Checkpoint:
         head = MAGIC + numbers + xxh3_64(numbers + packed).digest() + packed
         pieces = [head, *(bytes_of(part.buffer) for part in (state.weights, *state.slots.values()))]
         if self._target.exists():
-            _overwrite(self._target, pieces)
+            _overwrite(self._target, pieces, sequence)
         else:
-            _create(self._target, pieces)
+            _create(self._target, pieces, sequence)
+        self.damaged = ""
         self._written(self._target, sequence, header["digest"])
         self.state = state
 
@@ -89,6 +94,7 @@ class Checkpoint:
 
     def _load(self) -> State | None:
         damaged = []
+        self.damaged = ""
         there = [path for path in self._paths if path.exists()]
         if there:
             flush_folder(there[0].parent)
@@ -100,14 +106,16 @@ class Checkpoint:
             except _READ_ERRORS as error:
                 damaged.append(f"{path} is not a whole checkpoint ({error})")
                 continue
-            if damaged and not self._in_use:
+            self._written(path, sequence, found)
+            if damaged and _sequence_at_end(self._target) > sequence:
+                self.damaged = damaged[0]
+            elif damaged and not self._in_use:
                 log.warning(
                     "checkpoint_torn",
                     "%s: the coordinator ended while it wrote it; going on from version %d",
                     damaged[0],
                     state.version,
                 )
-            self._written(path, sequence, found)
             return state
         if damaged:
             raise ConfigError(f"{damaged[0]}: restore it, or move it away to begin anew")
@@ -150,14 +158,14 @@ def _header(state: State) -> dict[str, Any]:
     }
 
 
-def _create(path: Path, pieces: Sequence[Piece]) -> None:
+def _create(path: Path, pieces: Sequence[Piece], sequence: int) -> None:
     with replacing(path, path.with_suffix(".tmp"), mode=PRIVATE) as temporary:
-        _overwrite(temporary, pieces)
+        _overwrite(temporary, pieces, sequence)
     flush_folder(path.parent)
 
 
-def _overwrite(path: Path, pieces: Sequence[Piece]) -> None:
-    size = -(-sum(map(len, pieces)) // STEP_BYTES) * STEP_BYTES
+def _overwrite(path: Path, pieces: Sequence[Piece], sequence: int) -> None:
+    size = -(-(sum(map(len, pieces)) + END_BYTES) // STEP_BYTES) * STEP_BYTES
     file = os.open(path, os.O_RDWR)
     try:
         if os.fstat(file).st_size != size:
@@ -169,9 +177,27 @@ def _overwrite(path: Path, pieces: Sequence[Piece]) -> None:
                 written = os.pwrite(file, rest, at)
                 rest = rest[written:]
                 at += written
+        os.pwrite(file, _end(sequence), size - END_BYTES)
         os.fdatasync(file)
     finally:
         os.close(file)
+
+
+def _end(sequence: int) -> bytes:
+    said = b"end " + sequence.to_bytes(8, "big")
+    return said + xxh3_64(said).digest()
+
+
+def _sequence_at_end(path: Path) -> int:
+    """Of the last write that came to its end; 0 if the file does not say."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-END_BYTES, os.SEEK_END)
+            found = file.read()
+    except OSError:
+        return 0
+    sequence = int.from_bytes(found[4:12], "big")
+    return sequence if found == _end(sequence) else 0
 
 
 class _Prefix(NamedTuple):

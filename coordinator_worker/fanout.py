@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
-from broker_config.names import MODEL_EXCHANGE, mailbox
+from broker_config.names import MODEL_EXCHANGE, NEWEST_QUEUE, mailbox
 from shared.amqp import Session
 from shared.chunks import Outgoing, transfer_fields
 from shared.layout import Array, Weights
-from shared.messages import ModelManifest
+from shared.messages import ModelManifest, Newest
 from shared.pipeline import HELD_BACK, Publication
 from shared.signing import Signer, content_digest
-from shared.wire import tensor_entries
+from shared.wire import encode, tensor_entries
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,14 @@ class _Letters:
     routing_key: str
     may_end: Event
     headers: dict[str, Any]
+    mark: Publication | None  # which goes out before the last, so that no newer model is unknown
 
     def __iter__(self) -> Iterator[Publication | None]:
         for number, body in enumerate(self.bodies, start=1):
             while number == len(self.bodies) and not self.may_end.is_set():
                 yield HELD_BACK
+            if number == len(self.bodies) and self.mark is not None:
+                yield self.mark
             kind, headers = ("model", self.headers) if number == 1 else ("chunk", None)
             yield Publication(self.exchange, self.routing_key, body, kind, headers=headers)
 
@@ -81,16 +84,25 @@ class Fanout:
         """Publish ``weights`` to every mailbox; return when the broker has them all."""
         self._weights = Weights.of(weights)
         self._outgoing = self._announce(self._weights)
-        self._session.publish(self._letters(MODEL_EXCHANGE, ""))
+        self._session.publish(self._letters(MODEL_EXCHANGE, "", self._mark()))
 
     def send_to(self, client: str) -> None:
         """Publish the newest model into the mailbox of ``client`` alone."""
         self._session.publish(self._letters("", mailbox(client)))
 
-    def _letters(self, exchange: str, routing_key: str) -> _Letters:
+    def _mark(self) -> Publication:
+        told = self._announced
+        newest = Newest(
+            federation=told.federation, run=told.run, version=told.version, digest=told.digest
+        )
+        return Publication("", NEWEST_QUEUE, encode(newest), "newest", persistent=True)
+
+    def _letters(
+        self, exchange: str, routing_key: str, mark: Publication | None = None
+    ) -> _Letters:
         told = {name: getattr(self._announced, name) for name in ("run", "version", "final")}
         told["messages"] = len(self._outgoing)
-        return _Letters(self._outgoing, exchange, routing_key, self._may_end, told)
+        return _Letters(self._outgoing, exchange, routing_key, self._may_end, told, mark)
 
     def _announce(self, weights: Weights) -> Outgoing:
         manifest = ModelManifest(

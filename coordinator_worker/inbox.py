@@ -54,6 +54,16 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """Time to see whether we still are the active coordinator (`rounds.activity`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The queue has the message that comes back to whoever is the active coordinator."""
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """Which clients have no connection, None if the broker does not tell."""
 
@@ -79,8 +89,8 @@ class Stop:
 
 
 Event = (
-    Judged | Enough | Tick | Seen | Beat | Connected | Quiet | Lost | Sent | AskAgain | Deadline
-    | Stop
+    Judged | Enough | Doubt | Asked | Tick | Seen | Beat | Connected | Quiet | Lost | Sent
+    | AskAgain | Deadline | Stop
 )  # fmt: skip
 
 

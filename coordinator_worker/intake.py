@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from math import sqrt
-from typing import Final
+from typing import Final, NamedTuple
 
 from broker_config.names import COORDINATOR_USER, speaks_for
 from coordinator_worker.aggregation.aggregators import NO_LOCAL_STEPS
@@ -48,11 +48,20 @@ READER: Final = "the coordinator"  # as a sender is told
 ROLES_SINCE: Final = 3  # the protocol of a model that says which of its tensors are statistics
 
 
+class Held(NamedTuple):
+    """An update that is in memory and in no checkpoint: the newest delivery of each message."""
+
+    user: str | None
+    client: str
+    tags: list[int]
+
+
 @dataclass(eq=False)
 class Arrival:
     """A transfer that is arriving or has arrived: its pieces, and the deliveries it came in.
 
-    The deliveries stay unacknowledged until the round that the update is in has closed.
+    The deliveries stay unacknowledged until the round that the update is in has closed; ``tags``
+    has the newest of each message, in the messages' order.
     """
 
     manifest: UpdateManifest | InitialManifest
@@ -140,6 +149,7 @@ class Intake:
         self._arriving: dict[str, Arrival] = {}  # by transfer id; one for each client at most
         self._senders: dict[str, str] = {}  # transfer id -> the user who announced it
         self._here: set[tuple[str, int]] = set()  # contributions whole and not yet in a model
+        self._held: dict[str, Held] = {}  # how the broker still has them, by transfer id
 
     @classmethod
     def of(cls, settings: CoordinatorSettings, policy: Policy, staging: Staging) -> "Intake":
@@ -156,10 +166,12 @@ class Intake:
         self._arriving.clear()
         self._senders.clear()
         self._here.clear()
+        self._held.clear()
 
     def round_closed(self, state: State) -> list[int]:
         """Begin the next round; return the deliveries of unfinished transfers it cannot use."""
         self._here.clear()
+        self._held.clear()
         self.incomplete = 0
         late: list[int] = []
         for transfer, arrival in list(self._arriving.items()):
@@ -203,7 +215,7 @@ class Intake:
                 case Join() | Failed() | Evaluated():
                     return self._word(message, delivery, state)
                 case Probe() if delivery.user == COORDINATOR_USER:
-                    return Outcome(settled=(delivery.tag,))
+                    return Outcome(settled=(delivery.tag,), client=COORDINATOR_USER)
                 case _:
                     raise Rejected("malformed", f"a client may not send a {message.kind}")
         except Rejected as rejected:
@@ -277,6 +289,8 @@ class Intake:
             arrival = Arrival(manifest, layout, self._staging)
         elif state is None:
             raise Rejected("run", "there is no model yet that it could be an update to")
+        elif (again := self._came_again(manifest.transfer, 0, delivery)) is not None:
+            return again
         elif self._is_known(manifest, state):
             return Outcome(settled=(delivery.tag,), client=manifest.client, orphan=True)
         else:
@@ -325,11 +339,27 @@ class Intake:
     def _chunk(
         self, chunk: Chunk, data: memoryview, delivery: Delivery, state: State | None
     ) -> Outcome:
+        if (again := self._came_again(chunk.transfer, chunk.index, delivery)) is not None:
+            return again
         arrival = self._arriving.get(chunk.transfer)
         if arrival is None or self._senders[chunk.transfer] != delivery.user:
             # The rest of a transfer that was rejected, superseded, or known already.
             return Outcome(settled=(delivery.tag,), client=delivery.user, orphan=True)
         return self._add(arrival, chunk.index, data, delivery, state)
+
+    def _came_again(self, transfer: str, index: int, delivery: Delivery) -> Outcome | None:
+        """Hold a message of an update that is in memory by this delivery of it, if it is one.
+
+        A queue whose leader lost sight of our node for a while delivers what is unacknowledged
+        again, over the same channel: the message is behind the newest delivery alone, and
+        acknowledged now it would be gone before a checkpoint has it. Of a second copy, which its
+        sender published for want of a confirm, one stays in the queue as well.
+        """
+        held = self._held.get(transfer)
+        if held is None or held.user != delivery.user or index >= len(held.tags):
+            return None
+        replaced, held.tags[index] = held.tags[index], delivery.tag
+        return Outcome(settled=(replaced,), client=held.client, orphan=True)
 
     def _add(
         self,
@@ -363,6 +393,7 @@ class Intake:
                 state.version, manifest.base_version
             )
             self._here.add((manifest.client, manifest.base_version))
+            self._held[manifest.transfer] = Held(delivery.user, manifest.client, arrival.tags)
         return Outcome(whole=arrival, client=manifest.client, base_version=base_version)
 
     def _supersede(self, client: str) -> list[int]:

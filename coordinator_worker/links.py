@@ -8,14 +8,26 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from broker_config.names import UPDATE_QUEUE, mailbox
-from coordinator_worker.inbox import Beat, Connected, Event, Inbox, Lost, Quiet, Seen, Stop
+from coordinator_worker.inbox import (
+    Asked,
+    Beat,
+    Connected,
+    Event,
+    Inbox,
+    Lost,
+    Quiet,
+    Seen,
+    Stop,
+)
 from coordinator_worker.notices import probe
+from coordinator_worker.rounds import newest
 from coordinator_worker.settings import CoordinatorSettings
 from shared.amqp import MOST_UNACKNOWLEDGED, WAIT_S, Session
 from shared.chunks import message_count
 from shared.delivery import Delivery, Subscription
 from shared.errors import ConfigError
 from shared.inspection import without_consumer
+from shared.messages import Newest
 from shared.service import LAST_CHANCE_S
 from shared.supervisor import Pulse, Supervisor
 
@@ -48,6 +60,7 @@ class Links:
         self._pulse = Pulse(self.supervisor, self._ask_whether_alive)
         self._stop_asked: SimpleQueue[None] = SimpleQueue()
         self._timers: dict[type[Event], threading.Timer] = {}
+        self._asking = threading.Lock()  # one question at a time
         self._inbox = Inbox(lambda: self.updates.pause(), lambda: self.updates.resume())  # noqa: PLW0108
         self.models = Session(settings.broker, f"{name} · models out", on_wait=self.waiting)
         self.updates = Session(
@@ -109,9 +122,21 @@ class Links:
 
     def ask_whether_active(self) -> None:
         """Something will be delivered if we are the active one, ``Quiet`` comes in any case."""
-        # Not by this thread: it may be a while until the queue has room for it.
-        threading.Thread(target=probe, args=(self.models,), daemon=True).start()
+        if self._asking.acquire(blocking=False):
+            # Not by this thread: it may be a while until the queue has room for it.
+            threading.Thread(target=self._ask, daemon=True).start()
         self.remind(QUIET_S, Quiet())
+
+    def _ask(self) -> None:
+        try:
+            probe(self.models)
+        finally:
+            self._asking.release()
+        self._inbox.put(Asked())
+
+    def newest(self) -> Newest | None:
+        """Which version is out; raises BrokerUnavailable as `rounds.newest` does."""
+        return newest.newest(self._broker, f"{self._name} · newest")
 
     def look_for(self, clients: Sequence[str]) -> None:
         """Have ``get`` return Seen: which of ``clients``, MAX_LOOKED_FOR at most, are away."""

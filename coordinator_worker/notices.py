@@ -1,12 +1,13 @@
 """What the coordinator says to clients besides models."""
 
 import contextlib
+from collections.abc import Collection
 from typing import Any
 
 from broker_config.names import MODEL_EXCHANGE, UPDATE_QUEUE, mailbox
 from shared.amqp import Session
 from shared.errors import Stopped
-from shared.messages import PROTOCOL, Notice, Probe
+from shared.messages import MAX_HERE, PROTOCOL, Notice, Probe
 from shared.pipeline import Publication
 from shared.signing import Signer
 from shared.wire import encode
@@ -30,6 +31,16 @@ class Notices:
     def call_all_hands(self, version: int, client: str | None = None) -> None:
         """Ask those who were not drawn for ``version`` to train from it too: all, or ``client``."""
         notice = Notice(notice="all-hands", base_version=version)
+        exchange, key = (MODEL_EXCHANGE, "") if client is None else ("", mailbox(client))
+        self._session.post(self._letter(exchange, key, notice))
+
+    def tell_missing(
+        self, client: str | None, run: str, version: int, here: Collection[str] = ()
+    ) -> None:
+        """Tell ``client``, or all but those ``here``, that nothing of theirs has come."""
+        notice = Notice(
+            notice="missing", run=run, base_version=version, here=sorted(here)[:MAX_HERE]
+        )
         exchange, key = (MODEL_EXCHANGE, "") if client is None else ("", mailbox(client))
         self._session.post(self._letter(exchange, key, notice))
 

@@ -66,8 +66,11 @@ def rolled_back(state: State, weights: Weights, version: int | None, source: str
     return replace(after, slots={}, best=best, oldest_base=made)
 
 
-def rollback(folder: Path, wanted: str) -> State:
+def rollback(folder: Path, wanted: str, after: int | None = None) -> State:
     """Make the next version of the model that ``wanted`` names; return the new state.
+
+    ``after`` is a version that is out, though this folder does not have it: the new one's number
+    is the next.
 
     Raises ConfigError if there is no such model, or a coordinator has the folder.
     """
@@ -76,11 +79,12 @@ def rollback(folder: Path, wanted: str) -> State:
     with _alone(folder):
         past = Past(folder)
         model = past.find(wanted)
-        if model.version == past.state.version:
+        if model.version == past.state.version and after is None:
             raise ConfigError(f"version {model.version} is the newest already")
         weights_file.check_finite(model.weights, model.name)
         source = model.name if model.version is not None else f"the file {model.name}"
-        state = rolled_back(past.state, model.weights, model.version, source)
+        newest = replace(past.state, version=max(past.state.version, after or 0))
+        state = rolled_back(newest, model.weights, model.version, source)
         audit = Audit(folder)
         audit.take_over(past.state)
         audit.rolled_back(state)

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping
+from itertools import chain
 from math import nan
 from operator import itemgetter
 from statistics import median
@@ -49,7 +50,7 @@ class Round:
 
     def __init__(self, cohort: Cohort) -> None:
         self.cohort = cohort
-        self.tags: list[int] = []
+        self._held: list[list[int]] = []  # of each update, as `Intake` keeps them
         self.entries: list[Entry] = []
         self._reports: dict[str, tuple[float, Mapping[str, float]]] = {}
         self._evaluations: dict[int, list[Evaluation]] = {}  # by the version that was evaluated
@@ -57,6 +58,11 @@ class Round:
         self._norms: list[float] = []
         self._bytes_up = 0
         self.phases = Phases()
+
+    @property
+    def tags(self) -> list[int]:
+        """The deliveries that hold its updates in the broker until a checkpoint has them."""
+        return list(chain.from_iterable(self._held))
 
     @property
     def contributions(self) -> list[tuple[str, int]]:
@@ -67,6 +73,11 @@ class Round:
     def examples(self) -> list[tuple[str, int]]:
         """Client and number of examples of each update."""
         return [(entry.client, entry.num_examples) for entry in self.entries]
+
+    @property
+    def clients(self) -> set[str]:
+        """Whose updates are in it."""
+        return {entry.client for entry in self.entries}
 
     @property
     def updates(self) -> int:
@@ -88,7 +99,7 @@ class Round:
         told = {"client": manifest.client, "base_version": manifest.base_version, "norm": norm}
         with self.phases.during("fold", **told):
             weight = self.cohort.take(contribution, arrival)
-        self.tags += arrival.tags
+        self._held.append(arrival.tags)
         self.entries.append(
             Entry(
                 manifest.client,

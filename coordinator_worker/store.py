@@ -63,6 +63,11 @@ class Store:
         self._archive.take_over(self.state)
         return changed
 
+    @property
+    def damaged(self) -> str:
+        """What is wrong with the newer file of the checkpoint, if it was whole once."""
+        return self._checkpoint.damaged if self._checkpoint is not None else ""
+
     def give_back(self) -> None:
         """Another coordinator may write now.
 

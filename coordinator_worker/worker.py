@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from broker_config.names import COORDINATOR_USER
 from coordinator_worker import observers, roster
 from coordinator_worker.aggregation import Diverged
 from coordinator_worker.chronicle import Chronicle
@@ -24,9 +25,11 @@ from coordinator_worker.fanout import Fanout
 from coordinator_worker.goal import Goal
 from coordinator_worker.inbox import (
     AskAgain,
+    Asked,
     Beat,
     Connected,
     Deadline,
+    Doubt,
     Enough,
     Event,
     Judged,
@@ -45,15 +48,18 @@ from coordinator_worker.monitoring.waiting import TICK_S, WaitingReport
 from coordinator_worker.notices import Notices
 from coordinator_worker.rejections import Rejections
 from coordinator_worker.round import Round
+from coordinator_worker.rounds import newest
+from coordinator_worker.rounds.activity import LOOK_S, Activity
 from coordinator_worker.rounds.final import FinalEvaluation, with_figures
 from coordinator_worker.rounds.fixed_states import FixedStates
+from coordinator_worker.rounds.missing import Missing
 from coordinator_worker.settings import CoordinatorSettings, parse_config
 from coordinator_worker.staging import Staging
 from coordinator_worker.state import Best, State, status
 from coordinator_worker.store import Patience, Store
 from shared.audience import Audience, Phases
 from shared.delivery import Delivery
-from shared.errors import Stopped
+from shared.errors import BrokerUnavailable, Stopped
 from shared.layout import Weights
 from shared.log import Log
 from shared.messages import InitialManifest, Join, UpdateManifest
@@ -101,7 +107,9 @@ class CoordinatorWorker:
         )
         self._fixed_states = FixedStates()
         self._waiting = WaitingReport()
+        self._missing = Missing()
         self._active = False
+        self._activity = Activity()
         self._epoch = 0  # of the connection over which all that is unacknowledged came
         self._fanout: Fanout | None = None
         self._round: Round
@@ -149,6 +157,7 @@ class CoordinatorWorker:
         if state is None or "final_evaluation" in (state.history[-1] if state.history else {}):
             return
         final = FinalEvaluation(state)
+        held: list[int] = []  # until they are in a checkpoint
         self._links.remind(final.patience_s, Enough())
         while not final.is_complete:
             item = self._links.get()
@@ -157,7 +166,7 @@ class CoordinatorWorker:
             if isinstance(item, Judged):
                 self._judge(item)
             if isinstance(item, Delivery) and item.epoch == self._links.updates.epoch:
-                self._take_final(item, state, final)
+                held += self._take_final(item, state, final)
         record = final.record
         if record is None:
             return
@@ -168,16 +177,19 @@ class CoordinatorWorker:
             state = replace(state, best=best)
         self._state = state
         self._patience.persist(partial(self._store.save, state))
+        self._links.updates.acknowledge(held, self._epoch)
         self._chronicle.final_evaluated(state.version, record["metrics"])
 
-    def _take_final(self, item: Delivery, state: State, final: FinalEvaluation) -> None:
-        """Only evaluations are settled: the rest is the next run's to judge."""
+    def _take_final(self, item: Delivery, state: State, final: FinalEvaluation) -> tuple[int, ...]:
+        """Add an evaluation; return its deliveries. The rest is the next run's to judge."""
         if kind_of(item.body) not in ("evaluated", "sealed"):
-            return
+            return ()
         outcome = self._intake.receive(item, state)
-        if outcome.evaluated is not None:
-            final.add(outcome.evaluated)
-            self._links.updates.acknowledge(outcome.settled, item.epoch)
+        if outcome.evaluated is None:
+            return ()
+        final.add(outcome.evaluated)
+        self._epoch = item.epoch
+        return outcome.settled
 
     def _judge(self, judged: Judged) -> None:
         """Keep what ``--evaluate`` said; the next checkpoint has it."""
@@ -214,7 +226,7 @@ class CoordinatorWorker:
                 updates = self._round.updates if self._state is not None else 0
                 told = status(self._state, updates, self._policy.quorum, active=self._active)
                 self._links.supervisor.alive(told)
-            case Tick() | Seen() | Judged() if self._active:
+            case Asked() | Doubt() | Tick() | Seen() | Judged() if self._active:
                 self._look_around(event)
             case Quiet() if not self._active:
                 self._chronicle.link("standby")
@@ -234,8 +246,9 @@ class CoordinatorWorker:
     def _deliver(self, item: Delivery) -> None:
         if item.epoch != self._links.updates.epoch or item.epoch == self._abandoned:
             return  # of a connection that is gone; it comes again over the new one
-        if not self._active:
-            self._become_active()
+        self._activity.heard(time.monotonic())
+        if not self._active and not self._become_active(item.epoch):
+            return
         if self._finished:
             return
         try:
@@ -245,12 +258,27 @@ class CoordinatorWorker:
             self._abandoned = item.epoch
             self._links.updates.reopen()  # what is unacknowledged comes again
 
-    def _become_active(self) -> None:
-        """Something was delivered, so the broker chose us: go on from the newest checkpoint."""
+    def _become_active(self, epoch: int) -> bool:
+        """Something was delivered, so the broker chose us: go on from the newest checkpoint.
+
+        Raises ConfigError if a newer version is out than that; False if the broker went away.
+        """
         changed = self._store.take_over()
+        try:
+            out = self._links.newest()
+        except BrokerUnavailable as error:
+            log.info("not_active_yet", "%s; connecting again", error)
+            self._store.give_back()
+            self._abandoned = epoch
+            self._links.updates.reopen()
+            return False
+        told = (self._store.folder, self._store.damaged)
+        newest.check(self._store.state, out, *told, is_published=self._alone)
         self._active = True
         self._chronicle.link("active")
+        self._missing.begin()
         self._links.put(Tick())
+        self._links.remind(LOOK_S, Doubt())
         self._settle_sending()
         state = self._store.state if changed else self._state or self._store.state
         self._patience.persist(partial(self._audit.take_over, state), is_small=True)
@@ -260,21 +288,47 @@ class CoordinatorWorker:
             self._begin(state)
         else:
             self._await_deadline(state)
+        return True
 
-    def _look_around(self, event: Tick | Seen | Judged) -> None:
+    def _look_around(self, event: Asked | Doubt | Tick | Seen | Judged) -> None:
+        match event:
+            case Asked():
+                self._activity.asked(time.monotonic())
+            case Doubt():
+                self._look_at_activity()
+            case Judged():
+                self._judge(event)
+            case Seen(away):
+                self._chronicle.alive(away)
+                self._chronicle.waiting(self._round.updates if self._state is not None else 0)
+                if self._missing.seen(away):
+                    self._links.ask_whether_active()
+            case Tick():
+                self._show_life()
+
+    def _show_life(self) -> None:
         """Give a sign of life; if the round has been open for long, say whom it waits for."""
-        if isinstance(event, Judged):
-            self._judge(event)
-            return
-        if isinstance(event, Seen):
-            self._chronicle.alive(event.away)
-            self._chronicle.waiting(self._round.updates if self._state is not None else 0)
-            return
         self._links.remind(TICK_S, Tick())
         self._chronicle.alive()
         version = self._state.version if self._state is not None else -1
         if self._waiting.due(version, time.monotonic()) and not self._finished:
-            self._links.look_for(self._chronicle.waited_for())
+            here = self._round.clients if self._state is not None else ()
+            names = self._missing.look(self._state, here, self._chronicle.waited_for())
+            self._links.look_for(names)
+
+    def _look_at_activity(self) -> None:
+        """The broker may have made another the active one without a word."""
+        step = self._activity.next_step(time.monotonic())
+        if step == "ask":
+            self._links.ask_whether_active()
+        elif step == "let go":
+            log.warning(
+                "no_longer_active",
+                "a message of ours does not come back from the queue: another coordinator is active"
+                " there; connecting again",
+            )
+            self._links.updates.reopen()
+        self._links.remind(LOOK_S, Doubt())
 
     def _let_go(self) -> None:
         """All that is unacknowledged is delivered again, to us or to another coordinator."""
@@ -333,6 +387,7 @@ class CoordinatorWorker:
         # a model is published, and on the new channel these tags are other deliveries.
         self._epoch = item.epoch
         outcome = self._intake.receive(item, self._state)
+        self._missing.heard(outcome.client, item.reads)
         if self._state is None and not outcome.settled:
             self._initiation.moved()
         if outcome.join is not None:
@@ -345,6 +400,18 @@ class CoordinatorWorker:
             self._take(outcome.whole)
         if outcome.settled:
             self._links.updates.acknowledge(outcome.settled, item.epoch)
+        if outcome.client == COORDINATOR_USER and self._state is not None:
+            self._tell_the_missing(self._state)
+
+    def _tell_the_missing(self, state: State) -> None:
+        """All that was in the queue when we asked has been read: what is not here was lost."""
+        here = self._round.clients
+        clients = self._missing.told(state, here)
+        if clients is None:
+            self._notices.tell_missing(None, state.run, state.version, here)
+        for client in clients or ():
+            log.info("missing", "nothing from %s to version %d", client, state.version)
+            self._notices.tell_missing(client, state.run, state.version)
 
     def _remember(self, change: Callable[[roster.Roster], roster.Roster]) -> None:
         """Change the roster; the next checkpoint has it."""

@@ -9,7 +9,7 @@ import pika
 from pika import exceptions
 
 from shared.broker_url import FORM, BrokerUrl
-from shared.errors import BrokerRefused, BrokerUnavailable, ConfigError, WarrenError
+from shared.errors import BrokerRefused, BrokerUnavailable, ConfigError, NotThere, WarrenError
 from shared.tls import Broker, explain
 
 # RabbitMQ looks once in a heartbeat whether anything has come, and ends the connection when twice
@@ -54,14 +54,16 @@ def _version() -> str:
 
 def refusal(error: Any, where: str) -> WarrenError:
     """What the broker said when it closed a channel or connection."""
-    return BrokerRefused(f"{where} refused: {error.reply_text}")
+    kind = NotThere if error.reply_code == 404 else BrokerRefused
+    return kind(f"{where} refused: {error.reply_text}")
 
 
 def is_final(error: Any) -> bool:
     """Whether the broker closed a channel over what it will refuse again."""
     # 406 has many reasons; one is a delivery that stayed unacknowledged for too long.
     final = any(words in error.reply_text for words in ("user_id", "message size"))
-    return error.reply_code in (403, 404) or final
+    is_away = "down or inaccessible" in error.reply_text  # the node of a queue, not the queue
+    return final or (error.reply_code in (403, 404) and not is_away)
 
 
 def diagnose(error: Exception, where: str) -> tuple[WarrenError, bool]:

@@ -8,6 +8,7 @@ TensorFlow trains for an hour. Callbacks run on that thread, must be short, and 
 import logging
 import os
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -18,9 +19,10 @@ from pika import exceptions
 
 from shared.address import diagnose, is_final, parameters, refusal
 from shared.backoff import backoff_s
+from shared.confirms import ConfirmDeadline
 from shared.connection import Connection, say_when_blocked
 from shared.delivery import Delivery, Subscription, Unacknowledged
-from shared.errors import BrokerRefused, BrokerUnavailable, Stopped, Taken, WarrenError
+from shared.errors import BrokerUnavailable, NotThere, Stopped, Taken, WarrenError
 from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
 from shared.places import Places
@@ -35,6 +37,8 @@ logging.getLogger("pika").setLevel(logging.CRITICAL + 1)
 log = Log(__name__)
 
 DRAIN_S: Final = 5.0
+GOODBYE_S: Final = 5.0  # for the broker's answer to ours
+LOOK_S: Final = 3.0
 WAIT_S: Final = 10.0
 HOPELESS_S: Final = 0.5  # for a broker that has not confirmed a word in DRAIN_S
 # A consumer that names no limit gets 2000 messages from a quorum queue and then, until it
@@ -68,6 +72,8 @@ class Session:
         self._on_ready, self._on_lost, self._on_wait = on_ready, on_lost, on_wait
         self._thread = threading.Thread(target=self._run, name=f"amqp {name}", daemon=True)
         self._pipeline = Pipeline(self._send)
+        self._deadline = ConfirmDeadline()
+        self._has_published = False
         self._ready = False
         self._lock = threading.Lock()  # guards _loop, the one thing that callers' threads touch
         self._loop: Any = None
@@ -97,8 +103,8 @@ class Session:
 
         Waits for a broker that is away and starts over from the first message when the link is
         lost in between, so ``messages`` must be iterable more than once; where it yields HELD_BACK
-        the rest waits for ``nudge``. Raises BrokerRefused if the broker forbids one or returns it
-        for want of a queue, Stopped if the session is closed meanwhile.
+        the rest waits for ``nudge``. Raises BrokerRefused if the broker forbids one, or the first
+        ever finds no queue (NotThere; later ones wait), Stopped if the session is closed meanwhile.
         """
         attempt = 0
         while True:
@@ -107,11 +113,16 @@ class Session:
             while not job.done.wait(WAIT_S):
                 self._on_wait()
             if job.error is None:
+                self._has_published = True
                 return
-            if not isinstance(job.error, Unconfirmed):
+            # At the start it is a mistake; later somebody has taken away what was there, or a node
+            # of the broker is away.
+            was_there = isinstance(job.error, NotThere) and self._has_published
+            if not isinstance(job.error, Unconfirmed) and not was_there:
                 raise job.error
             attempt += 1
-            log.info("publish_retried", "publishing again: %s", job.error)
+            say = log.warning if was_there else log.info
+            say("publish_retried", "publishing again: %s", job.error)
             if self._closing.wait(backoff_s(attempt)):
                 raise Stopped("closed before the broker confirmed")
 
@@ -306,6 +317,27 @@ class Session:
         self._on_ready(queue)
         self._first.set()
         self._pump()
+        self._connection.ioloop.call_later(LOOK_S, self._look_at_confirms)
+
+    def _look_at_confirms(self) -> None:
+        if not self._ready:
+            return
+        connection, pipeline = self._connection, self._pipeline
+        if self._deadline.is_over(
+            time.monotonic(),
+            waits=pipeline.waits and connection.confirms_come,
+            progress=pipeline.progress,
+            unsent_bytes=connection.unsent_bytes,
+        ):
+            log.warning(
+                "unconfirmed",
+                "%s has confirmed nothing for long; connecting again, to publish it once more",
+                self._where,
+            )
+            self._lose_link()
+            self._disconnect()
+            return
+        connection.ioloop.call_later(LOOK_S, self._look_at_confirms)
 
     def _delivered(
         self, wanted: Subscription, _channel: Any, method: Any, properties: Any, body: memoryview
@@ -357,12 +389,13 @@ class Session:
     def _confirmed(self, frame: Any) -> None:
         method = frame.method
         accepted = isinstance(method, pika.spec.Basic.Ack)
+        self._deadline.confirmed()
         self._pipeline.confirmed(method.delivery_tag, method.multiple, accepted)
         self._pump()
 
     def _returned(self, _channel: Any, method: Any, properties: Any, _body: memoryview) -> None:
         target = method.exchange or method.routing_key
-        error = BrokerRefused(
+        error = NotThere(
             f"no queue takes what is published to {target!r}: run `broker-config apply`"
         )
         self._pipeline.returned(int(properties.message_id), error)
@@ -395,6 +428,8 @@ class Session:
         if connection.is_open:
             connection.resume()  # or the broker's answer would not be read
             connection.leave()
+            # One whose reading is held up answers nothing, and goes on sending heartbeats.
+            connection.ioloop.call_later(GOODBYE_S, connection.ioloop.stop)
         elif not connection.is_closing:
             connection.ioloop.stop()
 

@@ -7,7 +7,9 @@ heartbeats, methods, is pika's own; these are private methods of pika 1.4, which
 is held to that.
 """
 
+import fcntl
 import struct
+import termios
 from itertools import islice
 from typing import Any, Final
 
@@ -48,6 +50,7 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
         self._arriving: _Body | None = None
         self._seam = memoryview(bytearray(len(_END) + _HEAD.size))
         self._paused: Any = None  # the timer that runs meanwhile
+        self._is_blocked = False  # the broker reads nothing that publishes
 
     def pause(self) -> None:
         """Read nothing until ``resume``: the socket fills, and the broker waits with the rest."""
@@ -93,6 +96,20 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
             self._transport._close_and_finalize()
 
     # --- out ------------------------------------------------------------------------------------
+
+    @property
+    def confirms_come(self) -> bool:
+        """Whether both sides read on: the broker says when it does not, and we may have paused."""
+        return not self._is_blocked and self._paused is None
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that the broker's machine has not acknowledged."""
+        transport = self._transport
+        if transport is None or transport._sock is None:
+            return 0
+        in_kernel = fcntl.ioctl(transport._sock.fileno(), termios.TIOCOUTQ, bytes(4))
+        return int(transport._tx_buffered_byte_count) + int.from_bytes(in_kernel, "little")
 
     def publish(self, channel: int, method: Any, properties: Any, body: Body) -> None:
         """Send a message whose body is ``body``'s pieces, which must stay as they are till then."""
@@ -336,11 +353,16 @@ io_services_utils._AsyncSSLTransport._on_socket_readable = _on_readable_tls
 
 def say_when_blocked(connection: Connection) -> None:
     """Log when the broker stops reading what ``connection`` publishes, and when it reads again."""
-    connection.add_on_connection_blocked_callback(
-        lambda *_: log.warning(
+
+    def blocked(_connection: Connection, _frame: Any) -> None:
+        connection._is_blocked = True
+        log.warning(
             "connection_blocked", "publishing is blocked: the broker is short of memory or disk"
         )
-    )
-    connection.add_on_connection_unblocked_callback(
-        lambda *_: log.info("connection_unblocked", "publishing goes on: the broker has room again")
-    )
+
+    def unblocked(_connection: Connection, _frame: Any) -> None:
+        connection._is_blocked = False
+        log.info("connection_unblocked", "publishing goes on: the broker has room again")
+
+    connection.add_on_connection_blocked_callback(blocked)
+    connection.add_on_connection_unblocked_callback(unblocked)

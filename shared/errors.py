@@ -4,6 +4,7 @@ WarrenError                  its message is one line that a user can act on
 ├── ConfigError              crash: bad input; say so, exit 2, lose nothing
 ├── TaskFailed               crash: the user's code failed, also when tried again; exit 1
 ├── BrokerRefused            crash: the broker knows us and says no; exit 1
+│   └── NotThere             crash at start, retry ever after: a queue or an exchange is missing
 ├── BrokerUnavailable        crash at start, retry ever after: nobody answers; exit 1
 │   └── Taken                the same: others consume whatever we could
 ├── Rejected                 reject: a message that must not count; dead-letter it and say why
@@ -34,6 +35,10 @@ class TaskFailed(WarrenError):
 
 class BrokerRefused(WarrenError):
     """The broker refused this user, vhost, queue or exchange."""
+
+
+class NotThere(BrokerRefused):
+    """What is published to, or consumed from, does not exist, or its node is away."""
 
 
 class BrokerUnavailable(WarrenError):

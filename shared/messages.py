@@ -28,6 +28,7 @@ MAX_EXAMPLES: Final = 1 << 40
 MAX_TENSORS: Final = 10_000
 MAX_NAME: Final = 128  # characters
 MAX_REASON: Final = 256  # characters
+MAX_HERE: Final = 10_000
 
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 ClientId = Annotated[str, Field(pattern=rf"^{USER_PATTERN}(\.[0-9]{{1,6}})?$")]
@@ -306,22 +307,43 @@ class Probe(Message):
     kind: Literal["probe"] = "probe"
 
 
+class Newest(Message):
+    """From a coordinator to the next one: which version is out, left where only they may write.
+
+    A coordinator whose checkpoint is older, or holds another model of that version, would make two
+    models of one version. ``digest`` is the XXH3 of the weights.
+    """
+
+    SINCE: ClassVar[int] = 3
+
+    kind: Literal["newest"] = "newest"
+    federation: Name
+    run: Hex
+    version: Version
+    digest: Annotated[int, Field(ge=0, lt=1 << 64)]
+
+
 class Notice(Signed):
     """What the coordinator asks or says besides models.
 
     ``join``: to everybody, from a coordinator that has no model yet and knows nobody;
     ``send-initial``: to one that joined, with the config its task is to be made with;
     ``rejected``: to the sender of an update, with the reason;
-    ``all-hands``: to everybody, whoever was not drawn for ``base_version`` shall train from it too.
+    ``all-hands``: to everybody, whoever was not drawn for ``base_version`` shall train from it too;
+    ``missing``: to one, or to all but those ``here``, from which nothing to ``base_version`` of
+    ``run`` has come, though the queue has been read so far: the broker has lost the model or the
+    update.
     """
 
     kind: Literal["notice"] = "notice"
-    notice: Literal["join", "send-initial", "rejected", "all-hands"]
+    notice: Literal["join", "send-initial", "rejected", "all-hands", "missing"]
     reason: str = ""
     detail: str = ""
     base_version: Version | None = None
     config: Config = {}
     local: LocalTraining = LocalTraining()
+    run: Annotated[Hex | None, Since(3)] = None
+    here: Annotated[list[ClientId], Field(max_length=MAX_HERE), Since(3)] = []
 
 
 AnyMessage = Annotated[
@@ -334,6 +356,7 @@ AnyMessage = Annotated[
     | Evaluated
     | Failed
     | Probe
+    | Newest
     | Notice,
     Field(discriminator="kind"),
 ]

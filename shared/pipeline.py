@@ -81,6 +81,12 @@ class Pipeline:
         self._outstanding: dict[int, tuple[Job, int]] = {}  # by number, oldest first
         self._window_bytes = 0
         self._number = 0  # RabbitMQ numbers a channel's publishes from 1
+        self.progress = 0  # grows with everything that goes out or is confirmed
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is out that the broker has not confirmed."""
+        return bool(self._outstanding)
 
     def append(self, job: Job) -> None:
         """Queue a job; safe from any thread (a deque's append is atomic)."""
@@ -102,6 +108,7 @@ class Pipeline:
                 self._settle(job)
                 continue
             self._number += 1
+            self.progress += 1
             job.unconfirmed += 1
             self._outstanding[self._number] = (job, message.size_bytes)
             self._window_bytes += message.size_bytes
@@ -109,6 +116,7 @@ class Pipeline:
 
     def confirmed(self, number: int, multiple: bool, accepted: bool) -> None:
         """The broker took (or refused) ``number``, and with ``multiple`` all before it."""
+        self.progress += 1
         numbers = [number]
         if multiple:
             numbers = []
@@ -121,7 +129,9 @@ class Pipeline:
             self._window_bytes -= size_bytes
             job.unconfirmed -= 1
             if not accepted:
-                job.finish(Unconfirmed("the broker's queue is full"))
+                job.finish(
+                    Unconfirmed("the broker did not take it: its queue is full, or has no majority")
+                )
             self._settle(job)
 
     def returned(self, number: int, error: Exception) -> None:

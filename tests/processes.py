@@ -81,9 +81,11 @@ class Worker:
         self.process.stderr.close()
         self._queue.put(None)
 
-    def wait_for(self, action: str, **fields: object) -> Mapping[str, Any]:
+    def wait_for(
+        self, action: str, *, within_s: float = DEADLINE_S, **fields: object
+    ) -> Mapping[str, Any]:
         """The next log record with ``action`` and ``fields``; fails at the process's end."""
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + within_s
         while True:
             try:
                 line = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))

@@ -1,10 +1,14 @@
 """A wire between a worker and the broker that can be held, slowed and cut."""
 
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit, urlunsplit
+
+_FRAME = struct.Struct(">BHL")
+METHOD, BASIC_ACK = 1, bytes([0, 60, 0, 80])
 
 
 class Relay:
@@ -22,6 +26,7 @@ class Relay:
         self._is_gone = False
         self._pause_s = 0.0
         self._fuse: int | None = None
+        self._swallows = False
         self._sockets: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -43,6 +48,10 @@ class Relay:
     def slow(self, pause_s: float) -> None:
         """Pause after every 64 KiB from the worker."""
         self._pause_s = pause_s
+
+    def swallow_confirms(self, swallows: bool = True) -> None:
+        """From now on connections that begin hear of no publication that the broker has it."""
+        self._swallows = swallows
 
     def cut_after(self, size: int) -> None:
         """Cut when the worker has sent ``size`` bytes more."""
@@ -83,8 +92,11 @@ class Relay:
                     threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
 
     def _pass_on(self, source: socket.socket, target: socket.socket, from_worker: bool) -> None:
+        confirms = _Confirms() if self._swallows and not from_worker else None
         with suppress(OSError), source:
             while data := source.recv(1 << 16):
+                if confirms is not None:
+                    data = confirms.taken_out(data)
                 if from_worker:
                     self._flows.wait()
                     if self._pause_s:
@@ -105,6 +117,26 @@ class Relay:
         target.sendall(data[:left])
         self.cut()
         return True
+
+
+class _Confirms:
+    """Takes the frames of Basic.Ack out of what a broker says."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def taken_out(self, data: bytes) -> bytes:
+        data, kept = self._rest + data, b""
+        while len(data) >= _FRAME.size:
+            kind, _channel, size = _FRAME.unpack_from(data)
+            frame, data = data[: _FRAME.size + size + 1], data[_FRAME.size + size + 1 :]
+            if len(frame) < _FRAME.size + size + 1:
+                data = frame
+                break
+            if kind != METHOD or frame[_FRAME.size : _FRAME.size + 4] != BASIC_ACK:
+                kept += frame
+        self._rest = data
+        return kept
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker_config import access
-from broker_config.apply import perform, plan
+from broker_config.apply import perform, plan, put_bounds
 from broker_config.certificates import Authority
 from broker_config.credentials import (
     Address,
@@ -147,6 +147,7 @@ def revoke(
         is_marked = False
     gone = [name for name in names if access.revoke(federation.name, name, management)]
     rest = federation.without(name for name in names if name in federation.users)
+    put_bounds(topology(rest), management)
     try:
         _forget_secrets(homes, names, gone)
         save(homes.file, rest)

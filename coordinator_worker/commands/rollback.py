@@ -19,9 +19,15 @@ def run(argv: list[str]) -> None:
         prog="coordinator-worker rollback", add_help=False, allow_abbrev=False
     )
     own.add_argument("model", metavar="MODEL", help=f"what to go back to: {MODEL_HELP}")
+    own.add_argument(
+        "--after",
+        metavar="VERSION",
+        type=int,
+        help="a version that is out and that this folder has lost: the new one comes after it",
+    )
     given, _ = settings.load(ModelSettings, description=ABOUT, argv=argv, own=own)
     asked = settings.own_words(own, ModelSettings, argv)
-    state = rollback(given.checkpoint_dir, asked.model)
+    state = rollback(given.checkpoint_dir, asked.model, asked.after)
     source = (state.rolled_back or {}).get("source")
     print(  # noqa: T201
         f"version {state.version} has the weights of {source}: start the coordinator, and it goes"

@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Crew:
     """All workers. What they say goes into a file for each, which no kill can take back."""
 
     folder: Path
+    inside: Sequence[str] = ()  # what each worker is started with, such as nsenter
     ends: Counter[str] = field(default_factory=Counter)
     unexpected: list[str] = field(default_factory=list)
     version: int = 0  # newest that a coordinator has published
@@ -89,6 +90,8 @@ class Crew:
 
     def records(self, name: str) -> Iterator[dict[str, Any]]:
         """All that a worker logged, in all its lives."""
+        if not self._log(name).exists():
+            return  # it was never started
         with self._log(name).open() as file:
             for line in file:
                 if line.startswith("{") and line.endswith("}\n"):
@@ -105,12 +108,15 @@ class Crew:
     def _start(self, post: Post) -> None:
         program = os.environ.get(f"TEST_{post.command.upper().replace('-', '_')}")
         process = subprocess.Popen(
-            [program or str(BIN / post.command), "--log-format", "json", *post.arguments],
+            [
+                *self.inside, program or str(BIN / post.command),
+                "--log-format", "json", *post.arguments,
+            ],
             env={**os.environ, "PYTHONUNBUFFERED": "1", **post.environment},
             cwd=ROOT,
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-        )
+        )  # fmt: skip
         self._processes[post.name] = process
         copy = threading.Thread(target=self._copy, args=(process, self._log(post.name)))
         copy.start()

@@ -13,7 +13,7 @@ from typing import Any
 from shared.layout import Array
 from tests.chaos.faults import FAULTS, Fault, fill_disk
 from tests.chaos.ledger import counts, reckon
-from tests.chaos.stage import CLIENTS, QUORUM, Plan, Stage, Stuck
+from tests.chaos.stage import QUORUM, Plan, Stage, Stuck
 
 Told = Callable[[float, Counter[str], int], None]  # share of the time, faults so far, version
 
@@ -41,7 +41,7 @@ def run(plan: Plan, folder: Path, told: Told) -> dict[str, Any]:
                 stage.wait_for_progress(3)
             except Stuck as error:
                 stuck.append(f"{error}, after {faults.total()} faults")
-            reckoning = _settle(stage, stuck)
+            reckoning = settle(stage, stuck)
     finally:
         stage.close()
     rejected = Counter(
@@ -93,11 +93,9 @@ def _harm(stage: Stage, faults: Counter[str], told: Told, without: set[Fault]) -
             stage.wait_for_progress()
 
 
-def _settle(stage: Stage, stuck: list[str]) -> Any:
+def settle(stage: Stage, stuck: list[str]) -> Any:
     """Let the clients go, fold what they left in the queue, and reckon."""
-    for name in CLIENTS:
-        stage.crew.remove(name)
-    for name in stage.crew.names("coordinator"):
+    for name in (*stage.crew.names("client"), *stage.crew.names("coordinator")):
         stage.crew.remove(name)
     for wire in stage.wires.values():
         wire.release()

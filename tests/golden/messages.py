@@ -92,6 +92,8 @@ PROTOCOL_3: Final[dict[str, m.Message]] = {
         federation="f", run="0badcafe", client="alfa", version=7,
         evaluation=m.EvaluationEntry(num_examples=3, means={"loss": 0.25}),
     ),
+    "notice, missing": m.Notice(notice="missing", base_version=7, run="0badcafe", here=["alfa"]),
+    "newest": m.Newest(federation="f", run="0badcafe", version=7, digest=(1 << 64) - 1),
 }  # fmt: skip
 
 PROTOCOLS: Final = {1: PROTOCOL_1, 2: PROTOCOL_2, 3: PROTOCOL_3}

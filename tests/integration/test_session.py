@@ -14,7 +14,7 @@ from broker_config import node as private_node
 from broker_config.federation import Federation
 from broker_config.node import Node
 from client_worker.mailbox import GlobalModel, Mailbox
-from shared import address, connection
+from shared import address, amqp, confirms, connection
 from shared.amqp import Session
 from shared.chunks import Outgoing, transfer_fields
 from shared.delivery import Delivery, Subscription
@@ -24,6 +24,7 @@ from shared.messages import Join, ModelManifest, UpdateManifest
 from shared.pipeline import Publication
 from shared.wire import decode, encode, tensor_entries
 from tests.conftest import CLIENTS, FLEET, Place
+from tests.relay import relay
 
 PATIENCE_S = 10.0
 DEADLINE_S = 30.0
@@ -402,3 +403,28 @@ def test_pika_itself_still_works_beside_us(place: Place) -> None:
     channel = plain.channel()
     assert channel.queue_declare("update", passive=True).method.message_count == 0
     plain.close()
+
+
+def test_a_confirm_that_never_comes_means_a_new_connection_and_the_same_message_again(
+    place: Place, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confirms, "FIRST_S", 1.0)
+    monkeypatch.setattr(amqp, "LOOK_S", 0.2)
+    received, lost = Received(), threading.Event()
+    opened("coordinator", received.subscribe("update"))
+    with relay(place.urls[CLIENTS[0]]) as between:
+        between.swallow_confirms()
+
+        def connects_well_next_time() -> None:
+            between.swallow_confirms(False)
+            lost.set()
+
+        session = Session(between.url, "test", on_lost=connects_well_next_time)
+        session.start(PATIENCE_S)
+        began = time.monotonic()
+        session.publish([join(CLIENTS[0])])
+        session.close()
+    assert lost.is_set()
+    assert time.monotonic() - began < PATIENCE_S
+    bodies = {bytes(received.next().body) for _ in range(2)}
+    assert len(bodies) == 1, "the same message twice: whoever counts takes it once"

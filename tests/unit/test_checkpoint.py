@@ -160,6 +160,22 @@ def test_the_file_that_was_being_written_when_it_ended_is_passed_over(tmp_path: 
     assert contents(checkpoint.load(tmp_path)) == contents(state(2))
 
 
+def test_damage_of_the_newer_file_is_told_from_a_write_that_was_torn(tmp_path: Path) -> None:
+    place = Checkpoint(tmp_path)
+    for version in (1, 2, 3):
+        place.save(state(version))
+    newer, older = (tmp_path / name for name in checkpoint.NAMES)
+    assert Checkpoint(tmp_path).damaged == ""
+    for path, says in ((older, ""), (newer, "a.checkpoint is not a whole checkpoint")):
+        whole = path.read_bytes()
+        for at in range(0, content_bytes(state()), 11):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            found = Checkpoint(tmp_path)
+            assert says in found.damaged
+            assert bool(found.damaged) == bool(says)
+        path.write_bytes(whole)
+
+
 def test_a_save_that_fails_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, state(3))
     (tmp_path / "b.tmp").mkdir()  # so the new one cannot be written, even by root
@@ -225,6 +241,7 @@ def test_killed_at_any_effect_it_leaves_a_whole_checkpoint(
     else:
         assert ended.returncode in (-signal.SIGKILL, -signal.SIGXFSZ), ended.stderr.decode()
     assert contents(checkpoint.load(folder)) == contents(expected)
+    assert Checkpoint(folder).damaged == "", "what a crash has torn is not damaged"
     checkpoint.save(folder, state(5))
     assert contents(checkpoint.load(folder)) == contents(state(5))
 

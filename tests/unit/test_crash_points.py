@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker_config.names import COORDINATOR_USER
 from coordinator_worker import checkpoint, store, worker
 from coordinator_worker.audit import NAME
 from coordinator_worker.audited import faults, read, versions
@@ -27,11 +28,13 @@ from shared.chunks import Outgoing, transfer_fields
 from shared.delivery import Delivery
 from shared.errors import Stopped
 from shared.layout import Weights
-from shared.messages import ModelManifest, UpdateManifest
+from shared.messages import ModelManifest, Newest, Probe, UpdateManifest
 from shared.pipeline import Publication
 from shared.wire import decode
+from tests.bodies import encode
 
 RUN, UPDATES, QUORUM = "ab" * 4, 12, 2
+PROBE = encode(Probe())  # comes back to whoever is the active coordinator
 LAYOUT = Weights.of([np.zeros(UPDATES)]).layout
 SETTINGS = {
     "broker_url": "amqp://coordinator:x@localhost/f",
@@ -56,9 +59,12 @@ class Broker:
         self.models: dict[int, set[int]] = {0: set()}  # clients may have it from an earlier life
         self.published = 0  # updates confirmed to clients so far
         self.tag = 0
+        self.newest: Newest | None = None  # as the queue of that name has it
+        self.dead: set[int] = set()  # tags of deliveries that came again over the same channel
 
     def requeue(self, *, first: bool) -> None:
         again = self.unacknowledged.values()
+        self.dead |= set(self.unacknowledged)
         self.waiting = [*again, *self.waiting] if first else [*self.waiting, *again]
         self.unacknowledged.clear()
 
@@ -76,12 +82,16 @@ class Broker:
 
 
 class Life:
-    """One process's links to the broker, which break after ``effects`` effects."""
+    """One process's links to the broker, which break after ``effects`` effects.
+
+    After ``sight`` deliveries the queue loses sight of our node, and gives all that is
+    unacknowledged again, over the channel that never noticed.
+    """
 
     epoch = 1
 
-    def __init__(self, broker: Broker, effects: int, first: bool) -> None:
-        self.broker, self.left, self.first = broker, effects, first
+    def __init__(self, broker: Broker, effects: int, first: bool, sight: int) -> None:
+        self.broker, self.left, self.first, self.sight = broker, effects, first, sight
         self.dead = threading.Event()
         self.sent = threading.Semaphore(0)  # a model, or all of it that may be sent so far
         self.due = 2  # models until the next checkpoint: the first that is sent has one already
@@ -107,7 +117,11 @@ class Life:
                     raise Blown
                 continue
             self.burn()
-            manifest, _ = decode(b"".join(bytes(piece) for piece in message.body))
+            said, _ = decode(b"".join(bytes(piece) for piece in message.body))
+            if isinstance(said, Newest):
+                self.broker.newest = said
+            else:
+                manifest = said
         if isinstance(manifest, ModelManifest):
             self.broker.models.setdefault(manifest.version, set()).add(manifest.digest)
         if not held:
@@ -123,7 +137,8 @@ class Life:
     def acknowledge(self, tags: Iterable[int], epoch: int) -> None:
         for tag in tags:
             self.burn()
-            del self.broker.unacknowledged[tag]
+            if tag not in self.broker.dead:
+                del self.broker.unacknowledged[tag]
 
     # --- as Links ---
 
@@ -136,8 +151,11 @@ class Life:
     def ask_to_stop(self) -> None:
         pass
 
+    def newest(self) -> Newest | None:
+        return self.broker.newest
+
     def ask_whether_active(self) -> None:
-        pass
+        self.broker.waiting.append(PROBE)
 
     def put(self, event: Event) -> None:
         self.told.append(event)
@@ -155,6 +173,9 @@ class Life:
         if self.told:
             return self.told.pop(0)
         broker = self.broker
+        self.sight -= 1
+        if self.sight == 0:
+            broker.requeue(first=True)
         if not broker.waiting:
             if broker.published == UPDATES:
                 return Stop()
@@ -163,7 +184,7 @@ class Life:
         broker.tag += 1
         body = broker.waiting.pop(0)
         broker.unacknowledged[broker.tag] = body
-        user = f"c{decode(body)[0].client[1:]}"  # type: ignore[union-attr]
+        user = COORDINATOR_USER if body == PROBE else decode(body)[0].client  # type: ignore[union-attr]
         return Delivery(memoryview(body), broker.tag, self.epoch, user, redelivered=False)
 
 
@@ -185,10 +206,10 @@ class Fused(checkpoint.Checkpoint):
         self.life.burn()
 
 
-def live(folder: Path, broker: Broker, effects: int, first: bool) -> None:
+def live(folder: Path, broker: Broker, effects: int, first: bool, sight: int) -> None:
     """A coordinator's process from start to sudden end, or until there is nothing to do."""
     with pytest.MonkeyPatch.context() as patch:
-        life = Life(broker, effects, first)
+        life = Life(broker, effects, first, sight)
         patch.setattr(Fused, "life", life, raising=False)
         patch.setattr(worker, "Links", lambda _settings: life)
         patch.setattr(worker, "on_stop_signal", lambda _stop: None)
@@ -201,14 +222,16 @@ def live(folder: Path, broker: Broker, effects: int, first: bool) -> None:
 
 
 @settings(max_examples=150)
-@given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=12))
-def test_cut_off_after_any_effect_every_update_counts_once(fuses: list[tuple[int, bool]]) -> None:
+@given(st.lists(st.tuples(st.integers(0, 30), st.booleans(), st.integers(0, 12)), max_size=12))
+def test_cut_off_after_any_effect_every_update_counts_once(
+    fuses: list[tuple[int, bool, int]],
+) -> None:
     broker = Broker()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint.save(folder, State("f", RUN, 0, Weights.empty(LAYOUT), applied={}))
-        for effects, first in (*fuses, (1_000_000, False)):
-            live(folder, broker, effects, first)
+        for effects, first, sight in (*fuses, (1_000_000, False, 0)):
+            live(folder, broker, effects, first, sight)
         state = checkpoint.load(folder)
         assert state is not None
         check(state, broker)
@@ -230,7 +253,8 @@ def check_audit(state: State, folder: Path) -> None:
 
 def check(state: State, broker: Broker) -> None:
     assert broker.published == UPDATES
-    left = {decode(body)[0].transfer for body in (*broker.waiting, *broker.unacknowledged.values())}  # type: ignore[union-attr]
+    waiting = (*broker.waiting, *broker.unacknowledged.values())
+    left = {decode(body)[0].transfer for body in waiting if body != PROBE}  # type: ignore[union-attr]
     effects = state.weights[0] * QUORUM
     assert set(effects) <= {0.0, 1.0}, "an update counts once or, while it waits, not yet"
     assert effects.sum() == UPDATES - len(left) == state.version * QUORUM

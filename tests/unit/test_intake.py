@@ -24,7 +24,7 @@ from shared.chunks import Outgoing, transfer_fields
 from shared.delivery import Delivery
 from shared.layout import Layout, Weights
 from shared.messages import EvaluationEntry, Failed, InitialManifest, Join, Notice, UpdateManifest
-from shared.wire import tensor_entries
+from shared.wire import decode, tensor_entries
 from tests.bodies import bodies_of, encode, staging
 
 RUN = "ab" * 4
@@ -193,6 +193,33 @@ def test_a_chunk_under_another_users_transfer_does_not_reach_it() -> None:
     assert queue.deliver(second, "alfa").whole is not None
 
 
+def test_what_comes_again_is_held_by_its_newest_delivery_until_the_round_closes() -> None:
+    queue, sent = Queue(), bodies()
+    whole = [queue.deliver(body).whole for body in sent][-1]
+    assert whole is not None
+    again = [queue.deliver(body) for body in sent]
+    assert [outcome.settled for outcome in again] == [(1,), (2,)]
+    assert [outcome.whole for outcome in again] == [None, None]
+    assert whole.tags == [3, 4], "the round acknowledges these, once a checkpoint has it"
+
+
+def test_a_second_copy_under_another_id_is_not_needed() -> None:
+    queue = Queue()
+    whole = [queue.deliver(body).whole for body in bodies()][-1]
+    assert [queue.deliver(body).settled for body in bodies()] == [(3,), (4,)]
+    assert whole is not None
+    assert whole.tags == [1, 2]
+
+
+def test_what_is_in_the_model_is_let_go_when_it_comes_again() -> None:
+    queue, sent = Queue(), bodies()
+    for body in sent:
+        queue.deliver(body)
+    queue.state = STATE.after(STATE.weights, [("alfa", 5)], {}, 3)
+    queue.intake.round_closed(queue.state)
+    assert [queue.deliver(body).settled for body in sent] == [(3,), (4,)]
+
+
 def test_nan_is_rejected_with_all_deliveries_settled() -> None:
     queue = Queue()
     bad = Weights.of([np.ones(SIZE, np.float32)])
@@ -257,15 +284,17 @@ def test_every_delivery_has_one_fate_whatever_order_messages_come_in(
     queue = Queue()
     fates: Counter[int] = Counter()
     whole: Counter[tuple[str | None, int | None]] = Counter()
+    held = []
     for client, index, resend in order:
         # A resent manifest is a new transfer of the same contribution.
         body = bodies(client)[0] if resend and index == 0 else SENT[client][index]
         outcome = queue.deliver(body, client)
         fates.update(outcome.settled)
         if outcome.whole is not None:
-            fates.update(outcome.whole.tags)
+            held.append(outcome.whole.tags)
             whole[outcome.client, outcome.base_version] += 1
             outcome.whole.release()
+    fates.update(itertools.chain.from_iterable(held))
     unfinished = queue.intake.round_closed(replace(STATE, version=9))
     fates.update(unfinished)
     assert set(fates) == set(range(1, len(order) + 1))
@@ -391,6 +420,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.state = State("f", RUN, 0, Weights.empty(SMALL.layout), applied={})
         self.queue: list[tuple[str, bytes]] = []  # not yet delivered
         self.unacknowledged: dict[int, tuple[str, bytes]] = {}
+        self.dead: set[int] = set()  # tags of deliveries that came again over the same channel
         self.confirmed: set[tuple[str, int]] = set()
         self.rejected: set[tuple[str | None, int | None]] = set()
         self.effect = np.zeros(len(CLIENTS))
@@ -403,6 +433,7 @@ class ExactlyOnce(RuleBasedStateMachine):
     def redeliver(self) -> None:
         self.queue = [*self.unacknowledged.values(), *self.queue]
         self.unacknowledged.clear()
+        self.dead.clear()
         self.tags = itertools.count(1)
         self.round = Round(Cohort(SMALL.layout, mean()))
 
@@ -464,6 +495,8 @@ class ExactlyOnce(RuleBasedStateMachine):
 
     def acknowledge(self, tags: Iterable[int]) -> None:
         for tag in tags:
+            if tag in self.dead:
+                continue  # a quorum queue takes no notice
             del self.unacknowledged[tag]  # a KeyError if it was acknowledged before
 
     @rule()
@@ -471,11 +504,32 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.intake.reset()
         self.redeliver()
 
+    @rule()
+    def the_queue_had_lost_sight_of_our_node(self) -> None:
+        """All that is unacknowledged comes again, over the channel that never noticed."""
+        self.queue = [*self.unacknowledged.values(), *self.queue]
+        self.dead |= set(self.unacknowledged)
+        self.unacknowledged.clear()
+
+    @invariant()
+    def what_no_checkpoint_has_is_in_the_queue(self) -> None:
+        """Whatever is acknowledged is in a checkpoint, or is rejected."""
+        kept = set()
+        for _user, body in (*self.queue, *self.unacknowledged.values()):
+            message = decode(body)[0]
+            if isinstance(message, UpdateManifest):
+                kept.add((message.client, message.base_version))
+        oldest = self.state.version - self.policy.max_staleness
+        needed = {told for told in self.confirmed if told[1] >= oldest}
+        assert needed - kept - self.rejected <= {
+            told for told in self.confirmed if self.state.has_applied(*told)
+        }
+
     @invariant()
     def what_is_unacknowledged_is_in_the_round_or_unfinished(self) -> None:
         unfinished = [tag for one in self.intake._arriving.values() for tag in one.tags]
         held = Counter([*self.round.tags, *unfinished])
-        assert set(held) == set(self.unacknowledged)
+        assert set(held) - self.dead == set(self.unacknowledged)
         assert set(held.values()) <= {1}
 
     def teardown(self) -> None:

@@ -1,0 +1,86 @@
+"""What keeps a coordinator with another checkpoint from making a version a second time.
+
+The active coordinator leaves in the queue ``coordinator.newest`` which version it publishes, just
+before the message without which no client has that model. Whoever becomes active looks there first:
+a folder that was copied, a backup, or a checkpoint whose newest file is damaged holds an older
+version than is out, and what follows from it would be other models under numbers that are taken.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from broker_config.names import NEWEST_QUEUE
+from coordinator_worker.state import State
+from shared.chunks import digest
+from shared.errors import BrokerRefused, ConfigError, Rejected
+from shared.log import Log
+from shared.messages import Newest
+from shared.peek import peek
+from shared.tls import Broker
+from shared.wire import decode
+
+log = Log(__name__)
+
+READER: Final = "the coordinator"
+
+
+def newest(broker: Broker, name: str) -> Newest | None:
+    """Which version is out, as far as the broker has been told; ``name`` is the connection's.
+
+    Raises:
+        BrokerUnavailable: nobody answered, or another coordinator is looking.
+    """
+    try:
+        letters = list(peek(broker, name, NEWEST_QUEUE))
+    except BrokerRefused as refused:
+        log.warning(
+            "unfenced",
+            "a second checkpoint folder would not be noticed (%s): run `broker-config apply` once",
+            refused,
+        )
+        return None
+    for letter in reversed(letters):
+        try:
+            found, _ = decode(memoryview(letter.body), READER)
+        except Rejected as rejected:
+            log.warning("unfenced", "%s cannot be read: %s", NEWEST_QUEUE, rejected)
+            return None
+        if isinstance(found, Newest):
+            return found
+    return None
+
+
+def check(
+    state: State | None, out: Newest | None, folder: Path, damaged: str, *, is_published: bool
+) -> None:
+    """Raise ConfigError if going on from ``state`` would make a version that is out already.
+
+    ``damaged`` says what is wrong with the newer file in ``folder``, if something is.
+    ``is_published``: the checkpoint holds what was published, as all but a region's do.
+    """
+    if state is None:
+        return
+    known = out is not None and (out.federation, out.run) == (state.federation, state.run)
+    if out is None or not known:
+        if damaged:
+            raise ConfigError(f"{damaged}: restore it, or {_go_on(state.version + 1)}")
+        return
+    if state.version < out.version:
+        has = f"version {state.version}{f' ({damaged})' if damaged else ''}"
+        raise ConfigError(
+            f"version {out.version} of run {state.run} is out, and {folder} holds {has}: use the"
+            f" folder that has it, or {_go_on(out.version)}"
+        )
+    is_other = digest(state.weights.buffer) != out.digest
+    if is_published and state.version == out.version and is_other:
+        raise ConfigError(
+            f"{folder} holds another version {state.version} of run {state.run} than the one that"
+            " is out, made by a coordinator with a copy of this folder: use the folder of that one"
+        )
+
+
+def _go_on(version: int) -> str:
+    return (
+        f"go on from here without it: `coordinator-worker rollback current --after {version}`"
+        " (the updates in it are lost)"
+    )
