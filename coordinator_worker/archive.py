@@ -74,7 +74,7 @@ class Kept:
         """The history's record of the round that made it."""
         try:
             found = json.loads(self.facts.get("record", "{}"))
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -55,6 +55,8 @@ class Audit:
         """
         self.give_back()
         self._file = os.open(self._path, os.O_APPEND | os.O_CREAT | os.O_RDWR, PRIVATE)
+        with suppress(PermissionError):  # of another user, in a folder that is private
+            os.fchmod(self._file, PRIVATE)
         tail = _tail(self._file)
         self._pending = b"" if tail.endswith(b"\n") or not tail else b"\n"  # torn by a crash
         lines = tail.splitlines()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from shared import weights_file
+from shared.files import PRIVATE
 from shared.layout import Weights
 from shared.log import Log
 
@@ -40,7 +41,8 @@ class Evaluator:
         if self._over or (self._thread is not None and self._thread.is_alive()):
             return
         try:
-            weights_file.write(self._file, weights_file.without_controls(weights))
+            whole = weights_file.without_controls(weights)
+            weights_file.write(self._file, whole, mode=PRIVATE)
             self._process = subprocess.Popen(
                 [*self._command, str(self._file)],
                 stdin=subprocess.DEVNULL,
@@ -82,12 +84,13 @@ class Evaluator:
             self._thread.join()
 
     def _wait(self, version: int, process: "subprocess.Popen[str]") -> None:
-        printed, _ = process.communicate()
         try:
+            with process:
+                printed, _ = process.communicate()
             if process.returncode:
                 raise ValueError(f"{self._command[0]} ended with {process.returncode}")
             figures = {str(name): float(value) for name, value in json.loads(printed).items()}
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             if not self._over:
                 log.warning("not_evaluated", "version %d was not evaluated: %s", version, error)
             return
