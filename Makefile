@@ -11,7 +11,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 .DEFAULT_GOAL := help
 .PHONY: help demo screenshots settings heart-disease credit-default fashion-phones air-quality \
 	linear-regression bench bench-short experiments \
-	chaos fuzz property admin-crashes test test-rabbitmq4 lint types imports unit format clean
+	chaos cluster fuzz property admin-crashes test test-rabbitmq4 lint types imports unit format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -59,6 +59,13 @@ chaos: $(VENV)/.dev $(BARE)/.installed ## break a federation at random: make cha
 	@PATH="$(if $(filter 4,$(RABBITMQ)),$(CURDIR)/tests/rabbitmq4/bin:)$$PATH" \
 	  TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m tests.chaos \
 	  --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+# Each run is a minute. PARTITIONS: ignore, pause_minority, autoheal, khepri (with RABBITMQ=4).
+cluster: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs ## three nodes, one cut off: make cluster RUNS=10 PARTITIONS=ignore
+	@[ "$(RABBITMQ)" != 4 ] || tests/rabbitmq4/unpack
+	@PATH="$(if $(filter 4,$(RABBITMQ)),$(CURDIR)/tests/rabbitmq4/bin:)$$PATH" \
+	  TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m tests.cluster \
+	  --runs $(or $(RUNS),1) --partitions $(or $(PARTITIONS),ignore)
 
 # make test takes 30 of them.
 property: $(VENV)/.dev ## random Keras models against Keras's own fit: make property EXAMPLES=500

@@ -52,10 +52,11 @@ def _version() -> str:
         return "unknown"
 
 
-def refusal(error: Any, where: str) -> WarrenError:
-    """What the broker said when it closed a channel or connection."""
+def refusal(error: Any, where: str, what: str = "") -> WarrenError:
+    """What the broker said when it closed a channel or connection, over ``what`` if known."""
     kind = NotThere if error.reply_code == 404 else BrokerRefused
-    return kind(f"{where} refused: {error.reply_text}")
+    refused = f"the broker refused {what}" if what else f"{where} refused"
+    return kind(f"{refused}: {error.reply_text}")
 
 
 def is_final(error: Any) -> bool:

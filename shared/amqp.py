@@ -21,12 +21,12 @@ from shared.address import diagnose, is_final, parameters, refusal
 from shared.backoff import backoff_s
 from shared.confirms import ConfirmDeadline
 from shared.connection import Connection, say_when_blocked
-from shared.delivery import Delivery, Subscription, Unacknowledged
+from shared.delivery import Subscription, Unacknowledged
 from shared.errors import BrokerUnavailable, NotThere, Stopped, Taken, WarrenError
 from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
 from shared.places import Places
-from shared.properties import outgoing, reads
+from shared.properties import delivery, outgoing
 from shared.row import ask, follow
 from shared.tls import Broker
 
@@ -39,6 +39,7 @@ log = Log(__name__)
 DRAIN_S: Final = 5.0
 GOODBYE_S: Final = 5.0  # for the broker's answer to ours
 LOOK_S: Final = 3.0
+SHORT_S: Final = 10.0  # a connection that ends sooner is none to build on
 WAIT_S: Final = 10.0
 HOPELESS_S: Final = 0.5  # for a broker that has not confirmed a word in DRAIN_S
 # A consumer that names no limit gets 2000 messages from a quorum queue and then, until it
@@ -206,8 +207,11 @@ class Session:
     def _connect_for_ever(self) -> None:
         attempt = 0
         while not self._closing.is_set():
+            began = time.monotonic()
             was_up = self._connect_once()
-            attempt = 1 if was_up else attempt + 1
+            # What is refused as soon as it is sent would be sent a hundred times in a minute.
+            lasted = was_up and time.monotonic() - began > SHORT_S
+            attempt = 1 if lasted else attempt + 1
             if was_up and not self._closing.is_set():
                 self._on_lost()
             if self._hopeless and not self._first.is_set():
@@ -346,21 +350,10 @@ class Session:
             return  # we have said goodbye; whoever is told might pause, and miss the answer to it
         if wanted.manual_ack:
             self._unacknowledged.add(method.delivery_tag)
-        told = (self.epoch, properties.user_id, method.redelivered, method.consumer_tag)
         waited = self._waiting.get(method.consumer_tag, 0)
         if waited:
             self._waiting[method.consumer_tag] = waited - 1
-        unreadable = getattr(properties, "unreadable", False)
-        wanted.on_delivery(
-            Delivery(
-                body,
-                method.delivery_tag,
-                *told,
-                reads(properties),
-                waited=waited > 0,
-                unreadable=unreadable,
-            )
-        )
+        wanted.on_delivery(delivery(self.epoch, method, properties, body, waited=waited > 0))
 
     def _acknowledge(self, known: Unacknowledged) -> None:
         last, others = known.settle()
@@ -417,7 +410,7 @@ class Session:
                 self._open_channel()
                 return
             hopeless = is_final(error)
-            refused = refusal(error, self._where)
+            refused = refusal(error, self._where, self._pipeline.newest)
             self._fail(refused, hopeless=hopeless)
             self._lose_link(refused if hopeless else None)
         self._lose_link()

@@ -78,7 +78,8 @@ class Pipeline:
 
     def _reset(self) -> None:
         self._messages: Iterator[Publication | None] | None = None  # of the first job
-        self._outstanding: dict[int, tuple[Job, int]] = {}  # by number, oldest first
+        # Job, size in bytes and kind by number, oldest first; not the bodies, which take memory.
+        self._outstanding: dict[int, tuple[Job, int, str]] = {}
         self._window_bytes = 0
         self._number = 0  # RabbitMQ numbers a channel's publishes from 1
         self.progress = 0  # grows with everything that goes out or is confirmed
@@ -87,6 +88,14 @@ class Pipeline:
     def waits(self) -> bool:
         """Whether something is out that the broker has not confirmed."""
         return bool(self._outstanding)
+
+    @property
+    def newest(self) -> str:
+        """What was sent last and is not confirmed, for people; empty if there is nothing."""
+        if not self._outstanding:
+            return ""
+        _job, size_bytes, kind = self._outstanding[max(self._outstanding)]
+        return f"a message of {size_bytes} bytes ({kind})"
 
     def append(self, job: Job) -> None:
         """Queue a job; safe from any thread (a deque's append is atomic)."""
@@ -110,7 +119,7 @@ class Pipeline:
             self._number += 1
             self.progress += 1
             job.unconfirmed += 1
-            self._outstanding[self._number] = (job, message.size_bytes)
+            self._outstanding[self._number] = (job, message.size_bytes, message.kind)
             self._window_bytes += message.size_bytes
             self._send(self._number, message)
 
@@ -125,7 +134,7 @@ class Pipeline:
                     break
                 numbers.append(outstanding)
         for each in numbers:
-            job, size_bytes = self._outstanding.pop(each)
+            job, size_bytes, _kind = self._outstanding.pop(each)
             self._window_bytes -= size_bytes
             job.unconfirmed -= 1
             if not accepted:
@@ -143,7 +152,7 @@ class Pipeline:
 
         With ``error`` it was the broker that closed it, for good reasons, over what was published.
         """
-        begun = {job for job, _size in self._outstanding.values()}
+        begun = {job for job, _size, _kind in self._outstanding.values()}
         if self._messages is not None:
             begun.add(self._jobs.popleft())
         self._reset()

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import pika
 
+from shared.delivery import Delivery
 from shared.messages import OLDEST, PROTOCOL
 from shared.pipeline import Publication
 
@@ -26,6 +27,24 @@ def outgoing(message: Publication, number: int, user: str, speaker: str) -> Any:
         headers={READS: PROTOCOL, **(message.headers or {})},
         message_id=str(number),
         timestamp=int(time.time()),
+    )
+
+
+def delivery(
+    epoch: int, method: Any, properties: Any, body: memoryview, *, waited: bool = False
+) -> Delivery:
+    """What has come over connection ``epoch``, as pika has it."""
+    unreadable = getattr(properties, "unreadable", False)
+    return Delivery(
+        body,
+        method.delivery_tag,
+        epoch,
+        properties.user_id,
+        method.redelivered,
+        method.consumer_tag,
+        reads(properties),
+        waited=waited,
+        unreadable=unreadable,
     )
 
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,6 @@ raft.wal_max_size_bytes = 134217728
 max_message_size = 16777216
 cluster_partition_handling = {partitions}
 cluster_formation.peer_discovery_backend = classic_config
-cluster_formation.randomized_startup_delay_range.min = 0
-cluster_formation.randomized_startup_delay_range.max = 1
 """
 
 
@@ -66,10 +64,8 @@ class Cluster:
         for name in NODES:
             self._prepare(name)
             self._run(f"epmd of {name}", name, epmd)
-        self._start(NODES[0], script)
-        self._until(lambda: self.running(NODES[0]) == [NODES[0]], f"{NODES[0]} does not boot")
-        for name in NODES[1:]:
-            self._start(name, script)
+        for name in NODES:
+            self._run(name, name, script)
         self._until(lambda: self.running(NODES[0]) == list(NODES), "the nodes do not find together")
         if self.partitions == "khepri":
             enabled = self.ask("PUT", "feature-flags/khepri_db/enable", {"name": "khepri_db"})
@@ -90,7 +86,8 @@ class Cluster:
     def close(self) -> None:
         """End every process that was started here."""
         for process in self.processes.values():
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     # --- wires ------------------------------------------------------------------------------------
@@ -168,9 +165,6 @@ class Cluster:
     def _erlang_name(self, name: str) -> str:
         return f"rabbit@{self.machines[name].address}"
 
-    def _start(self, name: str, script: str) -> None:
-        self._run(name, name, script)
-
     def _run(self, what: str, name: str, *command: str) -> None:
         folder = self.machines[name].folder
         foreign = ("RABBITMQ_", "ERL_", "WARREN_", "NOTIFY_SOCKET")
@@ -193,16 +187,24 @@ class Cluster:
                 "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -start_epmd false",
             "RUNNING_UNDER_SYSTEMD": "true",
         }  # fmt: skip
-        log = folder / f"{what.replace(' ', '-')}.out"
+        log = folder / _log(what)
         self.processes[what] = self.machines[name].start(*command, log=log, env=environment)
+
+    def _said(self, what: str) -> str:
+        name = what.rpartition(" ")[2]
+        return (self.machines[name].folder / _log(what)).read_text(errors="replace")[-2000:]
 
     def _until(self, condition: Any, otherwise: str) -> None:
         end = time.monotonic() + BOOT_S
         while not condition():
             for what, process in self.processes.items():
-                assert process.poll() is None, f"{what} ended with {process.returncode}"
+                assert process.poll() is None, f"{what} ended:\n{self._said(what)}"
             assert time.monotonic() < end, otherwise
             threading.Event().wait(0.5)
+
+
+def _log(what: str) -> str:
+    return f"{what.replace(' ', '-')}.out"
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from shared.errors import Rejected
 from shared.messages import InitialManifest, ModelManifest, Sealed, Transfer
 from shared.sealing import Opener, Sealer
 from shared.wire import decode, encode, kind_of, layout_of
+from tests.fuzz.frames import Wire, hostile
 from tests.fuzz.instructions import Instructions, packed
 
 KEY = X25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -18,6 +19,9 @@ SEALER = Sealer(KEY.public_key(), "f", "alfa")
 
 # Built of instructions instead of taken as it is: a byte that begins no msgpack object.
 BUILT: Final = b"\xc1"
+# The rest says how a broker's frames look, and then the body, which may be built.
+FRAMED: Final = b"\xc7"
+WIRE: Final = Wire()
 
 _TABLE: Final = [{"name": "w", "shape": [2, 2], "dtype": "float32"}]
 _TRANSFER: Final = {"transfer": "ab" * 8, "size_bytes": 16, "digest": 0}
@@ -56,10 +60,24 @@ def built(told: Instructions) -> bytes:
     return b"".join(SEALER.seal((body,))) if told.below(8) == 7 else body
 
 
+def data_of(data: bytes) -> bytes:
+    """The body that comes out of the connection, for an input of the fuzzer."""
+    if data.startswith(FRAMED):
+        told = Instructions(data[1:])
+        user = ("alfa", "phone", None)[told.below(3)]
+        properties, cut = hostile(told, user), told.below(256)
+        rest = told.rest()
+        body = built(Instructions(rest[1:])) if rest.startswith(BUILT) else rest
+        came = WIRE.deliver(body, 1, properties, cut)
+        assert came.unreadable or came.user == user, "nobody is believed but the broker"
+        assert came.user in (user, None)
+        return bytes(came.body)
+    return built(Instructions(data[1:])) if data.startswith(BUILT) else data
+
+
 def run(data: bytes) -> None:
     """Whatever a receiver does with one body; raises nothing."""
-    if data.startswith(BUILT):
-        data = built(Instructions(data[1:]))
+    data = data_of(data)
     kind_of(data)
     try:
         message, rest = decode(data)

@@ -27,6 +27,10 @@ class Instructions:
         self._at += 1
         return byte % count
 
+    def rest(self) -> bytes:
+        """All that is left."""
+        return self.bytes(max(0, len(self._data) - self._at))
+
     def bytes(self, count: int) -> bytes:
         taken = self._data[self._at : self._at + count]
         self._at += count

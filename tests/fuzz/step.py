@@ -18,12 +18,12 @@ from coordinator_worker.quorum import Policy
 from coordinator_worker.round import Round
 from coordinator_worker.state import State
 from shared.chunks import transfer_fields
-from shared.delivery import Delivery
 from shared.layout import Layout, Weights, bytes_of
 from shared.messages import Chunk, InitialManifest, Join, Notice, Probe, UpdateManifest
 from shared.wire import encode, tensor_entries
 from tests.bodies import staging
-from tests.fuzz.decoder import OPENER, SEALER
+from tests.fuzz.decoder import OPENER, SEALER, WIRE
+from tests.fuzz.frames import honest, hostile
 from tests.fuzz.instructions import VALUES, Instructions, packed
 
 USERS: Final = ("alfa", "bravo", "phone", "coordinator", None)
@@ -46,6 +46,7 @@ class Coordinator:
         self.state: State | None = None
         self.tag = 0
         self.open: set[int] = set()
+        self.dead: set[int] = set()  # tags of what came again over the same channel
         self.queue: dict[int, tuple[bytes, str | None]] = {}
         self.counted: Counter[tuple[str, int]] = Counter()
         self.begin()
@@ -53,11 +54,12 @@ class Coordinator:
     def begin(self) -> None:
         self.round = Round(Cohort(self.layout, mean()))
 
-    def deliver(self, body: bytes, user: str | None) -> None:
+    def deliver(self, body: bytes, user: str | None, properties: bytes | None = None) -> None:
         self.tag += 1
         self.open.add(self.tag)
         self.queue[self.tag] = (body, user)
-        delivery = Delivery(memoryview(body), self.tag, 1, user, redelivered=False)
+        delivery = WIRE.deliver(body, self.tag, honest(user) if properties is None else properties)
+        assert delivery.user == user
         outcome = self.intake.receive(delivery, self.state)
         self.check(outcome, user)
         if outcome.whole is not None:
@@ -68,7 +70,7 @@ class Coordinator:
         assert self.staging._held_bytes <= max(self.staging.memory_bytes, 0) + (1 << 20)
         arriving = self.intake._arriving.values()
         held = {tag for arrival in arriving for tag in arrival.tags} | set(self.round.tags)
-        assert self.open == held, "a delivery was forgotten"
+        assert self.open == held - self.dead, "a delivery was forgotten"
 
     def check(self, outcome: Outcome, user: str | None) -> None:
         """Nobody is believed but the broker."""
@@ -132,8 +134,18 @@ class Coordinator:
         for body, user in again:
             self.deliver(body, user)
 
+    def lose_sight(self) -> None:
+        """All that is unacknowledged comes again, over the channel that never noticed."""
+        again = [self.queue.pop(tag) for tag in sorted(self.open)]
+        self.dead |= self.open
+        self.open.clear()
+        for body, user in again:
+            self.deliver(body, user)
+
     def settle(self, tags: Any) -> None:
         for tag in tags:
+            if tag in self.dead:
+                continue
             assert tag in self.open, "settled twice"
             self.open.remove(tag)
             del self.queue[tag]
@@ -239,9 +251,12 @@ def run(data: bytes) -> None:
         step = told.below(40)
         if step == 0:
             coordinator.lose_link()
+        elif step == 2:
+            coordinator.lose_sight()
         elif step == 1 and coordinator.state is not None and coordinator.round.updates:
             coordinator.close()
         else:
             user = USERS[told.below(len(USERS)) if not told.below(3) else told.below(3)]
-            coordinator.deliver(sender.next(), user)
+            properties = hostile(told, user) if told.below(6) == 5 else None
+            coordinator.deliver(sender.next(), user, properties)
     coordinator.lose_link()

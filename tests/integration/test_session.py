@@ -428,3 +428,18 @@ def test_a_confirm_that_never_comes_means_a_new_connection_and_the_same_message_
     assert time.monotonic() - began < PATIENCE_S
     bodies = {bytes(received.next().body) for _ in range(2)}
     assert len(bodies) == 1, "the same message twice: whoever counts takes it once"
+
+
+def test_what_the_broker_refuses_again_and_again_is_tried_ever_more_slowly_and_named(
+    place: Place, opened: Callable[..., Session], caplog: pytest.LogCaptureFixture
+) -> None:
+    session = opened(CLIENTS[0])
+    session.publish([join(CLIENTS[0])])
+    epoch = session.epoch
+    for _ in range(100):  # events: nobody waits for them
+        session.post(
+            Publication("no-such-exchange", "", encode(Join(federation="f", client="a")), "event")
+        )
+        threading.Event().wait(0.05)
+    assert session.epoch - epoch < 12
+    assert any("refused a message of" in record.message for record in caplog.records)

@@ -46,6 +46,16 @@ def test_any_bytes(data: bytes) -> None:
 
 
 @settings(max_examples=500)
+@given(st.binary(max_size=200), st.binary(max_size=60))
+def test_any_properties_and_headers_in_frames_as_the_broker_sends_them(
+    properties: bytes, body: bytes
+) -> None:
+    """From the bytes of the socket on: a delivery comes of it, of whoever the broker says."""
+    decoder.run(decoder.FRAMED + properties)
+    decoder.run(decoder.FRAMED + properties + decoder.BUILT + body)
+
+
+@settings(max_examples=500)
 @given(st.sampled_from(decoder.HEADERS), st.data())
 def test_a_header_with_anything_in_it(header: dict[str, object], data: st.DataObject) -> None:
     names = [*header, "protocol", "more"]
