@@ -60,7 +60,8 @@ def private_folder(folder: Path) -> Path:
     is_ours = found.st_uid == os.geteuid()
     is_shared = bool(found.st_mode & stat.S_ISVTX) or str(folder.resolve()) in _SYSTEM
     if is_ours and not is_shared:
-        folder.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
+        with suppress(OSError):  # where files have no modes the mount has, for all of them
+            folder.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
     elif is_shared or not os.path.ismount(folder):
         whose = "everybody shares it" if is_shared else "it belongs to another user"
         said = f"{whose}, and others may look into it: name a folder of your own"

@@ -158,15 +158,18 @@ def _declare(name: str = "", **options: Any) -> Callable[[Attacker], object]:
 
 def _close_connection_of(user: str) -> Callable[[Attacker], object]:
     def close(attacker: Attacker) -> httpx.Response:
-        with Attacker(attacker.place, user).channel() as channel:
+        def known() -> list[str]:
+            # Also those that have just ended; one is not known by its name before its figures are.
             rows = attacker.place.management.get("connections", "username", user)
-            path = f"connections/{quote(rows[0]['name'], safe='')}"
-            # Not known by its name before its figures are.
+            paths = [f"connections/{quote(row['name'], safe='')}" for row in rows]
+            return [path for path in paths if attacker.management("GET", path).status_code == 200]
+
+        with Attacker(attacker.place, user).channel() as channel:
             until = time.monotonic() + 30
-            while attacker.management("GET", path).status_code != httpx.codes.OK:
+            while not (paths := known()):
                 assert time.monotonic() < until
                 channel.connection.process_data_events(0.1)
-            answer = attacker.management("DELETE", path)
+            answer = attacker.management("DELETE", paths[-1])
             channel.queue_declare("update", passive=True)  # it is open
         return answer
 
