@@ -37,7 +37,14 @@ class _Letters:
             if number == len(self.bodies) and self.mark is not None:
                 yield self.mark
             kind, headers = ("model", self.headers) if number == 1 else ("chunk", None)
-            yield Publication(self.exchange, self.routing_key, body, kind, headers=headers)
+            yield Publication(
+                self.exchange,
+                self.routing_key,
+                body,
+                kind,
+                mandatory=number == 1 and self.exchange == MODEL_EXCHANGE,
+                headers=headers,
+            )
 
 
 class Fanout:
@@ -84,7 +91,9 @@ class Fanout:
         """Publish ``weights`` to every mailbox; return when the broker has them all."""
         self._weights = Weights.of(weights)
         self._outgoing = self._announce(self._weights)
-        self._session.publish(self._letters(MODEL_EXCHANGE, "", self._mark()))
+        # After a partition a node may know no mailbox at all, and take models to nowhere.
+        letters = self._letters(MODEL_EXCHANGE, "", self._mark())
+        self._session.publish(letters, waits_for_queue=True)
 
     def send_to(self, client: str) -> None:
         """Publish the newest model into the mailbox of ``client`` alone."""

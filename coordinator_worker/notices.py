@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from broker_config.names import MODEL_EXCHANGE, UPDATE_QUEUE, mailbox
@@ -42,7 +43,7 @@ class Notices:
             notice="missing", run=run, base_version=version, here=sorted(here)[:MAX_HERE]
         )
         exchange, key = (MODEL_EXCHANGE, "") if client is None else ("", mailbox(client))
-        self._session.post(self._letter(exchange, key, notice))
+        self._session.post(replace(self._letter(exchange, key, notice), mandatory=True))
 
     def call_together(self) -> None:
         """Ask every client to join: those that stayed on after another run don't know of this."""

@@ -39,6 +39,7 @@ log = Log(__name__)
 DRAIN_S: Final = 5.0
 GOODBYE_S: Final = 5.0  # for the broker's answer to ours
 LOOK_S: Final = 3.0
+ATTEMPTS_AT_A_NODE: Final = 5
 SHORT_S: Final = 10.0  # a connection that ends sooner is none to build on
 WAIT_S: Final = 10.0
 HOPELESS_S: Final = 0.5  # for a broker that has not confirmed a word in DRAIN_S
@@ -99,13 +100,16 @@ class Session:
         self.close()
         raise failure
 
-    def publish(self, messages: Iterable[Publication | None]) -> None:
+    def publish(
+        self, messages: Iterable[Publication | None], *, waits_for_queue: bool = False
+    ) -> None:
         """Publish all of ``messages`` and return when the broker has confirmed every one.
 
         Waits for a broker that is away and starts over from the first message when the link is
         lost in between, so ``messages`` must be iterable more than once; where it yields HELD_BACK
         the rest waits for ``nudge``. Raises BrokerRefused if the broker forbids one, or the first
-        ever finds no queue (NotThere; later ones wait), Stopped if the session is closed meanwhile.
+        ever finds no queue (NotThere; later ones wait, as all do with ``waits_for_queue``), Stopped
+        if the session is closed meanwhile.
         """
         attempt = 0
         while True:
@@ -118,12 +122,15 @@ class Session:
                 return
             # At the start it is a mistake; later somebody has taken away what was there, or a node
             # of the broker is away.
-            was_there = isinstance(job.error, NotThere) and self._has_published
+            may_come = self._has_published or waits_for_queue
+            was_there = isinstance(job.error, NotThere) and may_come
             if not isinstance(job.error, Unconfirmed) and not was_there:
                 raise job.error
             attempt += 1
             say = log.warning if was_there else log.info
             say("publish_retried", "publishing again: %s", job.error)
+            if was_there and attempt % ATTEMPTS_AT_A_NODE == 0:
+                self.reopen()  # another node of a cluster may know the queue
             if self._closing.wait(backoff_s(attempt)):
                 raise Stopped("closed before the broker confirmed")
 
@@ -389,8 +396,10 @@ class Session:
     def _returned(self, _channel: Any, method: Any, properties: Any, _body: memoryview) -> None:
         target = method.exchange or method.routing_key
         error = NotThere(
-            f"no queue takes what is published to {target!r}: run `broker-config apply`"
+            f"no queue takes what is published to {target!r}: run `broker-config apply`, or in a"
+            " cluster look for a node that was cut off"
         )
+        log.warning("unroutable", "%s", error)
         self._pipeline.returned(int(properties.message_id), error)
 
     # --- what ends a connection -----------------------------------------------------------------

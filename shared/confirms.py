@@ -10,6 +10,7 @@ from typing import Final
 
 FIRST_S: Final = 30.0
 LONGEST_S: Final = 240.0
+NOTHING_BYTES: Final = 256  # heartbeats come and go meanwhile
 
 
 class ConfirmDeadline:
@@ -18,7 +19,7 @@ class ConfirmDeadline:
     def __init__(self) -> None:
         self._patience_s = FIRST_S
         self._since: float | None = None  # when something moved last
-        self._seen: tuple[int, int] = (0, 0)
+        self._progress = self._unsent_bytes = 0  # as of then
 
     def confirmed(self) -> None:
         """Something was confirmed: the broker does its work."""
@@ -30,9 +31,10 @@ class ConfirmDeadline:
         ``waits``: whether a confirm is due, and the broker has not told us to wait. ``progress``
         grows with each message sent or confirmed, ``unsent_bytes`` have not reached the broker.
         """
-        seen = (progress, unsent_bytes)
-        if not waits or self._since is None or seen != self._seen:
-            self._seen, self._since = seen, now if waits else None
+        moved = progress != self._progress or unsent_bytes < self._unsent_bytes - NOTHING_BYTES
+        if not waits or self._since is None or moved:
+            self._progress, self._unsent_bytes = progress, unsent_bytes
+            self._since = now if waits else None
             return False
         if now - self._since < self._patience_s:
             return False

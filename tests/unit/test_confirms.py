@@ -32,6 +32,12 @@ def test_bytes_that_the_broker_does_not_read_count_as_nothing_moving() -> None:
     assert look(deadline, FIRST_S, unsent_bytes=4096)
 
 
+def test_heartbeats_on_their_way_are_nothing_that_moves() -> None:
+    deadline = ConfirmDeadline()
+    found = [look(deadline, float(second), unsent_bytes=8 * (second % 2)) for second in range(60)]
+    assert any(found)
+
+
 def test_without_a_confirm_due_no_time_passes() -> None:
     deadline = ConfirmDeadline()
     look(deadline, 0.0)

@@ -106,7 +106,9 @@ class Life:
 
     # --- as Session ---
 
-    def publish(self, messages: Iterable[Publication | None]) -> None:
+    def publish(
+        self, messages: Iterable[Publication | None], *, waits_for_queue: bool = False
+    ) -> None:
         manifest, held = None, False
         for message in messages:
             if message is None:
