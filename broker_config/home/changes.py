@@ -25,6 +25,7 @@ from broker_config.credentials import (
 from broker_config.errors import BrokerConfigError
 from broker_config.federation import load, save
 from broker_config.home.marks import revoked, rotating
+from broker_config.names import WATCHER_USER
 from broker_config.topology import topology
 
 if TYPE_CHECKING:
@@ -198,8 +199,13 @@ def rotate(
     """Give the users ``names`` other passwords; what was opened with the old ones is closed.
 
     Raises:
-        BrokerConfigError: the broker has no such user.
+        BrokerConfigError: the broker has no such user, or it logs in without a password.
     """
+    if address.mutual and set(names) != {WATCHER_USER}:
+        raise BrokerConfigError(
+            "users log in by certificate here, which another password does not end: revoke a client"
+            " and enrol it under another name; only the watcher has one, for the management UI"
+        )
     for name in names:
         if management.get("users", name) is None:
             raise BrokerConfigError(f"the broker has no user {name!r}: enrol it first")
