@@ -192,8 +192,8 @@ def _state() -> Queue:
 
 def _newest() -> Queue:
     # Which version is out, for a coordinator that comes with another checkpoint: no node's loss
-    # may take that away.
-    return Queue(names.NEWEST_QUEUE, {"x-queue-type": "quorum", "x-max-length": 1})
+    # may take that away. A few, since one that was replaced may put its own behind a newer one.
+    return Queue(names.NEWEST_QUEUE, {"x-queue-type": "quorum", "x-max-length": 16})
 
 
 def _mailbox(name: str) -> Queue:

@@ -1,6 +1,7 @@
 """The coordinator's two connections, and what comes from them, from timers and from signals."""
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent import futures
 from concurrent.futures import Future
@@ -31,8 +32,13 @@ from shared.messages import Newest
 from shared.service import LAST_CHANCE_S
 from shared.supervisor import Pulse, Supervisor
 
+FAILS_S: Final = 30.0
 MAX_LOOKED_FOR: Final = 200
 QUIET_S: Final = 2.0  # connected for so long and nothing came: another one is active
+
+
+class NotPublished(Exception):
+    """From here a model reaches no mailbox; from another node of the broker it may."""
 
 
 def check_room(quorum: int, model_bytes: int) -> None:
@@ -134,8 +140,8 @@ class Links:
             self._asking.release()
         self._inbox.put(Asked())
 
-    def newest(self) -> Newest | None:
-        """Which version is out; raises BrokerUnavailable as `rounds.newest` does."""
+    def newest(self) -> tuple[Newest, ...]:
+        """What was published last; raises BrokerUnavailable as `rounds.newest` does."""
         return newest.newest(self._broker, f"{self._name} · newest")
 
     def look_for(self, clients: Sequence[str]) -> None:
@@ -155,9 +161,15 @@ class Links:
         return not self.stopped_within(WAIT_S)
 
     def wait_for(self, sending: Future[None]) -> None:
-        """Return when ``sending`` is done, or raise what it raised."""
+        """Return when ``sending`` is done, or raise what it raised.
+
+        Raises NotPublished if the broker has refused it for ``FAILS_S`` seconds.
+        """
         while not futures.wait([sending], WAIT_S).done:
             self.waiting()
+            since = self.models.fails_since
+            if since is not None and time.monotonic() - since > FAILS_S:
+                raise NotPublished
         sending.result()
 
     def waiting(self, what: str = "waiting until a model is published") -> None:

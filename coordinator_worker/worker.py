@@ -43,7 +43,7 @@ from coordinator_worker.inbox import (
 from coordinator_worker.initiation import Initiation
 from coordinator_worker.intake import Arrival, Intake
 from coordinator_worker.learning import Learning
-from coordinator_worker.links import Links, check_room
+from coordinator_worker.links import Links, NotPublished, check_room
 from coordinator_worker.monitoring.waiting import TICK_S, WaitingReport
 from coordinator_worker.notices import Notices
 from coordinator_worker.rejections import Rejections
@@ -129,11 +129,20 @@ class CoordinatorWorker:
                 if isinstance(item, Stop):
                     log.info("stopping", "asked to stop; what is in no model stays in the broker")
                     break
-                if isinstance(item, Delivery):
-                    self._deliver(item)
-                else:
-                    self._heed(item)
-            self._settle_sending()
+                try:
+                    if isinstance(item, Delivery):
+                        self._deliver(item)
+                    else:
+                        self._heed(item)
+                except NotPublished:
+                    self._let_another_try()
+            try:
+                self._settle_sending()
+            except NotPublished:
+                raise BrokerUnavailable(
+                    "the newest model, which is in the checkpoint, reaches no mailbox: look for a"
+                    " node of the broker that was cut off"
+                ) from None
             if self._finished and self._active and self._alone:
                 self._collect_final()
             if self._finished and self._evaluator is not None and self._state is not None:
@@ -330,9 +339,25 @@ class CoordinatorWorker:
             self._links.updates.reopen()
         self._links.remind(LOOK_S, Doubt())
 
+    def _let_another_try(self) -> None:
+        """The checkpoint has the model that we cannot publish; so has whoever takes over."""
+        log.warning(
+            "not_published",
+            "the newest model cannot be published from here; another coordinator may try",
+        )
+        self._abandoned = self._links.updates.epoch
+        self._links.updates.reopen()
+        self._finished = False  # `_begin` knows
+        self._let_go()
+
     def _let_go(self) -> None:
         """All that is unacknowledged is delivered again, to us or to another coordinator."""
         self._active = False
+        publishes = self._sending is not None and not self._sending[0].done()
+        if publishes and self._alone:
+            # Or an old model might go out after another coordinator's newer one.
+            self._links.models.give_up()
+            self._sending = self._fanout = None
         self._store.give_back()
         self._intake.reset()
         self._initiation.reset()
@@ -362,7 +387,10 @@ class CoordinatorWorker:
         self._state = state = replace(state, slots=self._coordinator.slots)
         self._begin_round()
         self._staging.memory_bytes = max(0, state.weights.buffer.nbytes - IN_FLIGHT_BYTES)
-        self._coordinator.send(state.weights)
+        sending = self._sender.submit(self._coordinator.send, state.weights)
+        self._sending = (sending, [], self._epoch, Phases())
+        self._links.wait_for(sending)
+        self._sending = None
         self._chronicle.published(state, self._fanout.manifest, Phases())
         self._await_deadline(state)
         if self._finished:

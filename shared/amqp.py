@@ -76,6 +76,8 @@ class Session:
         self._pipeline = Pipeline(self._send)
         self._deadline = ConfirmDeadline()
         self._has_published = False
+        self.fails_since: float | None = None  # monotonic; of what is being published
+        self._given_up = 0  # how often
         self._ready = False
         self._lock = threading.Lock()  # guards _loop, the one thing that callers' threads touch
         self._loop: Any = None
@@ -111,7 +113,7 @@ class Session:
         ever finds no queue (NotThere; later ones wait, as all do with ``waits_for_queue``), Stopped
         if the session is closed meanwhile.
         """
-        attempt = 0
+        attempt, given_up = 0, self._given_up
         while True:
             job = Job(messages)
             self._submit(job)
@@ -119,6 +121,7 @@ class Session:
                 self._on_wait()
             if job.error is None:
                 self._has_published = True
+                self.fails_since = None
                 return
             # At the start it is a mistake; later somebody has taken away what was there, or a node
             # of the broker is away.
@@ -126,13 +129,21 @@ class Session:
             was_there = isinstance(job.error, NotThere) and may_come
             if not isinstance(job.error, Unconfirmed) and not was_there:
                 raise job.error
+            if given_up != self._given_up:
+                self.fails_since = None
+                raise job.error
             attempt += 1
+            self.fails_since = self.fails_since or time.monotonic()
             say = log.warning if was_there else log.info
             say("publish_retried", "publishing again: %s", job.error)
             if was_there and attempt % ATTEMPTS_AT_A_NODE == 0:
                 self.reopen()  # another node of a cluster may know the queue
             if self._closing.wait(backoff_s(attempt)):
                 raise Stopped("closed before the broker confirmed")
+
+    def give_up(self) -> None:
+        """What is being published and fails is not tried again: ``publish`` raises the reason."""
+        self._given_up += 1
 
     def nudge(self) -> None:
         """What was held back may go out."""

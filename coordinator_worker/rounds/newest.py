@@ -6,6 +6,7 @@ a folder that was copied, a backup, or a checkpoint whose newest file is damaged
 version than is out, and what follows from it would be other models under numbers that are taken.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,11 +25,11 @@ log = Log(__name__)
 READER: Final = "the coordinator"
 
 
-def newest(broker: Broker, name: str) -> Newest | None:
-    """Which version is out, as far as the broker has been told; ``name`` is the connection's.
+def newest(broker: Broker, name: str) -> tuple[Newest, ...]:
+    """What was published last, as far as the broker has been told, the oldest first.
 
-    Raises:
-        BrokerUnavailable: nobody answered, or another coordinator is looking.
+    ``name`` is the connection's. Raises BrokerUnavailable if nobody answered, or another
+    coordinator is looking.
     """
     try:
         letters = list(peek(broker, name, NEWEST_QUEUE))
@@ -38,30 +39,34 @@ def newest(broker: Broker, name: str) -> Newest | None:
             "a second checkpoint folder would not be noticed (%s): run `broker-config apply` once",
             refused,
         )
-        return None
-    for letter in reversed(letters):
+        return ()
+    found = []
+    for letter in letters:
         try:
-            found, _ = decode(memoryview(letter.body), READER)
+            message, _ = decode(memoryview(letter.body), READER)
         except Rejected as rejected:
-            log.warning("unfenced", "%s cannot be read: %s", NEWEST_QUEUE, rejected)
-            return None
-        if isinstance(found, Newest):
-            return found
-    return None
+            log.warning("unfenced", "%s holds what cannot be read: %s", NEWEST_QUEUE, rejected)
+            continue
+        if isinstance(message, Newest):
+            found.append(message)
+    return tuple(found)
 
 
 def check(
-    state: State | None, out: Newest | None, folder: Path, damaged: str, *, is_published: bool
+    state: State | None, told: Sequence[Newest], folder: Path, damaged: str, *, is_published: bool
 ) -> None:
     """Raise ConfigError if going on from ``state`` would make a version that is out already.
 
-    ``damaged`` says what is wrong with the newer file in ``folder``, if something is.
+    ``told`` is what was published last, in that order. ``damaged`` says what is wrong with the
+    newer file in ``folder``, if something is.
     ``is_published``: the checkpoint holds what was published, as all but a region's do.
     """
     if state is None:
         return
-    known = out is not None and (out.federation, out.run) == (state.federation, state.run)
-    if out is None or not known:
+    run = (state.federation, state.run)
+    ours = [one for one in told if (one.federation, one.run) == run]
+    out = max(reversed(ours), key=lambda one: one.version, default=None)  # the last said of those
+    if out is None:
         if damaged:
             raise ConfigError(f"{damaged}: restore it, or {_go_on(state.version + 1)}")
         return

@@ -13,13 +13,16 @@ VHOST = "chaos"
 
 
 class ClusterStage(Stage):
-    """A federation on ``cluster``, its queues led by ``home_node``; ``at`` says who talks to whom.
+    """A federation on ``cluster``: the mailboxes at ``home_node``, `update` led by ``updates_at``.
 
     Workers that ``at`` does not name talk to ``home_node``.
     """
 
-    def __init__(self, cluster: Cluster, folder: Path, home_node: str, **at: str) -> None:
+    def __init__(
+        self, cluster: Cluster, folder: Path, home_node: str, updates_at: str = "", **at: str
+    ) -> None:
         self.cluster, self.home_node = cluster, home_node
+        self.updates_at = updates_at or home_node
         self.at = {name.replace("_", "-"): node for name, node in at.items()}
         self.plan, self.folder = Plan(0.0, 0), folder
         self.checkpoints = folder / "checkpoint"
@@ -34,12 +37,14 @@ class ClusterStage(Stage):
     def prepare_broker(self) -> None:
         """Declare the federation anew, where ``home_node`` is."""
         self.cluster.ask("DELETE", f"vhosts/{VHOST}", node=self.home_node)
-        address = self.cluster.machines[self.home_node].address
         clients = [word for name in CLIENTS for word in ("--client", name)]
-        self.cluster.broker_config(
-            "apply", "--home", str(self.home), "--federation", VHOST, *clients,
-            "--management-url", f"http://{ADMIN}@{address}:15672",
-        )  # fmt: skip
+        # A queue is led by the node at which it is declared.
+        for node, words in ((self.updates_at, clients[:2]), (self.home_node, clients)):
+            address = self.cluster.machines[node].address
+            self.cluster.broker_config(
+                "apply", "--home", str(self.home), "--federation", VHOST, *words,
+                "--management-url", f"http://{ADMIN}@{address}:15672",
+            )  # fmt: skip
 
     def client(self, number: int) -> None:
         """Start a client."""

@@ -59,7 +59,7 @@ class Broker:
         self.models: dict[int, set[int]] = {0: set()}  # clients may have it from an earlier life
         self.published = 0  # updates confirmed to clients so far
         self.tag = 0
-        self.newest: Newest | None = None  # as the queue of that name has it
+        self.newest: list[Newest] = []  # as the queue of that name has them
         self.dead: set[int] = set()  # tags of deliveries that came again over the same channel
 
     def requeue(self, *, first: bool) -> None:
@@ -121,7 +121,7 @@ class Life:
             self.burn()
             said, _ = decode(b"".join(bytes(piece) for piece in message.body))
             if isinstance(said, Newest):
-                self.broker.newest = said
+                self.broker.newest.append(said)
             else:
                 manifest = said
         if isinstance(manifest, ModelManifest):
@@ -153,8 +153,11 @@ class Life:
     def ask_to_stop(self) -> None:
         pass
 
-    def newest(self) -> Newest | None:
-        return self.broker.newest
+    def newest(self) -> tuple[Newest, ...]:
+        return tuple(self.broker.newest)
+
+    def give_up(self) -> None:
+        pass
 
     def ask_whether_active(self) -> None:
         self.broker.waiting.append(PROBE)
