@@ -11,7 +11,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 .DEFAULT_GOAL := help
 .PHONY: help demo screenshots settings heart-disease credit-default fashion-phones air-quality \
 	linear-regression bench bench-short experiments \
-	chaos cluster fuzz property test test-rabbitmq4 lint types imports unit format clean
+	chaos cluster fuzz property admin-crashes test test-rabbitmq4 lint types imports unit format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -71,6 +71,11 @@ cluster: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs ## three nodes, one c
 property: $(VENV)/.dev ## random Keras models against Keras's own fit: make property EXAMPLES=500
 	@OMP_NUM_THREADS=1 WARREN_TEST_EXAMPLES=$(or $(EXAMPLES),500) $(BIN)/python -m pytest \
 	  tests/unit/models/test_random_models.py -q --timeout 0
+
+# make test takes half of them.
+admin-crashes: $(VENV)/.dev ## kill broker-config before each of its effects, on a real node
+	@WARREN_TEST_CRASH_POINTS=all $(BIN)/python -m pytest \
+	  tests/integration/test_admin_crash_points.py -q --timeout 0
 
 # What is new in runs/fuzz/TARGET afterwards and worth keeping belongs into tests/fuzz/corpus.
 fuzz: $(VENV)/.fuzz ## hostile bytes, led by coverage: make fuzz SECONDS=600 TARGET=decoder

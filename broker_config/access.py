@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from broker_config import names
 from broker_config.apply import put_user
 from broker_config.errors import BrokerConfigError
+from broker_config.topology import Permission, is_contributor
 
 _TRIES: Final = 5
 
@@ -34,25 +35,42 @@ def revoke(vhost: str, name: str, management: Management) -> bool:
         if management.get("users", name) is not None:
             management.delete("users", name)
         _close_connections(name, management)
-    prefix = names.mailbox("")
     for row in management.get("queues", vhost) or ():
         queue = str(row["name"])
-        if queue.startswith(prefix) and names.speaks_for(name, queue.removeprefix(prefix)):
+        if names.owner_of_mailbox(queue) == name:
             management.delete("queues", vhost, queue)
     return not is_shared
+
+
+def with_access(vhost: str, names: Iterable[str], management: Management) -> list[str]:
+    """Those of ``names`` that have a mailbox, or a user with rights in ``vhost`` or nowhere."""
+    owners = _mailbox_owners(vhost, management)
+    found = []
+    for name in names:
+        rows = management.get("users", name, "permissions")
+        is_ours = rows is not None and (not rows or any(row["vhost"] == vhost for row in rows))
+        if is_ours or name in owners:
+            found.append(name)
+    return found
+
+
+def contributors(vhost: str, management: Management) -> list[str]:
+    """Who has a client's or a fleet's rights or mailboxes in ``vhost``, enrolled or not."""
+    rows = management.get("vhosts", vhost, "permissions") or []
+    rights = [row["user"] for row in rows if is_contributor(Permission.of(row), row["user"])]
+    return sorted({*rights, *_mailbox_owners(vhost, management)})
+
+
+def _mailbox_owners(vhost: str, management: Management) -> set[str]:
+    queues = (str(row["name"]) for row in management.get("queues", vhost) or ())
+    return {owner for owner in map(names.owner_of_mailbox, queues) if owner is not None}
 
 
 def replace_passwords(
     users: Iterable[User], passwords: Mapping[str, str], management: Management
 ) -> None:
-    """Give ``users`` the ``passwords``, and close what they opened with others.
-
-    Raises:
-        BrokerConfigError: the broker has no such user.
-    """
+    """Give ``users`` the ``passwords``, and close what they opened with others."""
     for user in users:
-        if management.get("users", user.name) is None:
-            raise BrokerConfigError(f"the broker has no user {user.name!r}: enrol it first")
         put_user(user, passwords[user.name], management)
         _close_connections(user.name, management)
 

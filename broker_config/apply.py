@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker_config.check import POLICIES, Difference, check, observe
+from broker_config.check import POLICIES, Difference, check, max_queues, observe
 from broker_config.definitions import (
     HASHING,
     exchange_body,
@@ -17,29 +18,41 @@ from broker_config.errors import BrokerConfigError
 from broker_config.topology import suited
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from broker_config.management import Management
     from broker_config.topology import Topology, User
 
 
-def apply(
+@dataclass(frozen=True)
+class Plan:
+    """What `perform` is going to do: ``found`` differs, and ``foreign`` have other passwords."""
+
+    topology: Topology
+    passwords: Mapping[str, str]
+    found: tuple[Difference, ...]
+    foreign: tuple[str, ...]
+
+
+def plan(
     topology: Topology,
     management: Management,
     passwords: Mapping[str, str],
     *,
     reset_passwords: bool = False,
-) -> list[Difference]:
-    """Create and mend what differs from ``topology``; return what differed.
+    ours: Collection[str] = (),
+) -> Plan:
+    """Find what differs from ``topology``, and refuse what cannot be done; changes nothing.
 
     Nothing is deleted but bindings that an earlier version made and that do harm. What cannot be
     changed in place stops everything before the first change. A user that has another password
     than ``passwords`` says keeps it, since somebody may be logging in with it, unless
-    ``reset_passwords``.
+    ``reset_passwords``. ``ours`` are users whose passwords are being replaced by us: theirs may
+    differ.
 
     Raises:
-        BrokerConfigError: a queue or an exchange exists with other arguments, a user has another
-            password, or the broker refuses.
+        BrokerConfigError: a queue or an exchange exists with other arguments, or a user has another
+            password.
     """
     found = check(topology, management)
     if (observed := observe(topology.vhost, management)) is not None:
@@ -50,45 +63,80 @@ def apply(
                 f"{difference} in vhost {topology.vhost}; RabbitMQ cannot change that in place: "
                 f"let it run empty, delete that {difference.kind} in the management UI, apply again"
             )
-    foreign = _foreign_passwords(topology, management, passwords)
+    found_foreign = foreign_passwords(topology, management, passwords)
+    foreign = [user for user in found_foreign if user not in ours]
     if foreign and not reset_passwords:
         raise BrokerConfigError(
             f"the broker knows another password for {', '.join(foreign)} than credentials.json: "
             "bring the file of the home that made it, or apply --reset-passwords and hand out "
             "the new bundles"
         )
+    return Plan(topology, passwords, tuple(found), tuple(foreign))
+
+
+def perform(planned: Plan, management: Management) -> list[Difference]:
+    """Create and mend what differs; return what differed. Nothing is ever deleted.
+
+    Interrupted anywhere it is only not done yet: planned and performed again, it goes on.
+
+    Raises:
+        BrokerConfigError: the broker refuses.
+    """
+    topology, found = planned.topology, list(planned.found)
     if any(difference.kind == "vhost" for difference in found):
-        _create_vhost(topology.vhost, management)
+        management.put("vhosts", topology.vhost, body={})
         found += check(topology, management)
+    if found:
+        _let_ourselves_in(topology.vhost, management)
     wrong = {(difference.kind, difference.name) for difference in found}
     for user in topology.users:
-        if ("user", user.name) in wrong or user.name in foreign:
-            put_user(user, passwords[user.name], management)
+        if ("user", user.name) in wrong or user.name in planned.foreign:
+            put_user(user, planned.passwords[user.name], management)
+    if ("limit", topology.vhost) in wrong:
+        _put_max_queues(topology, management)
     _put_objects(topology, management, wrong)
     # Last, so that whoever may log in finds everything in its place.
     _put_permissions(topology, management, wrong)
-    found += [Difference("user", name, "password reset") for name in foreign]
+    found += [Difference("user", name, "password reset") for name in planned.foreign]
     return found
 
 
-def _foreign_passwords(
+def foreign_passwords(
     topology: Topology, management: Management, passwords: Mapping[str, str]
 ) -> list[str]:
+    """Users whose password on the broker is not the one in ``passwords``, where that has one."""
     hashes = {row["name"]: row for row in management.get("users")}
     return [
         user.name
         for user in topology.users
         if user.name in hashes
+        and user.name in passwords
         and hashes[user.name].get("hashing_algorithm", HASHING) == HASHING
         and not is_password(passwords[user.name], hashes[user.name]["password_hash"])
     ]
 
 
-def _create_vhost(vhost: str, management: Management) -> None:
-    management.put("vhosts", vhost, body={})
+def _let_ourselves_in(vhost: str, management: Management) -> None:
     # Whoever creates a vhost may not yet declare anything in it.
-    everything = {"configure": ".*", "write": ".*", "read": ".*"}
-    management.put("permissions", vhost, management.user, body=everything)
+    if management.get("permissions", vhost, management.user) is None:
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        management.put("permissions", vhost, management.user, body=everything)
+
+
+def put_bounds(topology: Topology, management: Management) -> None:
+    """Bring the limits that go with a federation's size to those of ``topology``."""
+    wrong = {(difference.kind, difference.name) for difference in check(topology, management)}
+    if ("vhost", topology.vhost) not in wrong:
+        _put_policies(topology, management, wrong)
+        if ("limit", topology.vhost) in wrong:
+            _put_max_queues(topology, management)
+
+
+def _put_max_queues(topology: Topology, management: Management) -> None:
+    """Bound the queues in the vhost of ``topology``, if it is there."""
+    if (observed := observe(topology.vhost, management)) is not None:
+        most = max_queues(topology, observed)
+        management.put("vhost-limits", topology.vhost, "max-queues", body={"value": most})
 
 
 def put_user(user: User, password: str, management: Management) -> None:
@@ -107,9 +155,7 @@ def _put_objects(topology: Topology, management: Management, wrong: set[tuple[st
         if ("exchange", exchange.name) in wrong:
             management.put("exchanges", vhost, exchange.name, body=exchange_body(exchange.kind))
     # Policies before queues: a mailbox without its limit would fill up meanwhile.
-    for policy in topology.policies:
-        if (policy.kind, policy.name) in wrong:
-            management.put(POLICIES[policy.operator], vhost, policy.name, body=policy_body(policy))
+    _put_policies(topology, management, wrong)
     for queue in topology.queues:
         if ("queue", queue.name) in wrong:
             management.put("queues", vhost, queue.name, body=queue_body(queue.arguments))
@@ -127,6 +173,13 @@ def _put_bindings(topology: Topology, management: Management, wrong: set[tuple[s
             path = ("bindings", vhost, "e", binding.source, "q", binding.queue)
             # How the management API writes the properties of a binding without routing key.
             management.delete(*path, binding.routing_key or "~")
+
+
+def _put_policies(topology: Topology, management: Management, wrong: set[tuple[str, str]]) -> None:
+    for policy in topology.policies:
+        if (policy.kind, policy.name) in wrong:
+            path = (POLICIES[policy.operator], topology.vhost, policy.name)
+            management.put(*path, body=policy_body(policy))
 
 
 def _put_permissions(

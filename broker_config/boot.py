@@ -34,7 +34,13 @@ def start_epmd(node: Node, epmd: str) -> Node:
     of this machine would come to depend on.
     """
     command = [epmd, "-address", LOOPBACK, "-port", str(node.ports.epmd)]
-    started = processes.spawn(command, _environment(node), node.folder, _output(node))
+    started = processes.spawn(
+        command,
+        _environment(node),
+        node.folder,
+        _output(node),
+        node_files.epmd_pid_file(node.folder),
+    )
     node = replace(node, epmd_pid=started)
     if not processes.wait_for(lambda: _answers(node.ports.epmd, b""), 10.0):
         processes.end(started, str(node.folder), 5.0)
@@ -45,7 +51,8 @@ def start_epmd(node: Node, epmd: str) -> Node:
 def start_server(node: Node) -> Node:
     """Start RabbitMQ."""
     _output(node).write_text("")
-    started = processes.spawn([node.server], _environment(node), node.folder, _output(node))
+    noted = node_files.server_pid_file(node.folder)
+    started = processes.spawn([node.server], _environment(node), node.folder, _output(node), noted)
     return replace(node, pid=started)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -72,7 +73,7 @@ class Authority:
         identity = Identity(self.folder / "server.pem", self.folder / "server.key")
         wanted = {str(_name(host).value) for host in (*LOCAL_HOSTS, *hosts)}
         has = _hosts(identity.certificate)
-        if renew or not wanted <= has or _is_old(identity.certificate):
+        if renew or not wanted <= has or self._is_unusable(identity):
             names = sorted({*wanted, *has})
             self._issue(identity, "broker", [_SERVER], [_name(name) for name in names])
         return identity
@@ -81,7 +82,7 @@ class Authority:
         """The certificate that ``name`` logs in with."""
         folder = private_folder(self.folder / "users")
         identity = Identity(folder / f"{name}.pem", folder / f"{name}.key")
-        if renew or _is_old(identity.certificate):
+        if renew or self._is_unusable(identity):
             self._issue(identity, name, [_CLIENT], [])
         return identity
 
@@ -118,6 +119,21 @@ class Authority:
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise BrokerConfigError(f"{self._key} is not one of ours: delete {self.folder}")
         return certificate, key
+
+    def _is_unusable(self, identity: Identity) -> bool:
+        """Whether it is missing, ends soon, or was left half-written: without its own key, or by
+        another authority.
+        """
+        found = _certificate(identity.certificate)
+        soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=_RENEW_DAYS)
+        if found is None or found.not_valid_after_utc < soon:
+            return True
+        try:
+            key = serialization.load_pem_private_key(identity.key.read_bytes(), None)
+            found.verify_directly_issued_by(self._load()[0])
+        except (OSError, ValueError, TypeError, InvalidSignature):
+            return True
+        return key.public_key() != found.public_key()
 
     def _issue(
         self,
@@ -215,12 +231,6 @@ def _certificate(path: Path) -> x509.Certificate | None:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def _is_old(path: Path) -> bool:
-    found = _certificate(path)
-    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=_RENEW_DAYS)
-    return found is None or found.not_valid_after_utc < soon
 
 
 def _hosts(path: Path) -> set[str]:

@@ -43,7 +43,9 @@ class Difference:
 
 def check(topology: Topology, management: Management) -> list[Difference]:
     """Every way in which the broker is not as ``topology`` declares; empty when it is."""
-    return differences(topology, observe(topology.vhost, management))
+    observed = observe(topology.vhost, management)
+    found = differences(topology, observed)
+    return found + list(_most_queues(topology, observed)) if observed else found
 
 
 def observe(vhost: str, management: Management) -> Topology | None:
@@ -51,12 +53,13 @@ def observe(vhost: str, management: Management) -> Topology | None:
     if management.get("vhosts", vhost) is None:
         return None
     granted = {
-        row["user"]: Permission(row["configure"], row["write"], row["read"])
-        for row in management.get("vhosts", vhost, "permissions")
+        row["user"]: Permission.of(row) for row in management.get("vhosts", vhost, "permissions")
     }
     limits = {row["user"]: row["value"] for row in management.get("user-limits")}
+    bounds = {row["vhost"]: row["value"] for row in management.get("vhost-limits", vhost) or ()}
     return Topology(
         vhost=vhost,
+        max_queues=bounds.get(vhost, {}).get("max-queues"),
         exchanges=tuple(
             Exchange(row["name"], row["type"] if row["durable"] else f"{row['type']}, not durable")
             for row in management.get("exchanges", vhost)
@@ -130,6 +133,24 @@ def _users(declared: Topology, observed: Topology) -> Iterator[Difference]:
             has = getattr(other.permission, right)
             if has != pattern:
                 yield Difference("permission", user.name, _not(has, pattern, right))
+
+
+def max_queues(declared: Topology, observed: Topology | None) -> int:
+    """How many queues to allow in the vhost: all that are there or declared, and the watchers'.
+
+    Fewer than are there would let nobody watch. A fleet that was made smaller leaves mailboxes.
+    """
+    there = observed.own_queues if observed else frozenset()
+    watchers = (declared.max_queues or 0) - len(declared.queues)
+    return len(there | declared.own_queues) + watchers
+
+
+def _most_queues(declared: Topology, observed: Topology) -> Iterator[Difference]:
+    most, has = max_queues(declared, observed), observed.max_queues
+    # A queue or two that an administrator has added since leave room enough.
+    room = ((declared.max_queues or 0) - len(declared.queues)) // 2
+    if has is None or not most - room <= has <= most:
+        yield Difference("limit", declared.vhost, _not(has, most, "max-queues"))
 
 
 def _exchanges(declared: Topology, observed: Topology) -> Iterator[Difference]:

@@ -242,7 +242,9 @@ def _broker() -> Parser:
     group.add_argument(
         "--amqp-address",
         metavar="URL",
-        help="how workers reach it (default: amqp://, the same host, port 5672)",
+        action="append",
+        help="how workers reach it, one host (remembered; default: amqp://, the same host, port"
+        " 5672)",
     )
     group.add_argument(
         "--ca",

@@ -2,40 +2,71 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import sys
 from typing import TYPE_CHECKING
 
-from broker_config import access
 from broker_config import node as private
 from broker_config import options as read
-from broker_config.apply import apply as bring_to_state
 from broker_config.certificates import Authority
-from broker_config.check import check as find_differences
 from broker_config.credentials import (
     Address,
     bundle_path,
     ensure_passwords,
     load_passwords,
-    new_passwords,
-    save_passwords,
     write_bundles,
 )
 from broker_config.definitions import definitions as as_definitions
 from broker_config.errors import BrokerConfigError
-from broker_config.federation import save
-from broker_config.keys import ensure_keys, rotate_keys
+from broker_config.files import private_folder
+from broker_config.home import changes
+from broker_config.home.findings import findings
+from broker_config.home.lock import alone
+from broker_config.keys import bundled, ensure_keys, rotate_keys
 from broker_config.management import Management
 from broker_config.ports import Ports
 from broker_config.topology import topology
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from broker_config.federation import Federation
 
+    Command = Callable[[argparse.Namespace], int]
 
+
+def _alone(home: str) -> Callable[[Command], Command]:
+    """A command that has its home to itself, and that of its broker's passwords.
+
+    ``home`` is "made" if need be, "kept" private if it is there, or only "read".
+    """
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def locked(options: argparse.Namespace) -> int:
+            folder = read.home(options)
+            if home == "made" and not folder.is_dir():
+                read.broker_home(options)  # refused before a folder is made for it
+            if home == "made" or (home == "kept" and folder.is_dir()):
+                private_folder(folder)
+            with contextlib.ExitStack() as held:
+                if folder.is_dir():
+                    held.enter_context(alone(folder))
+                    credentials = read.broker_home(options)
+                    if credentials.is_dir():
+                        held.enter_context(alone(credentials))
+                return command(options)
+
+        return locked
+
+    return decorate
+
+
+@_alone("made")
 def up(options: argparse.Namespace) -> int:
     """Start the private node, or find it running."""
     federation = read.federation(options)
@@ -59,6 +90,7 @@ def up(options: argparse.Namespace) -> int:
     return 0
 
 
+@_alone("kept")
 def down(options: argparse.Namespace) -> int:
     """Stop the private node."""
     home = read.home(options)
@@ -88,30 +120,35 @@ def status(options: argparse.Namespace) -> int:
     return 0 if found.running else 1
 
 
+@_alone("made")
 def apply(options: argparse.Namespace) -> int:
     """Bring the broker to the declared state."""
     return _apply(options, read.federation(options))
 
 
+@_alone("made")
 def enrol(options: argparse.Namespace) -> int:
     """Add clients."""
-    federation = read.federation(options).enrolling(options.name)
+    federation = read.federation(options, options.name)
     code = _apply(options, federation)
-    for name in options.name:
-        _say(f"hand to {name}: {bundle_path(read.home(options), name)}")
+    _hand_over(read.home(options), options.name)
     return code
 
 
+@_alone("read")
 def check(options: argparse.Namespace) -> int:
     """Print one line per difference; 1 if there are any."""
     federation = read.federation(options)
-    with _broker(options)[0] as management:
-        found = find_differences(topology(federation), management)
+    opened, node = _broker(options)
+    with opened as management:
+        address = _address(options, node, management)
+        found = findings(read.homes(options), federation, address, management)
     for difference in found:
         _say(str(difference))
     return 1 if found else 0
 
 
+@_alone("kept")
 def definitions(options: argparse.Namespace) -> int:
     """Print RabbitMQ's definitions."""
     declared = topology(read.federation(options))
@@ -124,25 +161,16 @@ def definitions(options: argparse.Namespace) -> int:
     return 0
 
 
+@_alone("kept")
 def revoke(options: argparse.Namespace) -> int:
     """End the access of clients and fleets."""
-    home = read.home(options)
     federation = read.remembered_federation(options)
-    rest = federation.without(options.name)
     opened, node = _broker(options)
     with opened as management:
-        gone = [n for n in options.name if access.revoke(federation.name, n, management)]
         address = _address(options, node, management)
-    credentials = read.broker_home(options)
-    passwords = load_passwords(credentials)
-    kept = {user: password for user, password in passwords.items() if user not in gone}
-    save_passwords(credentials, kept)
-    save(home / "federation.json", rest)
-    write_bundles(home, rest, address, kept)
+        homes = read.homes(options)
+        gone = changes.revoke(homes, federation, options.name, address, management)
     for name in options.name:
-        bundle_path(home, name).unlink(missing_ok=True)
-        if name in gone and (credentials / "tls").exists():
-            Authority(credentials).forget(name)
         what = "its user, connections and mailboxes are gone"
         if name not in gone:
             what = "its connections and mailboxes here are gone; other federations keep the user"
@@ -150,48 +178,61 @@ def revoke(options: argparse.Namespace) -> int:
     return 0
 
 
+@_alone("kept")
 def rotate(options: argparse.Namespace) -> int:
     """Replace passwords or the coordinator's keys."""
-    home = read.home(options)
     federation = read.remembered_federation(options)
-    known = {user.name: user for user in topology(federation).users}
-    names = list(known) if options.keys else options.name or list(known)
+    known = [user.name for user in topology(federation).users]
+    if options.keys and options.name:
+        raise BrokerConfigError("--keys are the coordinator's alone: leave out the names")
+    names = options.name or known
     if unknown := set(names) - set(known):
         raise BrokerConfigError(f"{min(unknown)!r} is no user here; users: {', '.join(known)}")
     opened, node = _broker(options)
-    credentials = read.broker_home(options)
-    passwords = load_passwords(credentials)
     with opened as management:
         address = _address(options, node, management)
         if options.keys:
-            rotate_keys(home, ensure_keys(home))
+            _rotate_keys(read.homes(options), federation, address)
         else:
-            # Kept before the broker has them: what is interrupted here can be done again.
-            passwords = save_passwords(credentials, passwords | new_passwords(names))
-            access.replace_passwords([known[name] for name in names], passwords, management)
-    write_bundles(home, federation, address, passwords)
+            changes.rotate(read.homes(options), federation, names, address, management)
+            _hand_over(read.home(options), names)
+    return 0
+
+
+def _rotate_keys(homes: changes.Homes, federation: Federation, address: Address) -> None:
+    keys = ensure_keys(homes.folder)
+    if keys.in_bundles:
+        keys = rotate_keys(homes.folder, keys)
+    else:
+        # Another one would give up the keys that clients still have.
+        _say("the last rotation was interrupted: it is finished now, with the keys that it made")
+    write_bundles(homes.folder, federation, address, load_passwords(homes.credentials))
+    _hand_over(homes.folder, (user.name for user in topology(federation).users))
+    sys.stdout.flush()
+    # Last: whoever has read what to hand over knows that this is done.
+    bundled(homes.folder, keys)
+
+
+def _hand_over(home: Path, names: Iterable[str]) -> None:
     for name in names:
         _say(f"hand to {name}: {bundle_path(home, name)}")
-    return 0
 
 
 def _apply(options: argparse.Namespace, federation: Federation) -> int:
-    home = read.home(options)
+    homes = read.homes(options)
     opened, node = _broker(options)
-    declared = topology(federation)
-    passwords = ensure_passwords(read.broker_home(options), [user.name for user in declared.users])
     with opened as management:
         address = _address(options, node, management)
         reset = getattr(options, "reset_passwords", False)
-        changed = bring_to_state(declared, management, passwords, reset_passwords=reset)
-    save(home / "federation.json", federation)
-    write_bundles(home, federation, address, passwords)
+        changed = changes.grant(homes, federation, address, management, reset_passwords=reset)
     for difference in changed:
         _say(f"mended: {difference}")
-    _table(("broker", f"{address.amqp}/{federation.name}"), ("bundles", _bundles(home, federation)))
+    bundles = _bundles(homes.folder, federation)
+    _table(("broker", f"{address.amqp}/{federation.name}"), ("bundles", bundles))
     return 0
 
 
+@_alone("made")
 def certs(options: argparse.Namespace) -> int:
     """Make certificates for a broker of the operator's own."""
     home, federation = read.home(options), read.federation(options)
@@ -223,10 +264,10 @@ def _address(
     """Where the broker's users find it."""
     if node:
         return node.address
-    host = f"[{management.host}]" if ":" in management.host else management.host
     trust = read.trust(options)
     mutual = Authority(read.broker_home(options)) if trust.client_certificates else None
-    return Address(read.amqp_address(options, host), management.address, trust.ca, mutual)
+    address = read.amqp_address(options, management)
+    return Address(address, management.address, trust.ca, mutual)
 
 
 def _broker(options: argparse.Namespace) -> tuple[Management, private.Node | None]:

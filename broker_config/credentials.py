@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from broker_config.certificates import Authority
     from broker_config.federation import Federation
+    from broker_config.keys import Keys
 
 
 def load_passwords(home: Path) -> dict[str, str]:
@@ -75,9 +76,14 @@ class Address:
         login = quote(user, safe="") if self.mutual else _login(user, password)
         return f"{scheme}://{login}@{place}/{quote(vhost, safe='')}"
 
+    @property
+    def trust(self) -> str:
+        """The line of a bundle that says who vouches for the broker."""
+        return f"WARREN_CA={self.ca}\n" if self.ca else ""
+
     def tls(self, user: str) -> str:
         """The lines of the bundle of ``user`` that TLS needs."""
-        text = f"WARREN_CA={self.ca}\n" if self.ca else ""
+        text = self.trust
         if self.mutual:
             certificate, key = self.mutual.user(user).for_bundle()
             text += f"WARREN_TLS_CERTIFICATE={certificate}\nWARREN_TLS_KEY={key}\n"
@@ -98,8 +104,43 @@ def write_bundles(
     home: Path, federation: Federation, address: Address, passwords: Mapping[str, str]
 ) -> list[Path]:
     """Write one environment file per user whose password is known; return their paths."""
+    written = []
+    texts = _bundles(ensure_keys(home), federation, address, passwords)
+    for user, text in texts.items():
+        path = bundle_path(home, user)
+        write_private(path, text + address.tls(user))
+        written.append(path)
+    return written
+
+
+def outdated_bundles(
+    home: Path, federation: Federation, address: Address, passwords: Mapping[str, str]
+) -> list[Path]:
+    """The bundles in ``home`` that say something else than `write_bundles` would.
+
+    Those that are not there were handed over. A certificate may be older: it is good until it ends.
+    """
+    if not (home / "keys.json").exists():
+        return []
+    texts = _bundles(ensure_keys(home), federation, address, passwords)
+    texts = {user: text + address.trust for user, text in texts.items()}
+    return [
+        path
+        for user, text in texts.items()
+        if (path := bundle_path(home, user)).exists()
+        and _without_certificate(path.read_text()) != _without_certificate(text)
+    ]
+
+
+def _without_certificate(text: str) -> set[str]:
+    return {line for line in text.splitlines() if not line.startswith("WARREN_TLS_")}
+
+
+def _bundles(
+    keys: Keys, federation: Federation, address: Address, passwords: Mapping[str, str]
+) -> dict[str, str]:
+    """What the bundle of each user says, but for TLS."""
     places = len(federation.clients) + sum(fleet.size for fleet in federation.fleets)
-    keys = ensure_keys(home)
     trust = f"WARREN_VERIFY_KEYS={','.join(keys.verify)}\n"
     trust += f"WARREN_ENCRYPT_KEY={keys.encrypt}\n" if federation.encrypt_updates else ""
     extra = {
@@ -109,20 +150,17 @@ def write_bundles(
     }
     extra |= {client: f"WARREN_CLIENT={client}\n{trust}" for client in federation.clients}
     extra |= {fleet.name: f"WARREN_FLEET={fleet.name}\n{trust}" for fleet in federation.fleets}
-    written = []
+    texts = {}
     for user in (names.COORDINATOR_USER, names.WATCHER_USER, ADMIN.name, *federation.users):
         if user not in passwords:
             continue
         password = passwords[user]
         text = f"WARREN_BROKER_URL={address.broker_url(user, password, federation.name)}\n"
-        text += extra.get(user, "") + address.tls(user)
+        text += extra.get(user, "")
         if user in (names.WATCHER_USER, ADMIN.name):
             text += f"WARREN_MANAGEMENT_URL={address.management_url(user, password)}\n"
-        path = bundle_path(home, user)
-        if not path.exists() or path.read_text() != text:
-            write_private(path, text)
-        written.append(path)
-    return written
+        texts[user] = text
+    return texts
 
 
 def _login(user: str, password: str) -> str:

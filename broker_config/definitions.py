@@ -25,6 +25,9 @@ def definitions(
     Without ``passwords`` the users have none (no hash either): good for reading, and a broker that
     imports it refuses their logins until each is given a password. ``admin`` adds the
     administrator of a private node.
+
+    Not the limit of queues, which `apply` sets: RabbitMQ 4 refuses a whole file, and a node does
+    not boot, when its queues would exceed the limit of the vhost that is there already.
     """
     vhost = topology.vhost
     users = (*topology.users, ADMIN) if admin else topology.users

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared.files import PRIVATE, flush_folder, private_folder, replacing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["private_folder", "write_private"]
 
 
-def private_folder(folder: Path) -> Path:
-    """Make ``folder`` (and its parents) so that nobody else may look into it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
-
-
-def write_private(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace ``path`` in one step by a file of ``mode``.
+def write_private(path: Path, text: str, mode: int = PRIVATE) -> None:
+    """Replace ``path`` in one step by a file of ``mode``, unless it says ``text`` already.
 
     Never by opening it and changing its mode afterwards: between the two anybody could read a
-    password, and a crash would leave half a file.
+    password, and a crash would leave half a file. What is already said needs no room on a disk
+    that is full.
     """
     private_folder(path.parent)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    if _says(path, text):
+        path.chmod(mode)
+        return
+    # Always the same name: what a kill leaves here is replaced, and no second copy of a secret.
+    temporary = path.with_name(f".{path.name}.tmp")
+    with replacing(path, temporary, mode=PRIVATE), temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), mode)
+        file.flush()
+        os.fsync(file.fileno())
+    flush_folder(path.parent)
+
+
+def _says(path: Path, text: str) -> bool:
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        return path.read_text(encoding="utf-8") == text
+    except (FileNotFoundError, UnicodeDecodeError):
+        return False

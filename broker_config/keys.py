@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -28,10 +28,14 @@ _KEPT: Final = 2
 
 @dataclass(frozen=True)
 class Keys:
-    """Private keys, the newest first."""
+    """Private keys, the newest first.
+
+    Not ``in_bundles``: a rotation has made the newest, and has not written all bundles yet.
+    """
 
     signing: tuple[str, ...]
     decrypt: tuple[str, ...]
+    in_bundles: bool = True
 
     @property
     def verify(self) -> tuple[str, ...]:
@@ -53,25 +57,35 @@ def ensure_keys(home: Path) -> Keys:
     path = home / "keys.json"
     try:
         found = json.loads(path.read_text())
-        keys = Keys(tuple(found["signing"]), tuple(found["decrypt"]))
+        done = bool(found.get("in_bundles", True))
+        keys = Keys(tuple(found["signing"]), tuple(found["decrypt"]), done)
         if not (keys.verify and keys.encrypt):
             raise ValueError("no key")
     except FileNotFoundError:
-        return rotate_keys(home, Keys((), ()))
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        return rotate_keys(home, Keys((), ()), in_bundles=True)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise BrokerConfigError(
             f"{path} is damaged: restore it, or delete it and hand out all bundles again"
         ) from error
     return keys
 
 
-def rotate_keys(home: Path, keys: Keys) -> Keys:
+def rotate_keys(home: Path, keys: Keys, *, in_bundles: bool = False) -> Keys:
     """New keys in front of ``keys``, kept in ``home``; the oldest is given up."""
     signing = _text(Ed25519PrivateKey.generate().private_bytes_raw())
     decrypt = _text(X25519PrivateKey.generate().private_bytes_raw())
-    kept = Keys((signing, *keys.signing)[:_KEPT], (decrypt, *keys.decrypt)[:_KEPT])
-    write_private(home / "keys.json", json.dumps(asdict(kept), indent=2) + "\n")
-    return kept
+    new = Keys((signing, *keys.signing)[:_KEPT], (decrypt, *keys.decrypt)[:_KEPT], in_bundles)
+    return _save(home, new)
+
+
+def bundled(home: Path, keys: Keys) -> Keys:
+    """Remember that all bundles have ``keys``."""
+    return _save(home, replace(keys, in_bundles=True))
+
+
+def _save(home: Path, keys: Keys) -> Keys:
+    write_private(home / "keys.json", json.dumps(asdict(keys), indent=2) + "\n")
+    return keys
 
 
 def _public(load: Callable[[bytes], Ed25519PrivateKey | X25519PrivateKey], private: str) -> str:

@@ -51,6 +51,13 @@ def mailbox(client: str) -> str:
     return f"model.{client}"
 
 
+def owner_of_mailbox(queue: str) -> str | None:
+    """The user whose mailbox ``queue`` is, or whose fleet's; None if it is no mailbox."""
+    prefix = mailbox("")
+    matched = _CLIENT.fullmatch(queue.removeprefix(prefix)) if queue.startswith(prefix) else None
+    return matched[1] if matched else None
+
+
 def fleet_member(fleet: str, number: int) -> str:
     """Client id of replica ``number`` (from 0) of ``fleet``."""
     return f"{fleet}.{number}"

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import secrets
 import shutil
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from broker_config import boot, node_files, processes
-from broker_config.apply import apply
 from broker_config.certificates import Authority
-from broker_config.credentials import Address, ensure_passwords, load_passwords, write_bundles
+from broker_config.credentials import Address, ensure_passwords, load_passwords
 from broker_config.definitions import definitions
 from broker_config.errors import BrokerConfigError
 from broker_config.federation import load as load_federation
 from broker_config.federation import save as save_federation
 from broker_config.files import private_folder, write_private
+from broker_config.home.changes import Homes, grant
+from broker_config.home.lock import alone
+from broker_config.home.marks import revoked
 from broker_config.install import ensure_server
 from broker_config.management import Management
 from broker_config.ports import LOOPBACK, Ports, settle
 from broker_config.topology import ADMIN, topology
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from broker_config.federation import Federation
 
 DEADLINE_S: Final = 90.0
@@ -141,7 +140,7 @@ def up(
             other machines are to be let in without TLS and nobody said so.
     """
     home = private_folder(home.resolve())
-    with _alone(home):
+    with alone(home):
         before = _load(home)
         if before is not None and before.running:
             node = _running(before, ports or Ports(), tls, host, deadline_s)
@@ -153,13 +152,10 @@ def up(
 
 
 def bring_to_state(node: Node, federation: Federation) -> None:
-    """Apply ``federation`` to the running ``node``, remember it and write its bundles."""
-    declared = topology(federation)
-    passwords = ensure_passwords(node.home, [user.name for user in (*declared.users, ADMIN)])
-    with node.manage() as management:
-        apply(declared, management, passwords)
-    save_federation(node.home / "federation.json", federation)
-    write_bundles(node.home, federation, node.address, passwords)
+    """Remember ``federation``, write its bundles, and bring the running ``node`` to its state."""
+    homes = Homes(node.home, node.home)
+    with alone(node.home), node.manage() as management:
+        grant(homes, federation, node.address, management, also=[ADMIN.name])
 
 
 def down(home: Path) -> bool:
@@ -167,7 +163,7 @@ def down(home: Path) -> bool:
     home = home.resolve()
     if _load(home) is None:
         return False
-    with _alone(home):
+    with alone(home):
         node = _load(home)
         return node is not None and _stop(node)
 
@@ -256,16 +252,33 @@ def _start(
     epmd = shutil.which("epmd")
     if epmd is None:
         raise BrokerConfigError("no epmd on the PATH: it comes with Erlang, install that")
+    # Not who was revoked and is enrolled again: that waits until its last password is forgotten.
+    federation = federation.without(
+        name for name in revoked(home).names() if name in federation.users
+    )
     declared = topology(federation)
     passwords = ensure_passwords(home, [user.name for user in (*declared.users, ADMIN)])
+    # Before the node lets anybody in whom the home does not know.
+    save_federation(home / "federation.json", federation)
     node = Node(home, name, ports, str(script), tls=reach.tls, host=reach.host)
     told = definitions(declared, passwords, admin=True)
+    if node_files.has_data(node.folder):
+        # For the same reason: what is declared and not there is made when it has booted.
+        told |= {"queues": [], "bindings": []}
     node_files.write_files(node.folder, ports, told, node.tls, node.host)
+    _save(node)  # its data are going to belong to its name
+    return _boot(node, epmd, deadline_s)
+
+
+def _boot(node: Node, epmd: str, deadline_s: float) -> Node:
+    """Start the processes of ``node`` and wait until it answers; end them if it does not."""
     try:
         with processes.undisturbed():
-            node = _save(boot.start_epmd(node, epmd))
+            node = boot.start_epmd(node, epmd)
+            _save(node)
         with processes.undisturbed():
-            node = _save(boot.start_server(node))
+            node = boot.start_server(node)
+            _save(node)
         boot.wait_until_ready(node, deadline_s)
     except BaseException:
         _stop(node)
@@ -281,26 +294,36 @@ def _stop(node: Node) -> bool:
             processes.end(node.pid, str(node.folder), _STOP_S)
         if node.epmd_pid:
             processes.end(node.epmd_pid, str(node.folder), 5.0)
-        _save(replace(node, pid=0, epmd_pid=0))
+        with suppress(OSError):  # a full disk; that they have ended shows without it
+            _save(replace(node, pid=0, epmd_pid=0))
     return was_running
-
-
-@contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """Let one command at a time change ``home``: two would each start a node in it."""
-    with (home / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _load(home: Path) -> Node | None:
     try:
         found = json.loads((home / "node.json").read_text())
-        return Node(home=home, **{**found, "ports": Ports(**found["ports"])})
+        node = Node(home=home, **{**found, "ports": Ports(**found["ports"])})
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError) as error:
         raise BrokerConfigError(f"{home / 'node.json'} is damaged: {error!r}") from error
+    return replace(
+        node,
+        pid=_living(node, node.pid, node_files.server_pid_file(node.folder)),
+        epmd_pid=_living(node, node.epmd_pid, node_files.epmd_pid_file(node.folder)),
+    )
+
+
+def _living(node: Node, known: int, noted: Path) -> int:
+    """The pid of a process of ``node``: the ``known`` one, or one that was ``noted`` since.
+
+    Whoever started it may have been killed before it could remember it.
+    """
+    mark = str(node.folder)
+    if known and processes.is_ours(known, mark):
+        return known
+    found = processes.noted_in(noted)
+    return found if found and processes.is_ours(found, mark) else known
 
 
 def _save(node: Node) -> Node:

@@ -104,6 +104,21 @@ def output_file(folder: Path) -> Path:
     return folder / "log" / "output.log"
 
 
+def server_pid_file(folder: Path) -> Path:
+    """Where RabbitMQ's pid is noted as it starts."""
+    return folder / "server.pid"
+
+
+def epmd_pid_file(folder: Path) -> Path:
+    """Where the pid of its name server is."""
+    return folder / "epmd.pid"
+
+
+def has_data(folder: Path) -> bool:
+    """Whether the node in ``folder`` has begun to keep data."""
+    return (folder / "data").exists()
+
+
 def write_files(
     folder: Path, ports: Ports, definitions: Mapping[str, Any], tls: str = "", host: str = ""
 ) -> None:

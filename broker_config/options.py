@@ -7,16 +7,24 @@ import ipaddress
 import json
 import os
 import re
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from broker_config.certificates import read_ca
 from broker_config.errors import BrokerConfigError
-from broker_config.federation import Federation, Fleet, load
+from broker_config.federation import Federation, Fleet
 from broker_config.files import private_folder, write_private
+from broker_config.home.changes import Homes, remembered
+from broker_config.home.marks import revoked
 from broker_config.ports import NO_PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from broker_config.management import Management
 
 _UNITS: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
 _BINARY: Final = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
@@ -84,6 +92,11 @@ def broker_home(options: argparse.Namespace) -> Path:
     other = Path(given).expanduser().resolve()
     if not (other / "credentials.json").exists():
         raise BrokerConfigError(f"{other} has no broker yet: `broker-config up --home {given}`")
+    if (other / "broker-home").exists():
+        raise BrokerConfigError(
+            f"{other} itself uses the broker of another home: give --on "
+            f"{(other / 'broker-home').read_text()}"
+        )
     if other == mine or (mine / "node.json").exists():
         raise BrokerConfigError(
             f"{mine} has a broker of its own: give the federation on {other} another --home"
@@ -93,27 +106,44 @@ def broker_home(options: argparse.Namespace) -> Path:
     return other
 
 
-def federation(options: argparse.Namespace) -> Federation:
+def homes(options: argparse.Namespace) -> Homes:
+    """The folder of the federation, and that of its broker's passwords; see `broker_home`."""
+    return Homes(home(options), broker_home(options))
+
+
+def federation(options: argparse.Namespace, enrolled: Sequence[str] | None = None) -> Federation:
     """The federation that ``home`` remembers, with what the options add or change.
+
+    Whose access was revoked stays out, which is said, whatever the options name; only `enrol`,
+    which adds ``enrolled``, lets it in again.
 
     Raises:
         BrokerConfigError: an impossible name or size, or a home that holds another federation.
     """
-    remembered = load(home(options) / "federation.json")
+    known = remembered(home(options))
     name = options.federation
-    if remembered is None:
-        named = options.client or options.fleet
-        remembered = Federation(name or "warren")
-        remembered = replace(remembered, fleets=()) if named else remembered
-    if name not in (None, remembered.name):
+    named = (*(options.client or ()), *(fleet.name for fleet in options.fleet or ()))
+    if known is None:
+        known = Federation(name or "warren")
+        known = replace(known, fleets=()) if named else known
+    if name not in (None, known.name):
         raise BrokerConfigError(
-            f"{home(options)} holds the federation {remembered.name!r}: "
+            f"{home(options)} holds the federation {known.name!r}: "
             f"give {name!r} a home of its own with --home"
         )
-    model_bytes = options.model_bytes or remembered.model_bytes
-    grown = remembered.enrolling(options.client or (), options.fleet or ())
+    model_bytes = options.model_bytes or known.model_bytes
+    out = set(revoked(home(options)).names()) & set(named) if enrolled is None else set()
+    for user in sorted(out):
+        print(  # noqa: T201
+            f"broker-config: {user} was revoked and stays out: `broker-config enrol {user}` lets "
+            "it in again",
+            file=sys.stderr,
+        )
+    clients = [client for client in options.client or () if client not in out]
+    fleets = [fleet for fleet in options.fleet or () if fleet.name not in out]
+    grown = known.enrolling((*clients, *(enrolled or ())), fleets)
     encrypt = options.encrypt_updates
-    encrypt = remembered.encrypt_updates if encrypt is None else encrypt
+    encrypt = known.encrypt_updates if encrypt is None else encrypt
     return replace(grown, model_bytes=model_bytes, encrypt_updates=encrypt)
 
 
@@ -123,7 +153,7 @@ def remembered_federation(options: argparse.Namespace) -> Federation:
     Raises:
         BrokerConfigError: it remembers none.
     """
-    found = load(home(options) / "federation.json")
+    found = remembered(home(options))
     if found is None:
         raise BrokerConfigError(f"{home(options)} has no federation: name its folder with --home")
     return found
@@ -172,27 +202,51 @@ def trust(options: argparse.Namespace) -> Trust:
     given = options.client_certificates
     found = Trust(ca, known.client_certificates if given is None else given)
     if found != known:
-        private_folder(path.parent)
         write_private(path, json.dumps(asdict(found), indent=2) + "\n")
     return found
 
 
-def amqp_address(options: argparse.Namespace, management_host: str) -> str:
-    """Where workers reach the operator's own broker, without a login.
+_HOST_NAME: Final = re.compile(r"(?!-)[\w-]+(\.[\w-]+)*\.?")
+
+
+def amqp_address(options: argparse.Namespace, management: Management) -> str:
+    """Where workers reach the operator's own broker, without a login; remembered with it.
 
     Raises:
-        BrokerConfigError: not an address like ``amqps://broker.example:5671``.
+        BrokerConfigError: not one address like ``amqps://broker.example:5671``.
     """
-    given = options.amqp_address or os.environ.get("WARREN_AMQP_ADDRESS")
-    if not given:
-        return f"amqp://{management_host}:5672"
+    given = ",".join(options.amqp_address or ()) or os.environ.get("WARREN_AMQP_ADDRESS")
+    path = home(options) / "amqp-address"
+    if given:
+        address = _one_address(given)
+        write_private(path, f"{management.address} {address}\n")
+        return address
+    # Of another broker it says nothing.
+    known = path.read_text().split() if path.exists() else []
+    if len(known) == 2 and known[0] == management.address:
+        return known[1]
+    host = f"[{management.host}]" if ":" in management.host else management.host
+    return f"amqp://{host}:5672"
+
+
+def _one_address(given: str) -> str:
     # Not quoted: who writes a login into it has written a password.
     wrong = "--amqp-address is no address like amqps://broker.example:5671, without a login"
+    if re.search(r"[,;\s]", given.strip()):
+        raise BrokerConfigError(
+            "--amqp-address names several hosts, and workers know one: give a name or an address "
+            "that leads to all of them, such as that of a load balancer"
+        )
     try:
-        parts = urlsplit(given)
+        parts = urlsplit(given.strip())
         parts.port  # noqa: B018  raises what it is worth
     except ValueError:
         raise BrokerConfigError(wrong) from None
-    if parts.scheme not in ("amqp", "amqps") or not parts.hostname or "@" in given:
+    host = parts.hostname or ""
+    if parts.scheme not in ("amqp", "amqps") or not host or "@" in given:
         raise BrokerConfigError(wrong)
+    if ":" not in host and not _HOST_NAME.fullmatch(host):
+        raise BrokerConfigError(wrong)
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise BrokerConfigError(f"{wrong}, vhost and options, which come from the federation")
     return f"{parts.scheme}://{parts.netloc}"

@@ -43,15 +43,20 @@ def undisturbed() -> Iterator[None]:
             os.kill(os.getpid(), came[0])
 
 
-def spawn(command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> int:
+def spawn(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path, noted: Path
+) -> int:
     """Start ``command`` in ``folder`` so that it outlives us, output to ``log``; return its pid.
 
     A shell starts it in a session of its own and ends at once. As a child of ours it would be
-    ended by our terminal, and stay a zombie when it dies before we do.
+    ended by our terminal, and stay a zombie when it dies before we do. The shell writes the pid
+    into ``noted``: whoever comes after us finds the process even if we are killed now.
     """
-    script = 'log=$1; shift; "$@" >>"$log" 2>&1 & echo $!'
+    script = (
+        'log=$1; noted=$2; shift 2; "$@" >>"$log" 2>&1 & pid=$!; echo $pid >"$noted"; echo $pid'
+    )
     started = subprocess.run(
-        ["/bin/sh", "-c", script, "sh", str(log), *command],
+        ["/bin/sh", "-c", script, "sh", str(log), str(noted), *command],
         env=environment,
         cwd=folder,
         stdin=subprocess.DEVNULL,
@@ -60,6 +65,14 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], folder: Path, 
         start_new_session=True,
     )
     return int(started.stdout)
+
+
+def noted_in(path: Path) -> int:
+    """The pid that `spawn` wrote into ``path``; 0 if there is none."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def is_ours(pid: int, mark: str) -> bool:

@@ -70,6 +70,11 @@ class Permission:
     write: str
     read: str
 
+    @classmethod
+    def of(cls, row: Mapping[str, str]) -> Permission:
+        """As the management API tells it."""
+        return cls(row["configure"], row["write"], row["read"])
+
 
 @dataclass(frozen=True)
 class User:
@@ -90,6 +95,7 @@ class Topology:
 
     ``retired`` are bindings that an earlier version declared and that do harm; `apply` removes
     them.
+    ``max_queues``: no more may be declared in the vhost; None: as many as anybody likes.
     """
 
     vhost: str
@@ -99,6 +105,12 @@ class Topology:
     policies: tuple[Policy, ...]
     users: tuple[User, ...]
     retired: tuple[Binding, ...] = ()
+    max_queues: int | None = None
+
+    @property
+    def own_queues(self) -> frozenset[str]:
+        """Names of the queues that are not a watcher's."""
+        return frozenset(queue.name for queue in self.queues if not re.match(_WATCHED, queue.name))
 
 
 # Not part of a topology: on a broker of your own you already have an administrator, and
@@ -119,21 +131,30 @@ _STAFF_CONNECTIONS: Final = 64
 # broker's memory some hundred bytes, however short it is.
 _MESSAGES: Final = 8_192
 _WATCHED_BYTES: Final = 64 << 20
+# Only the broker gives such a name, and only to a classic queue: to no exchange, and no stream.
+_NAMED_BY_BROKER: Final = r"^amq\.gen.*$"
+# Watchers of an older version chose their queues' names.
 _WATCHED: Final = r"^(amq\.gen.*|watch\..*)$"
+# One for each of the watcher's connections.
+_WATCHERS_QUEUES: Final = _STAFF_CONNECTIONS
+# A queue that nobody consumes from is left over: `watch` and the dashboard end with theirs.
+_LEFT_OVER_MS: Final = 60_000
 
 
 def topology(federation: Federation) -> Topology:
     """What the broker must look like for ``federation``."""
     mailboxes = tuple(names.mailbox(member) for member in federation.members)
+    queues = (_updates(), _rejected(), _state(), _newest(), *map(_mailbox, mailboxes))
     return Topology(
         vhost=federation.name,
+        max_queues=len(queues) + _WATCHERS_QUEUES,
         exchanges=(
             Exchange(names.MODEL_EXCHANGE, "fanout"),
             Exchange(names.UPDATE_EXCHANGE, "direct"),
             Exchange(names.REJECTED_EXCHANGE, "fanout"),
             Exchange(names.EVENT_EXCHANGE, "topic"),
         ),
-        queues=(_updates(), _rejected(), _state(), _newest(), *map(_mailbox, mailboxes)),
+        queues=queues,
         bindings=(
             Binding(names.UPDATE_EXCHANGE, names.UPDATE_QUEUE, names.UPDATE_QUEUE),
             Binding(names.REJECTED_EXCHANGE, names.REJECTED_QUEUE),
@@ -217,7 +238,11 @@ def _policies(federation: Federation) -> tuple[Policy, ...]:
         "max-length": max(_MESSAGES, 2 * members * federation.mailbox_length),
         "max-length-bytes": max(GIB, 2 * members * model_bytes),
     }
-    watchers = {"max-length": _MESSAGES, "max-length-bytes": _WATCHED_BYTES}
+    watchers = {
+        "max-length": _MESSAGES,
+        "max-length-bytes": _WATCHED_BYTES,
+        "expires": _LEFT_OVER_MS,
+    }
     update_queue = f"^{re.escape(names.UPDATE_QUEUE)}$"
     return (
         Policy(
@@ -272,7 +297,7 @@ def _coordinator() -> User:
 def _watcher() -> User:
     seen = f"{re.escape(names.EVENT_EXCHANGE)}|{re.escape(names.STATE_QUEUE)}"
     read = rf"^({seen}|amq\.gen.*|watch\..*)$"
-    permission = Permission(_WATCHED, _WATCHED, read)
+    permission = Permission(_NAMED_BY_BROKER, _NAMED_BY_BROKER, read)
     return User(names.WATCHER_USER, permission, ("monitoring",), _limits(_STAFF_CONNECTIONS))
 
 
@@ -285,6 +310,13 @@ def _fleet(fleet: Fleet) -> User:
     mailboxes = rf"^{re.escape(names.mailbox(fleet.name))}\.[0-9]+$"
     limits = _limits(2 * fleet.size + _SPARE_CONNECTIONS)
     return User(fleet.name, _contributor(mailboxes), limits=limits)
+
+
+def is_contributor(permission: Permission, user: str) -> bool:
+    """Whether ``permission`` is that of the client or the fleet ``user``."""
+    if not names.is_user_name(user):
+        return False
+    return permission in (_client(user).permission, _fleet(Fleet(user, 1)).permission)
 
 
 def _limits(connections: int) -> Arguments:

@@ -11,7 +11,7 @@ import numpy as np
 
 from shared.chunks import Incoming, Outgoing
 from shared.errors import Rejected
-from shared.files import replacing
+from shared.files import PRIVATE, replacing
 from shared.folder import writable
 from shared.layout import Layout, Weights
 from shared.log import Log
@@ -62,7 +62,7 @@ class Keep:
 
     def last_confirmed(self, client: str) -> tuple[str, int] | None:
         """Run and version of the newest update of ``client`` that was confirmed."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, TypeError, RecursionError):
             run, version = json.loads((self._folder / f"{client}.confirmed").read_bytes())
             return str(run), int(version)
         return None
@@ -102,7 +102,7 @@ class Keep:
         A disk that is full costs the copy, not the update, which goes out all the same.
         """
         try:
-            with replacing(path) as temporary, temporary.open("wb") as file:
+            with replacing(path, mode=PRIVATE) as temporary, temporary.open("wb") as file:
                 for piece in pieces:
                     file.write(piece)
                 file.flush()

@@ -22,6 +22,7 @@ from typing import Any, Final
 from coordinator_worker.state import Record, State
 from shared import strict_json, weights_file
 from shared.errors import ConfigError
+from shared.files import PRIVATE, private_folder
 from shared.log import Log
 
 log = Log(__name__)
@@ -74,7 +75,7 @@ class Kept:
         """The history's record of the round that made it."""
         try:
             found = json.loads(self.facts.get("record", "{}"))
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         if not isinstance(found, dict):
             return {}
@@ -162,11 +163,11 @@ class Archive:
 
 def write(folder: Path, state: State, digest: int, *, milestone: bool = False) -> Path:
     """Write ``state``'s model among the past versions of ``folder``; raises OSError."""
-    (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
+    private_folder(folder / FOLDER)
     ending = ".kept.safetensors" if milestone else ".safetensors"
     path = folder / FOLDER / f"{state.run}-{state.version:06d}{ending}"
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    weights_file.write(path, state.weights, facts(state, digest, made))
+    weights_file.write(path, state.weights, facts(state, digest, made), mode=PRIVATE)
     return path
 
 

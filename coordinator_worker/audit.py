@@ -23,6 +23,7 @@ from coordinator_worker.round import Entry
 from coordinator_worker.state import State
 from shared import strict_json
 from shared.errors import Rejected
+from shared.files import PRIVATE
 from shared.messages import UpdateManifest
 
 NAME: Final = "audit.jsonl"
@@ -55,7 +56,9 @@ class Audit:
         Raises OSError if the disk does not take it.
         """
         self.give_back()
-        self._file = os.open(self._path, os.O_APPEND | os.O_CREAT | os.O_RDWR, 0o600)
+        self._file = os.open(self._path, os.O_APPEND | os.O_CREAT | os.O_RDWR, PRIVATE)
+        with suppress(PermissionError):  # of another user, in a folder that is private
+            os.fchmod(self._file, PRIVATE)
         tail = _tail(self._file)
         self._pending = b"" if tail.endswith(b"\n") or not tail else b"\n"  # torn by a crash
         lines = tail.splitlines()

@@ -270,8 +270,13 @@ def _typed(fields: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in fields.items()
-        if name not in _TYPES or isinstance(value, _TYPES[name])
+        if name not in _TYPES or (isinstance(value, _TYPES[name]) and not _is_huge(value))
     }
+
+
+def _is_huge(value: object) -> bool:
+    """Whether no sum of floats can hold it."""
+    return isinstance(value, _NUMBER) and not -1e300 < value < 1e300
 
 
 def _is_json(text: bytes) -> bool:

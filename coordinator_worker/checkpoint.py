@@ -24,7 +24,7 @@ from coordinator_worker.roster import Member
 from coordinator_worker.state import Best, State
 from shared.chunks import digest
 from shared.errors import ConfigError
-from shared.files import replacing
+from shared.files import PRIVATE, flush_folder, replacing
 from shared.layout import Layout, Role, Tensor, Weights, bytes_of, role_by_name
 from shared.log import Log
 from shared.wire import Piece
@@ -97,7 +97,7 @@ class Checkpoint:
         self.damaged = ""
         there = [path for path in self._paths if path.exists()]
         if there:
-            _flush_folder(there[0].parent)
+            flush_folder(there[0].parent)
         elif (old := self._paths[0].with_name(OLD_NAME)).exists():
             damaged.append(f"{old} is not a whole checkpoint (of an older format)")
         for path in sorted(there, key=_sequence_in, reverse=True):
@@ -159,22 +159,14 @@ def _header(state: State) -> dict[str, Any]:
 
 
 def _create(path: Path, pieces: Sequence[Piece], sequence: int) -> None:
-    with replacing(path, path.with_suffix(".tmp")) as temporary:
-        _overwrite(temporary, pieces, sequence, os.O_CREAT)
-    _flush_folder(path.parent)
+    with replacing(path, path.with_suffix(".tmp"), mode=PRIVATE) as temporary:
+        _overwrite(temporary, pieces, sequence)
+    flush_folder(path.parent)
 
 
-def _flush_folder(folder: Path) -> None:
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _overwrite(path: Path, pieces: Sequence[Piece], sequence: int, flags: int = 0) -> None:
+def _overwrite(path: Path, pieces: Sequence[Piece], sequence: int) -> None:
     size = -(-(sum(map(len, pieces)) + END_BYTES) // STEP_BYTES) * STEP_BYTES
-    file = os.open(path, os.O_RDWR | flags, 0o600)
+    file = os.open(path, os.O_RDWR)
     try:
         if os.fstat(file).st_size != size:
             os.ftruncate(file, size)

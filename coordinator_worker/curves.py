@@ -82,7 +82,7 @@ class Curves:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = writable(folder, "--tensorboard")
+        self._folder = writable(folder, "--tensorboard", private=False)
         self._file: EventFile | None = None
         self._over = False
         _library()

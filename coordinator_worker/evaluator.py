@@ -13,6 +13,7 @@ from math import nan
 from pathlib import Path
 
 from shared import weights_file
+from shared.files import PRIVATE
 from shared.layout import Weights
 from shared.log import Log
 
@@ -41,7 +42,8 @@ class Evaluator:
         if self._over or (self._thread is not None and self._thread.is_alive()):
             return
         try:
-            weights_file.write(self._file, weights_file.without_controls(weights))
+            whole = weights_file.without_controls(weights)
+            weights_file.write(self._file, whole, mode=PRIVATE)
             self._process = subprocess.Popen(
                 [*self._command, str(self._file)],
                 stdin=subprocess.DEVNULL,
@@ -83,13 +85,14 @@ class Evaluator:
             self._thread.join()
 
     def _wait(self, version: int, process: "subprocess.Popen[str]") -> None:
-        printed, _ = process.communicate()
         try:
+            with process:
+                printed, _ = process.communicate()
             if process.returncode:
                 raise ValueError(f"{self._command[0]} ended with {process.returncode}")
             said = json.loads(printed).items()  # JSON's null was NaN
             figures = {str(n): nan if value is None else float(value) for n, value in said}
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             if not self._over:
                 log.warning("not_evaluated", "version %d was not evaluated: %s", version, error)
             return

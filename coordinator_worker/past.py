@@ -87,6 +87,7 @@ class Past:
             return Model(f"version {version}", found.weights, version, found.facts)
         if wanted == "best" and (path := self.folder / BEST_FILE).exists():
             weights = weights_file.read(path, like=self.state.weights.layout).weights
+            self._check_best(path, weights)
             facts = {"federation": self.state.federation, "run": self.state.run}
             facts |= {"version": str(version), "digest": weights_file.digest_text(weights)}
             return Model(f"version {version}", weights, version, facts)
@@ -94,6 +95,19 @@ class Past:
             f"version {version} is not kept: there are {self._there()}; --keep-versions and"
             " --keep-every say how many are"
         )
+
+    def _check_best(self, path: Path, weights: Weights) -> None:
+        """The copy is written before the checkpoint that says so, and a crash may come in between.
+
+        It is the newest version then, which must not go under the number of the best before it.
+        """
+        newest = self.state
+        is_newest = weights.buffer.tobytes() == newest.weights.buffer.tobytes()
+        if is_newest and not self.record(newest.version).get("diverged"):  # then it is both
+            raise ConfigError(
+                f"{path} is version {newest.version}, which was about to become the best when the"
+                " coordinator ended: name it by its number, or let the coordinator go on first"
+            )
 
     def record(self, version: int) -> Record:
         """What is known of the round that made ``version``; empty if nothing is."""

@@ -34,6 +34,7 @@ from coordinator_worker.store import ABOVE
 from coordinator_worker.worker import CoordinatorWorker
 from shared.errors import BrokerRefused, ConfigError
 from shared.evaluation import Evaluation, of_histograms
+from shared.files import private_folder
 from shared.layout import STATISTIC, Weights
 from shared.log import Log
 from shared.messages import MAX_EXAMPLES, ModelManifest
@@ -57,8 +58,7 @@ class Origin:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        self._checkpoint = Checkpoint(folder)
+        self._checkpoint = Checkpoint(private_folder(folder))
         self.version = -1
         self.model: GlobalModel | None = None
         if (state := self._checkpoint.state) is not None:

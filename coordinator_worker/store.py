@@ -20,6 +20,7 @@ from coordinator_worker.state import Record, State
 from shared import weights_file
 from shared.backoff import backoff_s
 from shared.errors import ConfigError, Stopped
+from shared.files import PRIVATE
 from shared.folder import writable
 from shared.layout import Weights
 
@@ -108,7 +109,7 @@ class Store:
 
     def save_best(self, weights: Weights) -> None:
         """Replace ``best.npz``, whole or not at all; raises OSError if there is no room."""
-        weights_file.write(self.folder / BEST_FILE, weights)
+        weights_file.write(self.folder / BEST_FILE, weights, mode=PRIVATE)
 
     def _read(self) -> bool:
         settings = self._settings

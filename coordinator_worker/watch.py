@@ -59,7 +59,10 @@ class Watch(AbstractContextManager["Watch"]):
 
 
 def _read(delivery: Delivery) -> dict[str, Any]:
-    event = json.loads(bytes(delivery.body))
+    try:
+        event = json.loads(bytes(delivery.body))
+    except (ValueError, RecursionError):
+        return {}
     return event if isinstance(event, dict) else {}
 
 
@@ -91,7 +94,7 @@ def last_word(broker: str | Broker, name: str) -> Picture | None:
 def _written(body: bytes) -> Picture:
     try:
         return Picture.of(json.loads(body))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ConfigError(
             f"{STATE_QUEUE} holds what this version of Warren cannot read: use the coordinator's"
         ) from None

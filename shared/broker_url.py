@@ -48,6 +48,8 @@ class BrokerUrl:
             vhost, query = unquote(parts.path.removeprefix("/"), errors="strict"), parts.query
         except ValueError:
             raise _wrong(schemes) from None
+        if host and "," in host:
+            raise ConfigError("the broker URL names several hosts, and only one is supported")
         # urllib would read "host:pass/word" as a host; a port there is a number or nothing.
         if not host or (parts.fragment and not query and not parts.path):
             raise _wrong(schemes)

@@ -1,22 +1,88 @@
-"""Replacing a file whole, or not at all."""
+"""Files that are replaced whole or not at all, and files and folders for their owner alone."""
 
+import errno
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
+
+PRIVATE: Final = 0o600
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+# Tightened, these would shut everybody else out of the machine.
+_SYSTEM: Final = frozenset(
+    {"/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/media", "/mnt", "/opt", "/proc"}
+    | {"/run", "/sbin", "/srv", "/sys", "/usr", "/usr/local", "/var", "/var/lib"}
+)
 
 
 @contextmanager
-def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+def replacing(
+    path: Path, temporary: Path | None = None, *, mode: int | None = None
+) -> Iterator[Path]:
     """A path to write to; what is there takes the place of ``path`` when the block ends.
 
     If the block fails nothing is left of it: a half-written file on a disk that is full would keep
-    it full.
+    it full. With ``mode`` (such as ``PRIVATE``) the file has it from the beginning, whatever the
+    umask; else it gets what the umask leaves.
     """
     temporary = temporary or path.with_name(f"{path.name}.tmp")
     try:
+        if mode is not None:
+            _create(temporary, mode)
         yield temporary
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def private_folder(folder: Path) -> Path:
+    """Make ``folder`` (and its parents), or tighten it, so that nobody else may look into it.
+
+    A volume that somebody else mounted for us is taken as it is: in a container its owner and mode
+    are the administrator's.
+
+    Raises:
+        OSError: it cannot be made, or others may look into it and it is not ours to tighten.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+    for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+        with suppress(FileExistsError):  # somebody else has just made it
+            missing.mkdir(mode=0o700)
+            missing.chmod(0o700)  # of a umask that takes it from the owner, too
+    found = folder.stat()
+    if not found.st_mode & _OTHERS:
+        return folder
+    is_ours = found.st_uid == os.geteuid()
+    is_shared = bool(found.st_mode & stat.S_ISVTX) or str(folder.resolve()) in _SYSTEM
+    if is_ours and not is_shared:
+        with suppress(OSError):  # where files have no modes the mount has, for all of them
+            folder.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
+    elif is_shared or not os.path.ismount(folder):
+        whose = "everybody shares it" if is_shared else "it belongs to another user"
+        said = f"{whose}, and others may look into it: name a folder of your own"
+        raise PermissionError(errno.EPERM, said, str(folder))
+    return folder
+
+
+def flush_folder(folder: Path) -> None:
+    """Have what was created, renamed or deleted in ``folder`` survive a power cut."""
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _create(path: Path, mode: int) -> None:
+    # A file that a crash left may have another mode, and its content is not wanted.
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+    try:
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)

@@ -4,12 +4,19 @@ import os
 from pathlib import Path
 
 from shared.errors import ConfigError
+from shared.files import private_folder
 
 
-def writable(folder: Path, flag: str) -> Path:
-    """``folder``, made if need be; ConfigError in the name of ``flag`` if it takes no files."""
+def writable(folder: Path, flag: str, *, private: bool = True) -> Path:
+    """``folder``, made if need be; ConfigError in the name of ``flag`` if it takes no files.
+
+    ``private``: nobody else may look into it, whatever the umask and its mode so far.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if private:
+            private_folder(folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{flag} {folder} cannot be written: {error}") from None
     if not os.access(folder, os.W_OK | os.X_OK):

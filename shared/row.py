@@ -1,6 +1,5 @@
 """Questions about queues: how many consumers each of a row has; and a queue of one's own."""
 
-import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,9 +32,11 @@ def follow(channel: Any, wanted: Subscription, ready: Callable[[str], None]) -> 
     if wanted.follows is None:
         raise ValueError("a subscription to queues that are there follows nothing")
     exchange, topic = wanted.follows
-    queue = f"{wanted.tag or 'watch'}.{secrets.token_hex(4)}"
 
-    def declared(_frame: Any) -> None:
+    def declared(frame: Any) -> None:
+        queue = frame.method.queue
         channel.queue_bind(queue, exchange, topic, callback=lambda _frame: ready(queue))
 
-    channel.queue_declare(queue, exclusive=True, auto_delete=True, callback=declared)
+    # The broker names it: whoever may choose a name may declare exchanges of that name, too, and
+    # nothing bounds their number.
+    channel.queue_declare("", exclusive=True, auto_delete=True, callback=declared)

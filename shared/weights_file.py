@@ -91,14 +91,17 @@ def facts_of(path: Path) -> Facts:
         raise ConfigError(f"{path} is not a whole .safetensors: {error}") from None
 
 
-def write(path: Path, weights: Weights, facts: Facts | None = None) -> None:
+def write(
+    path: Path, weights: Weights, facts: Facts | None = None, *, mode: int | None = None
+) -> None:
     """Write ``weights`` in the format that ``path`` ends in: whole, or not at all.
 
-    ``facts`` go into a ``.safetensors``; a ``.npz`` has no room for them. Raises OSError if the
-    disk does not take it, ConfigError if the ending is no format of ours.
+    ``facts`` go into a ``.safetensors``; a ``.npz`` has no room for them. ``mode`` is the file's,
+    by default what the umask leaves. Raises OSError if the disk does not take it, ConfigError if
+    the ending is no format of ours.
     """
     ending = _ending(path, str(path))
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path, mode=mode) as temporary, temporary.open("wb") as file:
         if ending == ".npz":
             _write_npz(file, weights)
         else:

@@ -5,10 +5,12 @@ client would never do says nothing about what the broker allows. ``docs/security
 table, which ``test_documents`` compares with `markdown`.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 import pika
@@ -25,12 +27,12 @@ class Attacker:
     """Whoever holds the credentials of ``user``."""
 
     def __init__(self, place: Place, user: str) -> None:
-        self._place, self._user = place, user
+        self.place, self._user = place, user
 
     @contextmanager
     def channel(self, **change: Any) -> Iterator[BlockingChannel]:
         """A channel; ``change`` replaces what the connection is asked for."""
-        parameters = pika.URLParameters(self._place.urls[self._user])
+        parameters = pika.URLParameters(self.place.urls[self._user])
         parameters.socket_timeout = parameters.blocked_connection_timeout = 20.0
         for name, value in change.items():
             setattr(parameters, name, value)
@@ -43,11 +45,11 @@ class Attacker:
 
     def password(self) -> str:
         """The user's own."""
-        return str(pika.URLParameters(self._place.urls[self._user]).credentials.password)
+        return str(pika.URLParameters(self.place.urls[self._user]).credentials.password)
 
     def management(self, method: str, path: str, **body: Any) -> httpx.Response:
         """A request to the management API; ``{vhost}`` in the path is the federation's."""
-        url = f"{self._place.management.address}/api/{path.format(vhost=self._place.name)}"
+        url = f"{self.place.management.address}/api/{path.format(vhost=self.place.name)}"
         auth = (self._user, self.password())
         return httpx.request(method, url, auth=auth, json=body or None, timeout=20.0)
 
@@ -60,6 +62,7 @@ class Act:
     answer: str
     does: Callable[[Attacker], object]
     user: str = "alfa"
+    on_3: str = ""  # what RabbitMQ 3.10 answers, if it is something else
 
 
 def _amqp(does: Callable[[BlockingChannel], object]) -> Callable[[Attacker], object]:
@@ -123,6 +126,56 @@ def _many_channels(attacker: Attacker) -> None:
             channel.connection.channel()
 
 
+def _watchers_connections(attacker: Attacker) -> None:
+    with ExitStack() as opened:
+        for _ in range(65):
+            opened.enter_context(attacker.channel())
+
+
+def _watchers_channels(attacker: Attacker) -> None:
+    with attacker.channel() as channel:
+        for _ in range(256):
+            channel.connection.channel()
+
+
+def _queues_without_end(attacker: Attacker) -> None:
+    with attacker.channel() as channel:
+        for _ in range(65):
+            channel.queue_declare("", exclusive=True)
+
+
+def _follow(exchange: str) -> Callable[[Attacker], object]:
+    def bind(channel: BlockingChannel) -> None:
+        queue = channel.queue_declare("", exclusive=True).method.queue
+        channel.queue_bind(queue, exchange, "#")
+
+    return _amqp(bind)
+
+
+def _declare(name: str = "", **options: Any) -> Callable[[Attacker], object]:
+    return _amqp(lambda channel: channel.queue_declare(name, **options))
+
+
+def _close_connection_of(user: str) -> Callable[[Attacker], object]:
+    def close(attacker: Attacker) -> httpx.Response:
+        def known() -> list[str]:
+            # Also those that have just ended; one is not known by its name before its figures are.
+            rows = attacker.place.management.get("connections", "username", user)
+            paths = [f"connections/{quote(row['name'], safe='')}" for row in rows]
+            return [path for path in paths if attacker.management("GET", path).status_code == 200]
+
+        with Attacker(attacker.place, user).channel() as channel:
+            until = time.monotonic() + 30
+            while not (paths := known()):
+                assert time.monotonic() < until
+                channel.connection.process_data_events(0.1)
+            answer = attacker.management("DELETE", paths[-1])
+            channel.queue_declare("update", passive=True)  # it is open
+        return answer
+
+    return close
+
+
 def _take_held_mailbox(attacker: Attacker) -> None:
     with attacker.channel() as holder:
         holder.basic_consume("model.alfa", lambda *_: None, exclusive=True)
@@ -136,6 +189,7 @@ UNROUTED: Final = "312 NO_ROUTE"
 NOT_ALLOWED: Final = "530 NOT_ALLOWED"
 LOGIN: Final = "403 login refused"
 HTTP: Final = "HTTP 401"
+WATCHER: Final = "watcher"
 
 ACTS: Final[dict[str, tuple[Act, ...]]] = {
     "Speak for somebody else": (
@@ -244,6 +298,118 @@ ACTS: Final[dict[str, tuple[Act, ...]]] = {
 }  # fmt: skip
 
 
+BAD: Final = "HTTP 400"
+
+WATCHERS_ACTS: Final[dict[str, tuple[Act, ...]]] = {
+    "Speak": (
+        Act("publish an event", DENIED, _publish("event", "round.closed"), WATCHER),
+        Act("publish a model", DENIED, _publish("model"), WATCHER),
+        Act("publish an update", DENIED, _publish("update", "update"), WATCHER),
+        Act("put a letter among the rejected", DENIED, _publish("update.rejected"), WATCHER),
+        Act("send a model to one mailbox", DENIED, _publish("", "model.alfa"), WATCHER),
+        Act("write the last word", DENIED, _publish("", "event.state"), WATCHER),
+        Act("publish an event by the management API", BAD,
+            _http("POST", "exchanges/{vhost}/event/publish", properties={},
+                  routing_key="round.closed", payload="forged", payload_encoding="string"),
+            WATCHER),
+        Act("have its queue's messages dead-lettered into the updates", DENIED,
+            _declare(exclusive=True, arguments={"x-dead-letter-exchange": "update"}), WATCHER),
+        Act("have them sent on to a queue past its exchange", DENIED,
+            _declare(exclusive=True, arguments={"x-dead-letter-exchange": "",
+                                                "x-dead-letter-routing-key": "update"}), WATCHER),
+    ),
+    "Read more than events": (
+        Act("consume everybody's updates", DENIED, _consume("update"), WATCHER),
+        Act("get one update", DENIED, _amqp(lambda c: c.basic_get("update")), WATCHER),
+        Act("read what was rejected", DENIED, _consume("update.rejected"), WATCHER),
+        Act("consume a mailbox", DENIED, _consume("model.alfa"), WATCHER),
+        Act("take the coordinator's note of the newest version", DENIED,
+            _consume("coordinator.newest"), WATCHER),
+        Act("get updates by the management API", HTTP,
+            _http("POST", "queues/{vhost}/update/get", count=1, ackmode="ack_requeue_false",
+                  encoding="base64"), WATCHER),
+        Act("follow the models", DENIED, _follow("model"), WATCHER),
+        Act("follow the updates", DENIED, _follow("update"), WATCHER),
+        Act("follow what is rejected", DENIED, _follow("update.rejected"), WATCHER),
+        Act("follow an exchange of RabbitMQ's own", DENIED, _follow("amq.topic"), WATCHER),
+        Act("follow RabbitMQ's trace of all messages", DENIED,
+            _follow("amq.rabbitmq.trace"), WATCHER),
+    ),
+    "Take away": (
+        Act("empty the queue of updates", DENIED,
+            _amqp(lambda c: c.queue_purge("update")), WATCHER),
+        Act("empty it by the management API", HTTP,
+            _http("DELETE", "queues/{vhost}/update/contents"), WATCHER),
+        Act("delete the last word's queue", DENIED,
+            _amqp(lambda c: c.queue_delete("event.state")), WATCHER),
+        Act("delete a mailbox", HTTP, _http("DELETE", "queues/{vhost}/model.alfa"), WATCHER),
+        Act("delete an exchange", HTTP, _http("DELETE", "exchanges/{vhost}/model"), WATCHER),
+        Act("cut a mailbox off from the models", DENIED,
+            _amqp(lambda c: c.queue_unbind("model.bravo", "model")), WATCHER),
+        Act("close a client's connection", HTTP, _close_connection_of("alfa"), WATCHER),
+        Act("close all connections of a client", HTTP,
+            _http("DELETE", "connections/username/alfa"), WATCHER, on_3="HTTP 500"),
+    ),
+    "Make": (
+        Act("declare a queue of a name of its own", DENIED, _declare("watch.loot"), WATCHER),
+        Act("declare it so that it stays", DENIED, _declare("watch.loot", durable=True), WATCHER),
+        Act("declare it by the management API", HTTP,
+            _http("PUT", "queues/{vhost}/watch.loot", durable=True), WATCHER),
+        Act("declare a queue that looks as if the server had named it", DENIED,
+            _declare("amq.gen-loot"), WATCHER),
+        Act("declare a quorum queue that the server names", SPOOFED,
+            _declare(durable=True, arguments={"x-queue-type": "quorum"}), WATCHER),
+        Act("declare a stream that the server names", SPOOFED,
+            _declare(durable=True, arguments={"x-queue-type": "stream"}), WATCHER),
+        Act("declare an exchange", DENIED,
+            _amqp(lambda c: c.exchange_declare("watch.loot")), WATCHER),
+        Act("declare it by the management API", HTTP,
+            _http("PUT", "exchanges/{vhost}/watch.loot", type="topic"), WATCHER),
+        Act("bind the events to the last word's queue", DENIED,
+            _amqp(lambda c: c.queue_bind("event.state", "event", "#")), WATCHER),
+        Act("bind one exchange to another", DENIED,
+            _amqp(lambda c: c.exchange_bind("update", "event", "#")), WATCHER),
+    ),
+    "Use up": (
+        Act("declare more than 64 queues", SPOOFED, _queues_without_end, WATCHER),
+        Act("open more than 64 connections", NOT_ALLOWED, _watchers_connections, WATCHER),
+        Act("open more than 256 channels", NOT_ALLOWED, _watchers_channels, WATCHER),
+    ),
+    "Administer": (
+        Act("enter a vhost that is no federation's", NOT_ALLOWED,
+            _connect(virtual_host="/"), WATCHER),
+        Act("list the users", HTTP, _http("GET", "users"), WATCHER),
+        Act("read who may do what", HTTP, _http("GET", "permissions"), WATCHER),
+        Act("read the definitions, password hashes included", HTTP,
+            _http("GET", "definitions"), WATCHER),
+        Act("read those of its own vhost", HTTP, _http("GET", "definitions/{vhost}"), WATCHER),
+        Act("make itself an administrator", HTTP,
+            _http("PUT", "users/watcher", password="mine", tags="administrator"), WATCHER),
+        Act("give itself permissions", HTTP,
+            _http("PUT", "permissions/{vhost}/watcher", configure=".*", write=".*", read=".*"),
+            WATCHER),
+        Act("delete a user", HTTP, _http("DELETE", "users/alfa"), WATCHER),
+        Act("lift its limit of connections", HTTP,
+            _http("PUT", "user-limits/watcher/max-connections", value=10_000), WATCHER),
+        Act("lift the limit of queues", HTTP,
+            _http("PUT", "vhost-limits/{vhost}/max-queues", value=10_000), WATCHER),
+        Act("set a policy", HTTP,
+            _http("PUT", "policies/{vhost}/mine", pattern=".*", definition={"max-length": 1}),
+            WATCHER),
+        Act("set an operator's policy", HTTP,
+            _http("PUT", "operator-policies/{vhost}/watch", pattern=".*",
+                  definition={"max-length": 1}), WATCHER),
+        Act("copy the updates elsewhere (shovel)", HTTP,
+            _http("PUT", "parameters/shovel/{vhost}/mine", value={"src-queue": "update"}),
+            WATCHER),
+        Act("make a vhost", HTTP, _http("PUT", "vhosts/mine"), WATCHER),
+        Act("have the broker declare and publish (aliveness test)", HTTP,
+            _http("GET", "aliveness-test/{vhost}"), WATCHER),
+        Act("forget the broker's statistics", HTTP, _http("DELETE", "reset"), WATCHER),
+    ),
+}  # fmt: skip
+
+
 def _fill_the_queue(attacker: Attacker) -> None:
     with attacker.channel() as channel:
         for _ in range(8_192 + 500):
@@ -276,10 +442,23 @@ def answer_to(act: Act, place: Place) -> str:
 
 
 def markdown() -> str:
-    """The table of ``docs/security.md``."""
-    lines = ["| What a client tries | The broker answers |", "| --- | --- |"]
-    for heading, acts in ACTS.items():
+    """The table of ``docs/security.md`` about clients."""
+    return _table("client", ACTS, (FILL,))
+
+
+def watchers_markdown() -> str:
+    """The table about watchers."""
+    return _table("watcher", WATCHERS_ACTS, ())
+
+
+def _table(who: str, tried: dict[str, tuple[Act, ...]], using_up: tuple[Act, ...]) -> str:
+    lines = [f"| What a {who} tries | The broker answers |", "| --- | --- |"]
+    for heading, acts in tried.items():
         lines.append(f"| **{heading}** | |")
-        more = (FILL,) if heading == "Use up" else ()
-        lines += (f"| {act.name} | `{act.answer}` |" for act in (*acts, *more))
+        more = using_up if heading == "Use up" else ()
+        lines += (f"| {act.name} | {_answers(act)} |" for act in (*acts, *more))
     return "\n".join(lines)
+
+
+def _answers(act: Act) -> str:
+    return f"`{act.answer}`" + (f" (3.10: `{act.on_3}`)" if act.on_3 else "")

@@ -14,7 +14,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from broker_config import node as private_node
-from broker_config.federation import Federation
+from broker_config.check import check
+from broker_config.federation import Federation, Fleet
+from broker_config.processes import wait_for
+from broker_config.topology import topology
 from coordinator_worker import checkpoint
 from coordinator_worker.allowance import BURST
 from shared.amqp import Session
@@ -24,7 +27,15 @@ from shared.peek import peek
 from shared.pipeline import Publication
 from shared.sealing import Sealer
 from shared.wire import encode, tensor_entries
-from tests.acceptance.forbidden import ACTS, FILL, Act, answer_to, markdown
+from tests.acceptance.forbidden import (
+    ACTS,
+    FILL,
+    WATCHERS_ACTS,
+    Act,
+    answer_to,
+    markdown,
+    watchers_markdown,
+)
 from tests.acceptance.test_faulty_transfers import (
     RUN,
     WEIGHTS,
@@ -44,7 +55,7 @@ def guarded(node: private_node.Node) -> Iterator[Place]:
     """A federation with a message in each of its queues; one for all acts, they change nothing."""
     federation = Federation("guarded", clients=CLIENTS, fleets=(FLEET,))
     private_node.bring_to_state(node, federation)
-    users = (*CLIENTS, FLEET.name, "coordinator")
+    users = (*CLIENTS, FLEET.name, "coordinator", "watcher")
     urls = {user: node.broker_url(user) for user in users}
     with node.manage() as management:
         place = Place(federation.name, node, urls, management)
@@ -77,10 +88,54 @@ def state(place: Place) -> dict[str, Any]:
     "act", [pytest.param(act, id=act.name) for acts in ACTS.values() for act in acts]
 )
 def test_the_broker_refuses_to(guarded: Place, act: Act) -> None:
-    before = state(guarded)
+    is_refused(guarded, act)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [pytest.param(act, id=f"{part}: {act.name}") for part in WATCHERS_ACTS
+     for act in WATCHERS_ACTS[part]],
+)  # fmt: skip
+def test_the_broker_refuses_a_watcher_to(guarded: Place, act: Act) -> None:
+    is_refused(guarded, act)
+
+
+def is_refused(place: Place, act: Act) -> None:
+    before = state(place)
     assert all(before[queue] == 1 for queue in QUEUES)
-    assert answer_to(act, guarded).startswith(act.answer)
-    assert state(guarded) == before
+    answers = (act.answer, act.on_3) if act.on_3 else (act.answer,)
+    assert answer_to(act, place).startswith(answers)
+    assert state(place) == before
+
+
+def test_what_a_watcher_leaves_behind_is_bounded_and_expires(place: Place) -> None:
+    """It may leave queues that nobody consumes from: few, short, and for a minute."""
+    with pika.BlockingConnection(pika.URLParameters(place.urls["watcher"])) as connection:
+        queue = connection.channel().queue_declare("", durable=True).method.queue
+
+    def found() -> Any:
+        return place.management.get("queues", place.name, queue)
+
+    assert wait_for(lambda: "operator_policy" in found(), 30.0)  # figures lag
+    assert found()["operator_policy"] == "watch"
+    assert found()["effective_policy_definition"] == {
+        "expires": 60_000, "max-length": 8_192, "max-length-bytes": 64 << 20,
+    }  # fmt: skip
+    (limits,) = place.management.get("vhost-limits", place.name)
+    declared = len(topology(Federation(place.name, CLIENTS, (FLEET,))).queues)
+    assert limits["value"] == {"max-queues": declared + 64}
+
+
+def test_a_watcher_that_has_all_its_queues_keeps_nobody_from_being_enrolled(place: Place) -> None:
+    with pika.BlockingConnection(pika.URLParameters(place.urls["watcher"])) as connection:
+        channel = connection.channel()
+        for _ in range(64):
+            channel.queue_declare("", exclusive=True)
+        more = Federation(place.name, (*CLIENTS, "echo"), (FLEET, Fleet("crowd", 100)))
+        private_node.bring_to_state(place.node, more)
+        assert place.queue("model.crowd.99")
+        # And when they are gone, nothing is left of it that `check` would name.
+    assert check(topology(more), place.management) == []
 
 
 def test_more_updates_than_the_queue_may_hold_are_refused_one_by_one(place: Place) -> None:
@@ -116,6 +171,7 @@ CONTRADICTIONS = {
 def test_the_tables_of_the_document_are_these() -> None:
     document = (ROOT / "docs/security.md").read_text()
     assert markdown() in document
+    assert watchers_markdown() in document
     rows = [f"| {name} | `{reason}` |" for name, (reason, _) in CONTRADICTIONS.items()]
     assert "\n".join(("| What a client sends | reason |", "| --- | --- |", *rows)) in document
 

@@ -212,6 +212,34 @@ class TestMutual:
         with pytest.raises(exceptions.ProbableAuthenticationError):
             pika.BlockingConnection(stolen)
 
+    def test_a_password_that_ends_nothing_is_not_rotated(
+        self, encrypted: Node, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        home = ("--home", str(encrypted.home))
+        for names in (["alfa"], [], ["coordinator", "watcher"]):
+            assert main(["rotate", *home, *names]) == 1
+            assert "another password does not end: revoke a client" in capsys.readouterr().err
+        before = bundle(encrypted, "watcher")["WARREN_MANAGEMENT_URL"]
+        assert main(["rotate", *home, "watcher"]) == 0
+        assert bundle(encrypted, "watcher")["WARREN_MANAGEMENT_URL"] != before
+        assert main(["rotate", *home, "--keys"]) == 0
+        assert main(["check", *home]) == 0
+
+    def test_nobody_is_enrolled_under_a_name_whose_certificate_would_be_good_again(
+        self, encrypted: Node, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        home = str(encrypted.home)
+        assert main(["enrol", "robbed", "--home", home]) == 0
+        stolen = parameters(broker(encrypted, "robbed"), "test")
+        assert main(["revoke", "robbed", "--home", home]) == 0
+        capsys.readouterr()
+        assert main(["enrol", "robbed", "--home", home]) == 1
+        assert "enrol it under another name" in capsys.readouterr().err
+        with pytest.raises(exceptions.ProbableAuthenticationError):
+            pika.BlockingConnection(stolen)
+        assert main(["up", "--home", home]) == 0
+        assert main(["check", "--home", home]) == 0
+
 
 def test_a_running_node_does_not_change_its_encryption(
     encrypted: Node, capsys: pytest.CaptureFixture[str]

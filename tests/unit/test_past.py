@@ -16,6 +16,7 @@ from coordinator_worker.past import Model, Past
 from coordinator_worker.rollback import rollback
 from coordinator_worker.state import Best
 from shared import weights_file
+from shared.errors import ConfigError
 from shared.layout import Layout, Weights
 from tests.runs import RUN, federation, weights
 
@@ -180,3 +181,18 @@ def test_a_damaged_version_is_one_line_and_nothing_is_exported(
     assert main(["export", "3", "--to", str(to), "--checkpoint-dir", str(tmp_path)]) == 2
     assert "is damaged" in capsys.readouterr().err
     assert not to.exists()
+
+
+def test_a_copy_of_the_best_that_a_crash_left_too_new_goes_under_no_other_number(
+    tmp_path: Path,
+) -> None:
+    """It is written before the checkpoint that says so; `export best` called it the one before."""
+    federation(tmp_path, best=Best(2, 0.4))
+    for kept in kept_in(tmp_path):
+        kept.path.unlink()
+    weights_file.write(tmp_path / "best.npz", weights(6))
+    with pytest.raises(ConfigError, match=r"best\.npz is version 6, which was about to become"):
+        Past(tmp_path).find("best")
+    with pytest.raises(ConfigError, match=r"best\.npz is version 6"):
+        rollback(tmp_path, "best")
+    assert Past(tmp_path).find("6").version == 6
