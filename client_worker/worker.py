@@ -181,6 +181,8 @@ class ClientWorker:
     def _connect(self) -> None:
         try:
             self._session.start(self._settings.wait_broker_s)
+        except Stopped:
+            self._stopping = True
         except (BrokerRefused, Taken) as refused:
             if (free := free_place(self._settings)) is None:
                 raise
@@ -224,7 +226,7 @@ class ClientWorker:
         if self._busy.seconds() is not None:
             self._stop_requests.put(True)
         self._events.put(None)
-        if self._publishing:
+        if self._publishing or self._session.is_starting:
             self._session.close_within(LAST_CHANCE_S)
 
     # --- as the participants' office -----------------------------------------------------------

@@ -116,6 +116,8 @@ class Links:
         self._stop_asked.put(None)
         self._inbox.put(Stop())
         self.models.close_within(LAST_CHANCE_S)
+        if self.updates.is_starting:
+            self.updates.close_within(LAST_CHANCE_S)
 
     def stopped_within(self, seconds: float) -> bool:
         """Wait; True as soon as we are asked to stop."""

@@ -82,6 +82,7 @@ class Session:
         self._lock = threading.Lock()  # guards _loop, the one thing that callers' threads touch
         self._loop: Any = None
         self._closing = threading.Event()
+        self._is_closed = False  # by us, and not for want of hope
         self._first = threading.Event()
         self._failure: WarrenError | None = None
         self._hopeless = False
@@ -93,11 +94,14 @@ class Session:
         """Connect; return when consuming.
 
         Raises BrokerRefused as soon as the broker says no for good, BrokerUnavailable when nobody
-        answered, or the queue was taken by another, for ``patience_s`` seconds.
+        answered, or the queue was taken by another, for ``patience_s`` seconds, Stopped if the
+        session is closed meanwhile.
         """
         self._thread.start()
         if self._first.wait(patience_s) and self._ready:
             return
+        if self._is_closed:
+            raise Stopped("stopped before the broker answered")
         failure = self._failure or BrokerUnavailable(f"{self._where} did not answer in time")
         self.close()
         raise failure
@@ -145,6 +149,11 @@ class Session:
         """What is being published and fails is not tried again: ``publish`` raises the reason."""
         self._given_up += 1
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether the broker has not let us in yet, nor refused us for good."""
+        return not self._first.is_set()
+
     def nudge(self) -> None:
         """What was held back may go out."""
         self._call(self._pump)
@@ -179,6 +188,7 @@ class Session:
 
     def close(self) -> None:
         """Send what was posted, close, and wait for the thread to end."""
+        self._is_closed = True
         patience_s = DRAIN_S
         if self._ready and not self._closing.is_set():
             last = Job([])
@@ -195,8 +205,11 @@ class Session:
             self._thread.join(DRAIN_S)
 
     def close_within(self, seconds: float) -> None:
-        """Close after ``seconds`` if that has not happened by then, whoever waits for a confirm."""
-        timer = threading.Timer(seconds, self.close)
+        """Close after ``seconds`` if that has not happened by then, whoever waits for a confirm.
+
+        At once if the broker has not answered yet.
+        """
+        timer = threading.Timer(0.0 if self.is_starting else seconds, self.close)
         timer.daemon = True
         timer.start()
 
@@ -237,6 +250,7 @@ class Session:
                 break
             self._closing.wait(backoff_s(attempt))
         self._closing.set()
+        self._first.set()  # whoever waits for the beginning waits in vain
         self._pipeline.abandon(Stopped("the session is closed"))
 
     def _connect_once(self) -> bool:
