@@ -14,6 +14,7 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _SYSTEM: Final = frozenset(
     {"/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/media", "/mnt", "/opt", "/proc"}
     | {"/run", "/sbin", "/srv", "/sys", "/usr", "/usr/local", "/var", "/var/lib"}
+    | {"/tmp", "/var/tmp", "/dev/shm"}  # noqa: S108
 )
 
 
@@ -43,7 +44,7 @@ def private_folder(folder: Path) -> Path:
     """Make ``folder`` (and its parents), or tighten it, so that nobody else may look into it.
 
     A volume that somebody else mounted for us is taken as it is: in a container its owner and mode
-    are the administrator's.
+    are the administrator's. One that is ours is tightened, a tmpfs that begins as 1777 included.
 
     Raises:
         OSError: it cannot be made, or others may look into it and it is not ours to tighten.
@@ -58,11 +59,13 @@ def private_folder(folder: Path) -> Path:
     if not found.st_mode & _OTHERS:
         return folder
     is_ours = found.st_uid == os.geteuid()
-    is_shared = bool(found.st_mode & stat.S_ISVTX) or str(folder.resolve()) in _SYSTEM
+    is_volume = os.path.ismount(folder)
+    is_sticky = bool(found.st_mode & stat.S_ISVTX) and not is_volume
+    is_shared = is_sticky or str(folder.resolve()) in _SYSTEM
     if is_ours and not is_shared:
         with suppress(OSError):  # where files have no modes the mount has, for all of them
             folder.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
-    elif is_shared or not os.path.ismount(folder):
+    elif is_shared or not is_volume:
         whose = "everybody shares it" if is_shared else "it belongs to another user"
         said = f"{whose}, and others may look into it: name a folder of your own"
         raise PermissionError(errno.EPERM, said, str(folder))

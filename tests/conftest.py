@@ -9,7 +9,8 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,13 +106,24 @@ class Place:
         return found
 
 
+@contextmanager
+def new_place(
+    node: private_node.Node, clients: Sequence[str] = CLIENTS, fleet: Fleet = FLEET
+) -> Iterator[Place]:
+    """A fresh federation; its vhost goes with the block."""
+    federation = Federation(f"test-{next(_numbers)}", clients=tuple(clients), fleets=(fleet,))
+    private_node.bring_to_state(node, federation)
+    users = (*clients, fleet.name, "coordinator", "watcher", "admin")
+    urls = {user: node.broker_url(user) for user in users}
+    with node.manage() as management:
+        try:
+            yield Place(federation.name, node, urls, management)
+        finally:
+            management.delete("vhosts", federation.name)
+
+
 @pytest.fixture
 def place(node: private_node.Node) -> Iterator[Place]:
     """A fresh federation; its vhost goes with the test."""
-    federation = Federation(f"test-{next(_numbers)}", clients=CLIENTS, fleets=(FLEET,))
-    private_node.bring_to_state(node, federation)
-    users = (*CLIENTS, FLEET.name, "coordinator", "watcher", "admin")
-    urls = {user: node.broker_url(user) for user in users}
-    with node.manage() as management:
-        yield Place(federation.name, node, urls, management)
-        management.delete("vhosts", federation.name)
+    with new_place(node) as found:
+        yield found

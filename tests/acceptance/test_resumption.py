@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from broker_config import node as private_node
+from broker_config.federation import Fleet
 from broker_config.names import CHUNK_BYTES
 from coordinator_worker import checkpoint
 from coordinator_worker.state import State
@@ -16,7 +18,7 @@ from shared.layout import Weights
 from shared.messages import UpdateManifest
 from shared.pipeline import Publication
 from tests.acceptance.test_federation import start_coordinator
-from tests.conftest import Place
+from tests.conftest import Place, new_place
 from tests.processes import workers
 
 RUN = "ab" * 4
@@ -46,18 +48,24 @@ def publish_updates(place: Place) -> None:
 
 
 def train(
-    place: Place,
+    node: private_node.Node,
     folder: Path,
     algorithm: Sequence[str],
     kills: Sequence[tuple[str, dict[str, object]]],
 ) -> State:
-    """The run's last state, with a coordinator that is killed at each of ``kills``."""
+    """The run's last state, with a coordinator that is killed at each of ``kills``.
+
+    In a federation of its own: the broker lets no version of a run be made twice.
+    """
     folder.mkdir()
-    checkpoint.save(folder, State(place.name, RUN, 0, Weights.empty(LAYOUT), applied={}))
-    publish_updates(place)
     arguments = ("--quorum", str(QUORUM), "--max-staleness", "20", "--rounds", str(ROUNDS))
     arguments += tuple(algorithm)
-    with workers() as started:
+    with (
+        new_place(node, fleet=Fleet("fleet", ROUNDS * QUORUM)) as place,
+        workers() as started,
+    ):
+        checkpoint.save(folder, State(place.name, RUN, 0, Weights.empty(LAYOUT), applied={}))
+        publish_updates(place)
         for action, fields in kills:
             started.append(start_coordinator(place, folder, *arguments))
             started[-1].wait_for(action, **fields)
@@ -80,11 +88,11 @@ ALGORITHMS = {
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
 def test_killed_or_not_the_same_updates_make_the_same_bits(
-    place: Place, tmp_path: Path, algorithm: Sequence[str]
+    node: private_node.Node, tmp_path: Path, algorithm: Sequence[str]
 ) -> None:
-    undisturbed = train(place, tmp_path / "undisturbed", algorithm, [])
+    undisturbed = train(node, tmp_path / "undisturbed", algorithm, [])
     killed = train(
-        place,
+        node,
         tmp_path / "killed",
         algorithm,
         [

@@ -9,7 +9,6 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,11 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from xxhash import xxh3_64
 
 from broker_config import node as private_node
-from broker_config.federation import Federation
 from coordinator_worker import checkpoint
 from shared.layout import Layout, Tensor, Weights
 from tests.acceptance.withstood import ESCAPES, Hostile, body
-from tests.conftest import CLIENTS, FLEET, Place
+from tests.conftest import Place, new_place
 from tests.ports import free_port
 from tests.processes import BIN, DEADLINE_S, KEYS, ROOT, environment_of
 
@@ -97,19 +95,23 @@ class Run:
         """Alfa is asked, and its tensors have names of its choice."""
         alfa = Hostile(self.place, "alfa", "ab" * 4, 0, Weights.of([np.zeros(1)]))
         self.wait_for("connected to the broker")
-        alfa.send(body(alfa.header("join")))
-        with alfa.channel() as channel:
-            for _method, _properties, content in channel.consume("model.alfa", auto_ack=True):
-                if b"send-initial" in content:
-                    break
+        self.be_asked(alfa)
         alfa.send(body(self.initial(alfa, UNPRINTABLE[:1])[0]))
         self.wait_for("rejected from alfa: malformed")
+        self.be_asked(alfa)  # nobody is, once something of it was rejected
         header, data = self.initial(alfa, ACTIVE)
         alfa.send(body(header, data))
         self.wait_for("version 0 is published")
         state = checkpoint.load(self.folder / "c")
         assert state is not None
         self.run, self.weights, self.version = state.run, state.weights, 0
+
+    def be_asked(self, alfa: Hostile) -> None:
+        alfa.send(body(alfa.header("join")))
+        with alfa.channel() as channel:
+            for _method, _properties, content in channel.consume("model.alfa", auto_ack=True):
+                if b"send-initial" in content:
+                    break
 
     def initial(self, alfa: Hostile, names: tuple[str, ...]) -> tuple[dict[str, Any], bytes]:
         tensors = [{"name": name, "shape": [2], "dtype": "float64"} for name in names]
@@ -225,19 +227,8 @@ def refused(word: str) -> NoReturn:
 
 @pytest.fixture(scope="module")
 def said(node: private_node.Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outputs]:
-    with a_place(node) as place:
+    with new_place(node) as place:
         yield outputs(place, tmp_path_factory.mktemp("strings"))
-
-
-@contextmanager
-def a_place(node: private_node.Node) -> Iterator[Place]:
-    federation = Federation("strings", clients=CLIENTS, fleets=(FLEET,))
-    private_node.bring_to_state(node, federation)
-    users = (*CLIENTS, FLEET.name, "coordinator", "watcher", "admin")
-    urls = {user: node.broker_url(user) for user in users}
-    with node.manage() as management:
-        yield Place(federation.name, node, urls, management)
-        management.delete("vhosts", federation.name)
 
 
 def texts(said: Outputs) -> dict[str, str]:

@@ -9,13 +9,12 @@ import psutil
 import pytest
 
 from broker_config import node as private_node
-from broker_config.federation import Federation, Fleet
-from broker_config.management import Management
+from broker_config.federation import Fleet
 from broker_config.processes import wait_for
 from coordinator_worker import checkpoint
 from coordinator_worker.state import State
 from tests.acceptance.test_federation import start_coordinator
-from tests.conftest import Place
+from tests.conftest import Place, new_place
 from tests.processes import Worker, workers
 
 CLIENTS, ROUNDS = 20, 4
@@ -24,12 +23,8 @@ CLIENTS, ROUNDS = 20, 4
 @pytest.fixture
 def wide(node: private_node.Node) -> Iterator[Place]:
     """A federation with one more place in its fleet than there are virtual clients."""
-    federation = Federation("wide", clients=(), fleets=(Fleet("phone", CLIENTS + 1),))
-    private_node.bring_to_state(node, federation)
-    urls = {user: node.broker_url(user) for user in ("phone", "coordinator")}
-    with Management(node.management_url()) as management:
-        yield Place("wide", node, urls, management)
-        management.delete("vhosts", "wide")
+    with new_place(node, (), Fleet("phone", CLIENTS + 1)) as found:
+        yield found
 
 
 def start_phones(place: Place, count: int, *arguments: str, task: str = "shard_ledger") -> Worker:
@@ -121,7 +116,7 @@ def test_after_a_lost_connection_they_are_who_they_were(wide: Place, tmp_path: P
         found: list[dict[str, str]] = []
 
         def are_there() -> bool:
-            found[:] = wide.management.get("vhosts", "wide", "connections")
+            found[:] = wide.management.get("vhosts", wide.name, "connections")
             return len(found) == 3  # the coordinator has two
 
         assert wait_for(are_there, 20)

@@ -95,6 +95,21 @@ def test_a_folder_that_everybody_shares_is_refused_and_left_as_it_is(tmp_path: P
     assert mode(private_folder(shared / "mine")) == 0o700
 
 
+def test_a_volume_of_ours_that_began_as_everybodys_is_tightened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a tmpfs has at its root, unless it was mounted with a mode; /tmp may be one, too."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    volume.chmod(0o1777)
+    monkeypatch.setattr(os.path, "ismount", lambda path: path in (volume, Path("/tmp")))  # noqa: S108
+    assert mode(writable(volume, "--checkpoint-dir")) & 0o777 == 0o700
+    before = mode(Path("/tmp"))  # noqa: S108
+    with pytest.raises(ConfigError, match="everybody shares it"):
+        writable(Path("/tmp"), "--checkpoint-dir")  # noqa: S108
+    assert mode(Path("/tmp")) == before  # noqa: S108
+
+
 def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
