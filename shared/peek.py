@@ -13,7 +13,7 @@ from typing import Any, Final
 import pika
 from pika import exceptions
 
-from shared.address import diagnose, parameters, refusal
+from shared.address import diagnose, location, parameters, refusal
 from shared.connection import TolerantConnection
 from shared.errors import BrokerUnavailable
 from shared.tls import Broker
@@ -90,8 +90,7 @@ def purge(broker: str | Broker, name: str, queue: str) -> int:
 @contextmanager
 def _channel(broker: str | Broker, name: str, queue: str) -> Iterator[Any]:
     told = parameters(broker, name)
-    user = told.credentials.username
-    where = f"the broker at {told.host}:{told.port}, vhost {told.virtual_host!r}, as {user!r}"
+    where = location(*told)
     try:
         connection = pika.BlockingConnection(told, _impl_class=TolerantConnection)
     except (exceptions.AMQPError, OSError) as error:
