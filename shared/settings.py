@@ -78,6 +78,11 @@ class WorkerSettings(BaseSettings):
         " or as a bundle has it",
     )
     tls_key: SecretStr | None = Field(None, description="its private key, in the same ways")
+    spare_mailboxes: bool = Field(
+        False,
+        description="the broker is a cluster in which each client has a second mailbox, on another"
+        " node; a bundle of `broker-config` says so",
+    )
     wait_broker_s: float = Field(
         10.0, ge=0, description="how long to wait at the start for a broker that does not answer"
     )
