@@ -10,6 +10,7 @@ from pika import exceptions
 
 from shared.broker_url import FORM, BrokerUrl
 from shared.errors import BrokerRefused, BrokerUnavailable, ConfigError, NotThere, WarrenError
+from shared.proxy import Proxy, ProxyFailed, proxy_for
 from shared.tls import Broker, explain
 
 # RabbitMQ looks once in a heartbeat whether anything has come, and ends the connection when twice
@@ -19,15 +20,22 @@ HEARTBEAT_S: Final = 20
 CONNECT_TIMEOUT_S: Final = 10
 
 
+class _Parameters(pika.URLParameters):  # type: ignore[misc]
+    """pika's, and which proxy leads there."""
+
+    proxy: Proxy | None = None
+
+
 def parameters(broker: str | Broker, name: str) -> Any:
     """Pika parameters for ``broker``; the management UI will call the connection ``name``.
 
-    Raises ConfigError if the URL is none, or what TLS needs cannot be read.
+    Their ``proxy`` is the one that leads there, or None. Raises ConfigError if a URL is none, or
+    what TLS needs cannot be read.
     """
     broker = Broker(broker) if isinstance(broker, str) else broker
     parts = BrokerUrl.parse(broker.url)
     try:
-        found = pika.URLParameters(parts.encoded())
+        found = _Parameters(parts.encoded())
     except Exception:  # noqa: BLE001  pika raises whatever its parts raise, password included
         raise ConfigError(f"the broker URL is not of the form {FORM}") from None
     if parts.scheme == "amqps":
@@ -35,6 +43,7 @@ def parameters(broker: str | Broker, name: str) -> Any:
         if broker.tls_certificate and parts.password is None:
             found.credentials = pika.credentials.ExternalCredentials()
             found.credentials.username = parts.user
+    found.proxy = proxy_for(broker.proxy, parts)
     found.client_properties = {"connection_name": name, "product": "Warren", "version": _version()}
     if found.heartbeat is None:  # the URL may ask for another with ?heartbeat=SECONDS
         found.heartbeat = HEARTBEAT_S
@@ -77,6 +86,9 @@ def diagnose(error: Exception, where: str) -> tuple[WarrenError, bool]:
         if isinstance(error, kind) and words in str(error):
             return BrokerRefused(f"{where} refused{mend}"), final
     root = _root(error)
+    if isinstance(root, ProxyFailed):
+        kind = BrokerRefused if root.final else BrokerUnavailable
+        return kind(f"cannot reach {where}: {root}"), root.final
     if isinstance(root, ssl.SSLError) or "[SSL" in str(root):  # pika may have only its text
         said, final = explain(str(root))
         return (BrokerRefused if final else BrokerUnavailable)(f"{where}: {said}"), final

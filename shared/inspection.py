@@ -14,6 +14,7 @@ import pika
 from pika import exceptions
 
 from shared.address import CONNECT_TIMEOUT_S, diagnose, parameters
+from shared.connection import blocking
 from shared.findings import Finding, fail, ok, warn
 from shared.messages import PROTOCOL
 from shared.tls import Broker, explain
@@ -55,22 +56,34 @@ class Inspection:
         yield self._version()
 
     def _name(self) -> Finding:
-        host = self._told.host
+        # The proxy looks up the broker.
+        at = self._told.proxy or self._told
+        host = at.host
         try:
-            found = {entry[4][0] for entry in socket.getaddrinfo(host, self._told.port)}
+            found = {entry[4][0] for entry in socket.getaddrinfo(host, at.port)}
         except OSError as error:
-            return fail("name", f"{host} has no address ({error.strerror}): check the broker URL")
+            mend = "check WARREN_PROXY" if self._told.proxy else "check the broker URL"
+            return fail("name", f"{host} has no address ({error.strerror}): {mend}")
         return ok("name", f"{host} is {', '.join(sorted(map(str, found)))}")
 
     def _port(self) -> Finding:
         host, port = self._told.host, self._told.port
+        proxy = self._told.proxy
         try:
-            socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
+            self._connect().close()
         except OSError as error:
             why = error.strerror or error
             mend = "is the broker up, and does a firewall let this machine out?"
+            if proxy is not None:
+                mend = "WARREN_PROXY names the proxy, WARREN_PROXY=none goes without"
             return fail("port", f"{host}:{port} cannot be reached ({why}): {mend}")
-        return ok("port", f"{host}:{port} answers")
+        return ok("port", f"{host}:{port} answers{f' through {proxy}' if proxy else ''}")
+
+    def _connect(self) -> socket.socket:
+        host, port, proxy = self._told.host, self._told.port, self._told.proxy
+        if proxy is not None:
+            return proxy.connect(host, port, CONNECT_TIMEOUT_S)  # type: ignore[no-any-return]
+        return socket.create_connection((host, port), CONNECT_TIMEOUT_S)
 
     def _tls(self) -> Finding:
         options, host, port = self._told.ssl_options, self._told.host, self._told.port
@@ -80,7 +93,7 @@ class Inspection:
             return warn("TLS", "none: others on the network can read the password; use amqps://")
         try:
             with (
-                socket.create_connection((host, port), CONNECT_TIMEOUT_S) as plain,
+                self._connect() as plain,
                 options.context.wrap_socket(
                     plain, server_hostname=options.server_hostname or host
                 ) as wrapped,
@@ -96,7 +109,7 @@ class Inspection:
         user = self._told.credentials.username
         where = f"the broker at {self._told.host}:{self._told.port}"
         try:
-            self._connection = pika.BlockingConnection(self._told)
+            self._connection = blocking(self._told)
         except (exceptions.AMQPError, OSError) as error:
             refused = str(diagnose(error, where)[0])
             return fail("vhost" if "vhost" in refused else "login", f"as {user!r}: {refused}")
@@ -197,7 +210,7 @@ def without_consumer(broker: Broker, name: str, queues: Sequence[str]) -> list[s
     Over a connection of its own, called ``name``, which is closed again.
     """
     try:
-        connection = pika.BlockingConnection(parameters(broker, name))
+        connection = blocking(parameters(broker, name))
         try:
             channel = connection.channel()
             found = [
@@ -222,7 +235,7 @@ def first_missing(
     broker does not tell. Over a connection of its own, called ``name``, which is closed again.
     """
     try:
-        connection = pika.BlockingConnection(parameters(broker, name))
+        connection = blocking(parameters(broker, name))
         try:
             below, missing = (
                 (claimed + 1, most) if _exists(connection, queue(claimed)) else (0, claimed)

@@ -33,6 +33,7 @@ from shared import flags, settings_file, strays
 from shared.broker_url import BrokerUrl
 from shared.config import bundle_owner
 from shared.errors import ConfigError
+from shared.proxy import NONE, Proxy
 from shared.tls import Broker
 from shared.wording import complaint
 
@@ -51,7 +52,7 @@ class WorkerSettings(BaseSettings):
     """What both workers are told."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "the broker": ("broker_url", "ca", "tls_certificate", "tls_key", "wait_broker_s"),
+        "the broker": ("broker_url", "ca", "tls_certificate", "tls_key", "proxy", "wait_broker_s"),
         "as a service": ("ready_file", "log_format", "log_level"),
     }
 
@@ -78,6 +79,13 @@ class WorkerSettings(BaseSettings):
         " or as a bundle has it",
     )
     tls_key: SecretStr | None = Field(None, description="its private key, in the same ways")
+    proxy: str | None = Field(
+        None,
+        description="proxy that leads to the broker, as http://host:port (it is asked to CONNECT)"
+        " or socks5://host:port, with user:password@ before the host where it wants a login; better"
+        " in the environment then. none: go straight (default: https_proxy for amqps://, all_proxy"
+        " and no_proxy of the environment)",
+    )
     wait_broker_s: float = Field(
         10.0, ge=0, description="how long to wait at the start for a broker that does not answer"
     )
@@ -92,6 +100,16 @@ class WorkerSettings(BaseSettings):
     def _can_be_split(cls, url: str) -> str:
         try:
             BrokerUrl.parse(url)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return url
+
+    @field_validator("proxy")
+    @classmethod
+    def _is_a_proxy(cls, url: str | None) -> str | None:
+        try:
+            if url and url.strip().lower() != NONE:
+                Proxy.parse(url)
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return url
@@ -119,7 +137,8 @@ class WorkerSettings(BaseSettings):
     def broker(self) -> Broker:
         """Where the broker is and how to log in."""
         key = self.secret(self.tls_key) or ""
-        return Broker(self.broker_url, self.ca or "", self.tls_certificate or "", key)
+        told = (self.broker_url, self.ca or "", self.tls_certificate or "", key)
+        return Broker(*told, proxy=self.proxy or "")
 
     @property
     def user(self) -> str:
