@@ -15,14 +15,19 @@ from pika import exceptions
 
 from shared.address import CONNECT_TIMEOUT_S, diagnose, parameters
 from shared.connection import blocking
+from shared.errors import BrokerRefused
 from shared.findings import Finding, fail, ok, warn
 from shared.messages import PROTOCOL
 from shared.tls import Broker, explain
 
 OLDEST: Final = (3, 10)  # RabbitMQ versions that the tests run on
-NEWEST_MAJOR: Final = 4
+NEWEST: Final = (4, 3)
+# To ask whether a queue is there wants the right to make it, which no worker has; the releases
+# after these are content with any right.
+ASK_IN_VAIN: Final = ((4, 2, 6), (4, 3, 0))
 NOT_FOUND: Final = 404
 LOCKED: Final = 405
+REFUSED: Final = 403
 
 
 class Inspection:
@@ -119,24 +124,34 @@ class Inspection:
         properties = self._connection._impl.server_properties  # BlockingConnection hides them
         text = _text(properties.get("version", "0"))
         broker = f"{_text(properties.get('product', 'a broker'))} {text}"
-        numbers = tuple(int(word) for word in text.split(".")[:2] if word.isdecimal())
+        numbers = tuple(int(word) for word in text.split(".")[:3] if word.isdecimal())
         said = f"{broker}; this worker speaks protocol {PROTOCOL}"
+        if numbers in ASK_IN_VAIN:
+            return fail("version", f"{said}: this release refuses to tell whether a queue is there;"
+                        " upgrade it to the next one")  # fmt: skip
         if numbers < OLDEST:
             return fail("version", f"{said}: RabbitMQ 3.10 or newer is needed")
-        if numbers[0] > NEWEST_MAJOR:
+        if numbers[:2] > NEWEST:
             return warn("version", f"{said}: newer than what was tested")
         return ok("version", said)
 
     # --- what is there --------------------------------------------------------------------------
 
     def queue(self, name: str) -> tuple[int, int] | None:
-        """Messages that wait in a queue, and its consumers; None if there is no such queue."""
+        """Messages that wait in a queue, and its consumers; None if there is no such queue.
+
+        Raises BrokerRefused if this user has no right to it at all, which RabbitMQ before 4.2.6 did
+        not ask for.
+        """
         closed, found = self._try(lambda channel: channel.queue_declare(name, passive=True))
+        if closed is not None and closed.reply_code == REFUSED:
+            raise BrokerRefused(f"the broker refused to look at {name}: {closed.reply_text}")
         return (found.method.message_count, found.method.consumer_count) if not closed else None
 
     def has_exchange(self, name: str) -> bool:
-        """Whether there is such an exchange."""
-        return self._try(lambda channel: channel.exchange_declare(name, passive=True))[0] is None
+        """Whether there is such an exchange, or one that this user may not even look at."""
+        closed = self._try(lambda channel: channel.exchange_declare(name, passive=True))[0]
+        return closed is None or closed.reply_code == REFUSED
 
     def is_log(self, queue: str) -> bool | None:
         """Whether a queue is a quorum queue with a single active consumer; None if unreadable.
@@ -144,7 +159,7 @@ class Inspection:
         That one gives nothing to who only asks for a message; another might, and has it back.
         """
         closed, _ = self._try(_get_and_give_back(queue))
-        if closed is not None and closed.reply_code == 403:
+        if closed is not None and closed.reply_code == REFUSED:
             return None
         return closed is not None
 
@@ -153,7 +168,7 @@ class Inspection:
     def may_read(self, queue: str) -> bool:
         """Whether this user may read a queue; what waits there is where it was."""
         closed, _ = self._try(_get_and_give_back(queue))
-        return closed is None or closed.reply_code != 403
+        return closed is None or closed.reply_code != REFUSED
 
     def may_publish(self, exchange: str) -> bool:
         """Whether this user may publish to an exchange, by a message that never arrives."""
