@@ -243,8 +243,8 @@ def _broker() -> Parser:
         "--amqp-address",
         metavar="URL",
         action="append",
-        help="how workers reach it, one host (remembered; default: amqp://, the same host, port"
-        " 5672)",
+        help="how workers reach it: amqps://host:port, or all nodes of a cluster, with commas"
+        " between them (remembered; default: amqp://, the same hosts, port 5672)",
     )
     group.add_argument(
         "--ca",

@@ -11,20 +11,22 @@ from urllib.parse import quote
 import httpx
 
 from broker_config.errors import BrokerConfigError
-from shared.broker_url import BrokerUrl
+from shared.broker_url import BrokerUrl, host_and_port
 from shared.errors import ConfigError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 TIMEOUT_S: Final = 30.0
+CONNECT_S: Final = 5.0  # while another node may answer sooner
 
 
 class Management:
     """A connection to the management API of one broker; use it as a context manager.
 
-    ``url`` is ``http[s]://user:password@host:port``; a password that is missing there is taken
-    from $WARREN_MANAGEMENT_PASSWORD. Of an https broker ``ca`` vouches, as base64 of the
+    ``url`` is ``http[s]://user:password@host:port``, or names several nodes of a cluster
+    (``host1:port,host2:port``): the first that answers is asked. A password that is missing there
+    is taken from $WARREN_MANAGEMENT_PASSWORD. Of an https broker ``ca`` vouches, as base64 of the
     authority's DER; without it, whom the system trusts. Every method raises `BrokerConfigError`
     when the broker cannot be reached or refuses.
     """
@@ -34,21 +36,21 @@ class Management:
             parts = BrokerUrl.parse(url, ("http", "https"))
         except ConfigError as error:
             raise BrokerConfigError(str(error)) from None
-        port = parts.port or (443 if parts.scheme == "https" else 15672)
         path = "" if parts.vhost == "/" else f"/{parts.vhost.strip('/')}"
-        self.host = parts.host
+        self.hosts = tuple(host for host, _port in parts.hosts)
         self.user = parts.user or "guest"
         password = parts.password or os.environ.get("WARREN_MANAGEMENT_PASSWORD", "")
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        self.address = f"{parts.scheme}://{host}:{port}"
+        default = 443 if parts.scheme == "https" else 15672
+        places = [host_and_port(host, port or default) for host, port in parts.hosts]
+        self.address = f"{parts.scheme}://{','.join(places)}"
+        self._urls = [f"{parts.scheme}://{place}{path}/api/" for place in places]
         self._http = httpx.Client(
-            base_url=f"{self.address}{path}/api/",
             auth=httpx.BasicAuth(self.user, password),
-            timeout=TIMEOUT_S,
+            timeout=httpx.Timeout(TIMEOUT_S, connect=TIMEOUT_S if len(places) == 1 else CONNECT_S),
             # A certificate store takes longer to read than a private node takes to answer.
             verify=_trust(ca) if parts.scheme == "https" else False,
             # A proxy of the environment cannot reach this machine's loopback.
-            trust_env=self.host not in ("127.0.0.1", "localhost", "::1"),
+            trust_env=not {"127.0.0.1", "localhost", "::1"} & {*self.hosts},
         )
 
     def __enter__(self) -> Management:
@@ -92,13 +94,7 @@ class Management:
         self, method: str, path: tuple[str, ...], body: dict[str, Any] | None
     ) -> httpx.Response:
         url = "/".join(quote(part, safe="") for part in path)
-        try:
-            answer = self._http.request(method, url, json=body)
-        except httpx.HTTPError as error:
-            raise BrokerConfigError(
-                f"no management API at {self.address} ({error}): is the broker running, "
-                "and its rabbitmq_management plugin enabled?"
-            ) from error
+        answer = self._first_answer(method, url, body)
         if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise BrokerConfigError(
                 f"the broker at {self.address} refuses user {self.user!r} ({_reason(answer)}): "
@@ -110,6 +106,19 @@ class Management:
                 f"{answer.status_code}: {_reason(answer)}"
             )
         return answer
+
+    def _first_answer(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+        # Each request says what shall be, so it may be repeated at another node.
+        for base in tuple(self._urls):
+            try:
+                return self._http.request(method, base + path, json=body)
+            except httpx.HTTPError as error:
+                self._urls.append(self._urls.pop(0))  # whoever answers is asked first from now on
+                failure = error
+        raise BrokerConfigError(
+            f"no management API at {self.address} ({failure}): is the broker running, "
+            "and its rabbitmq_management plugin enabled?"
+        ) from failure
 
     def _found(self, answer: httpx.Response, path: tuple[str, ...]) -> None:
         if answer.status_code == httpx.codes.NOT_FOUND:

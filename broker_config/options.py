@@ -20,6 +20,7 @@ from broker_config.files import private_folder, write_private
 from broker_config.home.changes import Homes, remembered
 from broker_config.home.marks import revoked
 from broker_config.ports import NO_PORT
+from shared.broker_url import host_and_port
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -213,40 +214,60 @@ def amqp_address(options: argparse.Namespace, management: Management) -> str:
     """Where workers reach the operator's own broker, without a login; remembered with it.
 
     Raises:
-        BrokerConfigError: not one address like ``amqps://broker.example:5671``.
+        BrokerConfigError: no address like ``amqps://broker.example:5671``, or a list of such.
     """
     given = ",".join(options.amqp_address or ()) or os.environ.get("WARREN_AMQP_ADDRESS")
     path = home(options) / "amqp-address"
     if given:
-        address = _one_address(given)
+        address = _addresses(given)
         write_private(path, f"{management.address} {address}\n")
         return address
     # Of another broker it says nothing.
     known = path.read_text().split() if path.exists() else []
     if len(known) == 2 and known[0] == management.address:
         return known[1]
-    host = f"[{management.host}]" if ":" in management.host else management.host
-    return f"amqp://{host}:5672"
+    return f"amqp://{','.join(host_and_port(host, 5672) for host in management.hosts)}"
+
+
+_WRONG: Final = (
+    "--amqp-address is no address like amqps://broker.example:5671, without a login (several:"
+    " amqps://node-1:5671,node-2:5671)"
+)
+
+
+def _addresses(given: str) -> str:
+    """One address for all the hosts in ``given``, of which each may have the scheme."""
+    found = [_one_address(each.strip()) for each in _join_scheme(given.strip())]
+    schemes = {scheme for scheme, _, _ in (each.partition("://") for each in found)}
+    if len(schemes) != 1:
+        raise BrokerConfigError(f"{_WRONG}: amqp:// or amqps://, the same for all")
+    places = dict.fromkeys(each.partition("://")[2] for each in found)
+    return f"{schemes.pop()}://{','.join(places)}"
+
+
+def _join_scheme(given: str) -> list[str]:
+    """``given`` at its commas; a host without a scheme has that of the one before it."""
+    found: list[str] = []
+    scheme = ""
+    for each in map(str.strip, given.split(",")):
+        before, separator, place = each.partition("://")
+        scheme = before if separator else scheme
+        found.append(each if separator or not scheme else f"{scheme}://{place or before}")
+    return found
 
 
 def _one_address(given: str) -> str:
     # Not quoted: who writes a login into it has written a password.
-    wrong = "--amqp-address is no address like amqps://broker.example:5671, without a login"
-    if re.search(r"[,;\s]", given.strip()):
-        raise BrokerConfigError(
-            "--amqp-address names several hosts, and workers know one: give a name or an address "
-            "that leads to all of them, such as that of a load balancer"
-        )
     try:
-        parts = urlsplit(given.strip())
+        parts = urlsplit(given)
         parts.port  # noqa: B018  raises what it is worth
     except ValueError:
-        raise BrokerConfigError(wrong) from None
+        raise BrokerConfigError(_WRONG) from None
     host = parts.hostname or ""
     if parts.scheme not in ("amqp", "amqps") or not host or "@" in given:
-        raise BrokerConfigError(wrong)
+        raise BrokerConfigError(_WRONG)
     if ":" not in host and not _HOST_NAME.fullmatch(host):
-        raise BrokerConfigError(wrong)
+        raise BrokerConfigError(_WRONG)
     if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise BrokerConfigError(f"{wrong}, vhost and options, which come from the federation")
+        raise BrokerConfigError(f"{_WRONG}, vhost and options, which come from the federation")
     return f"{parts.scheme}://{parts.netloc}"

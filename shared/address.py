@@ -26,20 +26,25 @@ class _Parameters(pika.URLParameters):  # type: ignore[misc]
     proxy: Proxy | None = None
 
 
-def parameters(broker: str | Broker, name: str) -> Any:
-    """Pika parameters for ``broker``; the management UI will call the connection ``name``.
+def parameters(broker: str | Broker, name: str) -> list[Any]:
+    """Pika parameters for each host of ``broker``, in the order of its URL.
 
-    Their ``proxy`` is the one that leads there, or None. Raises ConfigError if a URL is none, or
-    what TLS needs cannot be read.
+    The management UI will call the connection ``name``. Their ``proxy`` is the one that leads
+    there, or None. Raises ConfigError if a URL is none, or what TLS needs cannot be read.
     """
     broker = Broker(broker) if isinstance(broker, str) else broker
     parts = BrokerUrl.parse(broker.url)
+    context = broker.context() if parts.scheme == "amqps" else None
+    return [_parameters(broker, host, context, name) for host in parts.each()]
+
+
+def _parameters(broker: Broker, parts: BrokerUrl, context: ssl.SSLContext | None, name: str) -> Any:
     try:
         found = _Parameters(parts.encoded())
     except Exception:  # noqa: BLE001  pika raises whatever its parts raise, password included
         raise ConfigError(f"the broker URL is not of the form {FORM}") from None
-    if parts.scheme == "amqps":
-        found.ssl_options = pika.SSLOptions(broker.context(), found.host)
+    if context is not None:
+        found.ssl_options = pika.SSLOptions(context, found.host)
         if broker.tls_certificate and parts.password is None:
             found.credentials = pika.credentials.ExternalCredentials()
             found.credentials.username = parts.user
@@ -50,6 +55,13 @@ def parameters(broker: str | Broker, name: str) -> Any:
     found.socket_timeout = found.stack_timeout = CONNECT_TIMEOUT_S
     found.connection_attempts = 1
     return found
+
+
+def location(*hosts: Any) -> str:
+    """Where those who have these parameters connect to, in words, without a password."""
+    places = " or ".join(f"{host.host}:{host.port}" for host in hosts)
+    user = hosts[0].credentials.username
+    return f"the broker at {places}, vhost {hosts[0].virtual_host!r}, as {user!r}"
 
 
 @cache

@@ -17,12 +17,13 @@ from typing import Any, Final
 import pika
 from pika import exceptions
 
-from shared.address import diagnose, is_final, parameters, refusal
+from shared.address import diagnose, is_final, location, parameters, refusal
 from shared.backoff import backoff_s
 from shared.confirms import ConfirmDeadline
 from shared.connection import Connection, say_when_blocked
 from shared.delivery import Subscription, Unacknowledged
 from shared.errors import BrokerUnavailable, NotThere, Stopped, Taken, WarrenError
+from shared.hosts import Hosts
 from shared.log import Log
 from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
 from shared.places import Places
@@ -51,9 +52,10 @@ MOST_UNACKNOWLEDGED: Final = 65535
 class Session:
     """A connection to the broker that outlives the broker's absences.
 
-    ``broker`` is an AMQP URL with user and vhost, ``name`` what the management UI calls the
-    connection. ``on_ready(queue)`` is called each time consuming (or publishing) can begin,
-    ``on_lost()`` each time it ends and will be tried again, ``on_wait()`` while confirms take long.
+    ``broker`` is an AMQP URL with user and vhost, and one host or several nodes of a cluster;
+    ``name`` is what the management UI calls the connection. ``on_ready(queue)`` is called each
+    time consuming (or publishing) can begin, ``on_lost()`` each time it ends and will be tried
+    again, ``on_wait()`` while confirms take long.
     """
 
     def __init__(
@@ -66,7 +68,8 @@ class Session:
         on_lost: Callable[[], None] = lambda: None,
         on_wait: Callable[[], None] = lambda: None,
     ) -> None:
-        self._parameters = parameters(broker, name)
+        self._hosts = Hosts(found := parameters(broker, name))
+        self._parameters = found[0]
         self.user: str = self._parameters.credentials.username
         self.epoch = 0
         self._unacknowledged = Unacknowledged(0)
@@ -239,6 +242,7 @@ class Session:
         attempt = 0
         while not self._closing.is_set():
             began = time.monotonic()
+            self._parameters = self._hosts.next()
             was_up = self._connect_once()
             # What is refused as soon as it is sent would be sent a hundred times in a minute.
             lasted = was_up and time.monotonic() - began > SHORT_S
@@ -248,7 +252,8 @@ class Session:
             if self._hopeless and not self._first.is_set():
                 self._first.set()
                 break
-            self._closing.wait(backoff_s(attempt))
+            # No long wait before the other nodes have been tried.
+            self._closing.wait(backoff_s(1 + (attempt - 1) // self._hosts.count))
         self._closing.set()
         self._first.set()  # whoever waits for the beginning waits in vain
         self._pipeline.abandon(Stopped("the session is closed"))
@@ -348,6 +353,7 @@ class Session:
     def _become_ready(self, queue: str | None) -> None:
         self._ready = self._was_up = True
         self._failure = None
+        self._hosts.connected()
         self._had = tuple(self.places.held)
         log.info("connected", "connected to %s", self._where)
         self._on_ready(queue)
@@ -478,5 +484,4 @@ class Session:
 
     @property
     def _where(self) -> str:
-        at = self._parameters
-        return f"the broker at {at.host}:{at.port}, vhost {at.virtual_host!r}, as {self.user!r}"
+        return location(self._parameters)

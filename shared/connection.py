@@ -226,9 +226,18 @@ class TolerantConnection(pika.SelectConnection):  # type: ignore[misc]
         return (end, _decoded(data[:end])) if end <= len(data) else (0, None)
 
 
-def blocking(told: Any) -> Any:
-    """A pika.BlockingConnection to where ``told`` (`shared.address.parameters`) says."""
-    return pika.BlockingConnection(told, _impl_class=TolerantConnection)
+def blocking(*hosts: Any) -> Any:
+    """A pika.BlockingConnection to the first of ``hosts`` that lets us in.
+
+    They are what `shared.address.parameters` makes. Raises what the last of them raised.
+    """
+    *others, last = hosts
+    for told in others:
+        try:
+            return pika.BlockingConnection(told, _impl_class=TolerantConnection)
+        except (exceptions.AMQPError, OSError):
+            continue
+    return pika.BlockingConnection(last, _impl_class=TolerantConnection)
 
 
 def _services(told: Any, loop: Any = None) -> Any:

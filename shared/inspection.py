@@ -34,7 +34,8 @@ class Inspection:
     """One connection to ``broker``, which ``reach`` opens; to be closed in any case."""
 
     def __init__(self, broker: Broker, name: str) -> None:
-        self._told = parameters(broker, name)
+        self._hosts = parameters(broker, name)
+        self._told = self._hosts[0]  # of the host that is looked at
         self._connection: Any = None
 
     @property
@@ -50,15 +51,40 @@ class Inspection:
     # --- the way in -----------------------------------------------------------------------------
 
     def reach(self) -> Iterator[Finding]:
-        """Name, port, TLS, login, vhost, version; ends at the first of them that fails."""
-        steps = (self._name, self._port, self._tls, self._login)
-        for step in steps:
+        """Name, port, TLS of each host, login, vhost, version; ends at the first that fails.
+
+        Of several hosts one is enough.
+        """
+        good = []
+        for host in self._hosts:
+            self._told = host
+            found = list(self._way())
+            if found[-1].status != "FAIL":
+                good.append(host)
+            elif len(self._hosts) > 1:
+                found[-1] = warn(found[-1].about, found[-1].said)
+            yield from found
+        if not good:
+            if len(self._hosts) > 1:
+                yield fail("hosts", f"none of the {len(self._hosts)} hosts answers")
+            return
+        if len(self._hosts) > 1:
+            yield ok("hosts", f"{len(good)} of {len(self._hosts)} answer")
+        self._told = good[0]
+        finding = self._login()
+        yield finding
+        if finding.status == "FAIL":
+            return
+        yield ok("vhost", f"{self._told.virtual_host!r} is there and lets us in")
+        yield self._version()
+
+    def _way(self) -> Iterator[Finding]:
+        """How a connection gets to one of the hosts; the last finding is the first that fails."""
+        for step in (self._name, self._port, self._tls):
             finding = step()
             yield finding
             if finding.status == "FAIL":
                 return
-        yield ok("vhost", f"{self._told.virtual_host!r} is there and lets us in")
-        yield self._version()
 
     def _name(self) -> Finding:
         # The proxy looks up the broker.
@@ -225,7 +251,7 @@ def without_consumer(broker: Broker, name: str, queues: Sequence[str]) -> list[s
     Over a connection of its own, called ``name``, which is closed again.
     """
     try:
-        connection = blocking(parameters(broker, name))
+        connection = blocking(*parameters(broker, name))
         try:
             channel = connection.channel()
             found = [
@@ -250,7 +276,7 @@ def first_missing(
     broker does not tell. Over a connection of its own, called ``name``, which is closed again.
     """
     try:
-        connection = blocking(parameters(broker, name))
+        connection = blocking(*parameters(broker, name))
         try:
             below, missing = (
                 (claimed + 1, most) if _exists(connection, queue(claimed)) else (0, claimed)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pika import exceptions
 
-from shared.address import diagnose, parameters, refusal
+from shared.address import diagnose, location, parameters, refusal
 from shared.connection import blocking
 from shared.errors import BrokerUnavailable
 from shared.tls import Broker
@@ -89,10 +89,9 @@ def purge(broker: str | Broker, name: str, queue: str) -> int:
 @contextmanager
 def _channel(broker: str | Broker, name: str, queue: str) -> Iterator[Any]:
     told = parameters(broker, name)
-    user = told.credentials.username
-    where = f"the broker at {told.host}:{told.port}, vhost {told.virtual_host!r}, as {user!r}"
+    where = location(*told)
     try:
-        connection = blocking(told)
+        connection = blocking(*told)
     except (exceptions.AMQPError, OSError) as error:
         raise diagnose(error, where)[0] from None
     try:

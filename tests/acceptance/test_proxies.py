@@ -118,25 +118,18 @@ def test_both_workers_reach_the_broker_through_the_proxy_alone(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tunnel_that_is_cut_is_asked_for_again(place: Place, tmp_path: Path, kind: str) -> None:
+    task = ("--task", "tests.tasks:ledger")
+    told = ("--quorum", "2", "--rounds", "1", "--checkpoint-dir", str(tmp_path / "c"))
     with proxy(kind, LOGIN) as site, workers() as running:
-        running.append(
-            client := Worker(
-                "client-worker", place.urls["alfa"], "--task", "tests.tasks:ledger",
-                WARREN_PROXY=site.url,
-            )
-        )  # fmt: skip
-        client.wait_for("connected")
+        coordinator = Worker("coordinator-worker", place.urls["coordinator"], *told)
+        client = Worker("client-worker", place.urls["alfa"], *task, WARREN_PROXY=site.url)
+        running += [coordinator, client]
+        coordinator.wait_for("update_accepted", client="alfa")
         site.cut()
         client.wait_for("connection_lost")
         client.wait_for("connected")
-        running.append(
-            coordinator := Worker(
-                "coordinator-worker", place.urls["coordinator"], "--quorum", "1", "--rounds", "2",
-                "--checkpoint-dir", str(tmp_path / "c"),
-            )
-        )  # fmt: skip
-        assert coordinator.end() == 0
-        assert client.end() == 0
+        running.append(Worker("client-worker", place.urls["bravo"], *task, "--index", "1"))
+        assert [worker.end() for worker in running] == [0, 0, 0]
         assert len(set(site.goals)) == 1
         assert len(site.goals) >= 2
 

@@ -188,14 +188,14 @@ class TestMutual:
         assert "does not accept our certificate" in refused(bundle(encrypted, "alfa") | change)
 
     def test_a_password_is_no_way_in(self, encrypted: Node) -> None:
-        told = parameters(broker(encrypted, "alfa"), "test")
+        (told,) = parameters(broker(encrypted, "alfa"), "test")
         told.credentials = pika.PlainCredentials("alfa", "x")
         with pytest.raises(exceptions.AMQPConnectionError):
             pika.BlockingConnection(told)
 
     def test_a_certificate_of_alfa_is_alfa_whatever_the_url_says(self, encrypted: Node) -> None:
         url = bundle(encrypted, "bravo")["WARREN_BROKER_URL"]
-        told = parameters(broker(encrypted, "alfa", WARREN_BROKER_URL=url), "test")
+        (told,) = parameters(broker(encrypted, "alfa", WARREN_BROKER_URL=url), "test")
         with pika.BlockingConnection(told) as connection:
             channel = connection.channel()
             with pytest.raises(exceptions.ChannelClosedByBroker) as refused_:
@@ -206,7 +206,7 @@ class TestMutual:
     def test_who_was_revoked_is_out_with_a_good_certificate(self, encrypted: Node) -> None:
         home = str(encrypted.home)
         assert main(["enrol", "thief", "--home", home]) == 0
-        stolen = parameters(broker(encrypted, "thief"), "test")
+        (stolen,) = parameters(broker(encrypted, "thief"), "test")
         pika.BlockingConnection(stolen).close()
         assert main(["revoke", "thief", "--home", home]) == 0
         with pytest.raises(exceptions.ProbableAuthenticationError):
@@ -230,7 +230,7 @@ class TestMutual:
     ) -> None:
         home = str(encrypted.home)
         assert main(["enrol", "robbed", "--home", home]) == 0
-        stolen = parameters(broker(encrypted, "robbed"), "test")
+        (stolen,) = parameters(broker(encrypted, "robbed"), "test")
         assert main(["revoke", "robbed", "--home", home]) == 0
         capsys.readouterr()
         assert main(["enrol", "robbed", "--home", home]) == 1

@@ -224,27 +224,41 @@ def test_the_address_that_workers_use_is_remembered_with_the_broker(
 @pytest.mark.parametrize(
     "addresses",
     [
-        ["amqps://a.example:5671,b.example:5671"],
-        ["amqps://a.example,amqps://b.example"],
-        ["amqps://a.example amqps://b.example"],
-        ["amqps://a.example;b.example"],
-        ["amqps://a.example", "--amqp-address", "amqps://b.example"],
+        ["amqps://a.example:5671,b.example"],
+        ["amqps://a.example:5671, amqps://b.example"],
+        ["amqps://a.example:5671", "--amqp-address", "amqps://b.example"],
     ],
 )
-def test_several_hosts_are_refused_in_one_line_until_they_are_supported(
-    node: Node, tmp_path: Path, addresses: list[str],
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_the_nodes_of_a_cluster_are_in_every_bundle(
+    node: Node, tmp_path: Path, addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WARREN_MANAGEMENT_URL", node.management_url())
-    assert main(["apply", "--home", str(tmp_path / "home"), "--amqp-address", *addresses]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "names several hosts, and workers know one" in line
-    assert not (tmp_path / "home" / "federation.json").exists()
+    home = tmp_path / "home"
+    home.mkdir()
+    passwords = json.loads((node.home / "credentials.json").read_text())
+    kept = {name: passwords[name] for name in ("coordinator", "watcher")}
+    (home / "credentials.json").write_text(json.dumps(kept))
+    words = ["--home", str(home), "--federation", "many-hosts", "--client", "many"]
+    try:
+        assert main(["apply", *words, "--amqp-address", *addresses]) == 0
+        bundle = (home / "bundles" / "many.env").read_text()
+        assert "@a.example:5671,b.example/many-hosts" in bundle
+        # The other management API of a cluster is asked while the first is away.
+        url = node.management_url().replace("@", "@127.0.0.1:9,")
+        monkeypatch.setenv("WARREN_MANAGEMENT_URL", url)
+        assert main(["apply", *words, "--amqp-address", *addresses]) == 0
+        assert main(["check", *words]) == 0
+    finally:
+        with node.manage() as management:
+            management.delete("vhosts", "many-hosts")
+            management.delete("users", "many")
 
 
 @pytest.mark.parametrize(
-    "address", ["amqps://a.example/vhost", "amqps://a.example?x=1", "amqps://a|b", "http://a", "a"]
-)
+    "address",
+    ["amqps://a.example/vhost", "amqps://a.example?x=1", "amqps://a|b", "http://a", "a", "a,b",
+     "amqps://a;b", "amqps://a b", "amqps://a,", "amqps://a,amqp://b", "amqps://a,b/vhost"],
+)  # fmt: skip
 def test_what_would_be_left_out_of_an_address_is_refused(
     node: Node, tmp_path: Path, address: str,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],

@@ -20,8 +20,8 @@ _GUESSES = (exceptions.ProbableAuthenticationError, exceptions.ProbableAccessDen
 
 
 def test_the_heartbeat_is_the_urls_or_else_ours() -> None:
-    assert parameters("amqp://alfa:x@localhost/f", "test").heartbeat == HEARTBEAT_S
-    assert parameters("amqp://alfa:x@localhost/f?heartbeat=4", "test").heartbeat == 4
+    assert parameters("amqp://alfa:x@localhost/f", "test")[0].heartbeat == HEARTBEAT_S
+    assert parameters("amqp://alfa:x@localhost/f?heartbeat=4", "test")[0].heartbeat == 4
 
 
 @pytest.mark.parametrize("guess", _GUESSES)
@@ -50,14 +50,14 @@ ODD = [
 @given(st.text(st.characters(min_codepoint=1, exclude_categories=["Cs"])))
 def test_a_password_of_any_character_survives_a_bundles_url(password: str) -> None:
     url = f"amqp://alfa:{quote(password, safe='')}@b.example:5671/my%2Ffederation?heartbeat=4"
-    found = parameters(url, "test")
+    (found,) = parameters(url, "test")
     assert (found.credentials.username, found.credentials.password) == ("alfa", password)
     assert (found.host, found.port, found.virtual_host) == ("b.example", 5671, "my/federation")
 
 
 @pytest.mark.parametrize("password", [each for each in ODD if " " not in each])
 def test_a_password_that_somebody_wrote_as_it_is_means_itself(password: str) -> None:
-    found = parameters(f"amqp://alfa:{password}@b.example:5671/f", "test")
+    (found,) = parameters(f"amqp://alfa:{password}@b.example:5671/f", "test")
     assert found.credentials.password == password
     assert (found.host, found.port, found.virtual_host) == ("b.example", 5671, "f")
 
@@ -110,4 +110,30 @@ def test_a_user_without_a_password_and_a_url_without_a_user_are_read() -> None:
     found = BrokerUrl.parse("amqp://[::1]:5672/a@b")
     assert (found.user, found.host, found.vhost) == (None, "::1", "a@b")
     assert BrokerUrl.parse("amqp://h").vhost == "/"
+
+
+def test_a_url_may_name_several_hosts() -> None:
+    url = "amqp://alfa:p,w@a.example:5671,b.example,[::1]:5673/f%2F1?heartbeat=4"
+    found = BrokerUrl.parse(url)
+    assert found.hosts == (("a.example", 5671), ("b.example", None), ("::1", 5673))
+    assert (found.user, found.password, found.vhost) == ("alfa", "p,w", "f/1")
+    assert found.encoded() == url.replace("p,w", "p%2Cw")
+    told = parameters(url, "test")
+    assert [(each.host, each.port) for each in told] == [
+        ("a.example", 5671), ("b.example", 5672), ("::1", 5673)
+    ]  # fmt: skip
+    assert {(each.virtual_host, each.heartbeat, each.credentials.password) for each in told} == {
+        ("f/1", 4, "p,w")
+    }
+
+
+@pytest.mark.parametrize(
+    "hosts", ["a,", ",a", "a,,b", "a:5672,b:port", "a:5672,b:99999", "a,[::1", "a;b,c d"]
+)
+def test_a_list_of_hosts_with_a_mistake_is_refused(hosts: str) -> None:
+    with pytest.raises(ConfigError, match="is not of the form"):
+        parameters(f"amqp://alfa:x@{hosts}/f", "test")
+
+
+def test_a_password_is_not_in_the_words_for_a_url() -> None:
     assert "word" not in repr(BrokerUrl.parse("amqp://alfa:word@h/f"))

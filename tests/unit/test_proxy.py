@@ -180,7 +180,7 @@ def test_a_damaged_url_in_the_environment_says_where_it_came_from() -> None:
 
 def test_the_brokers_certificate_has_to_be_the_brokers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("https_proxy", raising=False)
-    told = parameters(Broker("amqps://alfa:x@broker.example/f", proxy="http://p:1"), "test")
+    (told,) = parameters(Broker("amqps://alfa:x@broker.example/f", proxy="http://p:1"), "test")
     assert told.proxy == Proxy("http", "p", 1)
     assert told.ssl_options.server_hostname == "broker.example"
     assert (told.host, told.port) == ("broker.example", 5671)
