@@ -3,6 +3,7 @@
 import ssl
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Final
 
 import pika
@@ -12,6 +13,7 @@ from shared.broker_url import FORM, BrokerUrl
 from shared.errors import BrokerRefused, BrokerUnavailable, ConfigError, NotThere, WarrenError
 from shared.proxy import Proxy, ProxyFailed, proxy_for
 from shared.tls import Broker, explain
+from shared.token import TokenFile
 
 # RabbitMQ looks once in a heartbeat whether anything has come, and ends the connection when twice
 # in a row nothing had: a machine that goes without a word holds its place for 40 to 60 seconds.
@@ -26,6 +28,25 @@ class _Parameters(pika.URLParameters):  # type: ignore[misc]
     proxy: Proxy | None = None
 
 
+class TokenCredentials(pika.credentials.PlainCredentials):  # type: ignore[misc]
+    """Whoever proves who they are by the token that is in a file when they log in."""
+
+    def __init__(self, user: str, file: TokenFile) -> None:
+        super().__init__(user, "")
+        self.file = file
+
+    def response_for(self, start: Any) -> Any:
+        """What pika answers the broker with."""
+        self.password = self.file.token
+        return super().response_for(start)
+
+
+def has_ended(told: Any) -> bool:
+    """Whether the token that whoever has these parameters logged in with has ended."""
+    credentials = told.credentials
+    return isinstance(credentials, TokenCredentials) and credentials.file.has_ended
+
+
 def parameters(broker: str | Broker, name: str) -> list[Any]:
     """Pika parameters for each host of ``broker``, in the order of its URL.
 
@@ -35,7 +56,14 @@ def parameters(broker: str | Broker, name: str) -> list[Any]:
     broker = Broker(broker) if isinstance(broker, str) else broker
     parts = BrokerUrl.parse(broker.url)
     context = broker.context() if parts.scheme == "amqps" else None
-    return [_parameters(broker, host, context, name) for host in parts.each()]
+    found = [_parameters(broker, host, context, name) for host in parts.each()]
+    if broker.token_file:
+        if parts.user is None:
+            raise ConfigError("--token-file needs the user in the broker URL: amqps://user@host")
+        token = TokenFile(Path(broker.token_file))
+        for told in found:
+            told.credentials = TokenCredentials(parts.user, token)
+    return found
 
 
 def _parameters(broker: Broker, parts: BrokerUrl, context: ssl.SSLContext | None, name: str) -> Any:
@@ -121,7 +149,8 @@ _REFUSALS: Final = (
     (
         exceptions.ProbableAuthenticationError,
         "",
-        " the password: use the bundle that `broker-config enrol` wrote",
+        " the password: use the bundle that `broker-config enrol` wrote; if it is a token"
+        " (--token-file), have it renewed",
         True,
     ),
     (exceptions.AuthenticationError, "", " the login: it knows users by other means", True),

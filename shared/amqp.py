@@ -17,7 +17,15 @@ from typing import Any, Final
 import pika
 from pika import exceptions
 
-from shared.address import diagnose, is_final, location, parameters, refusal
+from shared.address import (
+    TokenCredentials,
+    diagnose,
+    has_ended,
+    is_final,
+    location,
+    parameters,
+    refusal,
+)
 from shared.backoff import backoff_s
 from shared.confirms import ConfirmDeadline
 from shared.connection import Connection, say_when_blocked
@@ -360,6 +368,21 @@ class Session:
         self._first.set()
         self._pump()
         self._connection.ioloop.call_later(LOOK_S, self._look_at_confirms)
+        self._look_at_token(self._connection)
+
+    def _look_at_token(self, connection: Connection) -> None:
+        credentials = self._parameters.credentials
+        if not isinstance(credentials, TokenCredentials) or not connection.is_open:
+            return
+        if credentials.file.renewed():
+            connection.update_secret(
+                credentials.file.token,
+                "renewed",
+                lambda _frame: log.info("token_renewed", "the broker has the new token"),
+            )
+        connection.ioloop.call_later(
+            credentials.file.look_s(), partial(self._look_at_token, connection)
+        )
 
     def _look_at_confirms(self) -> None:
         if not self._ready:
@@ -449,7 +472,8 @@ class Session:
             if error.reply_code == 404 and self.places.missing():
                 self._open_channel()
                 return
-            hopeless = is_final(error)
+            # What a token that has ended may not, the next one may.
+            hopeless = is_final(error) and not has_ended(self._parameters)
             refused = refusal(error, self._where, self._pipeline.newest)
             self._fail(refused, hopeless=hopeless)
             self._lose_link(refused if hopeless else None)

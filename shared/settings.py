@@ -52,7 +52,15 @@ class WorkerSettings(BaseSettings):
     """What both workers are told."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "the broker": ("broker_url", "ca", "tls_certificate", "tls_key", "proxy", "wait_broker_s"),
+        "the broker": (
+            "broker_url",
+            "ca",
+            "tls_certificate",
+            "tls_key",
+            "token_file",
+            "proxy",
+            "wait_broker_s",
+        ),
         "as a service": ("ready_file", "log_format", "log_level"),
     }
 
@@ -79,6 +87,11 @@ class WorkerSettings(BaseSettings):
         " or as a bundle has it",
     )
     tls_key: SecretStr | None = Field(None, description="its private key, in the same ways")
+    token_file: Path | None = Field(
+        None,
+        description="file with an OAuth2 access token, which is the password; read again when it is"
+        " renewed, which another program does",
+    )
     proxy: str | None = Field(
         None,
         description="proxy that leads to the broker, as http://host:port (it is asked to CONNECT)"
@@ -138,7 +151,8 @@ class WorkerSettings(BaseSettings):
         """Where the broker is and how to log in."""
         key = self.secret(self.tls_key) or ""
         told = (self.broker_url, self.ca or "", self.tls_certificate or "", key)
-        return Broker(*told, proxy=self.proxy or "")
+        token_file = str(self.token_file) if self.token_file else ""
+        return Broker(*told, proxy=self.proxy or "", token_file=token_file)
 
     @property
     def user(self) -> str:
