@@ -41,10 +41,14 @@ class TokenCredentials(pika.credentials.PlainCredentials):  # type: ignore[misc]
         return super().response_for(start)
 
 
+def has_token(told: Any) -> bool:
+    """Whether whoever has these parameters logs in with a token."""
+    return isinstance(told.credentials, TokenCredentials)
+
+
 def has_ended(told: Any) -> bool:
     """Whether the token that whoever has these parameters logged in with has ended."""
-    credentials = told.credentials
-    return isinstance(credentials, TokenCredentials) and credentials.file.has_ended
+    return has_token(told) and told.credentials.file.has_ended
 
 
 def parameters(broker: str | Broker, name: str) -> list[Any]:
@@ -116,13 +120,16 @@ def is_final(error: Any) -> bool:
     return final or (error.reply_code in (403, 404) and not is_away)
 
 
-def diagnose(error: Exception, where: str) -> tuple[WarrenError, bool]:
-    """What a failed connection means for the user, and whether waiting cannot mend it."""
+def diagnose(error: Exception, where: str, *, by_token: bool = False) -> tuple[WarrenError, bool]:
+    """What a failed connection means for the user, and whether waiting cannot mend it.
+
+    ``by_token``: the password was a token.
+    """
     if _cut_off(error):
         return BrokerUnavailable(f"{where} ended while it let us in: it may be restarting"), False
     if isinstance(error, exceptions.ConnectionClosedByBroker):
         return refusal(error, where), error.reply_code in (403, 530)
-    for kind, words, mend, final in _REFUSALS:
+    for kind, words, mend, final in (*(_OF_A_TOKEN if by_token else ()), *_REFUSALS):
         if isinstance(error, kind) and words in str(error):
             return BrokerRefused(f"{where} refused{mend}"), final
     root = _root(error)
@@ -139,6 +146,15 @@ def diagnose(error: Exception, where: str) -> tuple[WarrenError, bool]:
     return BrokerUnavailable(f"cannot reach {where} ({said}): {mend}"), False
 
 
+_OF_A_TOKEN: Final = (
+    (
+        exceptions.ProbableAuthenticationError,
+        "",
+        " the token (--token-file): it has ended, is not this user's, or not for this broker; have"
+        " it renewed",
+        True,
+    ),
+)
 _REFUSALS: Final = (
     (
         exceptions.ProbableAccessDeniedError,
@@ -149,8 +165,7 @@ _REFUSALS: Final = (
     (
         exceptions.ProbableAuthenticationError,
         "",
-        " the password: use the bundle that `broker-config enrol` wrote; if it is a token"
-        " (--token-file), have it renewed",
+        " the password: use the bundle that `broker-config enrol` wrote",
         True,
     ),
     (exceptions.AuthenticationError, "", " the login: it knows users by other means", True),

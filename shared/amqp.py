@@ -18,9 +18,9 @@ import pika
 from pika import exceptions
 
 from shared.address import (
-    TokenCredentials,
     diagnose,
     has_ended,
+    has_token,
     is_final,
     location,
     parameters,
@@ -372,7 +372,7 @@ class Session:
 
     def _look_at_token(self, connection: Connection) -> None:
         credentials = self._parameters.credentials
-        if not isinstance(credentials, TokenCredentials) or not connection.is_open:
+        if not has_token(self._parameters) or not connection.is_open:
             return
         if credentials.file.renewed():
             connection.update_secret(
@@ -492,7 +492,8 @@ class Session:
 
     def _ended(self, error: Exception) -> None:
         if not isinstance(error, exceptions.ConnectionClosedByClient):
-            failure, hopeless = diagnose(error, self._where)
+            by_token = has_token(self._parameters)
+            failure, hopeless = diagnose(error, self._where, by_token=by_token)
             self._fail(failure, hopeless=hopeless)
         self._lose_link()
         self._connection.ioloop.stop()

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pika
 from pika import exceptions
 
-from shared.address import CONNECT_TIMEOUT_S, diagnose, parameters
+from shared.address import CONNECT_TIMEOUT_S, diagnose, has_token, parameters
 from shared.connection import blocking
 from shared.errors import BrokerRefused
 from shared.findings import Finding, fail, ok, warn
@@ -142,7 +142,7 @@ class Inspection:
         try:
             self._connection = blocking(self._told)
         except (exceptions.AMQPError, OSError) as error:
-            refused = str(diagnose(error, where)[0])
+            refused = str(diagnose(error, where, by_token=has_token(self._told))[0])
             return fail("vhost" if "vhost" in refused else "login", f"as {user!r}: {refused}")
         return ok("login", f"as {user!r}")
 

@@ -182,5 +182,5 @@ def test_a_token_that_has_ended_or_is_somebody_elses_ends_a_worker_at_once(issue
             client := Worker("client-worker", issuer.url("alfa"), *task, "--token-file", file)
         )
         assert client.end() == 1
-        assert "if it is a token (--token-file), have it renewed" in client.said
+        assert "refused the token (--token-file): it has ended" in client.said
         assert Path(file).read_text().strip() not in client.said
