@@ -155,7 +155,7 @@ def test_a_token_that_is_renewed_too_late_costs_the_connection_and_no_more(
     issuer: Issuer, tmp_path: Path
 ) -> None:
     """RabbitMQ 4 ends the connection with the token, 3.10 refuses the next message."""
-    file = str(issuer.write("alfa", 4.0))
+    file = str(issuer.write("alfa", 12.0))
     task = ("--task", "tests.tasks:ledger")
     told = ("--quorum", "2", "--rounds", "2", "--checkpoint-dir", str(tmp_path / "c"))
     with workers() as running:
