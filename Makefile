@@ -53,17 +53,21 @@ experiments: $(VENV)/.bench ## what the algorithms learn, beside published figur
 	@for name in $(or $(ONLY),fedavg_rounds asynchronous biased optimizers robust hospitals pooled); do \
 	  OMP_NUM_THREADS=1 $(BIN)/python -m experiments.$$name --data "$(DATA)" || exit 1; done
 
-# RABBITMQ=4 for that instead of this machine's own.
+# RABBITMQ=4 for that of Debian 13 instead of this machine's own, RABBITMQ=4.3 for that of the next.
+DEBIAN = $(if $(filter 4.3,$(RABBITMQ)),forky,$(if $(filter 4,$(RABBITMQ)),trixie))
+NEWER = $(if $(DEBIAN),$(CURDIR)/tests/rabbitmq4/bin$(if $(filter forky,$(DEBIAN)),-forky):)
+UNPACKED = [ -z "$(DEBIAN)" ] || tests/rabbitmq4/unpack $(DEBIAN)
+
 chaos: $(VENV)/.dev $(BARE)/.installed ## break a federation at random: make chaos MINUTES=10 SEED=7
-	@[ "$(RABBITMQ)" != 4 ] || tests/rabbitmq4/unpack
-	@PATH="$(if $(filter 4,$(RABBITMQ)),$(CURDIR)/tests/rabbitmq4/bin:)$$PATH" \
+	@$(UNPACKED)
+	@PATH="$(NEWER)$$PATH" \
 	  TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m tests.chaos \
 	  --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 # Each run is a minute. LOSSES=300 loses nodes at random instead. PARTITIONS: ignore, pause_minority, autoheal, khepri (with RABBITMQ=4).
 cluster: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs ## three nodes, one cut off: make cluster RUNS=10 PARTITIONS=ignore
-	@[ "$(RABBITMQ)" != 4 ] || tests/rabbitmq4/unpack
-	@PATH="$(if $(filter 4,$(RABBITMQ)),$(CURDIR)/tests/rabbitmq4/bin:)$$PATH" \
+	@$(UNPACKED)
+	@PATH="$(NEWER)$$PATH" \
 	  TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m tests.cluster \
 	  --runs $(or $(RUNS),1) --partitions $(or $(PARTITIONS),ignore) $(if $(LOSSES),--losses $(LOSSES))
 
@@ -110,9 +114,10 @@ unit: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs
 
 # First on the PATH, its rabbitmq-server is what every node of the run starts, those of examples and
 # README too; erl and epmd beside it are of the same age.
-test-rabbitmq4: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs ## the tests that need a broker, on RabbitMQ 4
-	@tests/rabbitmq4/unpack
-	PATH="$(CURDIR)/tests/rabbitmq4/bin:$$PATH" WARREN_TEST_RABBITMQ_VERSION=4 \
+test-rabbitmq4: RABBITMQ := $(or $(RABBITMQ),4)
+test-rabbitmq4: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs ## the tests that need a broker, on RabbitMQ 4 (RABBITMQ=4.3)
+	@$(UNPACKED)
+	PATH="$(NEWER)$$PATH" WARREN_TEST_RABBITMQ_VERSION=$(RABBITMQ) \
 	  TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker \
 	  $(BIN)/python -m pytest tests/integration tests/acceptance
 

@@ -336,7 +336,11 @@ def _coordinator() -> User:
     # "amq.default" is what a permission calls the exchange "": the way into one mailbox alone.
     write = (names.MODEL_EXCHANGE, names.EVENT_EXCHANGE, names.REJECTED_EXCHANGE, "amq.default")
     read = _one_of(names.UPDATE_QUEUE, names.REJECTED_QUEUE, names.NEWEST_QUEUE)
-    permission = Permission(_NOTHING, _one_of(*write), read)
+    # Whether mailboxes and the last word are there, and consumed, it only asks: from 4.2.6 on
+    # RabbitMQ wants some permission for that. This one lets it bind them to what it may read, which
+    # it could send there anyway; the one to read would let it take models from clients.
+    seen = f"{re.escape(names.mailbox(''))}.+|{re.escape(names.STATE_QUEUE)}"
+    permission = Permission(_NOTHING, f"^({'|'.join(map(re.escape, write))}|{seen})$", read)
     return User(names.COORDINATOR_USER, permission, limits=_limits(_STAFF_CONNECTIONS))
 
 

@@ -1,7 +1,7 @@
 """``client-worker check``: what would keep a client from its work, and what to do."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Final
 
@@ -21,7 +21,7 @@ from client_worker.settings import ClientSettings
 from client_worker.task import TaskSource
 from client_worker.tasks.data_check import data_findings
 from shared import findings
-from shared.errors import ConfigError, Rejected, WarrenError
+from shared.errors import BrokerRefused, ConfigError, Rejected, WarrenError
 from shared.findings import Finding, fail, ok, warn
 from shared.inspection import Inspection
 from shared.messages import LocalTraining, ModelManifest
@@ -73,10 +73,8 @@ class Check:
             yield from inspection.reach()
             if not inspection.reached:
                 return
-            yield _updates(inspection)
-            yield _permissions(inspection)
-            finding = self._mailbox(inspection)
-            yield finding
+            for step in (_updates, _permissions, self._mailbox):
+                yield _seen(step, inspection)
         if self._place:
             yield from self._model(self._queue)
 
@@ -180,6 +178,15 @@ class Check:
             return fail("training", "the trained weights are NaN or infinite: lower the learning"
                         " rate, or look for such values in the data")  # fmt: skip
         return ok("training", f"{much} took {time.monotonic() - began:.1f} s")
+
+
+def _seen(step: Callable[[Inspection], Finding], inspection: Inspection) -> Finding:
+    """What ``step`` finds; a look that is refused fails, in the name of what was looked at."""
+    try:
+        return step(inspection)
+    except BrokerRefused as error:
+        about = "update" if step is _updates else "mailbox"
+        return fail(about, f"{error}; use this client's bundle, or {APPLY}")
 
 
 def _updates(inspection: Inspection) -> Finding:

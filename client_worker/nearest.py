@@ -4,11 +4,15 @@ from contextlib import closing
 
 from broker_config.names import fleet_member, mailbox
 from client_worker.settings import ClientSettings
+from shared.errors import BrokerRefused
 from shared.inspection import Inspection
 
 
 def free_place(settings: ClientSettings) -> str | None:
-    """The free place of the fleet nearest to the one that was asked for; None if there is none."""
+    """The free place of the fleet nearest to the one that was asked for.
+
+    None if there is none, or the broker does not let this user look.
+    """
     if settings.place is None:
         return None
     fleet = (settings.client or "").partition(".")[0]
@@ -18,7 +22,10 @@ def free_place(settings: ClientSettings) -> str | None:
         is_end = not inspection.reached
         while inspection.reached and (below >= 0 or not is_end):
             for number in ([below] if below >= 0 else []) + ([] if is_end else [above]):
-                found = inspection.queue(mailbox(fleet_member(fleet, number)))
+                try:
+                    found = inspection.queue(mailbox(fleet_member(fleet, number)))
+                except BrokerRefused:
+                    return None
                 if found is not None and not found[1]:
                     return fleet_member(fleet, number)
                 is_end = is_end or (found is None and number == above)

@@ -20,7 +20,7 @@ from coordinator_worker.lease import Lease
 from coordinator_worker.settings import CoordinatorSettings, parse_config, read_initial_model
 from coordinator_worker.state import State
 from shared import findings
-from shared.errors import ConfigError
+from shared.errors import BrokerRefused, ConfigError
 from shared.findings import Finding, fail, ok, warn
 from shared.inspection import Inspection
 from shared.sealing import Opener
@@ -89,12 +89,16 @@ def _objects(inspection: Inspection) -> Iterator[Finding]:
     else:
         yield ok("exchanges", f"{', '.join(wanted)} are there")
     for name in (UPDATE_QUEUE, REJECTED_QUEUE):
-        found = inspection.queue(name)
+        try:
+            found = inspection.queue(name)
+        except BrokerRefused as error:
+            yield fail(f"queue {name}", f"{error}; use the coordinator's bundle, or {APPLY}")
+            continue
         if found is None:
             yield fail(f"queue {name}", f"there is none: {APPLY}")
         else:
             yield ok(f"queue {name}", f"{found[0]} messages wait, {found[1]} consumers")
-    if inspection.queue(UPDATE_QUEUE) is not None and inspection.is_log(UPDATE_QUEUE) is False:
+    if inspection.is_log(UPDATE_QUEUE) is False:
         yield fail(
             f"queue {UPDATE_QUEUE}",
             "it is no quorum queue with a single active consumer, and updates could be lost or"

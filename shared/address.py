@@ -4,6 +4,7 @@ import re
 import ssl
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Final
 
 import pika
@@ -11,7 +12,9 @@ from pika import exceptions
 
 from shared.broker_url import FORM, BrokerUrl
 from shared.errors import BrokerRefused, BrokerUnavailable, ConfigError, NotThere, WarrenError
+from shared.proxy import Proxy, ProxyFailed, proxy_for
 from shared.tls import Broker, explain
+from shared.token import TokenFile
 
 # RabbitMQ looks once in a heartbeat whether anything has come, and ends the connection when twice
 # in a row nothing had: a machine that goes without a word holds its place for 40 to 60 seconds.
@@ -20,21 +23,57 @@ HEARTBEAT_S: Final = 20
 CONNECT_TIMEOUT_S: Final = 10
 
 
+class _Parameters(pika.URLParameters):  # type: ignore[misc]
+    """pika's, and which proxy leads there."""
+
+    proxy: Proxy | None = None
+
+
+class TokenCredentials(pika.credentials.PlainCredentials):  # type: ignore[misc]
+    """Whoever proves who they are by the token that is in a file when they log in."""
+
+    def __init__(self, user: str, file: TokenFile) -> None:
+        super().__init__(user, "")
+        self.file = file
+
+    def response_for(self, start: Any) -> Any:
+        """What pika answers the broker with."""
+        self.password = self.file.token
+        return super().response_for(start)
+
+
+def has_token(told: Any) -> bool:
+    """Whether whoever has these parameters logs in with a token."""
+    return isinstance(told.credentials, TokenCredentials)
+
+
+def has_ended(told: Any) -> bool:
+    """Whether the token that whoever has these parameters logged in with has ended."""
+    return has_token(told) and told.credentials.file.has_ended
+
+
 def parameters(broker: str | Broker, name: str) -> list[Any]:
     """Pika parameters for each host of ``broker``, in the order of its URL.
 
-    The management UI will call the connection ``name``. Raises ConfigError if the URL is none, or
-    what TLS needs cannot be read.
+    The management UI will call the connection ``name``. Their ``proxy`` is the one that leads
+    there, or None. Raises ConfigError if a URL is none, or what TLS needs cannot be read.
     """
     broker = Broker(broker) if isinstance(broker, str) else broker
     parts = BrokerUrl.parse(broker.url)
     context = broker.context() if parts.scheme == "amqps" else None
-    return [_parameters(broker, host, context, name) for host in parts.each()]
+    found = [_parameters(broker, host, context, name) for host in parts.each()]
+    if broker.token_file:
+        if parts.user is None:
+            raise ConfigError("--token-file needs the user in the broker URL: amqps://user@host")
+        token = TokenFile(Path(broker.token_file))
+        for told in found:
+            told.credentials = TokenCredentials(parts.user, token)
+    return found
 
 
 def _parameters(broker: Broker, parts: BrokerUrl, context: ssl.SSLContext | None, name: str) -> Any:
     try:
-        found = pika.URLParameters(parts.encoded())
+        found = _Parameters(parts.encoded())
     except Exception:  # noqa: BLE001  pika raises whatever its parts raise, password included
         raise ConfigError(f"the broker URL is not of the form {FORM}") from None
     if context is not None:
@@ -42,6 +81,7 @@ def _parameters(broker: Broker, parts: BrokerUrl, context: ssl.SSLContext | None
         if broker.tls_certificate and parts.password is None:
             found.credentials = pika.credentials.ExternalCredentials()
             found.credentials.username = parts.user
+    found.proxy = proxy_for(broker.proxy, parts)
     found.client_properties = {"connection_name": name, "product": "Warren", "version": _version()}
     if found.heartbeat is None:  # the URL may ask for another with ?heartbeat=SECONDS
         found.heartbeat = HEARTBEAT_S
@@ -91,16 +131,22 @@ def queue_in(reply: str) -> str | None:
     return found[1] if found else None
 
 
-def diagnose(error: Exception, where: str) -> tuple[WarrenError, bool]:
-    """What a failed connection means for the user, and whether waiting cannot mend it."""
+def diagnose(error: Exception, where: str, *, by_token: bool = False) -> tuple[WarrenError, bool]:
+    """What a failed connection means for the user, and whether waiting cannot mend it.
+
+    ``by_token``: the password was a token.
+    """
     if _cut_off(error):
         return BrokerUnavailable(f"{where} ended while it let us in: it may be restarting"), False
     if isinstance(error, exceptions.ConnectionClosedByBroker):
         return refusal(error, where), error.reply_code in (403, 530)
-    for kind, words, mend, final in _REFUSALS:
+    for kind, words, mend, final in (*(_OF_A_TOKEN if by_token else ()), *_REFUSALS):
         if isinstance(error, kind) and words in str(error):
             return BrokerRefused(f"{where} refused{mend}"), final
     root = _root(error)
+    if isinstance(root, ProxyFailed):
+        kind = BrokerRefused if root.final else BrokerUnavailable
+        return kind(f"cannot reach {where}: {root}"), root.final
     if isinstance(root, ssl.SSLError) or "[SSL" in str(root):  # pika may have only its text
         said, final = explain(str(root))
         return (BrokerRefused if final else BrokerUnavailable)(f"{where}: {said}"), final
@@ -111,6 +157,15 @@ def diagnose(error: Exception, where: str) -> tuple[WarrenError, bool]:
     return BrokerUnavailable(f"cannot reach {where} ({said}): {mend}"), False
 
 
+_OF_A_TOKEN: Final = (
+    (
+        exceptions.ProbableAuthenticationError,
+        "",
+        " the token (--token-file): it has ended, is not this user's, or not for this broker; have"
+        " it renewed",
+        True,
+    ),
+)
 _REFUSALS: Final = (
     (
         exceptions.ProbableAccessDeniedError,

@@ -20,6 +20,8 @@ from pika import exceptions
 from broker_config.names import SPARE, spare
 from shared.address import (
     diagnose,
+    has_ended,
+    has_token,
     is_away,
     is_final,
     location,
@@ -400,6 +402,21 @@ class Session:
         self._first.set()
         self._pump()
         self._connection.ioloop.call_later(LOOK_S, self._look_at_confirms)
+        self._look_at_token(self._connection)
+
+    def _look_at_token(self, connection: Connection) -> None:
+        credentials = self._parameters.credentials
+        if not has_token(self._parameters) or not connection.is_open:
+            return
+        if credentials.file.renewed():
+            connection.update_secret(
+                credentials.file.token,
+                "renewed",
+                lambda _frame: log.info("token_renewed", "the broker has the new token"),
+            )
+        connection.ioloop.call_later(
+            credentials.file.look_s(), partial(self._look_at_token, connection)
+        )
 
     def _look_at_confirms(self) -> None:
         if not self._ready:
@@ -489,7 +506,8 @@ class Session:
             if error.reply_code == 404 and self._goes_on_without(error.reply_text):
                 self._open_channel()
                 return
-            hopeless = is_final(error)
+            # What a token that has ended may not, the next one may.
+            hopeless = is_final(error) and not has_ended(self._parameters)
             refused = refusal(error, self._where, self._pipeline.newest)
             self._fail(refused, hopeless=hopeless)
             self._lose_link(refused if hopeless else None)
@@ -523,7 +541,8 @@ class Session:
 
     def _ended(self, error: Exception) -> None:
         if not isinstance(error, exceptions.ConnectionClosedByClient):
-            failure, hopeless = diagnose(error, self._where)
+            by_token = has_token(self._parameters)
+            failure, hopeless = diagnose(error, self._where, by_token=by_token)
             self._fail(failure, hopeless=hopeless)
         self._lose_link()
         self._connection.ioloop.stop()

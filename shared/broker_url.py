@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 from shared.errors import ConfigError
 
 FORM: Final = "amqp://user:password@host:port/vhost"  # or host1:port,host2:port
-_PATTERN: Final = re.compile(r"(?P<scheme>[a-z]+)://(?P<rest>[^\x00-\x20\x7f]+)")
+_PATTERN: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9]*)://(?P<rest>[^\x00-\x20\x7f]+)")
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,12 @@ from typing import Any, Final
 import numpy as np
 import pika
 from pika import exceptions, frame, spec
+from pika.adapters import select_connection
 from pika.adapters.utils import io_services_utils
+from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
 from shared.log import Log
+from shared.proxy import Proxy
 from shared.wire import Body, Piece
 
 log = Log(__name__)
@@ -40,6 +43,9 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
     """A SelectConnection whose deliveries' bodies are memoryviews of memory of their own."""
 
     _frame_buffer: bytes
+
+    def __init__(self, told: Any = None, **more: Any) -> None:
+        super().__init__(told, custom_ioloop=_services(told), **more)
 
     def _proto_connection_made(self, transport: Any) -> None:
         transport.connection = self
@@ -197,6 +203,20 @@ class TolerantConnection(pika.SelectConnection):  # type: ignore[misc]
 
     _frame_buffer: bytes
 
+    @classmethod
+    def create_connection(
+        cls, connection_configs: Any, on_done: Any, custom_ioloop: Any = None, workflow: Any = None
+    ) -> Any:
+        """Connect; the difference to pika's own is the proxy."""
+        services = _services(connection_configs[0], custom_ioloop)
+
+        def connection(told: Any) -> TolerantConnection:
+            return cls(told, custom_ioloop=services, internal_connection_workflow=False)
+
+        return cls._start_connection_workflow(
+            connection_configs, connection, services, workflow, on_done
+        )
+
     def _read_frame(self) -> tuple[int, Any]:
         data = self._frame_buffer
         if len(data) < _HEAD.size or data[0] != spec.FRAME_HEADER:
@@ -204,6 +224,55 @@ class TolerantConnection(pika.SelectConnection):  # type: ignore[misc]
             return int(consumed), value
         end = _HEAD.size + int(_HEAD.unpack_from(data)[2]) + len(_END)
         return (end, _decoded(data[:end])) if end <= len(data) else (0, None)
+
+
+def blocking(*hosts: Any) -> Any:
+    """A pika.BlockingConnection to the first of ``hosts`` that lets us in.
+
+    They are what `shared.address.parameters` makes. Raises what the last of them raised.
+    """
+    *others, last = hosts
+    for told in others:
+        try:
+            return pika.BlockingConnection(told, _impl_class=TolerantConnection)
+        except (exceptions.AMQPError, OSError):
+            continue
+    return pika.BlockingConnection(last, _impl_class=TolerantConnection)
+
+
+def _services(told: Any, loop: Any = None) -> Any:
+    """What pika does its input and output with."""
+    loop = loop or select_connection.IOLoop()
+    proxy = getattr(told, "proxy", None)
+    if proxy is None:
+        return SelectorIOServicesAdapter(loop)
+    return _Tunnelled(loop, proxy, (told.host, told.port))
+
+
+class _Tunnelled(SelectorIOServicesAdapter):  # type: ignore[misc]
+    """pika's, with connections that a proxy passes on to ``goal``, a host and its port."""
+
+    def __init__(self, loop: Any, proxy: Proxy, goal: tuple[str, int]) -> None:
+        super().__init__(loop)
+        self._proxy, self._goal = proxy, goal
+
+    def getaddrinfo(self, host: str, port: int, on_done: Any, **more: Any) -> Any:  # noqa: ARG002
+        """Look the proxy up, for the broker is its affair."""
+        return super().getaddrinfo(self._proxy.host, self._proxy.port, on_done, **more)
+
+    def connect_socket(self, sock: Any, resolved_addr: Any, on_done: Any) -> Any:
+        """Connect to the proxy, and call ``on_done`` when the broker is at the other end."""
+
+        def connected(error: BaseException | None) -> None:
+            if error is None:
+                try:
+                    self._proxy.open(sock, *self._goal)
+                    sock.setblocking(False)
+                except OSError as failed:
+                    error = failed
+            on_done(error)
+
+        return super().connect_socket(sock, resolved_addr, connected)
 
 
 def _decoded(data: bytes) -> Any:

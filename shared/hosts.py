@@ -61,6 +61,8 @@ class Hosts:
         return found
 
     def _addresses(self, host: Any) -> list[Any]:
+        if getattr(host, "proxy", None) is not None:
+            return [copy.copy(host)]  # the proxy looks names up
         try:
             addresses = self._resolve(host.host, host.port)
         except OSError:

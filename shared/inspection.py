@@ -13,15 +13,21 @@ from typing import Any, Final
 import pika
 from pika import exceptions
 
-from shared.address import CONNECT_TIMEOUT_S, diagnose, parameters
+from shared.address import CONNECT_TIMEOUT_S, diagnose, has_token, parameters
+from shared.connection import blocking
+from shared.errors import BrokerRefused
 from shared.findings import Finding, fail, ok, warn
 from shared.messages import PROTOCOL
 from shared.tls import Broker, explain
 
 OLDEST: Final = (3, 10)  # RabbitMQ versions that the tests run on
-NEWEST_MAJOR: Final = 4
+NEWEST: Final = (4, 3)
+# To ask whether a queue is there wants the right to make it, which no worker has; the releases
+# after these are content with any right.
+ASK_IN_VAIN: Final = ((4, 2, 6), (4, 3, 0))
 NOT_FOUND: Final = 404
 LOCKED: Final = 405
+REFUSED: Final = 403
 
 
 class Inspection:
@@ -81,22 +87,34 @@ class Inspection:
                 return
 
     def _name(self) -> Finding:
-        host = self._told.host
+        # The proxy looks up the broker.
+        at = self._told.proxy or self._told
+        host = at.host
         try:
-            found = {entry[4][0] for entry in socket.getaddrinfo(host, self._told.port)}
+            found = {entry[4][0] for entry in socket.getaddrinfo(host, at.port)}
         except OSError as error:
-            return fail("name", f"{host} has no address ({error.strerror}): check the broker URL")
+            mend = "check WARREN_PROXY" if self._told.proxy else "check the broker URL"
+            return fail("name", f"{host} has no address ({error.strerror}): {mend}")
         return ok("name", f"{host} is {', '.join(sorted(map(str, found)))}")
 
     def _port(self) -> Finding:
         host, port = self._told.host, self._told.port
+        proxy = self._told.proxy
         try:
-            socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
+            self._connect().close()
         except OSError as error:
             why = error.strerror or error
             mend = "is the broker up, and does a firewall let this machine out?"
+            if proxy is not None:
+                mend = "WARREN_PROXY names the proxy, WARREN_PROXY=none goes without"
             return fail("port", f"{host}:{port} cannot be reached ({why}): {mend}")
-        return ok("port", f"{host}:{port} answers")
+        return ok("port", f"{host}:{port} answers{f' through {proxy}' if proxy else ''}")
+
+    def _connect(self) -> socket.socket:
+        host, port, proxy = self._told.host, self._told.port, self._told.proxy
+        if proxy is not None:
+            return proxy.connect(host, port, CONNECT_TIMEOUT_S)  # type: ignore[no-any-return]
+        return socket.create_connection((host, port), CONNECT_TIMEOUT_S)
 
     def _tls(self) -> Finding:
         options, host, port = self._told.ssl_options, self._told.host, self._told.port
@@ -106,7 +124,7 @@ class Inspection:
             return warn("TLS", "none: others on the network can read the password; use amqps://")
         try:
             with (
-                socket.create_connection((host, port), CONNECT_TIMEOUT_S) as plain,
+                self._connect() as plain,
                 options.context.wrap_socket(
                     plain, server_hostname=options.server_hostname or host
                 ) as wrapped,
@@ -122,9 +140,9 @@ class Inspection:
         user = self._told.credentials.username
         where = f"the broker at {self._told.host}:{self._told.port}"
         try:
-            self._connection = pika.BlockingConnection(self._told)
+            self._connection = blocking(self._told)
         except (exceptions.AMQPError, OSError) as error:
-            refused = str(diagnose(error, where)[0])
+            refused = str(diagnose(error, where, by_token=has_token(self._told))[0])
             return fail("vhost" if "vhost" in refused else "login", f"as {user!r}: {refused}")
         return ok("login", f"as {user!r}")
 
@@ -132,24 +150,34 @@ class Inspection:
         properties = self._connection._impl.server_properties  # BlockingConnection hides them
         text = _text(properties.get("version", "0"))
         broker = f"{_text(properties.get('product', 'a broker'))} {text}"
-        numbers = tuple(int(word) for word in text.split(".")[:2] if word.isdecimal())
+        numbers = tuple(int(word) for word in text.split(".")[:3] if word.isdecimal())
         said = f"{broker}; this worker speaks protocol {PROTOCOL}"
+        if numbers in ASK_IN_VAIN:
+            return fail("version", f"{said}: this release refuses to tell whether a queue is there;"
+                        " upgrade it to the next one")  # fmt: skip
         if numbers < OLDEST:
             return fail("version", f"{said}: RabbitMQ 3.10 or newer is needed")
-        if numbers[0] > NEWEST_MAJOR:
+        if numbers[:2] > NEWEST:
             return warn("version", f"{said}: newer than what was tested")
         return ok("version", said)
 
     # --- what is there --------------------------------------------------------------------------
 
     def queue(self, name: str) -> tuple[int, int] | None:
-        """Messages that wait in a queue, and its consumers; None if there is no such queue."""
+        """Messages that wait in a queue, and its consumers; None if there is no such queue.
+
+        Raises BrokerRefused if this user has no right to it at all, which RabbitMQ before 4.2.6 did
+        not ask for.
+        """
         closed, found = self._try(lambda channel: channel.queue_declare(name, passive=True))
+        if closed is not None and closed.reply_code == REFUSED:
+            raise BrokerRefused(f"the broker refused to look at {name}: {closed.reply_text}")
         return (found.method.message_count, found.method.consumer_count) if not closed else None
 
     def has_exchange(self, name: str) -> bool:
-        """Whether there is such an exchange."""
-        return self._try(lambda channel: channel.exchange_declare(name, passive=True))[0] is None
+        """Whether there is such an exchange, or one that this user may not even look at."""
+        closed = self._try(lambda channel: channel.exchange_declare(name, passive=True))[0]
+        return closed is None or closed.reply_code == REFUSED
 
     def is_log(self, queue: str) -> bool | None:
         """Whether a queue is a quorum queue with a single active consumer; None if unreadable.
@@ -157,7 +185,7 @@ class Inspection:
         That one gives nothing to who only asks for a message; another might, and has it back.
         """
         closed, _ = self._try(_get_and_give_back(queue))
-        if closed is not None and closed.reply_code == 403:
+        if closed is not None and closed.reply_code == REFUSED:
             return None
         return closed is not None
 
@@ -166,7 +194,7 @@ class Inspection:
     def may_read(self, queue: str) -> bool:
         """Whether this user may read a queue; what waits there is where it was."""
         closed, _ = self._try(_get_and_give_back(queue))
-        return closed is None or closed.reply_code != 403
+        return closed is None or closed.reply_code != REFUSED
 
     def may_publish(self, exchange: str) -> bool:
         """Whether this user may publish to an exchange, by a message that never arrives."""
@@ -225,7 +253,7 @@ def without_consumer(
     Over a connection of its own, called ``name``, which is closed again.
     """
     try:
-        connection = pika.BlockingConnection(parameters(broker, name))
+        connection = blocking(*parameters(broker, name))
         try:
             return [
                 client for client, theirs in queues.items() if not _has_consumer(connection, theirs)
@@ -266,7 +294,7 @@ def first_missing(
     broker does not tell. Over a connection of its own, called ``name``, which is closed again.
     """
     try:
-        connection = pika.BlockingConnection(parameters(broker, name))
+        connection = blocking(*parameters(broker, name))
         try:
             below, missing = (
                 (claimed + 1, most) if _exists(connection, queue(claimed)) else (0, claimed)

@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-import pika
 from pika import exceptions
 
 from shared.address import diagnose, location, parameters, refusal
-from shared.connection import TolerantConnection
+from shared.connection import blocking
 from shared.errors import BrokerUnavailable
 from shared.tls import Broker
 
@@ -92,7 +91,7 @@ def _channel(broker: str | Broker, name: str, queue: str) -> Iterator[Any]:
     told = parameters(broker, name)
     where = location(*told)
     try:
-        connection = pika.BlockingConnection(told, _impl_class=TolerantConnection)
+        connection = blocking(*told)
     except (exceptions.AMQPError, OSError) as error:
         raise diagnose(error, where)[0] from None
     try:

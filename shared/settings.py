@@ -33,6 +33,7 @@ from shared import flags, settings_file, strays
 from shared.broker_url import BrokerUrl
 from shared.config import bundle_owner
 from shared.errors import ConfigError
+from shared.proxy import NONE, Proxy
 from shared.tls import Broker
 from shared.wording import complaint
 
@@ -51,7 +52,15 @@ class WorkerSettings(BaseSettings):
     """What both workers are told."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "the broker": ("broker_url", "ca", "tls_certificate", "tls_key", "wait_broker_s"),
+        "the broker": (
+            "broker_url",
+            "ca",
+            "tls_certificate",
+            "tls_key",
+            "token_file",
+            "proxy",
+            "wait_broker_s",
+        ),
         "as a service": ("ready_file", "log_format", "log_level"),
     }
 
@@ -83,6 +92,18 @@ class WorkerSettings(BaseSettings):
         description="the broker is a cluster in which each client has a second mailbox, on another"
         " node; a bundle of `broker-config` says so",
     )
+    token_file: Path | None = Field(
+        None,
+        description="file with an OAuth2 access token, which is the password; read again when it is"
+        " renewed, which another program does",
+    )
+    proxy: str | None = Field(
+        None,
+        description="proxy that leads to the broker, as http://host:port (it is asked to CONNECT)"
+        " or socks5://host:port, with user:password@ before the host where it wants a login; better"
+        " in the environment then. none: go straight (default: https_proxy for amqps://, all_proxy"
+        " and no_proxy of the environment)",
+    )
     wait_broker_s: float = Field(
         10.0, ge=0, description="how long to wait at the start for a broker that does not answer"
     )
@@ -97,6 +118,16 @@ class WorkerSettings(BaseSettings):
     def _can_be_split(cls, url: str) -> str:
         try:
             BrokerUrl.parse(url)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return url
+
+    @field_validator("proxy")
+    @classmethod
+    def _is_a_proxy(cls, url: str | None) -> str | None:
+        try:
+            if url and url.strip().lower() != NONE:
+                Proxy.parse(url)
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return url
@@ -124,7 +155,9 @@ class WorkerSettings(BaseSettings):
     def broker(self) -> Broker:
         """Where the broker is and how to log in."""
         key = self.secret(self.tls_key) or ""
-        return Broker(self.broker_url, self.ca or "", self.tls_certificate or "", key)
+        told = (self.broker_url, self.ca or "", self.tls_certificate or "", key)
+        token_file = str(self.token_file) if self.token_file else ""
+        return Broker(*told, proxy=self.proxy or "", token_file=token_file)
 
     @property
     def user(self) -> str:

@@ -28,20 +28,23 @@ class Broker:
     """Where a broker is and how to log in: a URL, and for ``amqps`` what TLS needs beyond it.
 
     ``ca`` is who may vouch for the broker (default: whoever the system trusts);
-    ``tls_certificate`` and ``tls_key`` are who we are, if we prove it by certificate.
+    ``tls_certificate`` and ``tls_key`` are who we are, if we prove it by certificate. ``proxy`` and
+    ``token_file`` are the settings of those names (`shared.proxy`, `shared.token`).
     """
 
     url: str
     ca: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
+    proxy: str = ""
+    token_file: str = ""
 
     @classmethod
     def from_bundle(cls, path: Path) -> "Broker":
         """As the bundle in ``path`` says."""
         pairs = (line.partition("=") for line in path.read_text().splitlines())
         told = {name.removeprefix("WARREN_").lower(): value for name, _, value in pairs}
-        names = ("ca", "tls_certificate", "tls_key")
+        names = ("ca", "tls_certificate", "tls_key", "proxy", "token_file")
         return cls(told["broker_url"], *(told.get(name, "") for name in names))
 
     def __repr__(self) -> str:

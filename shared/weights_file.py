@@ -8,7 +8,8 @@ it in their metadata (``tensors``); one of another origin is put in order by its
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import IO, Any, Final, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 
 from shared.chunks import digest
 from shared.errors import ConfigError
@@ -51,7 +51,6 @@ _UNREADABLE: Final = (
     RuntimeError,  # zipfile's, of an archive with a password
     zipfile.BadZipFile,
     zlib.error,
-    SafetensorError,
 )
 
 
@@ -85,9 +84,9 @@ def read(path: Path, named: str = "", like: Layout | None = None) -> Read:
 def facts_of(path: Path) -> Facts:
     """The metadata of a ``.safetensors``; raises ConfigError if it is not a whole one."""
     try:
-        with safe_open(path, framework="numpy") as file:
+        with _safetensors(path) as file:
             return dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a whole .safetensors: {error}") from None
 
 
@@ -275,8 +274,20 @@ def _tensor_in(archive: zipfile.ZipFile, info: zipfile.ZipInfo, named: str) -> T
 # --- .safetensors ---------------------------------------------------------------------------------
 
 
+@contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
+    """The open file; what safetensors finds wrong with it is a ValueError."""
+    from safetensors import SafetensorError, safe_open  # 1 MB that a worker seldom needs
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+
+
 def _read_safetensors(path: Path, named: str, like: Layout | None) -> Read:
-    with safe_open(path, framework="numpy") as file:
+    with _safetensors(path) as file:
         facts: Facts = dict(file.metadata() or {})
         found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         tensors = [

@@ -9,6 +9,7 @@ from broker_config.apply import foreign_passwords
 from broker_config.broker import cluster
 from broker_config.check import Difference, check
 from broker_config.credentials import load_passwords, outdated_bundles
+from broker_config.hazards import hazards
 from broker_config.home.marks import revoked, rotating
 from broker_config.topology import topology
 
@@ -26,8 +27,9 @@ def findings(
 ) -> list[Difference]:
     """All that differs from what ``homes`` remember; empty when broker and bundles are as they say.
 
-    Also who has a client's rights or mailbox and is not enrolled, whose password on the broker is
-    not the one kept, and bundles that are out of date.
+    Also what would lose messages in an upgrade of RabbitMQ, who has a client's rights or mailbox
+    and is not enrolled, whose password on the broker is not the one kept, and bundles that are out
+    of date.
     """
     declared = topology(federation)
     found = check(declared, management)
@@ -35,6 +37,7 @@ def findings(
         return found
     found += cluster.findings(declared, management)
     passwords = load_passwords(homes.credentials)
+    found += hazards(federation.name, management)
     found += _leftovers(homes, federation, management)
     unfinished = rotating(homes.credentials).names()
     for name in foreign_passwords(declared, management, passwords):

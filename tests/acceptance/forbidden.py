@@ -62,7 +62,8 @@ class Act:
     answer: str
     does: Callable[[Attacker], object]
     user: str = "alfa"
-    on_3: str = ""  # what RabbitMQ 3.10 answers, if it is something else
+    # Releases of RabbitMQ that answer something else, and what.
+    elsewhere: tuple[str, str] | None = None
 
 
 def _amqp(does: Callable[[BlockingChannel], object]) -> Callable[[Attacker], object]:
@@ -349,7 +350,7 @@ WATCHERS_ACTS: Final[dict[str, tuple[Act, ...]]] = {
             _amqp(lambda c: c.queue_unbind("model.bravo", "model")), WATCHER),
         Act("close a client's connection", HTTP, _close_connection_of("alfa"), WATCHER),
         Act("close all connections of a client", HTTP,
-            _http("DELETE", "connections/username/alfa"), WATCHER, on_3="HTTP 500"),
+            _http("DELETE", "connections/username/alfa"), WATCHER, elsewhere=("3.10", "HTTP 500")),
     ),
     "Make": (
         Act("declare a queue of a name of its own", DENIED, _declare("watch.loot"), WATCHER),
@@ -405,7 +406,8 @@ WATCHERS_ACTS: Final[dict[str, tuple[Act, ...]]] = {
             WATCHER),
         Act("make a vhost", HTTP, _http("PUT", "vhosts/mine"), WATCHER),
         Act("have the broker declare and publish (aliveness test)", HTTP,
-            _http("GET", "aliveness-test/{vhost}"), WATCHER),
+            _http("GET", "aliveness-test/{vhost}"), WATCHER,
+            elsewhere=("4.3, which does neither", "HTTP 200")),
         Act("forget the broker's statistics", HTTP, _http("DELETE", "reset"), WATCHER),
     ),
 }  # fmt: skip
@@ -462,4 +464,7 @@ def _table(who: str, tried: dict[str, tuple[Act, ...]], using_up: tuple[Act, ...
 
 
 def _answers(act: Act) -> str:
-    return f"`{act.answer}`" + (f" (3.10: `{act.on_3}`)" if act.on_3 else "")
+    if act.elsewhere is None:
+        return f"`{act.answer}`"
+    release, answer = act.elsewhere
+    return f"`{act.answer}` ({release}: `{answer}`)"

@@ -55,7 +55,7 @@ def guarded(node: private_node.Node) -> Iterator[Place]:
     """A federation with a message in each of its queues; one for all acts, they change nothing."""
     federation = Federation("guarded", clients=CLIENTS, fleets=(FLEET,))
     private_node.bring_to_state(node, federation)
-    users = (*CLIENTS, FLEET.name, "coordinator", "watcher")
+    users = (*CLIENTS, FLEET.name, "coordinator", "watcher", "admin")
     urls = {user: node.broker_url(user) for user in users}
     with node.manage() as management:
         place = Place(federation.name, node, urls, management)
@@ -77,7 +77,7 @@ def state(place: Place) -> dict[str, Any]:
     definitions = place.management.get("definitions")
     told = {name: sorted(map(repr, what)) for name, what in definitions.items()
             if isinstance(what, list)}  # fmt: skip
-    with pika.BlockingConnection(pika.URLParameters(place.urls["coordinator"])) as connection:
+    with pika.BlockingConnection(pika.URLParameters(place.urls["admin"])) as connection:
         channel = connection.channel()
         for queue in QUEUES:
             told[queue] = channel.queue_declare(queue, passive=True).method.message_count
@@ -103,7 +103,7 @@ def test_the_broker_refuses_a_watcher_to(guarded: Place, act: Act) -> None:
 def is_refused(place: Place, act: Act) -> None:
     before = state(place)
     assert all(before[queue] == 1 for queue in QUEUES)
-    answers = (act.answer, act.on_3) if act.on_3 else (act.answer,)
+    answers = (act.answer, act.elsewhere[1]) if act.elsewhere else (act.answer,)
     assert answer_to(act, place).startswith(answers)
     assert state(place) == before
 

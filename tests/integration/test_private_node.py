@@ -21,6 +21,7 @@ from broker_config import node as private
 from broker_config.cli import main
 from broker_config.credentials import load_passwords
 from broker_config.errors import BrokerConfigError
+from broker_config.hazards import hazards
 from broker_config.keys import ensure_keys
 from broker_config.management import Management
 from broker_config.node import Node
@@ -69,6 +70,25 @@ def run(node: Node, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[i
 def test_up_twice_is_the_same_node(node: Node) -> None:
     assert private.up(node.home, FEDERATION) == node
     assert private.pid(node.home) == node.pid
+
+
+def test_check_names_the_feature_flags_that_are_off_until_they_are_on(tmp_path: Path) -> None:
+    """As on a broker that was upgraded and left at that."""
+    (tmp_path / "node").mkdir()
+    forced = "[{rabbit, [{forced_feature_flags_on_init, [quorum_queue, user_limits]}]}]."
+    (tmp_path / "node" / "advanced.config").write_text(forced)
+    try:
+        started = private.up(tmp_path, FEDERATION)
+        with started.manage() as management:
+            (said,) = hazards(FEDERATION.name, management)
+            assert said.kind == "feature flag"
+            assert main(["check", "--home", str(tmp_path)]) == 1
+            for flag in said.name.split(", "):
+                management.put("feature-flags", flag, "enable", body={"name": flag})
+            assert not hazards(FEDERATION.name, management)
+        assert main(["check", "--home", str(tmp_path)]) == 0
+    finally:
+        private.down(tmp_path)
 
 
 def test_status_is_a_table_of_where_the_node_answers(

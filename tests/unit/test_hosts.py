@@ -4,6 +4,7 @@ from collections import Counter
 
 from shared.address import CONNECT_TIMEOUT_S, parameters
 from shared.hosts import FIRST_LAP_TIMEOUT_S, Hosts
+from shared.tls import Broker
 
 URL = "amqp://alfa:x@a,b:5673,c/f"
 ADDRESSES = {"a": ["10.0.0.1"], "b": ["10.0.0.2", "10.0.1.2"], "c": ["10.0.0.3"]}
@@ -53,6 +54,16 @@ def test_a_name_without_an_address_is_tried_for_what_is_said_of_it() -> None:
         raise OSError
 
     hosts = Hosts(parameters(URL, "test"), nowhere)
+    assert {hosts.next().host for _ in range(3)} == {"a", "b", "c"}
+
+
+def test_a_name_behind_a_proxy_is_the_proxys_to_look_up() -> None:
+    broker = Broker(URL, proxy="http://proxy.example:3128")
+
+    def nobody(_host: str, _port: int) -> list[str]:
+        raise AssertionError("it was looked up")
+
+    hosts = Hosts(parameters(broker, "test"), nobody)
     assert {hosts.next().host for _ in range(3)} == {"a", "b", "c"}
 
 

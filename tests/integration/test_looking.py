@@ -1,0 +1,29 @@
+"""What the coordinator sees of mailboxes that it may not read."""
+
+from broker_config.names import mailbox
+from shared.amqp import Session
+from shared.delivery import Subscription
+from shared.inspection import first_missing, without_consumer
+from shared.tls import Broker
+from tests.conftest import FLEET, Place
+
+
+def test_the_coordinator_finds_out_how_many_replicas_a_fleet_has(place: Place) -> None:
+    def queue(number: int) -> str:
+        return mailbox(f"{FLEET.name}.{number}")
+
+    broker = Broker(place.urls["coordinator"])
+    assert first_missing(broker, "test", queue, 0, 10_000) == FLEET.size
+    assert first_missing(broker, "test", queue, 5_000, 10_000) == FLEET.size
+
+
+def test_the_coordinator_sees_which_mailbox_nobody_consumes(place: Place) -> None:
+    queues = [mailbox(client) for client in ("alfa", "bravo")]
+    broker = Broker(place.urls["coordinator"])
+    assert without_consumer(broker, "test", queues) == queues
+    client = Session(place.urls["alfa"], "test", Subscription((queues[0],), lambda _delivery: None))
+    client.start(10.0)
+    try:
+        assert without_consumer(broker, "test", queues) == queues[1:]
+    finally:
+        client.close()
