@@ -11,7 +11,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 .DEFAULT_GOAL := help
 .PHONY: help demo screenshots settings heart-disease credit-default fashion-phones air-quality \
 	linear-regression bench bench-short experiments \
-	chaos cluster fuzz soak property admin-crashes test test-rabbitmq4 lint types imports unit format clean
+	chaos cluster fuzz soak property admin-crashes test test-all deployments test-rabbitmq4 lint types imports unit format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -99,6 +99,12 @@ settings: $(VENV)/.dev ## write what is written from the code: settings, metrics
 	@$(BIN)/python deploy/grafana/dashboard.py
 
 test: lint types imports unit ## everything that has to pass
+
+test-all: test deployments test-rabbitmq4 ## the same, deployments that are run, and RabbitMQ 4
+
+# Root, and a systemd: they boot one in namespaces of its own.
+deployments: $(VENV)/.dev $(VENV)/.programs ## the units as systemd runs them
+	$(SUDO) $(BIN)/python -m pytest tests/deployments
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

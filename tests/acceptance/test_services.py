@@ -137,6 +137,35 @@ def test_a_client_that_trains_for_long_is_well_until_its_limit(
         assert not [line for line in systemd.heard if line.endswith(" for 4 s")]
 
 
+JUDGE = """#!{python}
+import pathlib, sys, time
+deadline = time.monotonic() + 60
+while not pathlib.Path({go_on!r}).exists() and time.monotonic() < deadline:
+    time.sleep(0.05)
+print('{{"accuracy": 0.5}}')
+"""
+
+
+def test_a_long_judgement_of_the_last_model_is_no_hanging(
+    place: Place, tmp_path: Path, systemd: Systemd
+) -> None:
+    judge, go_on = tmp_path / "judge", tmp_path / "go-on"
+    judge.write_text(JUDGE.format(python=sys.executable, go_on=str(go_on)))
+    judge.chmod(0o755)
+    folder = ("--checkpoint-dir", str(tmp_path / "checkpoint"), "--quorum", "1", "--rounds", "1")
+    with workers() as started:
+        words = (*folder, "--evaluate", str(judge))
+        told = systemd.environment()
+        started.append(Worker("coordinator-worker", place.urls["coordinator"], *words, **told))
+        started.append(Worker("client-worker", place.urls["alfa"], *ledger(0)))
+        waiting = "STATUS=waiting until the last model is judged"
+        assert systemd.hears(waiting)
+        assert systemd.hears(waiting, WATCHDOG_S)
+        assert systemd.hears(waiting, WATCHDOG_S)
+        go_on.touch()
+        assert started[0].end() == 0
+
+
 def test_a_client_without_work_lives_and_says_what_it_waits_for(
     place: Place, systemd: Systemd
 ) -> None:

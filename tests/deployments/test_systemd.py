@@ -1,0 +1,81 @@
+"""The units of `install`, run by systemd itself against a broker of the same machine."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.deployments.systemd import SystemdMachine, systemd_machine
+
+HOME = "/var/lib/warren-broker"
+ENVIRONMENT = "/opt/warren/.venv/bin"
+TASK = "examples.breast_cancer.task:clinic"
+SETTINGS = f"""
+[coordinator]
+quorum = 2
+metrics-port = 9464
+evaluate = "{ENVIRONMENT}/client-worker evaluate --task {TASK} --model"
+
+[client.task]
+task = "{TASK}"
+"""
+UNITS = ("client-worker@1", "client-worker@2")
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[SystemdMachine]:
+    with systemd_machine() as found:
+        found.run("broker-config", "up", "--home", HOME, "--fleet", "client:4")
+        for name in ("coordinator", "client"):
+            bundle = f"{HOME}/bundles/{name}.env"
+            found.run("install", "-D", "-m", "600", bundle, f"/etc/warren/{name}.env")
+        found.write("/etc/warren/warren.toml", SETTINGS)
+        # What a task brings along is installed; here it is in the tree.
+        found.run("ln", "-s", "/srv/warren/examples", "/etc/warren/examples")
+        for program in ("coordinator-worker", "client-worker"):
+            found.run(program, "install")
+        found.run("systemctl", "daemon-reload")
+        found.run("systemctl", "start", "coordinator-worker", *UNITS)
+        yield found
+
+
+def test_the_coordinators_unit_starts_at_once_and_goes_on(machine: SystemdMachine) -> None:
+    told = machine.shows("coordinator-worker", "ActiveState", "NRestarts", "Result")
+    assert told == {"ActiveState": "active", "NRestarts": "0", "Result": "success"}
+    machine.wait_for("coordinator-worker", "version 2 is published")
+
+
+def test_what_the_evaluating_program_finds_is_in_the_history(machine: SystemdMachine) -> None:
+    machine.wait_for("coordinator-worker", "version 3 is published")
+    folder = "/var/lib/private/warren-coordinator"
+    for _ in range(60):
+        told = machine.run("coordinator-worker", "history", "--json", "--checkpoint-dir", folder)
+        if "evaluated" in told:
+            break
+        machine.run("sleep", "1")
+    assert "not_evaluated" not in machine.journal("coordinator-worker")
+    found = [record["evaluated"] for record in map(json.loads, told.splitlines())
+             if record.get("evaluated")]  # fmt: skip
+    assert found
+    assert 0 < found[0]["loss"] < 10
+
+
+def test_the_memory_panel_has_its_figures(machine: SystemdMachine) -> None:
+    told = machine.run("curl", "-sS", "http://127.0.0.1:9464/metrics")
+    lines = dict(line.rsplit(" ", 1) for line in told.splitlines() if not line.startswith("#"))
+    assert float(lines["process_resident_memory_bytes"]) > 20 << 20
+    assert float(lines["process_start_time_seconds"]) > 1e9
+
+
+def test_nothing_that_a_worker_does_is_forbidden_to_it(machine: SystemdMachine) -> None:
+    for unit in ("coordinator-worker", *UNITS):
+        said = machine.journal(unit)
+        assert "SYS" not in said
+        assert "Operation not permitted" not in said
+
+
+def test_who_is_stopped_in_an_unfinished_run_has_not_failed(machine: SystemdMachine) -> None:
+    machine.run("systemctl", "stop", "coordinator-worker", *UNITS)
+    for unit in ("coordinator-worker", *UNITS):
+        told = machine.shows(unit, "ActiveState", "Result", "ExecMainStatus")
+        assert told == {"ActiveState": "inactive", "Result": "success", "ExecMainStatus": "143"}
