@@ -62,6 +62,8 @@ Restart=on-failure
 RestartSec=5
 # Wrong input stays wrong, and 0 means that the run is over.
 RestartPreventExitStatus=2
+# Stopped in an unfinished run: nothing failed.
+SuccessExitStatus=143
 # Two minutes without an answer from the thread that does the work: it hangs, and is started anew.
 WatchdogSec=2min
 TimeoutStopSec=30

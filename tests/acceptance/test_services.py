@@ -89,7 +89,7 @@ def test_a_coordinator_tells_systemd_how_it_is(
         assert systemd.hears("WATCHDOG=1")
         started[0].process.send_signal(signal.SIGTERM)
         assert systemd.hears("STOPPING=1")
-        assert started[0].end() == 0
+        assert started[0].end() == 128 + signal.SIGTERM
 
 
 STUCK = """#!{python}
@@ -188,7 +188,7 @@ def test_the_ready_file_is_touched_for_as_long_as_all_is_well(place: Place, tmp_
         first = touched(ready, 0.0)
         assert touched(ready, first) > first
         started[0].process.send_signal(signal.SIGTERM)
-        assert started[0].end() == 0
+        assert started[0].end() == 128 + signal.SIGTERM
     assert not ready.exists()
 
 
