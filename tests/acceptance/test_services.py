@@ -19,6 +19,7 @@ from shared.units import CLIENT, COORDINATOR, Unit
 from tests import documents
 from tests.conftest import Place
 from tests.processes import BIN, DEADLINE_S, ROOT, Worker, workers
+from tests.relay import relay
 
 WATCHDOG_S = 1.5  # a worker asks itself every half second
 
@@ -137,6 +138,22 @@ def test_a_client_that_trains_for_long_is_well_until_its_limit(
         assert not [line for line in systemd.heard if line.endswith(" for 4 s")]
 
 
+def test_while_the_broker_is_away_the_status_says_so(
+    place: Place, tmp_path: Path, systemd: Systemd
+) -> None:
+    """A sign of life said again what was waited for before."""
+    with workers() as started, relay(place.urls["alfa"]) as wire:
+        told = systemd.environment()
+        started.append(Worker("client-worker", wire.url, *ledger(0), **told))
+        assert systemd.hears("STATUS=waiting for a model")
+        wire.close()
+        assert systemd.hears("STATUS=the broker is away")
+        assert systemd.hears("WATCHDOG=1")
+        assert systemd.hears("WATCHDOG=1")
+        latest = [line for line in systemd.heard if line.startswith("STATUS=")][-1]
+        assert latest == "STATUS=the broker is away; connecting again"
+
+
 JUDGE = """#!{python}
 import pathlib, sys, time
 deadline = time.monotonic() + 60
@@ -180,6 +197,8 @@ def test_a_client_without_work_lives_and_says_what_it_waits_for(
 def test_the_ready_file_is_touched_for_as_long_as_all_is_well(place: Place, tmp_path: Path) -> None:
     """What the health checks of compose and Kubernetes look at."""
     ready = tmp_path / "ready"
+    ready.touch()  # of a process that was killed
+    os.utime(ready, (0, 1.0))
     with workers() as started:
         told = {"NOTIFY_SOCKET": str(tmp_path / "nobody"), "WATCHDOG_USEC": "600000"}
         words = (*ledger(0), "--ready-file", str(ready))

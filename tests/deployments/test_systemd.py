@@ -67,6 +67,14 @@ def test_the_memory_panel_has_its_figures(machine: SystemdMachine) -> None:
     assert float(lines["process_start_time_seconds"]) > 1e9
 
 
+def test_the_journal_knows_what_is_a_warning(machine: SystemdMachine) -> None:
+    words = ("journalctl", "--no-pager", "--output=json", "--unit", "coordinator-worker")
+    lines = [json.loads(line) for line in machine.run(*words).splitlines()]
+    ours = [line for line in lines if line.get("_TRANSPORT") == "stdout"]
+    assert {line["PRIORITY"] for line in ours if "connected to" in line["MESSAGE"]} == {"6"}
+    assert not [line for line in ours if line["MESSAGE"].startswith("<")]
+
+
 def test_nothing_that_a_worker_does_is_forbidden_to_it(machine: SystemdMachine) -> None:
     for unit in ("coordinator-worker", *UNITS):
         said = machine.journal(unit)
