@@ -25,10 +25,13 @@ UNITS = ("client-worker@1", "client-worker@2")
 @pytest.fixture(scope="module")
 def machine() -> Iterator[SystemdMachine]:
     with systemd_machine() as found:
-        found.run("broker-config", "up", "--home", HOME, "--fleet", "client:4")
+        sites = ("--fleet", "client:4", "--client", "hospital-a")
+        found.run("broker-config", "up", "--home", HOME, *sites)
         for name in ("coordinator", "client"):
             bundle = f"{HOME}/bundles/{name}.env"
             found.run("install", "-D", "-m", "600", bundle, f"/etc/warren/{name}.env")
+        bundle = f"{HOME}/bundles/hospital-a.env"
+        found.run("install", "-m", "600", bundle, "/etc/warren/client-hospital-a.env")
         found.write("/etc/warren/warren.toml", SETTINGS)
         # What a task brings along is installed; here it is in the tree.
         found.run("ln", "-s", "/srv/warren/examples", "/etc/warren/examples")
@@ -65,6 +68,28 @@ def test_the_memory_panel_has_its_figures(machine: SystemdMachine) -> None:
     lines = dict(line.rsplit(" ", 1) for line in told.splitlines() if not line.startswith("#"))
     assert float(lines["process_resident_memory_bytes"]) > 20 << 20
     assert float(lines["process_start_time_seconds"]) > 1e9
+
+
+def test_a_fleet_and_a_site_run_on_one_machine(machine: SystemdMachine) -> None:
+    machine.run("systemctl", "start", "client-worker@hospital-a")
+    said = machine.wait_for("client-worker@hospital-a", "connected to the broker")
+    assert "as 'hospital-a'" in said
+    assert "as 'client'" in machine.journal(UNITS[0])
+    machine.run("systemctl", "stop", "client-worker@hospital-a")
+
+
+def test_what_debian_enables_is_taken_out_of_the_next_boot(machine: SystemdMachine) -> None:
+    units = ("rabbitmq-server.service", "epmd.socket")
+    for unit in units:
+        machine.run("systemctl", "enable", unit)
+    program = (
+        "import sys\n"
+        "from broker_config.install import keep_from_booting\n"
+        "keep_from_booting([], sys.stdout.buffer)\n"
+    )
+    machine.run("/opt/warren/.venv/bin/python", "-c", program)
+    for unit in units:
+        assert machine.run("systemctl", "is-enabled", unit, check=False).strip() == "disabled"
 
 
 def test_the_journal_knows_what_is_a_warning(machine: SystemdMachine) -> None:
