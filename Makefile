@@ -11,7 +11,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 .DEFAULT_GOAL := help
 .PHONY: help demo screenshots settings heart-disease credit-default fashion-phones air-quality \
 	linear-regression bench bench-short experiments \
-	chaos cluster fuzz property admin-crashes test test-rabbitmq4 lint types imports unit format clean
+	chaos cluster fuzz soak property admin-crashes test test-all deployments test-rabbitmq4 lint types imports unit format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -71,6 +71,13 @@ cluster: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs ## three nodes, one c
 	  TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m tests.cluster \
 	  --runs $(or $(RUNS),1) --partitions $(or $(PARTITIONS),ignore) $(if $(LOSSES),--losses $(LOSSES))
 
+# Two minutes go by before the first act: until then an honest federation grows, too.
+soak: $(VENV)/.dev $(BARE)/.installed ## every hostile act at once, what has grown?: make soak SECONDS=600
+	@[ "$(RABBITMQ)" != 4 ] || tests/rabbitmq4/unpack
+	@PATH="$(if $(filter 4,$(RABBITMQ)),$(CURDIR)/tests/rabbitmq4/bin:)$$PATH" OMP_NUM_THREADS=1 \
+	  TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m tests.soak \
+	  --seconds $(or $(SECONDS),600)
+
 # make test takes 30 of them.
 property: $(VENV)/.dev ## random Keras models against Keras's own fit: make property EXAMPLES=500
 	@OMP_NUM_THREADS=1 WARREN_TEST_EXAMPLES=$(or $(EXAMPLES),500) $(BIN)/python -m pytest \
@@ -96,6 +103,12 @@ settings: $(VENV)/.dev ## write what is written from the code: settings, metrics
 	@$(BIN)/python deploy/grafana/dashboard.py
 
 test: lint types imports unit ## everything that has to pass
+
+test-all: test deployments test-rabbitmq4 ## the same, deployments that are run, and RabbitMQ 4
+
+# Root, and a systemd: they boot one in namespaces of its own.
+deployments: $(VENV)/.dev $(VENV)/.programs ## the units as systemd runs them
+	$(SUDO) $(BIN)/python -m pytest tests/deployments
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE: Final = "rabbitmq-server"
+UNITS: Final = ("rabbitmq-server.service", "epmd.service", "epmd.socket")
 POLICY: Final = Path("/usr/sbin/policy-rc.d")
 # Debian keeps servers in folders that an ordinary user's PATH does not name.
 SERVER_FOLDERS: Final = ("/usr/sbin", "/usr/local/sbin", "/usr/lib/rabbitmq/bin")
@@ -100,8 +101,21 @@ def _install(as_root: list[str], log: Path) -> None:
     with log.open("wb") as output, _no_public_broker(as_root), waiting("apt is at work"):
         # Lists that were never fetched, or are so old that the file they name is gone.
         done = _run(install, output) or (_run([*apt, "update"], output) and _run(install, output))
+        if done:
+            keep_from_booting(as_root, output)
     if not done:
         raise BrokerConfigError(f"apt could not install {PACKAGE}, see {log}; else {WHAT_ELSE}")
+
+
+def keep_from_booting(as_root: list[str], output: IO[bytes]) -> None:
+    """Take the units that came with the package out of the next boot.
+
+    Debian enables them: after a reboot a second broker and Erlang's port mapper would listen on
+    every address. Whoever had installed RabbitMQ before us keeps it as it was.
+    """
+    if shutil.which("systemctl") is not None:
+        for unit in UNITS:  # one by one: not every release has each
+            _run([*as_root, "systemctl", "disable", unit], output)
 
 
 def _run(command: list[str], output: IO[bytes]) -> bool:

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     return commands.run("client-worker", "client_worker.commands", COMMANDS, _take_part, argv)
 
 
-def _take_part(argv: list[str]) -> None:
+def _take_part(argv: list[str]) -> int:
     from client_worker.settings import ClientSettings
     from client_worker.task import TaskSource
     from client_worker.worker import ClientWorker
@@ -38,7 +38,7 @@ def _take_part(argv: list[str]) -> None:
     keep_freed_memory()  # before the task is imported, so that its framework's is kept as well
     worker = ClientWorker(given, TaskSource(given.task, rest))
     say_started(given.strays)
-    worker.run()
+    return worker.run()
 
 
 if __name__ == "__main__":

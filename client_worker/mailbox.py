@@ -78,9 +78,10 @@ class Announcement:
 class Mailbox:
     """Assembles models on the connection's thread, straight into the buffer they will live in.
 
-    A client holds at most two: the one it trains on and the newest complete one. Nothing is
-    assembled before ``expect`` has told the layout; of a model of another layout only the manifest
-    is kept, since the task may have to be made with its config.
+    A client holds at most two: the one it trains on and the newest complete one. Of a model of
+    another layout than ``expect`` has told only the manifest is kept, since the task may have to be
+    made with its config. What comes before that is assembled as it is announced: a replica makes
+    its task when it has its place, and its coordinator may be gone by then.
     """
 
     def __init__(
@@ -118,11 +119,18 @@ class Mailbox:
     def take(self) -> GlobalModel | Announcement | None:
         """The newest complete model since the last call, or None.
 
-        Of one of another layout there is an Announcement.
+        Of one of another layout there is an Announcement, and before ``expect`` nothing.
         What was taken is no longer there.
         """
+        expected = self._layout
+        if expected is None:
+            return None
         with self._lock:
             newest, self._newest = self._newest, None
+        if isinstance(newest, GlobalModel) and newest.weights.layout != expected:
+            if newest.weights.layout.difference(expected, roles=True):
+                return Announcement(newest.manifest, newest.waited)
+            newest.shelved.weights = Weights(expected, newest.weights.buffer)  # as the task has it
         return newest
 
     @property
@@ -160,12 +168,12 @@ class Mailbox:
                 with self._lock:
                     self._notices.append(message)
                 self._wake()
-            elif isinstance(message, ModelManifest) and self._layout is not None:
+            elif isinstance(message, ModelManifest):
                 self._waited = delivery.waited
                 self.coordinator_reads = delivery.reads
                 if not message.final and not delivery.waited:
                     self.live_run = message.run
-                self._begin(message, self._layout)
+                self._begin(message)
                 self._add(0, data)
             elif isinstance(message, Chunk) and self._is_due(message):
                 self._add(message.index, data)
@@ -196,11 +204,12 @@ class Mailbox:
             return False
         return True
 
-    def _begin(self, manifest: ModelManifest, expected: Layout) -> None:
+    def _begin(self, manifest: ModelManifest) -> None:
         self._arriving = None
         if manifest.federation != self._federation:
             raise Rejected("federation", f"it is of {manifest.federation!r}")
         layout = layout_of(manifest.tensors, manifest.size_bytes)
+        expected = self._layout or layout
         if layout.difference(expected, roles=True):
             self._put(Announcement(manifest, self._waited))
             return

@@ -24,7 +24,7 @@ from shared.layout import Layout
 from shared.log import Log
 from shared.pipeline import Publication
 from shared.sealing import Sealer
-from shared.service import LAST_CHANCE_S, on_stop_signal
+from shared.service import LAST_CHANCE_S, StopSignal, on_stop_signal
 from shared.supervisor import Busy, Pulse, Supervisor
 from shared.wire import Body
 
@@ -116,13 +116,14 @@ class ClientWorker:
         if settings.fleet is None:  # it needs no lease, so its faults show before the broker's
             self._prepare(self._participants[0])
 
-    def run(self, *, heed_signals: bool = True) -> None:
+    def run(self, *, heed_signals: bool = True) -> int:
         """Serve until the run's final model has come to all or we are asked to ``stop``.
+
+        Returns the exit code: 0 if it has come to all, else of a process that the signal ended.
 
         Raises what ended a client (TaskFailed, ConfigError) once the others are through.
         """
-        if heed_signals:
-            on_stop_signal(self.stop)
+        stop_signal = on_stop_signal(self.stop) if heed_signals else StopSignal()
         threading.Thread(target=self._say_stopping, name="stop", daemon=True).start()
         try:
             self._connect()
@@ -149,6 +150,7 @@ class ClientWorker:
             self._supervisor.stopping()
             self._session.close()
             self.audience.close()
+        return 0 if all(p.has_ended for p in self._participants) else stop_signal.exit_code
 
     def _prepare(self, participant: Participant) -> None:
         try:

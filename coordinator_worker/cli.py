@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     )
 
 
-def _coordinate(argv: list[str]) -> None:
+def _coordinate(argv: list[str]) -> int:
     from coordinator_worker.settings import CoordinatorSettings
     from coordinator_worker.worker import CoordinatorWorker
     from shared.memory import keep_freed_memory
@@ -51,7 +51,7 @@ def _coordinate(argv: list[str]) -> None:
     keep_freed_memory(one_arena=True)
     worker = CoordinatorWorker(given) if given.parent is None else _region(given)
     say_started(given.strays)
-    worker.run()
+    return worker.run()
 
 
 def _region(given: "CoordinatorSettings") -> "CoordinatorWorker":

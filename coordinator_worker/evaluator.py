@@ -5,19 +5,25 @@ longer than a round: then the versions that come meanwhile are passed over.
 """
 
 import json
+import os
 import shlex
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from math import nan
 from pathlib import Path
+from typing import IO, Final
 
 from shared import weights_file
 from shared.files import PRIVATE
 from shared.layout import Weights
 from shared.log import Log
+from shared.printable import printable
 
 log = Log(__name__)
+
+MAX_LINE: Final = 500  # bytes
 
 Judged = Callable[[int, Mapping[str, float]], None]
 
@@ -41,21 +47,27 @@ class Evaluator:
         """Have ``weights`` judged, unless an earlier version still is."""
         if self._over or (self._thread is not None and self._thread.is_alive()):
             return
+        complaints: IO[bytes] | None = None
         try:
+            complaints = tempfile.TemporaryFile()  # noqa: SIM115  read and closed by the thread
             whole = weights_file.without_controls(weights)
             weights_file.write(self._file, whole, mode=PRIVATE)
             self._process = subprocess.Popen(
                 [*self._command, str(self._file)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=complaints,
                 text=True,
             )
         except OSError as error:
+            if complaints is not None:
+                complaints.close()
             log.warning("not_evaluated", "version %d cannot be evaluated: %s", version, error)
             return
         self._newest = version
-        self._thread = threading.Thread(target=self._wait, args=(version, self._process))
+        self._thread = threading.Thread(
+            target=self._wait, args=(version, self._process, complaints)
+        )
         self._thread.start()
 
     def finish(self, version: int, weights: Weights, goes_on: Callable[[], bool]) -> None:
@@ -84,12 +96,13 @@ class Evaluator:
         if self._thread is not None:
             self._thread.join()
 
-    def _wait(self, version: int, process: "subprocess.Popen[str]") -> None:
+    def _wait(self, version: int, process: "subprocess.Popen[str]", complaints: IO[bytes]) -> None:
         try:
-            with process:
+            with process, complaints:
                 printed, _ = process.communicate()
+                last = _last_line(complaints)
             if process.returncode:
-                raise ValueError(f"{self._command[0]} ended with {process.returncode}")
+                raise ValueError(f"{self._command[0]} ended with {process.returncode}{last}")
             said = json.loads(printed).items()  # JSON's null was NaN
             figures = {str(n): nan if value is None else float(value) for n, value in said}
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -97,3 +110,11 @@ class Evaluator:
                 log.warning("not_evaluated", "version %d was not evaluated: %s", version, error)
             return
         self._judged(version, figures)
+
+
+def _last_line(complaints: IO[bytes]) -> str:
+    """The end of what a program wrote to its standard error, as the end of a sentence."""
+    size = complaints.seek(0, os.SEEK_END)
+    complaints.seek(max(0, size - MAX_LINE))
+    lines = complaints.read().decode(errors="replace").strip().splitlines()
+    return f": {printable(lines[-1])}" if lines else ""

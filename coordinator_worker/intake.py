@@ -124,6 +124,16 @@ class Admission:
     check_size: CheckSize = _any_size
 
 
+def _forget_frames(rejected: Rejected) -> None:
+    """Let go of the frames that ``rejected`` came through, and of the body that they hold.
+
+    Its traceback leads to our callers' frames and so back to its own Outcome: a circle, which
+    only the cyclic collector ends. That counts objects, not their bytes, and came after a hundred
+    bodies of 16 MiB.
+    """
+    rejected.__traceback__ = rejected.__context__ = rejected.__cause__ = None
+
+
 def _says_more(state: State) -> bool:
     return state.weights.layout.has_statistics or bool(state.fixed_state)
 
@@ -232,13 +242,16 @@ class Intake:
             rejected = Rejected("malformed", "its AMQP headers cannot be decoded")
             return Outcome(settled=(delivery.tag,), rejected=rejected, client=delivery.user)
         try:
-            return self._judged(delivery, state)
+            outcome = self._judged(delivery, state)
         except OSError:
             raise  # of the staging file: no fault of the sender's
         except Exception as error:
             log.exception("unforeseen", "a delivery of %s is rejected", delivery.user, error=error)
             rejected = Rejected("malformed", f"it cannot be judged: {type(error).__name__}")
             return Outcome(settled=(delivery.tag,), rejected=rejected, client=delivery.user)
+        if outcome.rejected is not None:
+            _forget_frames(outcome.rejected)
+        return outcome
 
     def _judged(self, delivery: Delivery, state: State | None) -> Outcome:
         try:

@@ -162,7 +162,7 @@ class Links:
     def goes_on(self) -> bool:
         """Wait a moment for the last model to be judged; False as soon as we are asked to stop."""
         self.waiting("waiting until the last model is judged")
-        return not self.stopped_within(WAIT_S)
+        return not self.stopped_within(min(WAIT_S, self.supervisor.beat_s))
 
     def wait_for(self, sending: Future[None]) -> None:
         """Return when ``sending`` is done, or raise what it raised.

@@ -105,14 +105,15 @@ class RegionCoordinator(CoordinatorWorker):
         self._origin: Origin | None = None
         self._client: ClientWorker | None = None
         self._thread = ThreadPoolExecutor(1, "above")
-        self._taking_part: Future[None] | None = None
+        self._taking_part: Future[int] | None = None
         self._replaced_s = 0.0
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Serve until the federation above has ended or a signal asks to stop."""
-        super().run()
+        code = super().run()
         if self._taking_part is not None:
             self._taking_part.result()  # what ended it ends us
+        return code
 
     def stop(self) -> None:
         """End ``run``; safe in a signal handler."""
@@ -215,7 +216,7 @@ class RegionCoordinator(CoordinatorWorker):
         self._taking_part = self._thread.submit(self._client.run, heed_signals=False)
         self._taking_part.add_done_callback(self._taken_part)
 
-    def _taken_part(self, done: "Future[None]") -> None:
+    def _taken_part(self, done: "Future[int]") -> None:
         if done.exception() is not None:
             self._handover.close()
             self._links.ask_to_stop()

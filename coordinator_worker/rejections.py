@@ -17,14 +17,15 @@ class Rejections:
     """Dead-letters through ``session``; ``counted`` since the round began, by reason.
 
     Of a sender that floods only the first are kept and answered, the others are counted and gone:
-    each would cost a round trip to the broker, and honest updates wait behind it.
+    each would cost a round trip to the broker, and honest updates wait behind it. Being late has an
+    allowance of its own and is no flood: a fleet shares one user, and may be late as a whole.
     """
 
     def __init__(self, session: Session, notices: Notices, chronicle: Chronicle) -> None:
         self._session = session
         self._notices = notices
         self._chronicle = chronicle
-        self._allowance = Allowance()
+        self._allowance, self._late = Allowance(), Allowance()
         self.counted: Counter[str] = Counter()
 
     def put(self, outcome: Outcome, rejected: Rejected, delivery: Delivery) -> bool:
@@ -37,8 +38,11 @@ class Rejections:
         client = outcome.client or "unknown"
         self.counted[rejected.reason] += 1
         sender = delivery.user or ""
-        if not self._allowance.take(sender):
-            self._chronicle.flooded(delivery.user, rejected, first=self._allowance.news(sender))
+        is_late = rejected.reason == "stale"
+        allowance = self._late if is_late else self._allowance
+        if not allowance.take(sender):
+            first = not is_late and allowance.news(sender)
+            self._chronicle.flooded(delivery.user, rejected, first=first)
             return False
         headers = {"reason": rejected.reason, "detail": rejected.detail, "client": client}
         # To the queue itself: what comes through the exchange was written by no coordinator.

@@ -120,9 +120,12 @@ class CoordinatorWorker:
         self._sender = ThreadPoolExecutor(1, "send")
         self._sending: tuple[Future[None], list[int], int, Phases] | None = None
 
-    def run(self) -> None:
-        """Serve until the goal is reached or a signal asks to stop."""
-        on_stop_signal(self.stop)
+    def run(self) -> int:
+        """Serve until the goal is reached or a signal asks to stop; return the exit code.
+
+        That is 0 if the goal is reached, and else of a process that the signal ended.
+        """
+        stop_signal = on_stop_signal(self.stop)
         try:
             self._links.start()
             while not self._finished:
@@ -154,6 +157,7 @@ class CoordinatorWorker:
             log.warning("stopped", "%s; nothing is lost", error)
         finally:
             self._close()
+        return 0 if self._finished else stop_signal.exit_code
 
     def stop(self) -> None:
         """End ``run``; safe in a signal handler."""

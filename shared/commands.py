@@ -22,7 +22,7 @@ def run(
     program: str,
     package: str,
     known: Mapping[str, str],
-    main: Callable[[list[str]], None],
+    main: Callable[[list[str]], int | None],
     argv: list[str] | None,
 ) -> int:
     """Call ``run(argv)`` of the module in ``package`` that the first word names, else ``main``.

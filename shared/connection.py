@@ -22,13 +22,16 @@ from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapte
 
 from shared.log import Log
 from shared.proxy import Proxy
-from shared.wire import Body, Piece
+from shared.wire import MAX_SEALED_BYTES, Body, Piece
 
 log = Log(__name__)
 
 # What the broker lets through may be 128 MiB long, and none of it is ours: no message of the
-# protocol is longer than a chunk and the longest header, so what exceeds this is not kept.
-MOST_KEPT_BYTES: Final = 16 << 20
+# protocol is longer than a chunk and the longest header, encrypted. Of what is longer the beginning
+# is kept, for a look: malloc keeps what it once had (`shared.memory`), and several of them at once
+# were the peak of a coordinator's memory.
+LONGEST_BYTES: Final = MAX_SEALED_BYTES + 4096
+BEGINNING_BYTES: Final = 1 << 16
 BETWEEN_BYTES: Final = 4096  # what is between two bodies is some 200
 MOST_CONSUMED_BYTES: Final = 1 << 20  # before others of the loop have their turn
 MOST_GATHERED: Final = 64  # pieces a system call; a socket seldom takes more at once
@@ -339,7 +342,8 @@ class _Body:
         self.channel = channel
         self.due = 0  # with the frame's end octet
         self._to_come = size
-        self._memory = memoryview(np.empty(min(size, MOST_KEPT_BYTES), np.uint8))  # type: ignore[arg-type]
+        kept = size if size <= LONGEST_BYTES else BEGINNING_BYTES
+        self._memory = memoryview(np.empty(kept, np.uint8))  # type: ignore[arg-type]
         self._filled = 0
 
     def expect(self, size: int) -> None:
@@ -384,7 +388,7 @@ class _Body:
         return not self._to_come and not self.due
 
     def kept(self) -> memoryview:
-        """The body, or its beginning if it was longer than ``MOST_KEPT_BYTES``."""
+        """The body, or its beginning if it was longer than ``LONGEST_BYTES``."""
         return self._memory
 
 

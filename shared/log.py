@@ -1,9 +1,10 @@
 """Logs that people and programs read: each line has an ``action`` that dashboards key on."""
 
 import logging
+import os
 import sys
 from collections.abc import Mapping
-from typing import Any, Literal, TextIO
+from typing import Any, Final, Literal, TextIO
 
 from shared import strict_json
 from shared.printable import printable
@@ -54,12 +55,48 @@ class Readable(logging.Formatter):
         return "\n  ".join(map(printable, line.split("\n")))
 
 
+class ForJournal(logging.Formatter):
+    """Lines of ``inner`` that begin as systemd's journal wants them, with their priority.
+
+    See sd-daemon(3): without ``<4>`` a warning is as good as any other line to `journalctl -p`.
+    """
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record with its priority at the head of each line."""
+        head = f"<{_PRIORITIES.get(record.levelno, 6)}>"
+        return "\n".join(head + line for line in self._inner.format(record).split("\n"))
+
+
+_PRIORITIES: Final = {
+    logging.DEBUG: 7,
+    logging.INFO: 6,
+    logging.WARNING: 4,
+    logging.ERROR: 3,
+    logging.CRITICAL: 2,
+}
+
+
+def is_journal(stream: TextIO) -> bool:
+    """Whether ``stream`` goes to systemd's journal, which says so in JOURNAL_STREAM."""
+    try:
+        told = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{told.st_dev}:{told.st_ino}"
+
+
 def configure(
     style: Literal["text", "json"], level: str = "INFO", stream: TextIO | None = None
 ) -> None:
     """Log to ``stream`` (standard error unless told) in the given style."""
-    target = logging.StreamHandler(stream or sys.stderr)
-    target.setFormatter(JsonLines() if style == "json" else Readable())
+    stream = stream or sys.stderr
+    target = logging.StreamHandler(stream)
+    formatter = JsonLines() if style == "json" else Readable()
+    target.setFormatter(ForJournal(formatter) if is_journal(stream) else formatter)
     logging.basicConfig(level=level, handlers=[target], force=True)
     for chatty in ("asyncio", "h5py", "httpx", "absl", "tensorflow"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

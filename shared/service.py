@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
@@ -16,16 +17,18 @@ log = Log(__name__)
 LAST_CHANCE_S: Final = 5.0  # how long what is being published may take once we were asked to stop
 
 
-def run(program: str, main: Callable[[], None]) -> int:
-    """Run ``main``; an expected error becomes one line on standard error and its exit code."""
+def run(program: str, main: Callable[[], int | None]) -> int:
+    """Run ``main``; return the exit code, which is ``main``'s unless that is None (0).
+
+    An expected error becomes one line on standard error and its own exit code.
+    """
     try:
-        main()
+        return main() or 0
     except WarrenError as error:
         print(f"{program}: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def say_started(strays: Iterable[str]) -> None:
@@ -38,20 +41,34 @@ def say_started(strays: Iterable[str]) -> None:
     log.info("started", "connecting to the broker; reads protocols %d to %d", OLDEST, PROTOCOL)
 
 
-def on_stop_signal(stop: Callable[[], None]) -> None:
+@dataclass
+class StopSignal:
+    """The signal that asked this process to stop, if one has."""
+
+    number: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """As of a process that the signal ended: a supervisor takes 0 for work that is done."""
+        return 0 if self.number is None else 128 + self.number
+
+
+def on_stop_signal(stop: Callable[[], None]) -> StopSignal:
     """Call ``stop`` at the first SIGINT or SIGTERM; leave the process at the second.
+
+    Returns what knows which signal came.
 
     ``stop`` runs between two bytecodes of the main thread, so it may only do what is safe while
     that thread holds any lock: ``SimpleQueue.put`` is.
     """
-    asked = False
+    asked = StopSignal()
 
     def received(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        if asked.number is not None:
             os._exit(128 + number)
-        asked = True
+        asked.number = number
         stop()
 
     signal.signal(signal.SIGINT, received)
     signal.signal(signal.SIGTERM, received)
+    return asked

@@ -10,10 +10,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 DEFAULT_BEAT_S: Final = 20.0
+AWAY: Final = "the broker is away; connecting again"
 
 
 class Supervisor:
@@ -26,7 +28,8 @@ class Supervisor:
     def __init__(self, ready_file: Path | None, *, may_speak: bool = True) -> None:
         self._file = ready_file
         self._address = _address(os.environ.get("NOTIFY_SOCKET", "")) if may_speak else None
-        self._status = ""
+        self._is_away = False
+        self._remove_file()  # of a process that was killed
         self.beat_s = _beat_s() if self._address else DEFAULT_BEAT_S
 
     @property
@@ -36,26 +39,35 @@ class Supervisor:
 
     def ready(self) -> None:
         """We are connected and do our work."""
+        self._is_away = False
         self._touch()
         self._say("READY=1", "STATUS=connected")
 
     def away(self) -> None:
         """The broker is away; we wait for it, which is our work too."""
-        if self._file is not None:
-            self._file.unlink(missing_ok=True)
-        self._say("STATUS=the broker is away; connecting again")
+        self._is_away = True
+        self._remove_file()
+        self._say(f"STATUS={AWAY}")
 
     def alive(self, status: str = "") -> None:
-        """We get on with our work. ``status`` is a few words on what that is."""
+        """We get on with our work. ``status`` is a few words on what that is.
+
+        While the broker is away that is what is said, whatever we do meanwhile.
+        """
+        status = AWAY if self._is_away else status
         if self._file is not None and self._file.exists():
             self._touch()
         self._say("WATCHDOG=1", *([f"STATUS={status}"] if status else []))
 
     def stopping(self) -> None:
         """We end, by ourselves or because we were asked to."""
-        if self._file is not None:
-            self._file.unlink(missing_ok=True)
+        self._remove_file()
         self._say("STOPPING=1")
+
+    def _remove_file(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.unlink(missing_ok=True)
 
     def _touch(self) -> None:
         if self._file is None:

@@ -18,6 +18,8 @@ from shared.flags import Parser
 
 SYSTEM_FOLDER: Final = Path("/etc/systemd/system")
 SETTINGS: Final = "/etc/warren/warren.toml"
+# Where ProtectHome lets nothing in, or the folder's own mode does not.
+HOMES: Final = (Path("/home"), Path("/root"), Path("/run/user"))
 
 # What nothing of ours needs. A worker reads its data and settings, dials out, and writes its state.
 _CONFINED: Final = """\
@@ -37,6 +39,8 @@ RestrictRealtime=yes
 RestrictSUIDSGID=yes
 LockPersonality=yes
 SystemCallArchitectures=native
+# What is not allowed fails, and can be logged; else it would be a kill without a word.
+SystemCallErrorNumber=EPERM
 CapabilityBoundingSet=
 UMask=0077
 """
@@ -58,6 +62,8 @@ Restart=on-failure
 RestartSec=5
 # Wrong input stays wrong, and 0 means that the run is over.
 RestartPreventExitStatus=2
+# Stopped in an unfinished run: nothing failed.
+SuccessExitStatus=143
 # Two minutes without an answer from the thread that does the work: it hangs, and is started anew.
 WatchdogSec=2min
 TimeoutStopSec=30
@@ -106,8 +112,14 @@ COORDINATOR: Final = Unit(
     name="coordinator-worker.service",
     description="Warren coordinator",
     arguments="--checkpoint-dir %S/warren-coordinator",
+    # `--evaluate` runs a program of its user's, mostly `client-worker evaluate`: it imports a task
+    # from the folder, and its framework writes machine code (no MemoryDenyWriteExecute). The memory
+    # panel reads /proc (no ProcSubset); numpy places its memory at its import (mbind).
     where="""\
 EnvironmentFile=$folder/coordinator.env
+# The program of `--evaluate` finds its task here.
+WorkingDirectory=$folder
+Environment=TF_CPP_MIN_LOG_LEVEL=2 HOME=%S/warren-coordinator
 DynamicUser=yes
 StateDirectory=warren-coordinator
 StateDirectoryMode=0700
@@ -116,10 +128,9 @@ StateDirectoryMode=0700
 PrivateDevices=yes
 PrivateUsers=yes
 ProtectHome=yes
-MemoryDenyWriteExecute=yes
-ProcSubset=pid
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
+SystemCallFilter=mbind
 """,
     start="coordinator-worker",
 )
@@ -160,8 +171,8 @@ def flags(unit: Unit) -> argparse.ArgumentParser:
     parser.add_argument(
         "--settings",
         metavar="FILE",
-        default=SETTINGS,
-        help="the worker's settings file (default: %(default)s); bundles and tasks lie beside it",
+        help=f"the worker's settings file (default: {SETTINGS}, with --user warren/warren.toml in"
+        " your ~/.config); bundles and tasks lie beside it",
     )
     parser.add_argument(
         "--user", action="store_true", help="for your own systemd (systemctl --user), without root"
@@ -178,7 +189,7 @@ def install(unit: Unit, asked: argparse.Namespace, program: Path | None = None) 
     Raises:
         ConfigError: a unit that somebody changed is there, or it cannot be written.
     """
-    settings = Path(asked.settings)
+    settings = Path(asked.settings or (_user_settings(os.environ) if asked.user else SETTINGS))
     if not settings.is_absolute():
         raise ConfigError(f"--settings {settings}: systemd needs the whole path")
     program = program or Path(sys.argv[0]).resolve()
@@ -197,6 +208,8 @@ def install(unit: Unit, asked: argparse.Namespace, program: Path | None = None) 
         raise ConfigError(
             f"{path} cannot be written ({error.strerror}): be root, or --user"
         ) from None
+    if not asked.user:
+        _warn_of_homes(program, settings)
     control = "systemctl --user" if asked.user else "systemctl"
     sys.stdout.write(
         f"written: {path}\nnext:\n  {control} daemon-reload\n"
@@ -204,6 +217,25 @@ def install(unit: Unit, asked: argparse.Namespace, program: Path | None = None) 
     )
 
 
+def _warn_of_homes(*paths: Path) -> None:
+    """Say of each path in somebody's home that the service cannot get there."""
+    homes = (*HOMES, Path.home())
+    for path in paths:
+        home = next((h for h in homes if h != Path("/") and path.is_relative_to(h)), None)
+        if home is not None:
+            sys.stderr.write(
+                f"warning: {path} lies below {home}, where the service may not look: install Warren"
+                " and its settings elsewhere, such as /opt/warren and /etc/warren, or give --user\n"
+            )
+
+
+def _config_folder(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+
+
 def _user_folder(environment: Mapping[str, str]) -> Path:
-    home = environment.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(home) / "systemd" / "user"
+    return _config_folder(environment) / "systemd" / "user"
+
+
+def _user_settings(environment: Mapping[str, str]) -> Path:
+    return _config_folder(environment) / "warren" / "warren.toml"

@@ -124,7 +124,7 @@ def test_the_coordinator_has_models_judged_by_a_program_beside_it(
         second = coordinator.wait_for("evaluated")
         assert first["version"] < second["version"]
         assert second["metrics"]["loss"] < first["metrics"]["loss"]
-        assert coordinator.kill(signal.SIGTERM) == 0
+        assert coordinator.kill(signal.SIGTERM) == 128 + signal.SIGTERM
 
 
 def test_a_program_that_fails_costs_a_warning(place: Place, tmp_path: Path) -> None:

@@ -232,8 +232,8 @@ def test_one_signal_ends_the_workers_cleanly_and_the_run_goes_on_later(
         client = start_client(place, "alfa", "line")
         started += [coordinator, client]
         coordinator.wait_for("model_published", version=3)
-        assert coordinator.kill(number) == 0
-        assert client.kill(number) == 0
+        assert coordinator.kill(number) == 128 + number
+        assert client.kill(number) == 128 + number
         assert "Traceback" not in coordinator.said + client.said
         state = checkpoint.load(tmp_path)
         assert state is not None
@@ -267,7 +267,7 @@ def test_a_staying_client_serves_one_run_after_another(place: Place, tmp_path: P
             started.append(coordinator)
             assert coordinator.end() == 0
             client.wait_for("finished")
-        assert client.kill(signal.SIGTERM) == 0
+        assert client.kill(signal.SIGTERM) == 128 + signal.SIGTERM
 
 
 def test_an_update_that_the_checkpoint_holds_already_is_not_folded_again(

@@ -147,7 +147,7 @@ def test_a_coordinator_can_be_stopped_while_its_disk_is_full(place: Place, tmp_p
         client.wait_for("training")
         limit_files(coordinator, 100)
         coordinator.wait_for("disk_full")
-        assert coordinator.kill(signal.SIGTERM) == 0
+        assert coordinator.kill(signal.SIGTERM) == 128 + signal.SIGTERM
         assert "Traceback" not in coordinator.said
         again = start_coordinator(place, tmp_path, "--quorum", "1", "--rounds", "2")
         started.append(again)
@@ -167,7 +167,7 @@ def test_a_second_coordinator_with_another_folder_publishes_nothing_while_the_fi
         started.append(second)
         second.wait_for("standby")
         client.wait_for("update_confirmed", base_version=first_version(first) + 3)
-        assert second.kill(signal.SIGTERM) == 0
+        assert second.kill(signal.SIGTERM) == 128 + signal.SIGTERM
         assert "is published" not in second.said
         assert not list((tmp_path / "b").iterdir())
 

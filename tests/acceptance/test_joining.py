@@ -14,7 +14,7 @@ from broker_config import node as private_node
 from broker_config.federation import Federation, Fleet
 from coordinator_worker import checkpoint
 from tests.conftest import Place
-from tests.processes import Worker, workers
+from tests.processes import ROOT, Worker, workers
 from tests.relay import Relay, relay
 
 CROWD = 12
@@ -73,7 +73,7 @@ def test_a_dozen_started_at_once_join_with_shards_of_their_own_and_the_killed_ar
         assert sorted(map(place_of, anew)) == sorted(places[:KILLED]), "exactly what became free"
         before = int(coordinator.wait_for("model_published")["version"])
         coordinator.wait_for("model_published", version=before + 2)
-        assert coordinator.kill(signal.SIGTERM) == 0
+        assert coordinator.kill(signal.SIGTERM) == 128 + signal.SIGTERM
         assert all(one.process.poll() is None for one in fleet[KILLED:]), "the others stayed"
     state = checkpoint.load(tmp_path)
     assert state is not None
@@ -151,3 +151,32 @@ def test_a_place_that_is_asked_for_and_taken_is_refused_with_the_nearest_free_on
             "client-worker: model.fleet.1 is taken: another process consumes it under this"
             " identity; fleet.0 is free, and without --client any free place is taken\n"
         ]
+
+
+SLOW_TO_MAKE = """
+import time
+from tests import tasks
+def ledger(index: int, size: int):
+    time.sleep(1)  # as long as a framework takes to be imported
+    return tasks.ledger(index=index, size=size)
+"""
+
+
+def test_a_replica_that_starts_when_the_coordinator_is_gone_trains_from_what_waits_for_it(
+    place: Place, tmp_path: Path
+) -> None:
+    """It makes its task when it has its place; what came to it before that was passed over."""
+    initial = tmp_path / "initial.npz"
+    np.savez(initial, np.zeros(8, np.float32))
+    with workers() as started:
+        words = ("--checkpoint-dir", str(tmp_path / "c"), "--initial-model", str(initial))
+        coordinator = Worker("coordinator-worker", place.urls["coordinator"], *words)
+        started.append(coordinator)
+        coordinator.wait_for("model_published")
+        assert coordinator.kill(signal.SIGTERM) == 128 + signal.SIGTERM
+        (tmp_path / "slow_to_make.py").write_text(SLOW_TO_MAKE)
+        task = ("--task", "slow_to_make:ledger", "--index", "0", "--size", "8")
+        url, path = place.urls["fleet"], f"{ROOT}:{tmp_path}"
+        late = Worker("client-worker", url, "--fleet", "fleet", *task, PYTHONPATH=path)
+        started.append(late)
+        late.wait_for("update_confirmed")

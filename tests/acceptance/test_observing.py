@@ -143,7 +143,7 @@ def test_the_figures_are_those_of_the_log(place: Place, tmp_path: Path) -> None:
             started.append(Worker("client-worker", place.urls[user], "--task", "tests.tasks:line"))
         coordinator.wait_for("model_published", version=3)
         for client in started[1:]:
-            assert client.kill(signal.SIGTERM) == 0
+            assert client.kill(signal.SIGTERM) == 128 + signal.SIGTERM
         found = quiet(f"http://127.0.0.1:{port}/metrics")
         coordinator.kill(signal.SIGTERM)
     actions = [json.loads(line)["action"] for line in coordinator.lines if line.startswith("{")]

@@ -18,9 +18,12 @@ from broker_config import node as private_node
 from broker_config.check import check
 from broker_config.federation import Federation
 from broker_config.topology import topology
+from coordinator_worker import checkpoint
 from coordinator_worker.cli import main
+from coordinator_worker.state import State
 from coordinator_worker.watch import Watch
 from shared.amqp import Session
+from shared.layout import Weights
 from shared.messages import Join, UpdateManifest
 from shared.peek import peek
 from shared.pipeline import Publication
@@ -232,3 +235,33 @@ def test_a_client_may_not_look_at_what_others_sent_nor_hear_that_there_is_nothin
 def test_a_limit_is_a_number_from_one_on(limit: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rejected", "--broker-url", "amqp://a:b@127.0.0.1:1/f", f"--limit={limit}"]) == 2
     assert f"--limit: {limit} is not a number from 1 on" in capsys.readouterr().err
+
+
+def test_a_fleet_that_is_late_as_a_whole_is_no_flood(place: Place, tmp_path: Path) -> None:
+    weights = Weights.of([np.zeros(1, np.float32)])
+    run = "ab" * 4
+    checkpoint.save(tmp_path, State(place.name, run, 9, weights, applied={}))
+
+    def late(number: int) -> Body:
+        manifest = UpdateManifest(
+            federation=place.name, run=run, client=f"fleet.{number % 3}", base_version=number % 7,
+            num_examples=1, layout=weights.layout.digest, transfer=f"{number:016x}",
+            size_bytes=weights.layout.size_bytes, digest=0,
+        )  # fmt: skip
+        return encode(manifest, b"\0\0\0\0")
+
+    with workers() as started:
+        words = ("--checkpoint-dir", str(tmp_path), "--quorum", "1", "--max-staleness", "1")
+        coordinator = Worker("coordinator-worker", place.urls["coordinator"], *words)
+        started.append(coordinator)
+        coordinator.wait_for("model_published")
+        send(place, "fleet", *(late(number) for number in range(120)))
+        send(place, "fleet", *[(b"rubbish",)] * 120)
+        reasons: list[str] = []
+        for record in coordinator.records("flood"):
+            if record["action"] == "flood":
+                break
+            if record["action"] == "update_rejected":
+                reasons.append(record["reason"])
+    assert reasons.count("malformed") >= 50  # it came of what is rubbish, all of which was kept
+    assert 50 <= reasons.count("stale") < 120

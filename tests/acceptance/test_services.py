@@ -19,6 +19,7 @@ from shared.units import CLIENT, COORDINATOR, Unit
 from tests import documents
 from tests.conftest import Place
 from tests.processes import BIN, DEADLINE_S, ROOT, Worker, workers
+from tests.relay import relay
 
 WATCHDOG_S = 1.5  # a worker asks itself every half second
 
@@ -89,7 +90,7 @@ def test_a_coordinator_tells_systemd_how_it_is(
         assert systemd.hears("WATCHDOG=1")
         started[0].process.send_signal(signal.SIGTERM)
         assert systemd.hears("STOPPING=1")
-        assert started[0].end() == 0
+        assert started[0].end() == 128 + signal.SIGTERM
 
 
 STUCK = """#!{python}
@@ -137,6 +138,51 @@ def test_a_client_that_trains_for_long_is_well_until_its_limit(
         assert not [line for line in systemd.heard if line.endswith(" for 4 s")]
 
 
+def test_while_the_broker_is_away_the_status_says_so(
+    place: Place, tmp_path: Path, systemd: Systemd
+) -> None:
+    """A sign of life said again what was waited for before."""
+    with workers() as started, relay(place.urls["alfa"]) as wire:
+        told = systemd.environment()
+        started.append(Worker("client-worker", wire.url, *ledger(0), **told))
+        assert systemd.hears("STATUS=waiting for a model")
+        wire.close()
+        assert systemd.hears("STATUS=the broker is away")
+        assert systemd.hears("WATCHDOG=1")
+        assert systemd.hears("WATCHDOG=1")
+        latest = [line for line in systemd.heard if line.startswith("STATUS=")][-1]
+        assert latest == "STATUS=the broker is away; connecting again"
+
+
+JUDGE = """#!{python}
+import pathlib, sys, time
+deadline = time.monotonic() + 60
+while not pathlib.Path({go_on!r}).exists() and time.monotonic() < deadline:
+    time.sleep(0.05)
+print('{{"accuracy": 0.5}}')
+"""
+
+
+def test_a_long_judgement_of_the_last_model_is_no_hanging(
+    place: Place, tmp_path: Path, systemd: Systemd
+) -> None:
+    judge, go_on = tmp_path / "judge", tmp_path / "go-on"
+    judge.write_text(JUDGE.format(python=sys.executable, go_on=str(go_on)))
+    judge.chmod(0o755)
+    folder = ("--checkpoint-dir", str(tmp_path / "checkpoint"), "--quorum", "1", "--rounds", "1")
+    with workers() as started:
+        words = (*folder, "--evaluate", str(judge))
+        told = systemd.environment()
+        started.append(Worker("coordinator-worker", place.urls["coordinator"], *words, **told))
+        started.append(Worker("client-worker", place.urls["alfa"], *ledger(0)))
+        waiting = "STATUS=waiting until the last model is judged"
+        assert systemd.hears(waiting)
+        assert systemd.hears(waiting, WATCHDOG_S)
+        assert systemd.hears(waiting, WATCHDOG_S)
+        go_on.touch()
+        assert started[0].end() == 0
+
+
 def test_a_client_without_work_lives_and_says_what_it_waits_for(
     place: Place, systemd: Systemd
 ) -> None:
@@ -151,6 +197,8 @@ def test_a_client_without_work_lives_and_says_what_it_waits_for(
 def test_the_ready_file_is_touched_for_as_long_as_all_is_well(place: Place, tmp_path: Path) -> None:
     """What the health checks of compose and Kubernetes look at."""
     ready = tmp_path / "ready"
+    ready.touch()  # of a process that was killed
+    os.utime(ready, (0, 1.0))
     with workers() as started:
         told = {"NOTIFY_SOCKET": str(tmp_path / "nobody"), "WATCHDOG_USEC": "600000"}
         words = (*ledger(0), "--ready-file", str(ready))
@@ -159,7 +207,7 @@ def test_the_ready_file_is_touched_for_as_long_as_all_is_well(place: Place, tmp_
         first = touched(ready, 0.0)
         assert touched(ready, first) > first
         started[0].process.send_signal(signal.SIGTERM)
-        assert started[0].end() == 0
+        assert started[0].end() == 128 + signal.SIGTERM
     assert not ready.exists()
 
 

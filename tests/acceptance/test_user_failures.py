@@ -44,4 +44,4 @@ def test_a_client_that_is_stopped_while_it_trains_says_so_at_once(
         client.process.send_signal(signal.SIGINT)
         client.wait_for("stopping")
         assert not [line for line in client.said.splitlines() if "update_confirmed" in line]
-        assert client.end() == 0
+        assert client.end() == 128 + signal.SIGINT

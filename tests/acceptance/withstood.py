@@ -147,7 +147,7 @@ def content(size: int, flags: int, properties: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Bound:
-    """What an act may make grow; ``holds(before, after)`` compares two `test_withstood.Seen`."""
+    """What an act may make grow; ``holds(before, after)`` compares two `scene.Seen`."""
 
     words: str
     holds: Callable[[Any, Any], bool]

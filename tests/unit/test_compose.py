@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from broker_config.credentials import Address, bundle_path, write_bundles
 from broker_config.keys import ensure_keys
 from broker_config.options import fleet
 from broker_config.topology import Federation, topology
+from coordinator_worker.settings import CoordinatorSettings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -27,9 +29,16 @@ def services() -> dict[str, Any]:
     return found
 
 
+def applied(services: dict[str, Any]) -> list[str]:
+    """The `broker-config` command of setup's script."""
+    script = services["setup"]["command"][-1]
+    (line,) = [line for line in script.splitlines() if line.startswith("broker-config ")]
+    return shlex.split(line)
+
+
 @pytest.fixture(scope="module")
 def federation(services: dict[str, Any]) -> Federation:
-    command = services["setup"]["command"]
+    command = applied(services)
     return Federation(fleets=(fleet(command[command.index("--fleet") + 1]),))
 
 
@@ -50,7 +59,7 @@ def test_the_file_is_valid_compose() -> None:
 def test_setup_is_a_command_that_broker_config_knows(
     services: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    program, subcommand, *options = services["setup"]["command"]
+    program, subcommand, *options = applied(services)
     assert program == "broker-config"
     with pytest.raises(SystemExit) as ended:
         main([subcommand, *options, "--help"])
@@ -63,10 +72,59 @@ def test_workers_read_the_bundles_that_setup_writes(
     worker: str, services: dict[str, Any], federation: Federation
 ) -> None:
     home = Path(services["setup"]["environment"]["WARREN_HOME"])
-    assert option(services[worker], "env-file") == str(bundle_path(home, worker))
     assert worker in {user.name for user in topology(federation).users}
     assert f"bundles:{home}" in services["setup"]["volumes"]
-    assert f"bundles:{home}:ro" in services[worker]["volumes"]
+    script = services["setup"]["command"][-1]
+    assert bundle_path(Path(), worker).as_posix() in script
+    (mount,) = [m for m in services[worker]["volumes"] if isinstance(m, dict)]
+    assert (mount["source"], mount["read_only"]) == ("bundles", True)
+    assert mount["volume"]["subpath"] == f"for/{worker}.env"
+    assert option(services[worker], "env-file") == mount["target"]
+
+
+def test_no_worker_sees_the_whole_volume_of_bundles_and_each_has_a_user_of_its_own(
+    services: dict[str, Any],
+) -> None:
+    for worker in ("coordinator", "client"):
+        plain = [m for m in services[worker]["volumes"] if isinstance(m, str)]
+        assert not [m for m in plain if m.startswith("bundles:")]
+    script = services["setup"]["command"][-1]
+    users = dict(re.findall(r"-o (\d+) bundles/(\w+)\.env", script))
+    assert sorted(users.values()) == ["client", "coordinator"]
+    for number, worker in users.items():
+        stage = stages()[services[worker].get("build", {"target": worker})["target"]]
+        (user,) = re.findall(r"^USER (\w+)$", stage, re.MULTILINE)
+        assert f"--uid {number} {user}" in (ROOT / "Dockerfile").read_text()
+
+
+def test_ending_it_needs_no_password_and_starting_it_does() -> None:
+    assert ":?" not in "".join(re.findall(r"\$\{[^}]*\}", COMPOSE.read_text()))
+    entry = yaml.safe_load(COMPOSE.read_text())["services"]["broker"]["entrypoint"]
+    words = [word.replace("$$", "$") for word in entry]
+    environment = {"PATH": os.environ["PATH"], "RABBITMQ_DEFAULT_PASS": ""}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "set WARREN_ADMIN_PASSWORD first\n")
+
+
+def test_every_log_is_rotated(services: dict[str, Any]) -> None:
+    for service in services.values():
+        assert int(service["logging"]["options"]["max-file"]) > 1
+
+
+def test_the_coordinators_metrics_can_be_reached_from_its_network(services: dict[str, Any]) -> None:
+    assert services["coordinator"]["environment"]["WARREN_METRICS_ADDRESS"] == "0.0.0.0"  # noqa: S104
+    port = CoordinatorSettings.model_fields["metrics_port"].default
+    assert services["coordinator"]["expose"] == [str(port or 9464)]
+
+
+def test_a_change_of_source_leaves_the_layer_of_tensorflow_as_it_is() -> None:
+    layers = stages()["client-packages"]
+    assert "pip install" in layers
+    assert not re.search(r"^COPY .*(shared|client_worker|examples)", layers, re.MULTILINE)
+    assert "pip install --no-deps ." in stages()["client"]
+    command = [sys.executable, "deploy/requirements.py", "examples"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {"tensorflow", "scikit-learn", "pika"} <= {re.split("[>=<]", x)[0] for x in told.split()}
 
 
 def test_bundles_name_the_broker_service_and_its_port(
@@ -122,9 +180,13 @@ def test_every_service_has_a_healthcheck_and_workers_tell_when_they_are_ready(
         assert subprocess.run(["sh", "-c", check], check=False).returncode == 1
 
 
+def stages() -> dict[str, str]:
+    """The Dockerfile's stages by name."""
+    found = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+    return {stage.split("\n")[0].rpartition(" AS ")[2]: stage for stage in found}
+
+
 def test_every_build_target_is_a_stage_that_does_not_run_as_root(services: dict[str, Any]) -> None:
-    stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
-    named = {stage.split("\n")[0].rpartition(" AS ")[2]: stage for stage in stages}
     for service in services.values():
         if "build" in service:
-            assert "USER warren" in named[service["build"]["target"]]
+            assert re.search(r"^USER (warren|client)$", stages()[service["build"]["target"]], re.M)

@@ -148,7 +148,8 @@ def test_a_message_in_pieces_is_the_message_that_pika_would_send(size: int, cut:
 def test_of_an_oversized_message_only_the_beginning_takes_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ours, "MOST_KEPT_BYTES", 50)
+    monkeypatch.setattr(ours, "LONGEST_BYTES", 250)
+    monkeypatch.setattr(ours, "BEGINNING_BYTES", 50)
     data = wire(1, 300, 40) + wire(3, 20, 40)
     (_, _, _, cut), (_, _, _, next_one) = receive(Connection, data, [60, 130, 200])
     assert cut == bytes((1 + i) % 251 for i in range(50))

@@ -30,6 +30,7 @@ from shared.errors import Stopped
 from shared.layout import Weights
 from shared.messages import ModelManifest, Newest, Probe, UpdateManifest
 from shared.pipeline import Publication
+from shared.service import StopSignal
 from shared.wire import decode
 from tests.bodies import encode
 
@@ -217,7 +218,7 @@ def live(folder: Path, broker: Broker, effects: int, first: bool, sight: int) ->
         life = Life(broker, effects, first, sight)
         patch.setattr(Fused, "life", life, raising=False)
         patch.setattr(worker, "Links", lambda _settings: life)
-        patch.setattr(worker, "on_stop_signal", lambda _stop: None)
+        patch.setattr(worker, "on_stop_signal", lambda _stop: StopSignal())
         patch.setattr(store, "Checkpoint", Fused)
         given = CoordinatorSettings(checkpoint_dir=folder, **SETTINGS)  # type: ignore[arg-type]
         process = worker.CoordinatorWorker(given)

@@ -260,7 +260,7 @@ def test_alerts_and_dashboard_go_by_jobs_that_are_scraped(
 ) -> None:
     jobs = {job["job_name"] for job in read("prometheus.yml")["scrape_configs"]}
     named = re.findall(r'job=\\?"([^"\\]+)', json.dumps([alerts, dashboard]).replace('\\"', '"'))
-    assert set(named) == {"warren-coordinator"} <= jobs
+    assert set(named) == {"warren-coordinator", "rabbitmq"} <= jobs
 
 
 @pytest.mark.parametrize("name", ["datasource.yml", "dashboards.yml"])

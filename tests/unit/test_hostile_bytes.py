@@ -105,6 +105,18 @@ def test_no_body_takes_more_memory_than_a_few_times_its_own(bomb: str) -> None:
     assert peak < 25 * MAX_HEADER_BYTES, f"{peak} bytes for {len(body)}"
 
 
+def test_a_header_of_many_fields_is_refused_without_a_look_at_each() -> None:
+    body = msgpack.packb({"protocol": 1, "kind": "join"} | {f"f{n}": n for n in range(60_000)})
+    tracemalloc.start()
+    try:
+        with pytest.raises(Rejected, match="max_map_len"):
+            decode(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(body)
+
+
 def test_an_announced_array_takes_no_place_before_its_elements_come() -> None:
     tracemalloc.start()
     try:

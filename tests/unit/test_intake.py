@@ -1,6 +1,8 @@
 """The coordinator's intake: nothing lost, nothing twice, nothing believed but the broker."""
 
+import gc
 import itertools
+import weakref
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -347,6 +349,33 @@ def test_bytes_that_are_no_message_are_rejected_in_their_senders_name() -> None:
     assert outcome.rejected is not None
     assert (outcome.rejected.reason, outcome.client) == ("malformed", "alfa")
     assert outcome.settled == (1,)
+
+
+WRONG = bodies(digest=7)
+REJECTED = {"no message": b"\xc1" * 100, "a wrong digest": WRONG[1],
+              "another run": bodies(run="cd" * 4)[0]}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", REJECTED.values(), ids=REJECTED)
+def test_what_was_rejected_is_gone_from_memory_when_its_outcome_is(body: bytes) -> None:
+    """A traceback that is kept leads to the frames of all callers: only gc would free the body."""
+    queue = Queue()
+    queue.deliver(WRONG[0])
+    array = np.frombuffer(body, np.uint8).copy()
+    gone = weakref.ref(array)
+
+    def judge(view: memoryview) -> Outcome:
+        outcome = queue.intake.receive(Delivery(view, 9, 1, "alfa", redelivered=False), STATE)
+        assert outcome.rejected is not None
+        return outcome
+
+    gc.disable()
+    try:
+        judge(memoryview(array))
+        del array
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_rejection_goes_to_whom_the_broker_names_and_not_to_whom_the_message_does() -> None:

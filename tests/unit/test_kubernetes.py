@@ -91,8 +91,39 @@ def test_probes_tell_ready_away_and_hanging_apart(worker: str, tmp_path: Path) -
     assert (probe("readinessProbe"), probe("livenessProbe")) == (1, 0)  # the broker is away
     file.touch()
     assert (probe("readinessProbe"), probe("livenessProbe")) == (0, 0)
-    os.utime(file, (0, time.time() - 300))
+    os.utime(file, (0, time.time() - 600))
     assert probe("livenessProbe") == 1
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_a_slow_start_is_no_hanging_and_a_loaded_image_is_not_pulled(worker: str) -> None:
+    start = container(worker)["startupProbe"]
+    assert start["exec"] == container(worker)["readinessProbe"]["exec"]
+    assert start["periodSeconds"] * start["failureThreshold"] >= 300
+    assert container(worker)["imagePullPolicy"] == "IfNotPresent"
+
+
+def test_everything_together_asks_for_less_than_two_processors() -> None:
+    """On one node of two: one broker node, the coordinator, four clients."""
+    asked = int(named(CLUSTER, "broker")["spec"]["resources"]["requests"]["cpu"].rstrip("m"))
+    for worker in WORKERS:
+        each = int(container(worker)["resources"]["requests"]["cpu"].rstrip("m"))
+        asked += each * int(named("Deployment", worker)["spec"]["replicas"])
+    assert asked <= 1200
+
+
+def test_workers_reach_the_broker_and_prometheus_the_coordinator() -> None:
+    broker, workers = named("NetworkPolicy", "broker"), {"app.kubernetes.io/part-of": "warren"}
+    first = broker["spec"]["ingress"][0]
+    assert first["from"] == [{"podSelector": {"matchLabels": workers}}]
+    assert {entry["port"] for entry in first["ports"]} == {5671, 5672}
+    for worker in WORKERS:
+        labels = named("Deployment", worker)["spec"]["template"]["metadata"]["labels"]
+        assert workers.items() <= labels.items()
+    (rule,) = named("NetworkPolicy", "coordinator-shows-its-metrics")["spec"]["ingress"]
+    (port,) = container("coordinator")["ports"]
+    assert rule["ports"] == [{"port": port["containerPort"]}]
+    assert "--metrics-address=0.0.0.0" in container("coordinator")["command"]
 
 
 @pytest.mark.parametrize("worker", WORKERS)

@@ -3,7 +3,10 @@
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -92,3 +95,24 @@ def test_a_json_line_has_null_for_what_is_not_finite() -> None:
     Log("warren.test").info("evaluated", "version 3", metrics={"loss": float("nan"), "auc": 0.5})
     assert "NaN" not in stream.getvalue()
     assert json.loads(stream.getvalue())["metrics"] == {"loss": None, "auc": 0.5}
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_the_journal_is_told_a_lines_priority_and_nobody_else_is(
+    style: Literal["text", "json"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "log").open("w+") as stream:
+        told = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{told.st_dev}:{told.st_ino}")
+        configure(style, stream=stream)
+        Log("warren.test").info("a", "fine")
+        Log("warren.test").exception("b", "bad", error=ValueError("x"))
+        monkeypatch.setenv("JOURNAL_STREAM", "1:1")
+        configure(style, stream=stream)
+        Log("warren.test").warning("c", "elsewhere")
+        stream.seek(0)
+        first, *rest, last = stream.read().splitlines()
+    assert first.startswith("<6>")
+    assert rest
+    assert all(line.startswith("<3>") for line in rest)
+    assert not last.startswith("<")

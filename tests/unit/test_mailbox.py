@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker_config.names import CHUNK_BYTES
-from client_worker.mailbox import Announcement, Mailbox
+from client_worker.mailbox import Announcement, GlobalModel, Mailbox
 from shared.chunks import Outgoing, transfer_fields
 from shared.delivery import Delivery
 from shared.layout import Layout, Weights
@@ -142,15 +142,25 @@ def test_of_a_model_of_another_layout_the_manifest_is_kept(client: Client) -> No
     assert client.mailbox.take() is None
 
 
-def test_before_a_layout_is_expected_models_are_passed_over_and_notices_are_kept() -> None:
+def test_what_came_before_the_layout_is_known_is_there_when_it_is() -> None:
+    """A replica makes its task late, and its coordinator may have ended by then."""
     client = Client(layout=None)
-    client.receive(*model(3), encode(Notice(notice="send-initial")))
+    client.receive(*model(3), encode(Notice(notice="join")))
     assert client.version() is None
-    assert client.torn == 0
-    assert [notice.notice for notice in client.mailbox.notices()] == ["send-initial"]
-    client.mailbox.expect(LAYOUT)
-    client.receive(*model(4))
-    assert client.version() == 4
+    assert len(client.mailbox.notices()) == 1
+    client.mailbox.expect(Layout.of([np.zeros(CHUNK_BYTES // 4 + 9, np.float32)], ["w"]))
+    taken = client.mailbox.take()
+    assert isinstance(taken, GlobalModel)
+    assert taken.manifest.version == 3
+    assert taken.weights.layout.tensors[0].name == "w"
+    assert taken.weights[0][0] == 3
+
+
+def test_what_came_before_and_is_of_another_layout_is_only_announced() -> None:
+    client = Client(layout=None)
+    client.receive(*model(3))
+    client.mailbox.expect(Layout.of([np.zeros(4, np.float32)]))
+    assert isinstance(client.mailbox.take(), Announcement)
 
 
 def test_notices_are_told_once_and_in_order(client: Client) -> None:

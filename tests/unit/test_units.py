@@ -59,6 +59,18 @@ def test_the_unit_in_the_repository_is_what_install_writes(unit: Unit) -> None:
     assert (ROOT / "deploy" / "systemd" / unit.name).read_text() == text
 
 
+def test_the_coordinator_may_do_what_its_imports_and_its_evaluating_program_do() -> None:
+    """numpy calls mbind when it is imported; TensorFlow writes machine code. See test_systemd."""
+    lines = COORDINATOR.text(Path("x"), "/s", "/etc/warren").splitlines()
+    filters = [line for line in lines if line.startswith("SystemCallFilter=")]
+    assert filters.index("SystemCallFilter=mbind") > filters.index(
+        "SystemCallFilter=~@privileged @resources"
+    )
+    assert "SystemCallErrorNumber=EPERM" in lines
+    assert "WorkingDirectory=/etc/warren" in lines
+    assert not [line for line in lines if line.startswith(("MemoryDenyWrite", "ProcSubset"))]
+
+
 @BOTH
 def test_its_command_is_one_that_the_worker_takes(unit: Unit) -> None:
     (command,) = re.findall(r"^ExecStart=(.*)$", unit.text(Path("x"), "/s", "/"), re.MULTILINE)
@@ -115,6 +127,17 @@ def test_printing_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not list(tmp_path.iterdir())
 
 
+def test_a_program_in_somebodys_home_is_said_to_be_out_of_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(units, "HOMES", (tmp_path / "home",))
+    asked = units.flags(COORDINATOR).parse_args(["--dir", str(tmp_path), "--force"])
+    units.install(COORDINATOR, asked, tmp_path / "home" / "ann" / ".venv" / "bin" / "x")
+    assert "ann/.venv/bin/x lies below" in capsys.readouterr().err
+    units.install(COORDINATOR, asked, Path("/opt/warren/.venv/bin/x"))
+    assert capsys.readouterr().err == ""
+
+
 def test_ones_own_systemd_gets_what_it_can_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,4 +145,6 @@ def test_ones_own_systemd_gets_what_it_can_do(
     assert client.main(["install", "--user"]) == 0
     text = (tmp_path / "systemd" / "user" / CLIENT.name).read_text()
     assert "DynamicUser" not in text
+    assert f"--settings {tmp_path}/warren/warren.toml" in text
+    assert f"EnvironmentFile=-{tmp_path}/warren/client.env" in text
     assert "WantedBy=default.target" in text
