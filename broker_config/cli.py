@@ -134,6 +134,11 @@ def _parser() -> Parser:
         type=read.optional_port,
         help="port of RabbitMQ's own metrics for Prometheus (remembered; default, or off: none)",
     )
+    up.add_argument(
+        "--nodes", type=int, metavar="N",
+        help="a cluster of 3, 5 or 7 nodes on this machine, to try what happens without one of them"
+        " (remembered; default: 1)",
+    )  # fmt: skip
     up.add_argument("--server", metavar="SCRIPT", help="another rabbitmq-server to start")
     tls = up.add_mutually_exclusive_group()
     tls.add_argument("--tls", dest="tls", action="store_const", const="tls",

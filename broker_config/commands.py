@@ -81,7 +81,10 @@ def up(options: argparse.Namespace) -> int:
             f"{home} has a federation on the broker of {other}: `broker-config up --home {other}`"
             " starts that, `broker-config apply` is for this"
         )
-    node = private.up(home, federation, ports, server=server, tls=options.tls, host=options.host)
+    node = private.up(
+        home, federation, ports, server=server, tls=options.tls, host=options.host,
+        nodes=options.nodes,
+    )  # fmt: skip
     _table(
         ("broker", f"{node.address.amqp}/{federation.name}"),
         *_management_rows(node),
@@ -112,6 +115,7 @@ def status(options: argparse.Namespace) -> int:
         ("running", running if found.running else "no"),
         ("version", found.version or "-"),
         ("node", f"{node.name} (pid {node.pid or '-'})"),
+        *(("", f"{each.name} (pid {each.pid if each.running else '-'})") for each in found.members),
         ("broker", node.address.amqp),
         *_management_rows(node),
         ("other ports", f"distribution {node.ports.distribution}, epmd {node.ports.epmd}"),
@@ -291,7 +295,9 @@ def _broker(options: argparse.Namespace) -> tuple[Management, private.Node | Non
 def _management_rows(node: private.Node) -> list[tuple[str, str]]:
     where = f"user admin, password in {node.home / 'credentials.json'}"
     metrics = [("metrics", node.metrics_url)] if node.metrics_url else []
-    return [("management UI", node.address.management), ("log in", where), *metrics]
+    scheme, _, places = node.address.management.partition("://")
+    at = "  ".join(f"{scheme}://{place}" for place in places.split(","))
+    return [("management UI", at), ("log in", where), *metrics]
 
 
 def _bundles(home: Path, federation: Federation) -> str:

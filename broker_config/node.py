@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from broker_config import boot, node_files, processes
+from broker_config import boot, members, node_files, processes
 from broker_config.certificates import Authority
 from broker_config.credentials import Address, ensure_passwords, load_passwords
 from broker_config.definitions import definitions
@@ -40,6 +40,8 @@ class Node:
 
     ``tls`` is "", "tls", or "mutual" where users log in by certificate. ``host`` is the name or
     address by which other machines reach it; "" where it listens on the loopback address only.
+    ``peers`` are the AMQP and management ports of the other nodes of its cluster. Of such another
+    node ``owner`` is the first one's home, which has passwords and certificates.
     """
 
     home: Path
@@ -50,6 +52,8 @@ class Node:
     epmd_pid: int = 0
     tls: str = ""
     host: str = ""
+    peers: tuple[tuple[int, int], ...] = ()
+    owner: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -66,11 +70,12 @@ class Node:
         """Where the node answers."""
         s = "s" if self.tls else ""
         host = f"[{self.host}]" if ":" in self.host else self.host or LOOPBACK
-        amqp = f"amqp{s}://{host}:{self.ports.amqp}"
-        management = f"http{s}://{LOOPBACK}:{self.ports.management}"
+        every = ((self.ports.amqp, self.ports.management), *self.peers)
+        amqp = f"amqp{s}://" + ",".join(f"{host}:{port}" for port, _ in every)
+        management = f"http{s}://" + ",".join(f"{LOOPBACK}:{port}" for _, port in every)
         if not self.tls:
             return Address(amqp, management)
-        authority = Authority(self.home)
+        authority = Authority(self.owner or self.home)
         mutual = authority if self.tls == "mutual" else None
         return Address(amqp, management, authority.for_bundle(), mutual)
 
@@ -87,7 +92,7 @@ class Node:
 
     def broker_url(self, user: str) -> str:
         """The AMQP URL ``user`` logs in with."""
-        federation = load_federation(self.home / "federation.json")
+        federation = load_federation((self.owner or self.home) / "federation.json")
         vhost = federation.name if federation else "/"
         return self.address.broker_url(user, self._password(user), vhost)
 
@@ -97,11 +102,11 @@ class Node:
 
     def manage(self) -> Management:
         """Its management API, as the administrator."""
-        ca = Authority(self.home).for_bundle() if self.tls else ""
+        ca = Authority(self.owner or self.home).for_bundle() if self.tls else ""
         return Management(self.management_url(), ca)
 
     def _password(self, user: str) -> str:
-        passwords = load_passwords(self.home)
+        passwords = load_passwords(self.owner or self.home)
         if user not in passwords:
             raise BrokerConfigError(
                 f"{self.home / 'credentials.json'} has no user {user!r}: enrol it, or if that file "
@@ -112,11 +117,15 @@ class Node:
 
 @dataclass(frozen=True)
 class Status:
-    """What `status` found: the node, if there ever was one, and its version, if it answers."""
+    """What `status` found: the node, if there ever was one, and its version, if it answers.
+
+    ``members`` are the other nodes of its cluster.
+    """
 
     node: Node | None
     running: bool
     version: str | None
+    members: tuple[Node, ...] = ()
 
 
 def up(
@@ -127,9 +136,12 @@ def up(
     server: str | Path | None = None,
     tls: str | None = None,
     host: str | None = None,
+    nodes: int | None = None,
     deadline_s: float = DEADLINE_S,
 ) -> Node:
     """Start the private node in ``home``, or find it running; bring it to ``federation``'s state.
+
+    With ``nodes`` it is the first of a cluster of so many, all on this machine; None: as last time.
 
     Returns when AMQP and management answer. Ports that are not given are those of last time, else
     free ones. ``tls`` is "", "tls" or "mutual"; None: as last time. ``host``, a name or an address,
@@ -142,11 +154,16 @@ def up(
     home = private_folder(home.resolve())
     with alone(home):
         before = _load(home)
+        size = members.size(before, nodes)
         if before is not None and before.running:
-            node = _running(before, ports or Ports(), tls, host, deadline_s)
+            node, others = members.prepare(before, size, _load, _save)
+            others = members.start(node, others, _save)
+            node = _running(node, ports or Ports(), tls, host, deadline_s)
+            _wait_for(others, deadline_s)
         else:
             reach = _reach(before, tls, host)
-            node = _start(home, before, federation, ports or Ports(), server, reach, deadline_s)
+            asked = ports or Ports()
+            node = _start(home, before, federation, asked, server, reach, size, deadline_s)
         bring_to_state(node, federation)
         return node
 
@@ -165,19 +182,23 @@ def down(home: Path) -> bool:
         return False
     with alone(home):
         node = _load(home)
-        return node is not None and _stop(node)
+        if node is None:
+            return False
+        stopped = [_stop(other) for other in members.load(node, _load)]
+        return _stop(node) or any(stopped)
 
 
 def status(home: Path) -> Status:
     """How the node in ``home`` is."""
     node = _load(home.resolve())
+    others = tuple(members.load(node, _load)) if node else ()
     if node is None or not node.running:
-        return Status(node, running=False, version=None)
+        return Status(node, running=False, version=None, members=others)
     try:
         with node.manage() as management:
-            return Status(node, running=True, version=management.version())
+            return Status(node, running=True, version=management.version(), members=others)
     except BrokerConfigError:
-        return Status(node, running=True, version=None)
+        return Status(node, running=True, version=None, members=others)
 
 
 def pid(home: Path) -> int | None:
@@ -239,9 +260,12 @@ def _start(
     requested: Ports,
     server: str | Path | None,
     reach: _Reach,
+    size: int,
     deadline_s: float,
 ) -> Node:
     if before is not None:
+        for other in members.load(before, _load):
+            _stop(other)
         _stop(before)  # An epmd that outlived its node holds a port we are about to ask for.
     amqp_on = "" if reach.host else LOOPBACK
     ports = settle(requested, before.ports if before else Ports(), amqp_on=amqp_on)
@@ -260,18 +284,27 @@ def _start(
     passwords = ensure_passwords(home, [user.name for user in (*declared.users, ADMIN)])
     # Before the node lets anybody in whom the home does not know.
     save_federation(home / "federation.json", federation)
-    node = Node(home, name, ports, str(script), tls=reach.tls, host=reach.host)
+    peers = before.peers if before else ()
+    node = Node(home, name, ports, str(script), tls=reach.tls, host=reach.host, peers=peers)
     told = definitions(declared, passwords, admin=True)
-    if node_files.has_data(node.folder):
-        # For the same reason: what is declared and not there is made when it has booted.
+    if size > 1 or node_files.has_data(node.folder):
+        # For the same reason: what is declared and not there is made when it has booted. And in a
+        # cluster not before all nodes are there, among which queues are spread.
         told |= {"queues": [], "bindings": []}
-    node_files.write_files(node.folder, ports, told, node.tls, node.host)
-    _save(node)  # its data are going to belong to its name
-    return _boot(node, epmd, deadline_s)
+    node, others = members.prepare(node, size, _load, _save)  # its data belong to its name
+    node_files.write_files(
+        node.folder, ports, told, node.tls, node.host, authority=home,
+        cluster=members.configuration(name, size),
+    )  # fmt: skip
+    return _boot(node, others, epmd, deadline_s)
 
 
-def _boot(node: Node, epmd: str, deadline_s: float) -> Node:
-    """Start the processes of ``node`` and wait until it answers; end them if it does not."""
+def _boot(node: Node, others: list[Node], epmd: str, deadline_s: float) -> Node:
+    """Start the processes of ``node`` and wait until it answers; end them if it does not.
+
+    Of ``others`` those that have data are waited for by it; the rest asks it for theirs.
+    """
+    had = [other for other in others if node_files.has_data(other.folder)]
     try:
         with processes.undisturbed():
             node = boot.start_epmd(node, epmd)
@@ -279,11 +312,21 @@ def _boot(node: Node, epmd: str, deadline_s: float) -> Node:
         with processes.undisturbed():
             node = boot.start_server(node)
             _save(node)
+        begun = {other.name: other for other in members.start(node, had, _save)}
         boot.wait_until_ready(node, deadline_s)
+        others = [begun.get(other.name, other) for other in others]
+        _wait_for(members.start(node, others, _save), deadline_s)
     except BaseException:
+        for other in members.load(node, _load):
+            _stop(other)
         _stop(node)
         raise
     return node
+
+
+def _wait_for(others: list[Node], deadline_s: float) -> None:
+    for other in others:
+        boot.wait_until_ready(other, deadline_s)
 
 
 def _stop(node: Node) -> bool:
@@ -302,7 +345,8 @@ def _stop(node: Node) -> bool:
 def _load(home: Path) -> Node | None:
     try:
         found = json.loads((home / "node.json").read_text())
-        node = Node(home=home, **{**found, "ports": Ports(**found["ports"])})
+        ports, peers = Ports(**found["ports"]), tuple(map(tuple, found.get("peers", ())))
+        node = Node(home=home, **{**found, "ports": ports, "peers": peers})
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError) as error:
@@ -327,6 +371,6 @@ def _living(node: Node, known: int, noted: Path) -> int:
 
 
 def _save(node: Node) -> Node:
-    record = {key: value for key, value in asdict(node).items() if key != "home"}
+    record = {k: v for k, v in asdict(node).items() if k not in ("home", "owner")}
     write_private(node.home / "node.json", json.dumps(record, indent=2) + "\n")
     return node

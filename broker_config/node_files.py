@@ -120,27 +120,37 @@ def has_data(folder: Path) -> bool:
 
 
 def write_files(
-    folder: Path, ports: Ports, definitions: Mapping[str, Any], tls: str = "", host: str = ""
+    folder: Path,
+    ports: Ports,
+    definitions: Mapping[str, Any],
+    tls: str = "",
+    host: str = "",
+    *,
+    authority: Path,
+    cluster: str = "",
+    cookie: str = "",
 ) -> None:
     """Write into ``folder`` all that the node reads; ``tls`` is "", "tls" or "mutual".
 
-    ``host`` is what other machines call this one; "" if they are not let in.
+    ``host`` is what other machines call this one; "" if they are not let in. ``authority`` is the
+    home whose authority vouches for it, ``cluster`` what its configuration says of a cluster,
+    ``cookie`` the cluster's (default: one is made up).
     """
     private_folder(folder / "log")
-    configuration = _CONFIGURATION.format(listeners=_listeners(ports, tls, host))
+    configuration = _CONFIGURATION.format(listeners=_listeners(ports, tls, host)) + cluster
     if tls:
-        authority = Authority(folder.parent)
-        server = authority.server([host] if host else [])
-        for path in (authority.certificate, server.certificate, server.key):
+        vouching = Authority(authority)
+        server = vouching.server([host] if host else [])
+        for path in (vouching.certificate, server.certificate, server.key):
             write_private(folder / path.name, path.read_text())
     write_private(folder / "rabbitmq.conf", configuration)
     write_private(folder / "rabbitmq-env.conf", "# Everything is set by broker-config.\n")
     write_private(folder / "enabled_plugins", f"[{','.join(_plugins(ports, tls))}].\n")
     write_private(folder / "definitions.json", json.dumps(definitions, indent=1))
-    cookie = folder / ".erlang.cookie"
-    if not cookie.exists():
+    path = folder / ".erlang.cookie"
+    if not path.exists():
         # Never by -setcookie: the process list would show it to everybody.
-        write_private(cookie, secrets.token_hex(20), mode=0o400)
+        write_private(path, cookie or secrets.token_hex(20), mode=0o400)
 
 
 def _plugins(ports: Ports, tls: str) -> list[str]:
