@@ -64,12 +64,12 @@ chaos: $(VENV)/.dev $(BARE)/.installed ## break a federation at random: make cha
 	  TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m tests.chaos \
 	  --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
-# Each run is a minute. PARTITIONS: ignore, pause_minority, autoheal, khepri (with RABBITMQ=4).
+# Each run is a minute. LOSSES=300 loses nodes at random instead. PARTITIONS: ignore, pause_minority, autoheal, khepri (with RABBITMQ=4).
 cluster: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs ## three nodes, one cut off: make cluster RUNS=10 PARTITIONS=ignore
 	@$(UNPACKED)
 	@PATH="$(NEWER)$$PATH" \
 	  TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m tests.cluster \
-	  --runs $(or $(RUNS),1) --partitions $(or $(PARTITIONS),ignore)
+	  --runs $(or $(RUNS),1) --partitions $(or $(PARTITIONS),ignore) $(if $(LOSSES),--losses $(LOSSES))
 
 # make test takes 30 of them.
 property: $(VENV)/.dev ## random Keras models against Keras's own fit: make property EXAMPLES=500

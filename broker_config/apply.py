@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from broker_config.broker.cluster import grow, places
 from broker_config.check import POLICIES, Difference, check, max_queues, observe
 from broker_config.definitions import (
     HASHING,
@@ -95,6 +96,7 @@ def perform(planned: Plan, management: Management) -> list[Difference]:
     if ("limit", topology.vhost) in wrong:
         _put_max_queues(topology, management)
     _put_objects(topology, management, wrong)
+    found += grow(topology, management)
     # Last, so that whoever may log in finds everything in its place.
     _put_permissions(topology, management, wrong)
     found += [Difference("user", name, "password reset") for name in planned.foreign]
@@ -156,9 +158,12 @@ def _put_objects(topology: Topology, management: Management, wrong: set[tuple[st
             management.put("exchanges", vhost, exchange.name, body=exchange_body(exchange.kind))
     # Policies before queues: a mailbox without its limit would fill up meanwhile.
     _put_policies(topology, management, wrong)
-    for queue in topology.queues:
-        if ("queue", queue.name) in wrong:
-            management.put("queues", vhost, queue.name, body=queue_body(queue.arguments))
+    missing = [queue for queue in topology.queues if ("queue", queue.name) in wrong]
+    at = places(topology, (queue.name for queue in missing), management) if missing else {}
+    for queue in missing:
+        body = queue_body(queue.arguments)
+        body |= {"node": at[queue.name]} if queue.name in at else {}
+        management.put("queues", vhost, queue.name, body=body)
     _put_bindings(topology, management, wrong)
 
 

@@ -65,7 +65,8 @@ def observe(vhost: str, management: Management) -> Topology | None:
             for row in management.get("exchanges", vhost)
         ),
         queues=tuple(
-            Queue(row["name"], row["arguments"]) for row in management.get("queues", vhost)
+            Queue(row["name"], row["arguments"], is_away=row.get("state") == "down")
+            for row in management.get("queues", vhost)
         ),
         bindings=tuple(
             Binding(row["source"], row["destination"], row["routing_key"])
@@ -101,10 +102,11 @@ def differences(declared: Topology, observed: Topology | None) -> list[Differenc
         *_policies(declared, observed),
     ]
     bound = set(observed.bindings)
+    away = {queue.name for queue in observed.queues if queue.is_away}
     found += [
         Difference("binding", f"{binding.source} -> {binding.queue}", "missing")
         for binding in declared.bindings
-        if binding not in bound
+        if binding not in bound and binding.queue not in away
     ]
     found += [
         Difference("binding", f"{binding.source} -> {binding.queue}", "must not be there any more")

@@ -151,6 +151,7 @@ def _bundles(
     extra |= {client: f"WARREN_CLIENT={client}\n{trust}" for client in federation.clients}
     extra |= {fleet.name: f"WARREN_FLEET={fleet.name}\n{trust}" for fleet in federation.fleets}
     texts = {}
+    spare = "WARREN_SPARE_MAILBOXES=true\n" if federation.spare_mailboxes else ""
     for user in (names.COORDINATOR_USER, names.WATCHER_USER, ADMIN.name, *federation.users):
         if user not in passwords:
             continue
@@ -159,6 +160,8 @@ def _bundles(
         text += extra.get(user, "")
         if user in (names.WATCHER_USER, ADMIN.name):
             text += f"WARREN_MANAGEMENT_URL={address.management_url(user, password)}\n"
+        else:
+            text += spare
         texts[user] = text
     return texts
 

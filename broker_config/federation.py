@@ -40,7 +40,8 @@ class Fleet:
 class Federation:
     """One federation: a vhost named ``name``, its enrolled clients, its fleets, its model's size.
 
-    With ``encrypt_updates`` the clients' bundles make them encrypt what they send.
+    With ``encrypt_updates`` the clients' bundles make them encrypt what they send. With
+    ``spare_mailboxes``, for a cluster, each client has a second mailbox on another node.
 
     Raises:
         BrokerConfigError: a name no user may have, one name for two, or a size out of range.
@@ -51,6 +52,7 @@ class Federation:
     fleets: tuple[Fleet, ...] = (Fleet("client", 20),)
     model_bytes: int = 64 << 20
     encrypt_updates: bool = False
+    spare_mailboxes: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(names.USER_PATTERN, self.name):
@@ -116,7 +118,9 @@ def load(path: Path) -> Federation | None:
         fleets = tuple(Fleet(str(row["name"]), int(row["size"])) for row in found["fleets"])
         clients = tuple(str(client) for client in found["clients"])
         encrypt = bool(found.get("encrypt_updates", False))
-        return Federation(str(found["name"]), clients, fleets, int(found["model_bytes"]), encrypt)
+        spare = bool(found.get("spare_mailboxes", False))
+        name, model_bytes = str(found["name"]), int(found["model_bytes"])
+        return Federation(name, clients, fleets, model_bytes, encrypt, spare)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

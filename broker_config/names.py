@@ -17,6 +17,9 @@ EVENT_EXCHANGE: Final = "event"
 STATE_QUEUE: Final = "event.state"
 NEWEST_QUEUE: Final = "coordinator.newest"
 
+# No user has a dot in its name, and a fleet's replica has a number behind it.
+SPARE: Final = ".spare"
+
 # Model and update travel in messages of one MiB, the fastest size through pika and RabbitMQ; how
 # many a mailbox must hold follows from it.
 CHUNK_BYTES: Final = 1 << 20
@@ -51,10 +54,22 @@ def mailbox(client: str) -> str:
     return f"model.{client}"
 
 
+def spare(mailbox: str) -> str:
+    """Name of the queue on another node of a cluster that gets what ``mailbox`` gets."""
+    return mailbox + SPARE
+
+
+def mailboxes(client: str, *, spares: bool) -> tuple[str, ...]:
+    """The mailbox of ``client``, with ``spares`` its spare too."""
+    first = mailbox(client)
+    return (first, spare(first)) if spares else (first,)
+
+
 def owner_of_mailbox(queue: str) -> str | None:
-    """The user whose mailbox ``queue`` is, or whose fleet's; None if it is no mailbox."""
+    """The user whose mailbox or spare ``queue`` is, or whose fleet's; None if it is neither."""
     prefix = mailbox("")
-    matched = _CLIENT.fullmatch(queue.removeprefix(prefix)) if queue.startswith(prefix) else None
+    client = queue.removeprefix(prefix).removesuffix(SPARE)
+    matched = _CLIENT.fullmatch(client) if queue.startswith(prefix) else None
     return matched[1] if matched else None
 
 

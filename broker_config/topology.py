@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
@@ -28,10 +28,16 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Queue:
-    """A durable queue; ``arguments`` cannot be changed while it exists."""
+    """A durable queue; ``arguments`` cannot be changed while it exists.
+
+    In a cluster it is declared on another node than the queue ``apart_from``. One that was observed
+    ``is_away`` while its node is down: the broker does not show its bindings then.
+    """
 
     name: str
     arguments: Arguments
+    apart_from: str = ""
+    is_away: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,10 @@ class Topology:
 # broker-config must not touch its password.
 ADMIN: Final = User("admin", Permission(".*", ".*", ".*"), ("administrator",))
 
+# Of a message to a quorum queue: RabbitMQ 4 gives it up after 20 unless it is told otherwise.
+_MOST_RETURNS: Final = 1_000_000_000
 _NOTHING: Final = "^$"
+_PERHAPS_SPARE: Final = f"({re.escape(names.SPARE)})?"
 _DEAD_LETTERS: Final = "x-dead-letter-exchange"
 
 # A worker has one connection with one channel. One that was cut off without a word stays the
@@ -143,8 +152,10 @@ _LEFT_OVER_MS: Final = 60_000
 
 def topology(federation: Federation) -> Topology:
     """What the broker must look like for ``federation``."""
-    mailboxes = tuple(names.mailbox(member) for member in federation.members)
-    queues = (_updates(), _rejected(), _state(), _newest(), *map(_mailbox, mailboxes))
+    spare = federation.spare_mailboxes
+    own = (_updates(), _rejected(in_cluster=spare), _state(in_cluster=spare), _newest())
+    queues = (*own, *_mailboxes(federation))
+    mailboxes = tuple(queue.name for queue in queues if names.owner_of_mailbox(queue.name))
     return Topology(
         vhost=federation.name,
         max_queues=len(queues) + _WATCHERS_QUEUES,
@@ -164,20 +175,22 @@ def topology(federation: Federation) -> Topology:
         users=(
             _coordinator(),
             _watcher(),
-            *(_client(client) for client in federation.clients),
-            *(_fleet(fleet) for fleet in federation.fleets),
+            *(_client(client, spare) for client in federation.clients),
+            *(_fleet(fleet, spare) for fleet in federation.fleets),
         ),
     )
 
 
 def suited(declared: Topology, observed: Topology) -> Topology:
-    """``declared`` for a broker whose queue `update` an earlier version made.
+    """``declared`` for a broker that an earlier version, or one node, was prepared with.
 
-    It dead-letters into `update.rejected`: a client that sets an `expiration` puts its message
-    there, past the coordinator, and pushes older ones out. The argument cannot be changed while the
-    queue exists, so there the exchange must lead nowhere; the coordinator, which publishes to the
-    queue itself, does not need it.
+    What cannot be changed while it exists stays as it is: queues that became quorum queues when the
+    broker became a cluster, and the arguments of `update`. That one dead-letters into
+    `update.rejected`: a client that sets an `expiration` puts its message there, past the
+    coordinator, and pushes older ones out. So there the exchange must lead nowhere; the
+    coordinator, which publishes to the queue itself, does not need it.
     """
+    declared = _with_kinds(declared, observed)
     old = next((queue for queue in observed.queues if queue.name == names.UPDATE_QUEUE), None)
     if old is None or old.arguments.get(_DEAD_LETTERS) != names.REJECTED_EXCHANGE:
         return declared
@@ -193,6 +206,25 @@ def suited(declared: Topology, observed: Topology) -> Topology:
         ),
         bindings=tuple(binding for binding in declared.bindings if binding != letters),
         retired=(letters,),
+    )
+
+
+def _with_kinds(declared: Topology, observed: Topology) -> Topology:
+    """``declared``, with classic queues where they were classic before there was a cluster."""
+    kept = {
+        queue.name
+        for queue in observed.queues
+        if queue.name in (names.REJECTED_QUEUE, names.STATE_QUEUE)
+        and queue.arguments.get("x-queue-type") == "classic"
+    }
+    return replace(
+        declared,
+        queues=tuple(
+            replace(queue, arguments={**queue.arguments, "x-queue-type": "classic"})
+            if queue.name in kept
+            else queue
+            for queue in declared.queues
+        ),
     )
 
 
@@ -212,12 +244,18 @@ def _updates() -> Queue:
     )
 
 
-def _rejected() -> Queue:
-    return Queue(names.REJECTED_QUEUE, {"x-queue-type": "classic"})
+def _kind(*, in_cluster: bool) -> str:
+    # A classic queue is away with its node. What there are few of, and small, may be on all nodes.
+    return "quorum" if in_cluster else "classic"
 
 
-def _state() -> Queue:
-    return Queue(names.STATE_QUEUE, {"x-queue-type": "classic", "x-max-length": 1})
+def _rejected(*, in_cluster: bool) -> Queue:
+    return Queue(names.REJECTED_QUEUE, {"x-queue-type": _kind(in_cluster=in_cluster)})
+
+
+def _state(*, in_cluster: bool) -> Queue:
+    arguments: Arguments = {"x-queue-type": _kind(in_cluster=in_cluster), "x-max-length": 1}
+    return Queue(names.STATE_QUEUE, arguments)
 
 
 def _newest() -> Queue:
@@ -226,10 +264,17 @@ def _newest() -> Queue:
     return Queue(names.NEWEST_QUEUE, {"x-queue-type": "quorum", "x-max-length": 16})
 
 
-def _mailbox(name: str) -> Queue:
-    # Classic, since a fanout stores a body once for all of them; a quorum queue would store it
-    # once for each (FACTS: 10 MB to 50 mailboxes, 478 MB on disk).
-    return Queue(name, {"x-queue-type": "classic", "x-max-length": MAILBOX_LIMIT})
+def _mailboxes(federation: Federation) -> Iterator[Queue]:
+    # Classic, since a fanout stores a body once on each node for all of them; a quorum queue would
+    # store it once for each: on three nodes, 4 MiB to 50 mailboxes took 2.8 s instead of 0.03 and
+    # 220 MB of each node's disk (`python -m benchmarks.mailboxes`). A classic queue is on one node
+    # only, so in a cluster there is a second one on another.
+    arguments: Arguments = {"x-queue-type": "classic", "x-max-length": MAILBOX_LIMIT}
+    for member in federation.members:
+        mailbox = names.mailbox(member)
+        yield Queue(mailbox, arguments)
+        if federation.spare_mailboxes:
+            yield Queue(names.spare(mailbox), arguments, apart_from=mailbox)
 
 
 def _policies(federation: Federation) -> tuple[Policy, ...]:
@@ -255,12 +300,12 @@ def _policies(federation: Federation) -> tuple[Policy, ...]:
             update_queue,
             # RabbitMQ 4 gives up a message after 20 returns: a coordinator that restarts often
             # would lose updates. 3.10 knows no limit, and -1 only means "none" from 4 on.
-            {"delivery-limit": 1_000_000_000},
+            {"delivery-limit": _MOST_RETURNS},
         ),
         Policy(
             "newest",
             f"^{re.escape(names.NEWEST_QUEUE)}$",
-            {"delivery-limit": 1_000_000_000},  # it is looked at and given back at each start
+            {"delivery-limit": _MOST_RETURNS},  # it is looked at and given back at each start
         ),
         Policy(
             "rejected",
@@ -269,13 +314,14 @@ def _policies(federation: Federation) -> tuple[Policy, ...]:
                 "max-length-bytes": max(GIB // 4, 2 * model_bytes),
                 "message-ttl": WEEK_MS,
                 "overflow": "drop-head",
+                "delivery-limit": _MOST_RETURNS,
             },
         ),
         # The newest is what it is for; the queue itself says so too, should policies be wiped.
         Policy(
             "state",
             f"^{re.escape(names.STATE_QUEUE)}$",
-            {"max-length": 1, "overflow": "drop-head"},
+            {"max-length": 1, "overflow": "drop-head", "delivery-limit": _MOST_RETURNS},
         ),
         Policy("update", update_queue, updates, operator=True),
         Policy("watch", _WATCHED, watchers, operator=True),
@@ -305,13 +351,14 @@ def _watcher() -> User:
     return User(names.WATCHER_USER, permission, ("monitoring",), _limits(_STAFF_CONNECTIONS))
 
 
-def _client(client: str) -> User:
-    mailbox = f"^{re.escape(names.mailbox(client))}$"
+def _client(client: str, spare: bool) -> User:
+    mailbox = f"^{re.escape(names.mailbox(client))}{_PERHAPS_SPARE if spare else ''}$"
     return User(client, _contributor(mailbox), limits=_limits(_SPARE_CONNECTIONS))
 
 
-def _fleet(fleet: Fleet) -> User:
-    mailboxes = rf"^{re.escape(names.mailbox(fleet.name))}\.[0-9]+$"
+def _fleet(fleet: Fleet, spare: bool) -> User:
+    end = _PERHAPS_SPARE if spare else ""
+    mailboxes = rf"^{re.escape(names.mailbox(fleet.name))}\.[0-9]+{end}$"
     limits = _limits(2 * fleet.size + _SPARE_CONNECTIONS)
     return User(fleet.name, _contributor(mailboxes), limits=limits)
 
@@ -320,7 +367,11 @@ def is_contributor(permission: Permission, user: str) -> bool:
     """Whether ``permission`` is that of the client or the fleet ``user``."""
     if not names.is_user_name(user):
         return False
-    return permission in (_client(user).permission, _fleet(Fleet(user, 1)).permission)
+    return permission in {
+        known.permission
+        for spare in (False, True)
+        for known in (_client(user, spare), _fleet(Fleet(user, 1), spare))
+    }
 
 
 def _limits(connections: int) -> Arguments:

@@ -13,6 +13,7 @@ from broker_config.names import (
     UPDATE_EXCHANGE,
     UPDATE_QUEUE,
     mailbox,
+    spare,
 )
 from client_worker.client import SIDES, FederatedClient
 from client_worker.runtime.failures import one_line, reason_of
@@ -45,6 +46,7 @@ class Check:
     def __init__(self, settings: ClientSettings, arguments: list[str], *, train: bool) -> None:
         self._settings, self._arguments, self._train = settings, arguments, train
         self._place = ""  # client id whose mailbox is free
+        self._queue = ""  # that mailbox, or its spare
         self._newest: ModelManifest | None = None
 
     def findings(self) -> Iterator[Finding]:
@@ -74,19 +76,27 @@ class Check:
             for step in (_updates, _permissions, self._mailbox):
                 yield _seen(step, inspection)
         if self._place:
-            yield from self._model(mailbox(self._place))
+            yield from self._model(self._queue)
 
     def _mailbox(self, inspection: Inspection) -> Finding:
         taken = 0
         for queue in self._settings.mailboxes():
-            found = inspection.queue(queue)
-            if found is None:
+            found = {
+                each: inspection.queue(each)
+                for each in ((queue, spare(queue)) if self._settings.spare_mailboxes else (queue,))
+            }
+            there = {each: state for each, state in found.items() if state is not None}
+            if not there:
                 if taken:
                     break
                 return fail("mailbox", f"there is no {queue}: enrol this client, or {APPLY}")
-            if not found[1]:
+            if not any(consumers for _, consumers in there.values()):
+                self._queue, (messages, _) = next(iter(there.items()))
                 self._place = queue.removeprefix(mailbox(""))
-                return ok("mailbox", f"{queue} is free, {found[0]} messages wait")
+                if self._queue != queue:
+                    return warn("mailbox", f"{queue} is away, perhaps its node is down;"
+                                f" {self._queue} is free, {messages} messages wait")  # fmt: skip
+                return ok("mailbox", f"{queue} is free, {messages} messages wait")
             taken += 1
         whose = "it is" if len(self._settings.mailboxes()) == 1 else f"all {taken} places are"
         return warn("lease", f"{whose} taken: fine if by clients of yours that run; one more"

@@ -102,6 +102,7 @@ class ClientWorker:
                 manual_ack=False,
                 places=len(self._participants),
                 counts=True,
+                spares=settings.spare_mailboxes,
             ),
             on_ready=lambda _queue: self._connected(),
             on_lost=self._lost,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
-from broker_config.names import MODEL_EXCHANGE, NEWEST_QUEUE, mailbox
+from broker_config.names import MODEL_EXCHANGE, NEWEST_QUEUE, mailboxes
 from shared.amqp import Session
 from shared.chunks import Outgoing, transfer_fields
 from shared.layout import Array, Weights
@@ -51,14 +51,22 @@ class Fanout:
     """Publishes global models through ``session``: to all clients, or again to one that joined.
 
     A version is announced, digested and signed once, however many clients take it. Model messages
-    are transient: the coordinator can always publish its model again.
+    are transient: the coordinator can always publish its model again. ``spares``: each mailbox has
+    a second one.
     """
 
     def __init__(
-        self, session: Session, weights: Weights, signer: Signer | None = None, **manifest: Any
+        self,
+        session: Session,
+        weights: Weights,
+        signer: Signer | None = None,
+        *,
+        spares: bool = False,
+        **manifest: Any,
     ) -> None:
         self._session = session
         self._signer = signer
+        self._spares = spares
         self._manifest = manifest
         self._may_end = Event()
         self._may_end.set()
@@ -97,7 +105,8 @@ class Fanout:
 
     def send_to(self, client: str) -> None:
         """Publish the newest model into the mailbox of ``client`` alone."""
-        self._session.publish(self._letters("", mailbox(client)))
+        for queue in mailboxes(client, spares=self._spares):
+            self._session.publish(self._letters("", queue))
 
     def _mark(self) -> Publication:
         told = self._announced

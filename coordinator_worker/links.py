@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from broker_config.names import UPDATE_QUEUE, mailbox
+from broker_config.names import UPDATE_QUEUE, mailboxes
 from coordinator_worker.inbox import (
     Asked,
     Beat,
@@ -61,6 +61,7 @@ class Links:
     def __init__(self, settings: CoordinatorSettings) -> None:
         self._name = name = f"coordinator · {settings.federation}"
         self._broker = settings.broker
+        self._spares = settings.spare_mailboxes
         self._patience_s = settings.wait_broker_s
         self.supervisor = Supervisor(settings.ready_file)
         self._pulse = Pulse(self.supervisor, self._ask_whether_alive)
@@ -148,12 +149,13 @@ class Links:
 
     def look_for(self, clients: Sequence[str]) -> None:
         """Have ``get`` return Seen: which of ``clients``, MAX_LOOKED_FOR at most, are away."""
-        queues = [mailbox(client) for client in clients[:MAX_LOOKED_FOR]]
+        queues = {
+            client: mailboxes(client, spares=self._spares) for client in clients[:MAX_LOOKED_FOR]
+        }
 
         def look() -> None:
             found = without_consumer(self._broker, f"{self._name} · who is there", queues)
-            away = None if found is None else tuple(q.removeprefix(mailbox("")) for q in found)
-            self._inbox.put(Seen(away))
+            self._inbox.put(Seen(None if found is None else tuple(found)))
 
         threading.Thread(target=look, daemon=True).start()
 

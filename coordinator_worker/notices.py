@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from broker_config.names import MODEL_EXCHANGE, UPDATE_QUEUE, mailbox
+from broker_config.names import MODEL_EXCHANGE, UPDATE_QUEUE, mailboxes
 from shared.amqp import Session
 from shared.errors import Stopped
 from shared.messages import MAX_HERE, PROTOCOL, Notice, Probe
@@ -15,11 +15,15 @@ from shared.wire import encode
 
 
 class Notices:
-    """Speaks through ``session``, in messages that ``signer`` signs if there is one."""
+    """Speaks through ``session``, in messages that ``signer`` signs if there is one.
 
-    def __init__(self, session: Session, signer: Signer | None) -> None:
+    With ``spares`` each mailbox has a second one, and what is in the first is in both.
+    """
+
+    def __init__(self, session: Session, signer: Signer | None, *, spares: bool = False) -> None:
         self._session = session
         self._signer = signer
+        self._spares = spares
 
     def tell(self, client: str, *, reads: int = PROTOCOL, **notice: Any) -> None:
         """Put a notice into the mailbox of ``client``, if it has one.
@@ -27,13 +31,12 @@ class Notices:
         To one that ``reads`` no protocol with signatures it goes without: such a client asks for
         none, and could not be told that it is too old.
         """
-        self._session.post(self._letter("", mailbox(client), Notice(**notice), reads))
+        self._post(client, Notice(**notice), reads)
 
     def call_all_hands(self, version: int, client: str | None = None) -> None:
         """Ask those who were not drawn for ``version`` to train from it too: all, or ``client``."""
         notice = Notice(notice="all-hands", base_version=version)
-        exchange, key = (MODEL_EXCHANGE, "") if client is None else ("", mailbox(client))
-        self._session.post(self._letter(exchange, key, notice))
+        self._post(client, notice)
 
     def tell_missing(
         self, client: str | None, run: str, version: int, here: Collection[str] = ()
@@ -42,12 +45,21 @@ class Notices:
         notice = Notice(
             notice="missing", run=run, base_version=version, here=sorted(here)[:MAX_HERE]
         )
-        exchange, key = (MODEL_EXCHANGE, "") if client is None else ("", mailbox(client))
-        self._session.post(replace(self._letter(exchange, key, notice), mandatory=True))
+        self._post(client, notice, mandatory=True)
 
     def call_together(self) -> None:
         """Ask every client to join: those that stayed on after another run don't know of this."""
         self._session.publish([self._letter(MODEL_EXCHANGE, "", Notice(notice="join"))])
+
+    def _post(
+        self, client: str | None, notice: Notice, reads: int = PROTOCOL, *, mandatory: bool = False
+    ) -> None:
+        targets = [(MODEL_EXCHANGE, "")]
+        if client is not None:
+            targets = [("", queue) for queue in mailboxes(client, spares=self._spares)]
+        for exchange, key in targets:
+            letter = self._letter(exchange, key, notice, reads)
+            self._session.post(replace(letter, mandatory=mandatory))
 
     def _letter(
         self, exchange: str, routing_key: str, notice: Notice, reads: int = PROTOCOL

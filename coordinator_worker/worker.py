@@ -96,7 +96,7 @@ class CoordinatorWorker:
         self._audience.invite(observers.of(settings))
         events = Events(self._links.models, self._audience, federation=settings.federation)
         self._signer = Signer.of(settings.secret(settings.signing_keys))
-        self._notices = Notices(self._links.models, self._signer)
+        self._notices = Notices(self._links.models, self._signer, spares=settings.spare_mailboxes)
         self._audit = self._store.audit
         self._chronicle = Chronicle(events, settings.quorum, self._audit)
         self._rejections = Rejections(self._links.models, self._notices, self._chronicle)
@@ -405,7 +405,7 @@ class CoordinatorWorker:
             )
 
     def _make_fanout(self, *told: Any, **manifest: Any) -> Fanout:
-        return Fanout(*told, **manifest)
+        return Fanout(*told, spares=self._settings.spare_mailboxes, **manifest)
 
     # --- a round --------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Where a broker is, and what it means when it does not let us in."""
 
+import re
 import ssl
 from functools import cache
 from importlib import metadata
@@ -116,8 +117,18 @@ def is_final(error: Any) -> bool:
     """Whether the broker closed a channel over what it will refuse again."""
     # 406 has many reasons; one is a delivery that stayed unacknowledged for too long.
     final = any(words in error.reply_text for words in ("user_id", "message size"))
-    is_away = "down or inaccessible" in error.reply_text  # the node of a queue, not the queue
-    return final or (error.reply_code in (403, 404) and not is_away)
+    return final or (error.reply_code in (403, 404) and not is_away(error.reply_text))
+
+
+def is_away(reply: str) -> bool:
+    """Whether the broker means that the node of a queue is down, and not that there is none."""
+    return "down or inaccessible" in reply
+
+
+def queue_in(reply: str) -> str | None:
+    """The queue that the broker speaks of when it closes a channel."""
+    found = re.search(r"queue '([^']+)' in vhost", reply)
+    return found[1] if found else None
 
 
 def diagnose(error: Exception, where: str, *, by_token: bool = False) -> tuple[WarrenError, bool]:

@@ -17,13 +17,16 @@ from typing import Any, Final
 import pika
 from pika import exceptions
 
+from broker_config.names import SPARE, spare
 from shared.address import (
     diagnose,
     has_ended,
     has_token,
+    is_away,
     is_final,
     location,
     parameters,
+    queue_in,
     refusal,
 )
 from shared.backoff import backoff_s
@@ -33,7 +36,7 @@ from shared.delivery import Subscription, Unacknowledged
 from shared.errors import BrokerUnavailable, NotThere, Stopped, Taken, WarrenError
 from shared.hosts import Hosts
 from shared.log import Log
-from shared.pipeline import Job, Pipeline, Publication, Unconfirmed
+from shared.pipeline import Job, NotTaken, Pipeline, Publication, Unconfirmed
 from shared.places import Places
 from shared.properties import delivery, outgoing
 from shared.row import ask, follow
@@ -49,6 +52,10 @@ DRAIN_S: Final = 5.0
 GOODBYE_S: Final = 5.0  # for the broker's answer to ours
 LOOK_S: Final = 3.0
 ATTEMPTS_AT_A_NODE: Final = 5
+# A channel whose first message came while a quorum queue had no leader is refused for ever by
+# RabbitMQ 3.10, though the next channel's message is taken. A full queue refuses every channel;
+# there another connection costs less than the update that goes out again with each attempt.
+REFUSALS_BY_A_CHANNEL: Final = 3
 SHORT_S: Final = 10.0  # a connection that ends sooner is none to build on
 WAIT_S: Final = 10.0
 HOPELESS_S: Final = 0.5  # for a broker that has not confirmed a word in DRAIN_S
@@ -128,7 +135,7 @@ class Session:
         ever finds no queue (NotThere; later ones wait, as all do with ``waits_for_queue``), Stopped
         if the session is closed meanwhile.
         """
-        attempt, given_up = 0, self._given_up
+        attempt, refusals, given_up = 0, 0, self._given_up
         while True:
             job = Job(messages)
             self._submit(job)
@@ -153,6 +160,9 @@ class Session:
             say("publish_retried", "publishing again: %s", job.error)
             if was_there and attempt % ATTEMPTS_AT_A_NODE == 0:
                 self.reopen()  # another node of a cluster may know the queue
+            refusals = refusals + 1 if isinstance(job.error, NotTaken) else 0
+            if refusals >= REFUSALS_BY_A_CHANNEL:
+                self.reopen()
             if self._closing.wait(backoff_s(attempt)):
                 raise Stopped("closed before the broker confirmed")
 
@@ -274,6 +284,7 @@ class Session:
         self.places = Places(wanted.queues, wanted.places, self._had) if wanted else Places(())
         self._was_up = False
         self._waiting: dict[str, int] = {}  # messages that were there before us, by consumer
+        self._away: set[str] = set()  # mailboxes and spares whose nodes are down
         connection = Connection(
             self._parameters,
             on_open_callback=lambda _connection: self._open_channel(),
@@ -311,7 +322,7 @@ class Session:
             follow(self._channel, wanted, lambda queue: self._consume_from(queue, wanted))
             return
         if queues := self.places.to_ask():
-            ask(self._channel, queues, self._answered)
+            ask(self._channel, [self._reachable(queue) for queue in queues], self._answered)
         elif (queue := self.places.next()) is not None:
             self._consume_from(queue, wanted)
         else:
@@ -328,9 +339,32 @@ class Session:
         return is_last
 
     def _consume_from(self, queue: str, wanted: Subscription) -> None:
+        if wanted.spares and not {queue, spare(queue)} & self._away:
+            # Somebody of this identity may have found the mailbox's node down, a minute ago.
+            self._channel.queue_declare(
+                spare(queue),
+                passive=True,
+                callback=lambda frame: self._spare_seen(frame, queue, wanted),
+            )
+        else:
+            self._count(queue, wanted)
+
+    def _spare_seen(self, frame: Any, queue: str, wanted: Subscription) -> None:
+        if frame.method.consumer_count:
+            self._consume()  # it is taken: the next one, if there is a choice
+        else:
+            self._count(queue, wanted)
+
+    def _reachable(self, queue: str) -> str:
+        """``queue``, or its spare while the node of ``queue`` is down."""
+        return spare(queue) if queue in self._away else queue
+
+    def _count(self, queue: str, wanted: Subscription) -> None:
         if wanted.counts:
             self._channel.queue_declare(
-                queue, passive=True, callback=lambda frame: self._counted(frame, queue, wanted)
+                self._reachable(queue),
+                passive=True,
+                callback=lambda frame: self._counted(frame, queue, wanted),
             )
         else:
             self._begin_consuming(queue, wanted)
@@ -343,7 +377,7 @@ class Session:
         if wanted.manual_ack:
             self._channel.basic_qos(prefetch_count=MOST_UNACKNOWLEDGED)
         self._channel.basic_consume(
-            queue,
+            self._reachable(queue),
             partial(self._delivered, wanted),
             auto_ack=not wanted.manual_ack,
             exclusive=wanted.exclusive,
@@ -469,7 +503,7 @@ class Session:
                 # By another client. By the next turn of the row, this connection may be gone.
                 self._connection.ioloop.call_later(self.places.taken(), self._open_channel)
                 return
-            if error.reply_code == 404 and self.places.missing():
+            if error.reply_code == 404 and self._goes_on_without(error.reply_text):
                 self._open_channel()
                 return
             # What a token that has ended may not, the next one may.
@@ -479,6 +513,21 @@ class Session:
             self._lose_link(refused if hopeless else None)
         self._lose_link()
         self._disconnect()
+
+    def _goes_on_without(self, reply: str) -> bool:
+        """Whether a queue that is not there, or not now, leaves us others."""
+        queue = queue_in(reply)
+        wanted = self._subscription
+        if wanted is not None and wanted.spares and queue is not None:
+            is_spare = queue.endswith(SPARE)
+            if (is_away(reply) or is_spare) and queue not in self._away:
+                self._away.add(queue)
+                mailbox = queue.removesuffix(SPARE)
+                if not {mailbox, spare(mailbox)} <= self._away:
+                    log.warning("queue_away", "%s", reply)
+                    self.places.reopened()
+                    return True
+        return not is_away(reply) and self.places.missing()
 
     def _disconnect(self) -> None:
         connection = self._connection

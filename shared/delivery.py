@@ -37,7 +37,9 @@ class Subscription:
     broker until they are acknowledged. ``follows`` is an (exchange, topic) to follow through a
     queue of our own that lives as long as the connection, instead of ``queues``. ``tag`` names
     the consumer in the management UI; the queue does if there is none. With ``counts`` it is asked
-    how many messages wait, so that those can be told from what comes later.
+    how many messages wait, so that those can be told from what comes later. With ``spares`` each
+    queue has a second one on another node of a cluster, which is consumed in its place while its
+    node is away.
     """
 
     queues: tuple[str, ...]
@@ -48,6 +50,7 @@ class Subscription:
     tag: str | None = None
     places: int = 1
     counts: bool = False
+    spares: bool = False
 
 
 class Unacknowledged:

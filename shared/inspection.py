@@ -7,7 +7,7 @@ permission first, and its answer tells whether that was what it refused.
 import ipaddress
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pika
@@ -245,25 +245,43 @@ def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def without_consumer(broker: Broker, name: str, queues: Sequence[str]) -> list[str] | None:
-    """Those of ``queues`` that nobody consumes; None if the broker does not tell.
+def without_consumer(
+    broker: Broker, name: str, queues: Mapping[str, Sequence[str]]
+) -> list[str] | None:
+    """Clients none of whose ``queues`` is consumed; None if the broker does not tell.
 
     Over a connection of its own, called ``name``, which is closed again.
     """
     try:
         connection = blocking(*parameters(broker, name))
         try:
-            channel = connection.channel()
-            found = [
-                queue
-                for queue in queues
-                if not channel.queue_declare(queue, passive=True).method.consumer_count
+            return [
+                client for client, theirs in queues.items() if not _has_consumer(connection, theirs)
             ]
         finally:
             connection.close()
     except (exceptions.AMQPError, OSError):
         return None  # it is away, or this user may not ask
-    return found
+
+
+def _has_consumer(connection: Any, queues: Sequence[str]) -> bool:
+    """Whether one of ``queues`` is consumed; raises if none of them can be asked."""
+    error: exceptions.ChannelClosedByBroker | None = None
+    asked = 0
+    for queue in queues:
+        channel = connection.channel()
+        try:
+            consumers = channel.queue_declare(queue, passive=True).method.consumer_count
+        except exceptions.ChannelClosedByBroker as closed:
+            error = closed  # perhaps its node is down, and the other's is not
+            continue
+        channel.close()
+        if consumers:
+            return True
+        asked += 1
+    if not asked and error is not None:
+        raise error
+    return False
 
 
 def first_missing(

@@ -48,6 +48,10 @@ class Unconfirmed(Exception):
     """The link was lost, or the queue was full, before everything was confirmed."""
 
 
+class NotTaken(Unconfirmed):
+    """The broker said so (a negative confirm)."""
+
+
 @dataclass(eq=False)
 class Job:
     """Messages that succeed or fail together; ``done`` is set either way, ``error`` says which.
@@ -139,7 +143,7 @@ class Pipeline:
             job.unconfirmed -= 1
             if not accepted:
                 job.finish(
-                    Unconfirmed("the broker did not take it: its queue is full, or has no majority")
+                    NotTaken("the broker did not take it: its queue is full, or has no majority")
                 )
             self._settle(job)
 

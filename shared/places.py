@@ -62,6 +62,18 @@ class Places:
         self._is_known = self._there == len(self._row)
         return self._is_known or self._there == self._asked
 
+    def reopened(self) -> None:
+        """The channel is gone, and with it what was got over it; the row is asked from its start.
+
+        What was tried last is tried again first.
+        """
+        again = [*self.held, *((self._tried,) if self._tried is not None else ())]
+        self.held.clear()
+        self._tried = None
+        self._asked = self._there = 0
+        self._is_known = not self.is_row
+        self._free = deque(dict.fromkeys([*again, *self._free]))
+
     def missing(self) -> bool:
         """There is no such queue, and the channel is gone; whether that is no mistake.
 

@@ -87,6 +87,11 @@ class WorkerSettings(BaseSettings):
         " or as a bundle has it",
     )
     tls_key: SecretStr | None = Field(None, description="its private key, in the same ways")
+    spare_mailboxes: bool = Field(
+        False,
+        description="the broker is a cluster in which each client has a second mailbox, on another"
+        " node; a bundle of `broker-config` says so",
+    )
     token_file: Path | None = Field(
         None,
         description="file with an OAuth2 access token, which is the password; read again when it is"

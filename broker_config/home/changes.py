@@ -8,11 +8,12 @@ nobody who was revoked comes back.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from broker_config import access
 from broker_config.apply import perform, plan, put_bounds
+from broker_config.broker.cluster import is_cluster
 from broker_config.certificates import Authority
 from broker_config.credentials import (
     Address,
@@ -79,6 +80,8 @@ def grant(
     Raises:
         BrokerConfigError: see `plan`; nothing was changed then, but for revocations.
     """
+    if is_cluster(management):
+        federation = replace(federation, spare_mailboxes=True)
     marks = revoked(homes.folder)
     _refuse_old_certificates(marks.names(), federation, address)
     finish_revocations(homes, federation.name, management)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from broker_config import access
 from broker_config.apply import foreign_passwords
+from broker_config.broker import cluster
 from broker_config.check import Difference, check
 from broker_config.credentials import load_passwords, outdated_bundles
 from broker_config.hazards import hazards
@@ -34,6 +35,7 @@ def findings(
     found = check(declared, management)
     if any(difference.kind == "vhost" for difference in found):
         return found
+    found += cluster.findings(declared, management)
     passwords = load_passwords(homes.credentials)
     found += hazards(federation.name, management)
     found += _leftovers(homes, federation, management)

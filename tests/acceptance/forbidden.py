@@ -215,6 +215,7 @@ ACTS: Final[dict[str, tuple[Act, ...]]] = {
         Act("consume another's mailbox", DENIED, _consume("model.bravo")),
         Act("get one message of another's mailbox", DENIED,
             _amqp(lambda channel: channel.basic_get("model.bravo"))),
+        Act("consume another's spare mailbox", DENIED, _consume("model.bravo.spare")),
         Act("consume a mailbox of a fleet", DENIED, _consume("model.fleet.0")),
         Act("consume a client's mailbox, as a fleet", DENIED, _consume("model.alfa"), user="fleet"),
         Act("consume a place that its fleet has not got", "404 NOT_FOUND",

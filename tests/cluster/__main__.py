@@ -1,6 +1,10 @@
-"""``python -m tests.cluster --case redelivery --partitions ignore --runs 100``: one case, often."""
+"""``python -m tests.cluster --case redelivery --partitions ignore --runs 100``: one case, often.
+
+``--losses 300`` instead loses nodes at random, so many times, on one cluster.
+"""
 
 import argparse
+import json
 import shutil
 import sys
 import tempfile
@@ -9,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.cluster.cases import CASES, play
+from tests.cluster.losses import run
 from tests.cluster.nodes import cluster
 
 HANDLINGS = ("ignore", "pause_minority", "autoheal", "khepri")
@@ -20,11 +25,15 @@ def main() -> int:
     parser.add_argument("--case", choices=CASES, action="append", help="default: all")
     parser.add_argument("--partitions", choices=HANDLINGS, default="ignore")
     parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--losses", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--out", type=Path, default=Path("runs/cluster"))
     given = parser.parse_args()
     found: Counter[str] = Counter()
     root = Path(tempfile.mkdtemp(prefix="warren-cluster-"))
     try:
+        if given.losses:
+            return _lose(root, given)
         for number in range(given.runs):
             for case in given.case or CASES:  # a node that was cut off may have to be started anew
                 with cluster(_emptied(root), given.partitions) as nodes:
@@ -42,6 +51,17 @@ def main() -> int:
         shutil.rmtree(root, ignore_errors=True)
     print(dict(found))  # noqa: T201
     return 1 if any("WRONG" in what for what in found) else 0
+
+
+def _lose(root: Path, given: argparse.Namespace) -> int:
+    folder = (given.out / f"losses-{given.partitions}-{given.seed}").resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    with cluster(root, given.partitions) as nodes:
+        report = run(nodes, folder, given.losses, given.seed)
+        report["nodes_started_anew"] = nodes.started_anew
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))  # noqa: T201
+    return 0 if report["is_exact"] and not report["stuck"] else 1
 
 
 def _emptied(root: Path) -> Path:

@@ -22,6 +22,7 @@ from tests.processes import BIN, ROOT
 NODES = ("node-1", "node-2", "node-3")
 SITE = "site"
 BOOT_S = 120.0
+AGAIN_S = 60.0  # in which a node is back among the others
 TICK_S = 5  # after a silence between its 3/4 and 5/4 a node takes another for dead
 ADMIN = "boss"
 
@@ -50,26 +51,74 @@ class Cluster:
     password: str = field(default_factory=lambda: secrets.token_hex(8))
     cookie: str = field(default_factory=lambda: secrets.token_hex(20))
     processes: dict[str, "subprocess.Popen[str]"] = field(default_factory=dict)
+    started_anew: int = 0  # nodes that did not come back by themselves
 
     def __post_init__(self) -> None:
         self._cuts: set[tuple[str, str]] = set()
+        self._halted: set[str] = set()
+        self._script = ""
 
     # --- nodes ------------------------------------------------------------------------------------
 
     def boot(self) -> None:
         """Start all three as one cluster; return when each knows the others."""
-        script = str(ensure_server(self.machines[SITE].folder / "install.log"))
+        self._script = str(ensure_server(self.machines[SITE].folder / "install.log"))
         epmd = shutil.which("epmd")
         assert epmd is not None, "no epmd on the PATH: it comes with rabbitmq-server"
         for name in NODES:
             self._prepare(name)
             self._run(f"epmd of {name}", name, epmd)
         for name in NODES:
-            self._run(name, name, script)
+            self._run(name, name, self._script)
         self._until(lambda: self.running(NODES[0]) == list(NODES), "the nodes do not find together")
         if self.partitions == "khepri":
             enabled = self.ask("PUT", "feature-flags/khepri_db/enable", {"name": "khepri_db"})
             assert enabled is None, enabled
+
+    def kill(self, name: str, within_s: float = 0.0) -> None:
+        """End a node for good if it has not ended by itself ``within_s`` seconds from now."""
+        process = self.processes[name]
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(within_s)
+            return
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to every process of a node."""
+        os.killpg(self.processes[name].pid, number)
+        if number == signal.SIGSTOP:
+            self._halted.add(name)
+
+    def mend(self) -> None:
+        """Have all nodes run, as one cluster; one that does not come back is started anew."""
+        self.heal()
+        for name in self._halted:
+            self.signal(name, signal.SIGCONT)
+        self._halted.clear()
+        for name in NODES:
+            if self.processes[name].poll() is not None:
+                self._run(name, name, self._script)
+        end = time.monotonic() + AGAIN_S
+        while not self.is_whole():
+            if time.monotonic() > end:
+                self._start_anew()
+                self._until(self.is_whole, "the nodes do not find together again")
+            threading.Event().wait(0.5)
+
+    def is_whole(self) -> bool:
+        """Whether each node sees all three."""
+        return all(self.running(name) == list(NODES) for name in NODES)
+
+    def _start_anew(self) -> None:
+        """What an administrator does when a node stays out."""
+        seen = {name: self.running(name) for name in NODES}
+        most = max(seen.values(), key=len)
+        for name in NODES:
+            if seen[name] != most:
+                self.kill(name)
+                self._run(name, name, self._script)
+                self.started_anew += 1
 
     def running(self, seen_by: str) -> list[str]:
         """Nodes that run, as one of them sees it."""
@@ -99,6 +148,13 @@ class Cluster:
                 self._route("add", node, other)
                 self._route("add", other, node)
                 self._cuts |= {(node, other), (other, node)}
+
+    def isolate(self, node: str) -> None:
+        """Nothing passes between ``node`` and anybody else."""
+        self.cut_off(node)
+        for one, other in ((node, SITE), (SITE, node)):
+            self._route("add", one, other)
+            self._cuts.add((one, other))
 
     def heal(self) -> None:
         """All wires are whole again."""
@@ -136,12 +192,16 @@ class Cluster:
 
     def broker_config(self, *arguments: str) -> None:
         """Run ``broker-config`` at the site; its failure is the test's."""
+        done = self.command("broker-config", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def command(self, name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run one of our commands at the site until it ends."""
         environment = {**os.environ, "WARREN_MANAGEMENT_PASSWORD": self.password}
-        done = subprocess.run(
-            [*self.inside, str(BIN / "broker-config"), *arguments],
+        return subprocess.run(
+            [*self.inside, str(BIN / name), *arguments],
             env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
 
     # --- processes --------------------------------------------------------------------------------
 

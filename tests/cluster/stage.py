@@ -63,13 +63,16 @@ class ClusterStage(Stage):
         bundle = (self.home / "bundles" / f"{user}.env").read_text().splitlines()
         given = dict(line.split("=", 1) for line in bundle if "=" in line and line[0] != "#")
         given = {name: value.strip("'\"") for name, value in given.items()}
-        node = self.cluster.amqp(self.at.get(name, self.home_node))
         before, _, after = given["WARREN_BROKER_URL"].rpartition("@")
         _, _, vhost = after.partition("/")
-        given["WARREN_BROKER_URL"] = f"{before}@{node}/{vhost}?heartbeat={HEARTBEAT_S}"
+        place = self._place(name)
+        given["WARREN_BROKER_URL"] = f"{before}@{place}/{vhost}?heartbeat={HEARTBEAT_S}"
         ours = {"CHAOS_FOLDER": str(self.folder), "CHAOS_CLOCK": str(self._clock)}
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         return given | ours | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+    def _place(self, name: str) -> str:
+        return self.cluster.amqp(self.at.get(name, self.home_node))
 
     def close(self) -> None:
         """End the workers, and leave the cluster whole."""

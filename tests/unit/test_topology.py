@@ -8,7 +8,16 @@ import pytest
 from broker_config.check import Difference, differences
 from broker_config.errors import BrokerConfigError
 from broker_config.federation import MAILBOX_LIMIT, load, save
-from broker_config.topology import Federation, Fleet, Permission, Topology, topology
+from broker_config.names import owner_of_mailbox
+from broker_config.topology import (
+    Binding,
+    Federation,
+    Fleet,
+    Permission,
+    Topology,
+    is_contributor,
+    topology,
+)
 
 FEDERATION = Federation(
     clients=("hospital-a", "hospital_b"), fleets=(Fleet("phone", 3),), model_bytes=10 << 20
@@ -98,6 +107,34 @@ def test_a_fleet_reads_its_row_of_mailboxes_and_no_other() -> None:
     assert re.search(rights.read, "model.phone.0")
     others = ("model.phone", "model.phone.", "model.phone.x", "model.tablet.0", "model.phone.0.0")
     assert not [name for name in others if re.search(rights.read, name)]
+
+
+def test_on_a_cluster_each_client_has_a_spare_of_its_own_and_no_other() -> None:
+    cluster = topology(replace(FEDERATION, spare_mailboxes=True))
+    queues = {queue.name: queue for queue in cluster.queues}
+    for member in FEDERATION.members:
+        assert queues[f"model.{member}.spare"].apart_from == f"model.{member}"
+        assert Binding("model", f"model.{member}.spare") in cluster.bindings
+    for queue in ("event.state", "update.rejected"):
+        assert queues[queue].arguments["x-queue-type"] == "quorum"
+    for user, theirs in (("hospital-a", "model.hospital-a"), ("phone", "model.phone.0")):
+        rights = permission(cluster, user)
+        assert re.search(rights.read, theirs)
+        assert re.search(rights.read, f"{theirs}.spare")
+        others = (f"{theirs}.spare.spare", f"{theirs}xspare", "model.spare", "model.tablet.0.spare")
+        assert not [name for name in others if re.search(rights.read, name)]
+        assert owner_of_mailbox(f"{theirs}.spare") == user
+        assert is_contributor(rights, user)
+        assert not re.search(permission(topology(FEDERATION), user).read, f"{theirs}.spare")
+
+
+def test_what_was_classic_before_there_was_a_cluster_stays_so() -> None:
+    before = topology(FEDERATION)
+    after = topology(replace(FEDERATION, spare_mailboxes=True))
+    changed = {each.name: each.detail for each in differences(after, before) if each.conflict}
+    assert changed == {}
+    missing = {each.name for each in differences(after, before) if each.kind == "queue"}
+    assert missing == {f"model.{member}.spare" for member in FEDERATION.members}
 
 
 def test_the_coordinator_publishes_models_events_and_to_one_mailbox_but_no_updates() -> None:

@@ -1,0 +1,1 @@
+"""What is done to, and asked of, a broker through its management API."""
