@@ -263,12 +263,15 @@ def _start(
     size: int,
     deadline_s: float,
 ) -> Node:
-    if before is not None:
-        for other in members.load(before, _load):
-            _stop(other)
+    # The others of a cluster go on, and with them the name server by which they know each other.
+    living = [other for other in members.load(before, _load) if other.running] if before else []
+    kept = before.epmd_pid if before and living and _is_up(before) else 0
+    if before is not None and not kept:
         _stop(before)  # An epmd that outlived its node holds a port we are about to ask for.
     amqp_on = "" if reach.host else LOOPBACK
     ports = settle(requested, before.ports if before else Ports(), amqp_on=amqp_on)
+    if before is not None and living:
+        ports = replace(ports, epmd=before.ports.epmd)
     # Remembered, since the node's data belong to its name.
     name = before.name if before else f"warren-{secrets.token_hex(4)}@localhost"
     chosen = server or (before.server if before and Path(before.server).exists() else None)
@@ -285,7 +288,9 @@ def _start(
     # Before the node lets anybody in whom the home does not know.
     save_federation(home / "federation.json", federation)
     peers = before.peers if before else ()
-    node = Node(home, name, ports, str(script), tls=reach.tls, host=reach.host, peers=peers)
+    node = Node(
+        home, name, ports, str(script), epmd_pid=kept, tls=reach.tls, host=reach.host, peers=peers
+    )
     told = definitions(declared, passwords, admin=True)
     if size > 1 or node_files.has_data(node.folder):
         # For the same reason: what is declared and not there is made when it has booted. And in a
@@ -305,10 +310,12 @@ def _boot(node: Node, others: list[Node], epmd: str, deadline_s: float) -> Node:
     Of ``others`` those that have data are waited for by it; the rest asks it for theirs.
     """
     had = [other for other in others if node_files.has_data(other.folder)]
+    living = {other.name for other in others if other.running}
     try:
-        with processes.undisturbed():
-            node = boot.start_epmd(node, epmd)
-            _save(node)
+        if not node.epmd_pid:
+            with processes.undisturbed():
+                node = boot.start_epmd(node, epmd)
+                _save(node)
         with processes.undisturbed():
             node = boot.start_server(node)
             _save(node)
@@ -318,7 +325,8 @@ def _boot(node: Node, others: list[Node], epmd: str, deadline_s: float) -> Node:
         _wait_for(members.start(node, others, _save), deadline_s)
     except BaseException:
         for other in members.load(node, _load):
-            _stop(other)
+            if other.name not in living:
+                _stop(other)
         _stop(node)
         raise
     return node
@@ -327,6 +335,11 @@ def _boot(node: Node, others: list[Node], epmd: str, deadline_s: float) -> Node:
 def _wait_for(others: list[Node], deadline_s: float) -> None:
     for other in others:
         boot.wait_until_ready(other, deadline_s)
+
+
+def _is_up(node: Node) -> bool:
+    """Whether the name server of ``node`` is."""
+    return bool(node.epmd_pid) and processes.is_ours(node.epmd_pid, str(node.folder))
 
 
 def _stop(node: Node) -> bool:

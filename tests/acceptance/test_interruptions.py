@@ -68,7 +68,9 @@ def test_a_confirmed_update_is_not_trained_again_after_a_restart(
         client.wait_for("update_confirmed", base_version=0)
         client.kill()
         again = keeping(place.urls["alfa"], tmp_path / "s", "untouchable")
-        started += [again, start_client(place, "bravo", "ledger", "--index", "1")]
+        started.append(again)
+        again.wait_for("connected")  # before the run ends, or it would wait for the next one
+        started.append(start_client(place, "bravo", "ledger", "--index", "1"))
         assert [coordinator.end(), again.end()] == [0, 0]
     np.testing.assert_array_equal(final_weights(tmp_path / "c")[0][:2], [0.5, 0.5])
 

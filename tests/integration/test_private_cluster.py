@@ -114,7 +114,8 @@ def test_down_and_up_keeps_what_all_of_them_had(node: Node, home: Path) -> None:
     assert (again.ports, again.peers) == (node.ports, node.peers)
     assert running(again) == 3
     with again.manage() as management:
-        assert management.get("queues", "three", "update")["messages"] >= 1
+        # The count is told some seconds after the queue is there.
+        assert wait_for(lambda: management.get("queues", "three", "update").get("messages"), 20.0)
 
 
 @pytest.mark.parametrize(
