@@ -23,6 +23,7 @@ Get a RabbitMQ broker for a federation, and keep it as declared.
   broker-config up                       a private broker in .warren, fleet `client` of 20
   broker-config up --tls --host b.example
                                          the same, for other machines, which know it as b.example
+  broker-config up --nodes 3             a private cluster, to try what happens without a node
   broker-config enrol hospital-a         one more site; hand it .warren/bundles/hospital-a.env
   broker-config revoke hospital-a        its access ends at once, open connections included
   broker-config rotate hospital-b        a new password and bundle; the old ones end at once

@@ -111,6 +111,9 @@ def status(options: argparse.Namespace) -> int:
         _table(("running", "no"), ("home", str(home)), ("to start", "broker-config up"))
         return 1
     running = "yes" if found.version else "yes, but it does not answer"
+    if found.members:
+        every = (node, *found.members)
+        running += f", {sum(each.running for each in every)} of {len(every)} nodes"
     _table(
         ("running", running if found.running else "no"),
         ("version", found.version or "-"),
@@ -276,7 +279,8 @@ def _address(
 
 def _broker(options: argparse.Namespace) -> tuple[Management, private.Node | None]:
     """The management API to use, and the private node if it is that one's."""
-    node = private.status(read.broker_home(options)).node
+    status = private.status(read.broker_home(options))
+    node = status.node
     url = read.management_url(options)
     if url is not None:
         management = Management(url, read.trust(options).ca)
@@ -284,7 +288,7 @@ def _broker(options: argparse.Namespace) -> tuple[Management, private.Node | Non
             management.close()
             return Management(url, node.address.ca), node
         return management, None
-    if node is None or not node.running:
+    if node is None or not status.running:
         raise BrokerConfigError(
             "no broker: `broker-config up` starts a private one; for a broker of your own set "
             "WARREN_MANAGEMENT_URL=http://user:password@host:15672"

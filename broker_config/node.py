@@ -192,7 +192,7 @@ def status(home: Path) -> Status:
     """How the node in ``home`` is."""
     node = _load(home.resolve())
     others = tuple(members.load(node, _load)) if node else ()
-    if node is None or not node.running:
+    if node is None or not any(each.running for each in (node, *others)):
         return Status(node, running=False, version=None, members=others)
     try:
         with node.manage() as management:
