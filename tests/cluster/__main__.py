@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--partitions", choices=HANDLINGS, default="ignore")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--losses", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=600.0, help="at most, of losses")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--out", type=Path, default=Path("runs/cluster"))
     given = parser.parse_args()
@@ -57,7 +58,7 @@ def _lose(root: Path, given: argparse.Namespace) -> int:
     folder = (given.out / f"losses-{given.partitions}-{given.seed}").resolve()
     shutil.rmtree(folder, ignore_errors=True)
     with cluster(root, given.partitions) as nodes:
-        report = run(nodes, folder, given.losses, given.seed)
+        report = run(nodes, folder, given.losses, given.minutes, given.seed)
         report["nodes_started_anew"] = nodes.started_anew
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))  # noqa: T201

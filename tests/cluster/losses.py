@@ -105,9 +105,9 @@ def lose_majority(stage: WholeCluster, fault: Callable[[WholeCluster, str], None
 
 
 def run(
-    cluster: Cluster, folder: Path, faults: int, seed: int, told: Any = print
+    cluster: Cluster, folder: Path, faults: int, minutes: float, seed: int, told: Any = print
 ) -> dict[str, Any]:
-    """Harm ``cluster`` so often; return the report."""
+    """Harm ``cluster`` so often, ``minutes`` at most; return the report."""
     stage = WholeCluster(cluster, folder, seed)
     counted: Counter[str] = Counter()
     seconds: dict[str, list[float]] = defaultdict(list)
@@ -119,7 +119,10 @@ def run(
         for name in ("coordinator-a", "coordinator-b"):
             stage.start(name)
         stage.wait_for_progress()
+        end = time.monotonic() + 60 * minutes
         for number in range(1, faults + 1):
+            if time.monotonic() > end:
+                break
             fault = stage.random.choice(LOSSES)
             try:
                 if number % EVERY == 0:
