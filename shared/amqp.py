@@ -96,7 +96,7 @@ class Session:
         self._has_published = False
         self.fails_since: float | None = None  # monotonic; of what is being published
         self._given_up = 0  # how often
-        self._ready = False
+        self._ready = self._was_ready = False  # now; ever
         self._lock = threading.Lock()  # guards _loop, the one thing that callers' threads touch
         self._loop: Any = None
         self._closing = threading.Event()
@@ -116,8 +116,8 @@ class Session:
         session is closed meanwhile.
         """
         self._thread.start()
-        if self._first.wait(patience_s) and self._ready:
-            return
+        if self._first.wait(patience_s) and self._was_ready:
+            return  # it may be lost again by now, and is tried for ever
         if self._is_closed:
             raise Stopped("stopped before the broker answered")
         failure = self._failure or BrokerUnavailable(f"{self._where} did not answer in time")
@@ -393,7 +393,7 @@ class Session:
             self._consume()
 
     def _become_ready(self, queue: str | None) -> None:
-        self._ready = self._was_up = True
+        self._ready = self._was_ready = self._was_up = True
         self._failure = None
         self._hosts.connected()
         self._had = tuple(self.places.held)
