@@ -17,7 +17,6 @@ from tests.chaos.stage import QUORUM, Plan, Stage, Stuck
 
 Told = Callable[[float, Counter[str], int], None]  # share of the time, faults so far, version
 
-QUIET_S = 5.0
 EMPTY_S = 300.0
 PACE_S = 0.3  # between two faults, at most
 SPARE_SLOTS = 500
@@ -108,7 +107,7 @@ def settle(stage: Stage, stuck: list[str]) -> Any:
 def _fold_the_rest(stage: Stage, stuck: list[str], quorum: int) -> tuple[int, Array]:
     stage.crew.last_news = time.monotonic()
     stage.crew.add(stage.coordinator("coordinator-a", quorum))
-    if not stage.until(lambda: time.monotonic() > stage.crew.last_news + QUIET_S, EMPTY_S):
+    if not stage.until(lambda: time.monotonic() > stage.crew.last_news + stage.quiet_s, EMPTY_S):
         stuck.append("the queue does not get empty")
     stage.crew.remove("coordinator-a")
     return counts(stage)

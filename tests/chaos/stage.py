@@ -51,7 +51,12 @@ class Plan:
 
 
 class Stage:
-    """All that runs; ``mend_broker`` and ``wait_for_progress`` are what faults end with."""
+    """All that runs; ``mend_broker`` and ``wait_for_progress`` are what faults end with.
+
+    At the end ``quiet_s`` without a new model mean that the queue is empty.
+    """
+
+    quiet_s = 5.0
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan, self.folder = plan, folder

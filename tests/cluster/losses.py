@@ -10,12 +10,13 @@ import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
+from tests.chaos.crew import Post
 from tests.chaos.run import settle
-from tests.chaos.stage import CLIENTS, STUCK_S, Stuck
+from tests.chaos.stage import CLIENTS, QUORUM, STUCK_S, Stuck
 from tests.cluster.nodes import ADMIN, NODES, Cluster
 from tests.cluster.stage import VHOST, ClusterStage
 
@@ -26,7 +27,13 @@ EVERY: Final = 10  # faults of one node for each of a majority
 
 
 class WholeCluster(ClusterStage):
-    """A federation whose workers know every node."""
+    """A federation whose workers know every node.
+
+    About as many clients train from a version as a round takes: what eight send would be more than
+    one coordinator folds, and after ten minutes the nodes would be short of memory.
+    """
+
+    quiet_s = 20.0  # another node's copy of a long queue may have to be read first
 
     def __init__(self, cluster: Cluster, folder: Path, seed: int = 0) -> None:
         super().__init__(cluster, folder, NODES[0])
@@ -45,6 +52,12 @@ class WholeCluster(ClusterStage):
             "apply", "--home", str(self.home), "--federation", VHOST, *clients,
             "--management-url", f"http://{ADMIN}@{at}", "--amqp-address", f"amqp://{self.hosts}",
         )  # fmt: skip
+
+    def coordinator(self, name: str, quorum: int = QUORUM) -> Post:
+        """A coordinator that draws the clients of each version."""
+        post = super().coordinator(name, quorum)
+        drawn = ["--participation", "0.6", "--deadline-s", "2", "--min-quorum", str(quorum)]
+        return replace(post, arguments=[*post.arguments, *drawn])
 
     def _place(self, name: str) -> str:
         return self.hosts
