@@ -117,12 +117,14 @@ def status(options: argparse.Namespace) -> int:
     _table(
         ("running", running if found.running else "no"),
         ("version", found.version or "-"),
-        ("node", f"{node.name} (pid {node.pid or '-'})"),
-        *(("", f"{each.name} (pid {each.pid if each.running else '-'})") for each in found.members),
+        *(
+            ("node" if each is node else "", f"{each.name} ({_process(each)})")
+            for each in (node, *found.members)
+        ),
         ("broker", node.address.amqp),
         *_management_rows(node),
         ("other ports", f"distribution {node.ports.distribution}, epmd {node.ports.epmd}"),
-        ("log", str(node.log)),
+        *(("log" if each is node else "", str(each.log)) for each in (node, *found.members)),
     )
     return 0 if found.running else 1
 
@@ -294,6 +296,10 @@ def _broker(options: argparse.Namespace) -> tuple[Management, private.Node | Non
             "WARREN_MANAGEMENT_URL=http://user:password@host:15672"
         )
     return node.manage(), node
+
+
+def _process(node: private.Node) -> str:
+    return f"pid {node.pid}" if node.running else "down"
 
 
 def _management_rows(node: private.Node) -> list[tuple[str, str]]:

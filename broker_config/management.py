@@ -27,11 +27,12 @@ class Management:
     ``url`` is ``http[s]://user:password@host:port``, or names several nodes of a cluster
     (``host1:port,host2:port``): the first that answers is asked. A password that is missing there
     is taken from $WARREN_MANAGEMENT_PASSWORD. Of an https broker ``ca`` vouches, as base64 of the
-    authority's DER; without it, whom the system trusts. Every method raises `BrokerConfigError`
+    authority's DER; without it, whom the system trusts. ``timeout_s`` is how long a node may take
+    for an answer. Every method raises `BrokerConfigError`
     when the broker cannot be reached or refuses.
     """
 
-    def __init__(self, url: str, ca: str = "") -> None:
+    def __init__(self, url: str, ca: str = "", timeout_s: float = TIMEOUT_S) -> None:
         try:
             parts = BrokerUrl.parse(url, ("http", "https"))
         except ConfigError as error:
@@ -46,7 +47,7 @@ class Management:
         self._urls = [f"{parts.scheme}://{place}{path}/api/" for place in places]
         self._http = httpx.Client(
             auth=httpx.BasicAuth(self.user, password),
-            timeout=httpx.Timeout(TIMEOUT_S, connect=TIMEOUT_S if len(places) == 1 else CONNECT_S),
+            timeout=httpx.Timeout(timeout_s, connect=timeout_s if len(places) == 1 else CONNECT_S),
             # A certificate store takes longer to read than a private node takes to answer.
             verify=_trust(ca) if parts.scheme == "https" else False,
             # A proxy of the environment cannot reach this machine's loopback.

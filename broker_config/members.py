@@ -6,7 +6,9 @@ federation and bundles are the first one's.
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from broker_config import boot, node_files, processes
@@ -16,13 +18,14 @@ from broker_config.ports import LOOPBACK, Ports, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+    from broker_config.management import Management
     from broker_config.node import Node
 
     Save = Callable[[Node], Node]
     Load = Callable[[Path], Node | None]
 
+_COMMAND_S: Final = 60.0
 SIZES: Final = (1, 3, 5, 7)  # an even one can lose no more nodes than the odd one before it
 
 
@@ -36,7 +39,10 @@ def size(before: Node | None, requested: int | None) -> int:
     if requested is None:
         return known
     if requested not in SIZES:
-        raise BrokerConfigError(f"--nodes {requested}: choose {', '.join(map(str, SIZES))}")
+        raise BrokerConfigError(
+            f"--nodes {requested}: choose {', '.join(map(str, SIZES))}, of which most are left"
+            " without any 0, 1, 2 or 3"
+        )
     if requested < known:
         raise BrokerConfigError(
             f"--nodes {requested}: the cluster has {known}, each with queues on it, and cannot"
@@ -114,6 +120,36 @@ def start(first: Node, members: list[Node], save: Save) -> list[Node]:
         with processes.undisturbed():
             started.append(save(boot.start_server(node)))
     return started
+
+
+def grow(first: Node, members: list[Node], vhost: str, management: Management) -> None:
+    """Have every quorum queue in ``vhost`` on each of the nodes, by RabbitMQ's own command.
+
+    A queue that was made when there was one node is on that one alone.
+
+    Raises:
+        BrokerConfigError: the command fails.
+    """
+    command = Path(first.server).with_name("rabbitmq-queues")
+    environment = node_files.environment(first.folder, first.name, first.ports) | {
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "", "ERL_AFLAGS": "",
+        "RABBITMQ_CTL_ERL_ARGS":
+            "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
+    }  # fmt: skip
+    for row in management.get("queues", vhost) or ():
+        for node in members:
+            if row.get("type") != "quorum" or node.name in row.get("members", ()):
+                continue
+            done = subprocess.run(
+                [command, "-n", first.name, "add_member", "--vhost", vhost, row["name"], node.name],
+                env=environment, cwd=first.folder, capture_output=True, text=True, check=False,
+                stdin=subprocess.DEVNULL, timeout=_COMMAND_S,
+            )  # fmt: skip
+            if done.returncode:
+                said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
+                raise BrokerConfigError(
+                    f"queue {row['name']} gets no member on {node.name}: {said[0][:200]}"
+                )
 
 
 def _name(first: str, number: int) -> str:

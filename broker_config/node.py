@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from broker_config import boot, members, node_files, processes
+from broker_config.broker.cluster import findings
 from broker_config.certificates import Authority
 from broker_config.credentials import Address, ensure_passwords, load_passwords
 from broker_config.definitions import definitions
@@ -18,11 +19,12 @@ from broker_config.errors import BrokerConfigError
 from broker_config.federation import load as load_federation
 from broker_config.federation import save as save_federation
 from broker_config.files import private_folder, write_private
+from broker_config.hazards import hazards
 from broker_config.home.changes import Homes, grant
 from broker_config.home.lock import alone
 from broker_config.home.marks import revoked
 from broker_config.install import ensure_server
-from broker_config.management import Management
+from broker_config.management import TIMEOUT_S, Management
 from broker_config.ports import LOOPBACK, Ports, settle
 from broker_config.topology import ADMIN, topology
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 DEADLINE_S: Final = 90.0
 _STOP_S: Final = 30.0
+_COMPLETE_S: Final = 20.0
+_STATUS_S: Final = 5.0
 _TLS: Final = {"": "no TLS", "tls": "TLS", "mutual": "mutual TLS"}
 
 
@@ -100,10 +104,10 @@ class Node:
         """The management URL with the login of ``user`` (admin or watcher) in it."""
         return self.address.management_url(user, self._password(user))
 
-    def manage(self) -> Management:
+    def manage(self, timeout_s: float = TIMEOUT_S) -> Management:
         """Its management API, as the administrator."""
         ca = Authority(self.owner or self.home).for_bundle() if self.tls else ""
-        return Management(self.management_url(), ca)
+        return Management(self.management_url(), ca, timeout_s)
 
     def _password(self, user: str) -> str:
         passwords = load_passwords(self.owner or self.home)
@@ -165,7 +169,21 @@ def up(
             asked = ports or Ports()
             node = _start(home, before, federation, asked, server, reach, size, deadline_s)
         bring_to_state(node, federation)
+        if size > 1:
+            _complete(node, federation)
         return node
+
+
+def _complete(node: Node, federation: Federation) -> None:
+    """Have each queue of a cluster where it belongs; return when all members of all are up."""
+    declared = topology(replace(federation, spare_mailboxes=True))
+    with node.manage() as management:
+        every = [node, *members.load(node, _load)]
+        members.grow(node, every, federation.name, management)
+        processes.wait_for(
+            lambda: not [*findings(declared, management), *hazards(federation.name, management)],
+            _COMPLETE_S,
+        )
 
 
 def bring_to_state(node: Node, federation: Federation) -> None:
@@ -195,7 +213,7 @@ def status(home: Path) -> Status:
     if node is None or not any(each.running for each in (node, *others)):
         return Status(node, running=False, version=None, members=others)
     try:
-        with node.manage() as management:
+        with node.manage(_STATUS_S) as management:
             return Status(node, running=True, version=management.version(), members=others)
     except BrokerConfigError:
         return Status(node, running=True, version=None, members=others)

@@ -21,6 +21,7 @@ from shared.token import TokenFile
 # Less would take a virtual machine that is being moved for a dead one.
 HEARTBEAT_S: Final = 20
 CONNECT_TIMEOUT_S: Final = 10
+THROUGH: Final = " through "  # before the proxy, where it is said where the broker is
 
 
 class _Parameters(pika.URLParameters):  # type: ignore[misc]
@@ -93,6 +94,8 @@ def _parameters(broker: Broker, parts: BrokerUrl, context: ssl.SSLContext | None
 def location(*hosts: Any) -> str:
     """Where those who have these parameters connect to, in words, without a password."""
     places = " or ".join(f"{host.host}:{host.port}" for host in hosts)
+    proxy = hosts[0].proxy
+    places += f"{THROUGH}{proxy}" if proxy else ""
     user = hosts[0].credentials.username
     return f"the broker at {places}, vhost {hosts[0].virtual_host!r}, as {user!r}"
 
@@ -151,6 +154,8 @@ def diagnose(error: Exception, where: str, *, by_token: bool = False) -> tuple[W
         said, final = explain(str(root))
         return (BrokerRefused if final else BrokerUnavailable)(f"{where}: {said}"), final
     mend = "start one with `broker-config up`, or check WARREN_BROKER_URL"
+    if THROUGH in where:
+        mend = "does the proxy run, and let this through? (WARREN_PROXY; none: without it)"
     if isinstance(root, exceptions.IncompatibleProtocolError):
         mend = "if it speaks TLS there, begin WARREN_BROKER_URL with amqps://"
     said = str(root) or type(root).__name__

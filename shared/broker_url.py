@@ -55,6 +55,8 @@ class BrokerUrl:
             login, at, place = "", "", matched["rest"]
         user, colon, password = login.partition(":")
         authority, path = _split(place)
+        if "://" in path:  # it is said once, before the first host
+            raise _wrong(schemes)
         try:
             parts = urlsplit(f"//host{path}")
             hosts = tuple(map(_host, authority.split(",")))
@@ -108,5 +110,7 @@ def _host(text: str) -> tuple[str, int | None]:
 
 def _wrong(schemes: tuple[str, ...]) -> ConfigError:
     if "amqp" in schemes:
-        return ConfigError(f"the broker URL is not of the form {FORM}")
+        return ConfigError(
+            f"the broker URL is not of the form {FORM} (several nodes: host1:port,host2:port)"
+        )
     return ConfigError("the management URL is not like http://user@host:15672")

@@ -18,7 +18,8 @@ def writable(folder: Path, flag: str, *, private: bool = True) -> Path:
         else:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{flag} {folder} cannot be written: {error}") from None
+        said = error.strerror or str(error)
+        raise ConfigError(f"{flag} {folder} cannot be written: {said}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"{flag} {folder} cannot be written: permission denied")
     return folder

@@ -104,10 +104,12 @@ class Inspection:
             self._connect().close()
         except OSError as error:
             why = error.strerror or error
+            way = f"{host}:{port}"
             mend = "is the broker up, and does a firewall let this machine out?"
             if proxy is not None:
+                way += f" through {proxy}"
                 mend = "WARREN_PROXY names the proxy, WARREN_PROXY=none goes without"
-            return fail("port", f"{host}:{port} cannot be reached ({why}): {mend}")
+            return fail("port", f"{way} cannot be reached ({why}): {mend}")
         return ok("port", f"{host}:{port} answers{f' through {proxy}' if proxy else ''}")
 
     def _connect(self) -> socket.socket:

@@ -11,7 +11,7 @@ from broker_config.check import Difference
 from broker_config.errors import BrokerConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from broker_config.management import Management
     from broker_config.topology import Queue, Topology
@@ -82,17 +82,16 @@ def findings(topology: Topology, management: Management) -> Iterator[Difference]
         if not node.running:
             yield Difference(
                 "node", node.name,
-                "is down: start it, or if it is gone for good `rabbitmqctl forget_cluster_node"
-                f" {node.name}`",
+                "is down: start it (a private one: `broker-config up`), or if it is gone for good"
+                f" `rabbitmqctl forget_cluster_node {node.name}`",
             )  # fmt: skip
     rows = {row["name"]: row for row in management.get("queues", topology.vhost) or ()}
-    wanted = min(MEMBERS, len(every))
     for queue in topology.queues:
         row = rows.get(queue.name)
         if row is None:
             continue
         if queue.arguments.get("x-queue-type") == "quorum":
-            yield from _members(queue, row, wanted, management)
+            yield from _members(queue, row, topology.vhost, every, management)
         elif queue.apart_from and row.get("node") == rows.get(queue.apart_from, {}).get("node"):
             yield Difference(
                 "queue", queue.name,
@@ -101,7 +100,11 @@ def findings(topology: Topology, management: Management) -> Iterator[Difference]
 
 
 def _members(
-    queue: Queue, row: Mapping[str, Any], wanted: int, management: Management
+    queue: Queue,
+    row: Mapping[str, Any],
+    vhost: str,
+    every: Sequence[ClusterNode],
+    management: Management,
 ) -> Iterator[Difference]:
     if row.get("type") not in (None, "quorum"):
         return  # an older version's, which `suited` accepts
@@ -112,11 +115,13 @@ def _members(
             f"has no majority: {len(online)} of its {len(members)} members are up, so it takes and"
             " gives nothing; start the others",
         )  # fmt: skip
+    wanted = min(MEMBERS, len(every))
     if len(members) < wanted:
+        without = [node.name for node in every if node.name not in members]
         yield Difference(
             "queue", queue.name,
             f"has {len(members)} members, of {wanted} that it should have: "
-            + _how_to_grow(queue.name, management),
+            + _how_to_grow(vhost, queue.name, without, management),
         )  # fmt: skip
 
 
@@ -147,10 +152,11 @@ def _can_grow(management: Management) -> bool:
     return _version(management) >= (3, 13)
 
 
-def _how_to_grow(queue: str, management: Management) -> str:
+def _how_to_grow(vhost: str, queue: str, without: Sequence[str], management: Management) -> str:
     if _can_grow(management):
         return "`broker-config apply`"
-    return f"on each other node `rabbitmq-queues add_member --vhost VHOST {queue} NODE`"
+    command = f"rabbitmq-queues add_member --vhost {vhost} {queue}"
+    return " and ".join(f"`{command} {node}`" for node in without)
 
 
 def _version(management: Management) -> tuple[int, ...]:

@@ -62,6 +62,15 @@ def check(
     ``is_published``: the checkpoint holds what was published, as all but a region's do.
     """
     if state is None:
+        if told:
+            log.warning(
+                "new_run",
+                "version %d of run %s is out, and %s holds no checkpoint: a new run begins; if that"
+                " one shall go on, stop this and name its folder (--checkpoint-dir)",
+                told[-1].version,
+                told[-1].run,
+                folder,
+            )
         return
     run = (state.federation, state.run)
     ours = [one for one in told if (one.federation, one.run) == run]
