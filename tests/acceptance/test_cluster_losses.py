@@ -71,8 +71,9 @@ def test_check_says_what_one_more_loss_would_take(stage: WholeCluster) -> None:
     assert stage.until(lambda: any(at in line for line in check(stage)[1]), 30.0)
     code, lines = check(stage)
     assert code == 1
-    assert lines == [f"node {at}: is down: start it (a private one: `broker-config up`), or if it is gone for good"
-                     f" `rabbitmqctl forget_cluster_node {at}`"]  # fmt: skip
+    assert f"node {at}: is down: start it (a private one: `broker-config up`), or if" in lines[0]
+    # A member that is away is no hazard of its own, but none to upgrade with.
+    assert all("upgrade nothing" in line for line in lines[1:])
     stage.prepare_broker()  # with one node less, it may be applied again
     stage.cluster.kill(NODES[0])
     # The last one pauses itself, and answers nothing.
