@@ -144,6 +144,11 @@ def outputs(place: Place, folder: Path) -> Outputs:
     channel = connection.channel()
     mine = channel.queue_declare("", exclusive=True).method.queue
     channel.queue_bind(mine, "event", "#")
+
+    def read_on() -> None:
+        while (found := channel.basic_get(mine, auto_ack=True))[0] is not None:
+            events.append(json.loads(found[2], parse_constant=refused))
+
     environment = environment_of(ROOT) | {"WARREN_BROKER_URL": place.urls["watcher"]}
     with (
         (folder / "watch").open("wb") as watch,
@@ -180,14 +185,13 @@ def outputs(place: Place, folder: Path) -> Outputs:
             run.round(metrics=junk)
             run.round(metrics={f"more{n}": float(n) for n in range(64)})
             text = scraped(run.port)
-            made = {
-                " ".join(words): command(place, "coordinator", *words, *where)
-                for words, where in commands(str(folder / "c"))
-            }
+            made = {}
+            for words, where in commands(str(folder / "c")):
+                made[" ".join(words)] = command(place, "coordinator", *words, *where)
+                read_on()  # a queue of a watcher's that nobody reads is gone after a minute
             command(place, "watcher", "dashboard", "--save", str(folder / "page.html"))
             run.until(lambda: b"round 3:" in (folder / "watch").read_bytes(), "round 3 in watch")
-            while (found := channel.basic_get(mine, auto_ack=True))[0] is not None:
-                events.append(json.loads(found[2], parse_constant=refused))
+            read_on()
         finally:
             watching.terminate()
             run.process.terminate()
