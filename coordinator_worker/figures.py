@@ -46,8 +46,12 @@ def sparkline(values: Sequence[float], width: int) -> str:
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]
     known = [mean for mean in means if isfinite(mean)]
     low, high = min(known, default=0.0), max(known, default=0.0)
-    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BARS[round((m - low) * scale)] if isfinite(m) else " " for m in means)
+    shrink = 1.0 if isfinite(high - low) else 0.25  # or what is between them would be infinite
+    low, span = low * shrink, (high * shrink - low * shrink) or 1.0
+    most = len(_BARS) - 1  # multiplied last: a span near zero has no finite inverse
+    return "".join(
+        _BARS[round((m * shrink - low) / span * most)] if isfinite(m) else " " for m in means
+    )
 
 
 def plain(text: str) -> str:

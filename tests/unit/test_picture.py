@@ -226,3 +226,8 @@ def test_figures_have_as_many_digits_as_one_reads(value: float | None, text: str
 
 def test_foreign_words_cannot_steer_a_terminal() -> None:
     assert plain("a\x1b[2J\n") == "a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize("values", [[0.0, 1e-308], [0.0, -5e-324], [-1.7e308, 1.7e308]])
+def test_a_sparkline_of_the_smallest_and_the_largest_differences(values: list[float]) -> None:
+    assert sorted(sparkline(values, 2)) == sorted(sparkline([0.0, 1.0], 2))
