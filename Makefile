@@ -73,8 +73,8 @@ cluster: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs ## three nodes, one c
 
 # Two minutes go by before the first act: until then an honest federation grows, too.
 soak: $(VENV)/.dev $(BARE)/.installed ## every hostile act at once, what has grown?: make soak SECONDS=600
-	@[ "$(RABBITMQ)" != 4 ] || tests/rabbitmq4/unpack
-	@PATH="$(if $(filter 4,$(RABBITMQ)),$(CURDIR)/tests/rabbitmq4/bin:)$$PATH" OMP_NUM_THREADS=1 \
+	@$(UNPACKED)
+	@PATH="$(NEWER)$$PATH" OMP_NUM_THREADS=1 \
 	  TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m tests.soak \
 	  --seconds $(or $(SECONDS),600)
 

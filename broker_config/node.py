@@ -65,6 +65,11 @@ class Node:
         return self.home / "node"
 
     @property
+    def secrets_home(self) -> Path:
+        """The home that has passwords, certificates and the federation: of a cluster the first."""
+        return self.owner or self.home
+
+    @property
     def log(self) -> Path:
         """RabbitMQ's log."""
         return node_files.log_file(self.folder)
@@ -79,7 +84,7 @@ class Node:
         management = f"http{s}://" + ",".join(f"{LOOPBACK}:{port}" for _, port in every)
         if not self.tls:
             return Address(amqp, management)
-        authority = Authority(self.owner or self.home)
+        authority = Authority(self.secrets_home)
         mutual = authority if self.tls == "mutual" else None
         return Address(amqp, management, authority.for_bundle(), mutual)
 
@@ -96,7 +101,7 @@ class Node:
 
     def broker_url(self, user: str) -> str:
         """The AMQP URL ``user`` logs in with."""
-        federation = load_federation((self.owner or self.home) / "federation.json")
+        federation = load_federation(self.secrets_home / "federation.json")
         vhost = federation.name if federation else "/"
         return self.address.broker_url(user, self._password(user), vhost)
 
@@ -106,11 +111,11 @@ class Node:
 
     def manage(self, timeout_s: float = TIMEOUT_S) -> Management:
         """Its management API, as the administrator."""
-        ca = Authority(self.owner or self.home).for_bundle() if self.tls else ""
+        ca = Authority(self.secrets_home).for_bundle() if self.tls else ""
         return Management(self.management_url(), ca, timeout_s)
 
     def _password(self, user: str) -> str:
-        passwords = load_passwords(self.owner or self.home)
+        passwords = load_passwords(self.secrets_home)
         if user not in passwords:
             raise BrokerConfigError(
                 f"{self.home / 'credentials.json'} has no user {user!r}: enrol it, or if that file "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
@@ -198,12 +198,7 @@ def suited(declared: Topology, observed: Topology) -> Topology:
     kept = {_DEAD_LETTERS: names.REJECTED_EXCHANGE}
     return replace(
         declared,
-        queues=tuple(
-            replace(queue, arguments={**queue.arguments, **kept})
-            if queue.name == old.name
-            else queue
-            for queue in declared.queues
-        ),
+        queues=_with_arguments(declared.queues, {old.name}, kept),
         bindings=tuple(binding for binding in declared.bindings if binding != letters),
         retired=(letters,),
     )
@@ -217,14 +212,19 @@ def _with_kinds(declared: Topology, observed: Topology) -> Topology:
         if queue.name in (names.REJECTED_QUEUE, names.STATE_QUEUE)
         and queue.arguments.get("x-queue-type") == "classic"
     }
-    return replace(
-        declared,
-        queues=tuple(
-            replace(queue, arguments={**queue.arguments, "x-queue-type": "classic"})
-            if queue.name in kept
-            else queue
-            for queue in declared.queues
-        ),
+    classic: Arguments = {"x-queue-type": "classic"}
+    return replace(declared, queues=_with_arguments(declared.queues, kept, classic))
+
+
+def _with_arguments(
+    queues: Iterable[Queue], changed: Collection[str], arguments: Arguments
+) -> tuple[Queue, ...]:
+    """``queues``, of which those named in ``changed`` have these ``arguments`` too."""
+    return tuple(
+        replace(queue, arguments={**queue.arguments, **arguments})
+        if queue.name in changed
+        else queue
+        for queue in queues
     )
 
 

@@ -44,7 +44,7 @@ from tests.acceptance.test_faulty_transfers import (
     round_closes,
     with_size,
 )
-from tests.conftest import CLIENTS, FLEET, Place
+from tests.conftest import CLIENTS, FLEET, Place, new_place
 from tests.processes import ROOT
 
 QUEUES = ("update", "update.rejected", "model.alfa", "model.bravo", "model.fleet.0")
@@ -53,16 +53,10 @@ QUEUES = ("update", "update.rejected", "model.alfa", "model.bravo", "model.fleet
 @pytest.fixture(scope="module")
 def guarded(node: private_node.Node) -> Iterator[Place]:
     """A federation with a message in each of its queues; one for all acts, they change nothing."""
-    federation = Federation("guarded", clients=CLIENTS, fleets=(FLEET,))
-    private_node.bring_to_state(node, federation)
-    users = (*CLIENTS, FLEET.name, "coordinator", "watcher", "admin")
-    urls = {user: node.broker_url(user) for user in users}
-    with node.manage() as management:
-        place = Place(federation.name, node, urls, management)
+    with new_place(node) as place:
         _publish(place, "coordinator", "model", "update.rejected")
         _publish(place, "bravo", "update")
         yield place
-        management.delete("vhosts", federation.name)
 
 
 def _publish(place: Place, user: str, *exchanges: str) -> None:

@@ -5,22 +5,16 @@ from collections.abc import Iterator
 import pytest
 
 from broker_config import node as private_node
-from broker_config.federation import Federation
 from coordinator_worker import checkpoint
 from tests.acceptance.scene import MEMBERS, RUN, WEIGHTS, Scene
 from tests.acceptance.withstood import ACTS, Act, Hostile, markdown
-from tests.conftest import CLIENTS, FLEET, Place
+from tests.conftest import new_place
 from tests.processes import ROOT
 
 
 @pytest.fixture(scope="module")
 def scene(node: private_node.Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    federation = Federation("withstood", clients=CLIENTS, fleets=(FLEET,))
-    private_node.bring_to_state(node, federation)
-    users = (*CLIENTS, FLEET.name, "coordinator", "watcher", "admin")
-    urls = {user: node.broker_url(user) for user in users}
-    with node.manage() as management:
-        place = Place(federation.name, node, urls, management)
+    with new_place(node) as place:
         found = Scene(place, tmp_path_factory.mktemp("withstood"))
         found.honest_round()
         found.began = found.seen()
@@ -28,7 +22,6 @@ def scene(node: private_node.Node, tmp_path_factory: pytest.TempPathFactory) -> 
             yield found
         finally:
             found.close()
-            management.delete("vhosts", federation.name)
 
 
 @pytest.mark.parametrize(
