@@ -156,6 +156,7 @@ $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Warren with its tests' tools into $(VENV): a minute or two, once" >&2
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[dev]'
+	@mkdir -p $(VENV)/mypy && ln -sfn ../../shared $(VENV)/mypy/warren_shared
 	@touch $@ $(VENV)/.examples $(VENV)/.bench
 
 # What some tests drive or ask: a browser, network namespaces, systemd's own judgement of units.

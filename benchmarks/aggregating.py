@@ -15,11 +15,11 @@ import numpy as np
 
 from benchmarks.arrays import flat, tensors
 from benchmarks.contestants import serve
-from broker_config.names import CHUNK_BYTES
 from coordinator_worker import FederatedCoordinator
 from coordinator_worker.aggregation import Contribution
-from coordinator_worker.staging import Staging
-from shared.layout import Array, Layout, Weights, bytes_of
+from coordinator_worker.rounds.staging import Staging
+from warren_shared.naming import CHUNK_BYTES
+from warren_shared.tensors.layout import Array, Layout, Weights, bytes_of
 
 MEANS: Final = ("mean", "fedbuff", "by-participation", "fednova")
 OPTIMIZERS: Final = ("momentum", "adagrad", "adam", "yogi")

@@ -24,9 +24,9 @@ from benchmarks.preparation import prepare
 from benchmarks.processes import cpu_s
 from benchmarks.raw_amqp import RawConnection
 from benchmarks.report import RESULTS, Row, publish
-from broker_config import node
-from broker_config.federation import Federation, Fleet
-from broker_config.names import fleet_member, mailbox
+from broker_config.declaration.federation import Federation, Fleet
+from broker_config.node import lifecycle
+from warren_shared.naming import fleet_member, mailbox
 
 FLEET: Final = "idle"
 SETTLE_S: Final = 8.0  # the node counts and collects at intervals of five
@@ -47,7 +47,7 @@ def measure(steps: int, step: int, settle_s: float) -> list[Row]:
     with stand(_federation(1)) as on, ExitStack() as stack:
         held = [_memory(on, settle_s)]
         for number in range(1, steps + 1):
-            node.bring_to_state(on.broker, _federation(number * step + 1))
+            lifecycle.bring_to_state(on.broker, _federation(number * step + 1))
             held.append(_memory(on, settle_s))
         mailboxes, held = held, held[-1:]
         url = on.broker.broker_url(FLEET)

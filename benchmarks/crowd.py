@@ -12,9 +12,9 @@ import numpy as np
 
 from benchmarks.federation import Stand
 from benchmarks.processes import Worker, WorkerFailed, worker
-from broker_config.names import fleet_member, mailbox
-from shared.inspection import Inspection
-from shared.tls import Broker
+from warren_shared.naming import fleet_member, mailbox
+from warren_shared.service.broker_check import Inspection
+from warren_shared.tls import Broker
 
 FLEET: Final = "joiner"
 SPARE: Final = 10  # places beyond those that are wanted, so that a round never closes

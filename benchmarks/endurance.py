@@ -27,8 +27,8 @@ from benchmarks.growth import Growth, Samples
 from benchmarks.preparation import prepare
 from benchmarks.processes import Worker, WorkerFailed, worker
 from benchmarks.report import RESULTS, Row, publish
-from broker_config.federation import Federation
-from coordinator_worker import checkpoint
+from broker_config.declaration.federation import Federation
+from coordinator_worker.storage import checkpoint
 
 CASE: Final = Case(4, 100_000)
 ROUNDS: Final = 2000

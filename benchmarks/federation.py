@@ -11,10 +11,11 @@ from typing import Final
 
 from benchmarks.cases import Case
 from benchmarks.processes import Worker, WorkerFailed, cpu_s, peak_rss_bytes, worker
-from broker_config import node
-from broker_config.credentials import bundle_path
-from broker_config.federation import Federation
-from coordinator_worker import checkpoint
+from broker_config.declaration.federation import Federation
+from broker_config.node import lifecycle
+from broker_config.node.record import Node
+from broker_config.secrets.bundles import bundle_path
+from coordinator_worker.storage import checkpoint
 
 WARM_UP: Final = 2  # rounds: buffers are made, and clients that started late catch up
 TOLERANCE: Final = 1e-5  # relative, of float32 sums
@@ -67,7 +68,7 @@ class Stand:
     """
 
     folder: Path
-    broker: node.Node
+    broker: Node
     up_seconds: float
     without: tuple[str, ...] = ()
 
@@ -92,10 +93,10 @@ def stand(federation: Federation, tls: str = "") -> Iterator[Stand]:
         home = Path(folder) / "broker"
         try:
             begin = time.monotonic()
-            running = node.up(home, federation, tls=tls)
+            running = lifecycle.up(home, federation, tls=tls)
             yield Stand(Path(folder), running, time.monotonic() - begin)
         finally:
-            node.down(home)
+            lifecycle.down(home)
 
 
 def run(

@@ -13,7 +13,7 @@ from benchmarks.cases import Case
 from benchmarks.federation import Run, Stand, run, stand
 from benchmarks.processes import Worker, last_line
 from benchmarks.processes import python as started
-from broker_config.federation import Federation, Fleet
+from broker_config.declaration.federation import Federation, Fleet
 
 FLEET: Final = "light"
 MOST_A_PROCESS: Final = 250

@@ -23,10 +23,10 @@ from benchmarks.flooding import KINDS
 from benchmarks.preparation import prepare
 from benchmarks.processes import last_line, python
 from benchmarks.report import RESULTS, Row, publish
-from broker_config.federation import Federation
-from coordinator_worker import checkpoint
-from coordinator_worker.state import State
-from shared.layout import Weights
+from broker_config.declaration.federation import Federation
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
+from warren_shared.tensors.layout import Weights
 
 CASE: Final = "4x4MB"
 HOSTILE: Final = "mallory"

@@ -26,11 +26,11 @@ import numpy as np
 
 from benchmarks.raw_amqp import CHANNEL, RawConnection
 from benchmarks.raw_frames import message, properties
-from broker_config.names import CHUNK_BYTES, UPDATE_EXCHANGE, UPDATE_QUEUE
-from shared.chunks import Outgoing, transfer_fields
-from shared.layout import Layout, Weights
-from shared.messages import Join, UpdateManifest
-from shared.wire import Body, encode
+from warren_shared.naming import CHUNK_BYTES, UPDATE_EXCHANGE, UPDATE_QUEUE
+from warren_shared.protocol.codec import Body, encode
+from warren_shared.protocol.messages import Join, UpdateManifest
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Layout, Weights
 
 KINDS: Final = ("garbage", "tiny", "joins", "transfers", "nowhere")
 TOGETHER: Final = 64  # small messages in one write

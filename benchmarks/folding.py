@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from benchmarks.arrays import examples, flat, tensors
 from benchmarks.contestants import serve
-from broker_config.names import CHUNK_BYTES
-from coordinator_worker.fold import WeightedSum, sum_of_squares
-from shared.layout import Layout, Weights, bytes_of
-from shared.update import Update
+from coordinator_worker.aggregation.weighted_sum import WeightedSum, sum_of_squares
+from warren_shared.naming import CHUNK_BYTES
+from warren_shared.tensors.layout import Layout, Weights, bytes_of
+from warren_shared.tensors.update import Update
 
 Piece = tuple[int, memoryview]  # byte offset in the update, bytes
 Flat = npt.NDArray[Any]

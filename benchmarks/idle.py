@@ -9,7 +9,7 @@ from benchmarks.cases import Case
 from benchmarks.federation import client_workers, names, stand
 from benchmarks.processes import WorkerFailed, cpu_s, worker
 from benchmarks.report import Row
-from broker_config.federation import Federation
+from broker_config.declaration.federation import Federation
 
 SMALL: Final = Case(2, 1000)
 ROUNDS: Final = 30

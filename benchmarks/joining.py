@@ -24,8 +24,8 @@ from benchmarks.federation import stand
 from benchmarks.preparation import prepare
 from benchmarks.processes import Worker, WorkerFailed
 from benchmarks.report import RESULTS, Row, publish
-from broker_config.federation import Federation, Fleet
-from shared.address import HEARTBEAT_S
+from broker_config.declaration.federation import Federation, Fleet
+from warren_shared.amqp.address import HEARTBEAT_S
 
 JOINED_S: Final = 2.0  # what is wanted
 HEARTBEATS: Final = 3  # after which RabbitMQ has certainly given a silent connection up

@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 
 from coordinator_worker.settings import CoordinatorSettings
-from coordinator_worker.state import State
-from coordinator_worker.store import Store
-from shared.layout import Weights
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage.store import Store
+from warren_shared.tensors.layout import Weights
 
 CASES: Final = ((1, 120, 0.02), (40, 40, 0.3), (400, 16, 3.0))  # megabytes, rounds, seconds each
 WARM_UP: Final = 4

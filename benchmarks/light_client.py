@@ -24,11 +24,11 @@ import numpy as np
 from benchmarks.preparation import allow_open_files
 from benchmarks.raw_amqp import CHANNEL, RawConnection
 from benchmarks.raw_frames import message, properties
-from broker_config.names import UPDATE_EXCHANGE, UPDATE_QUEUE, fleet_member, mailbox
-from shared.chunks import Incoming, Outgoing, transfer_fields
-from shared.layout import Layout, Weights
-from shared.messages import Chunk, Join, ModelManifest, UpdateManifest
-from shared.wire import Body, decode, encode
+from warren_shared.naming import UPDATE_EXCHANGE, UPDATE_QUEUE, fleet_member, mailbox
+from warren_shared.protocol.codec import Body, decode, encode
+from warren_shared.protocol.messages import Chunk, Join, ModelManifest, UpdateManifest
+from warren_shared.protocol.transfer import Incoming, Outgoing, transfer_fields
+from warren_shared.tensors.layout import Layout, Weights
 
 SILENCE_S: Final = 120.0  # nothing from the broker for so long: the run is dead
 READ_BYTES: Final = 1 << 17

@@ -19,9 +19,9 @@ from benchmarks.parties import Party, Round, round_seconds
 from benchmarks.preparation import prepare
 from benchmarks.raw_amqp import CHANNEL, RawConnection
 from benchmarks.raw_frames import Piece, message, properties
-from broker_config import node
-from broker_config.federation import Federation
-from broker_config.names import CHUNK_BYTES, MODEL_EXCHANGE, UPDATE_EXCHANGE, UPDATE_QUEUE, mailbox
+from broker_config.declaration.federation import Federation
+from broker_config.node import lifecycle
+from warren_shared.naming import CHUNK_BYTES, MODEL_EXCHANGE, UPDATE_EXCHANGE, UPDATE_QUEUE, mailbox
 
 CASES: Final = "2x4MB,10x40MB"
 ROUNDS: Final = 7
@@ -43,7 +43,7 @@ def through_broker(case: Case, rounds: int = ROUNDS) -> list[float]:
     with tempfile.TemporaryDirectory(prefix="warren-limit-") as folder:
         home = Path(folder)
         try:
-            running = node.up(home, federation)
+            running = lifecycle.up(home, federation)
             url = running.broker_url("coordinator")
             parties: list[Party] = [(coordinator, (url, case.clients, case.size_bytes))]
             parties += [
@@ -51,7 +51,7 @@ def through_broker(case: Case, rounds: int = ROUNDS) -> list[float]:
             ]
             found = round_seconds(parties, rounds + WARM_UP, ROUND_TIMEOUT_S)
         finally:
-            node.down(home)
+            lifecycle.down(home)
     return found[WARM_UP:]
 
 

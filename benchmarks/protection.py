@@ -19,7 +19,7 @@ from benchmarks.cases import Case, parse_cases
 from benchmarks.federation import WARM_UP, Run, Stand, client_workers, names, run, stand
 from benchmarks.preparation import prepare
 from benchmarks.report import RESULTS, Row, publish
-from broker_config.federation import Federation
+from broker_config.declaration.federation import Federation
 
 CASES: Final = "2x4MB,10x4MB,4x40MB"
 SIGNATURES: Final = ("WARREN_SIGNING_KEYS", "WARREN_VERIFY_KEYS")

@@ -22,8 +22,8 @@ from benchmarks.federation import Stand, client_workers, names, stand
 from benchmarks.preparation import prepare
 from benchmarks.processes import Worker, WorkerFailed, worker
 from benchmarks.report import RESULTS, Row, publish
-from broker_config.federation import Federation
-from shared.progress import through
+from broker_config.declaration.federation import Federation
+from warren_shared.observability.progress import through
 
 CLIENTS: Final = 4
 CASES: Final = (Case(CLIENTS, 4_000_000), Case(CLIENTS, 40_000_000))

@@ -27,8 +27,8 @@ from benchmarks.preparation import prepare
 from benchmarks.processes import Worker, WorkerFailed, cpu_s, peak_rss_bytes, python, worker
 from benchmarks.report import RESULTS, Row, publish
 from broker_config import cli
-from broker_config.federation import Federation, Fleet
-from coordinator_worker import checkpoint
+from broker_config.declaration.federation import Federation, Fleet
+from coordinator_worker.storage import checkpoint
 
 CASES: Final = "200x100kB,40x1MB,20x10MB"
 SHORT: Final = "8x100kB"

@@ -19,7 +19,7 @@ from benchmarks.cases import Case, parse_cases
 from benchmarks.federation import WARM_UP, Run, client_workers, names, run, stand
 from benchmarks.preparation import prepare
 from benchmarks.report import RESULTS, Row, measured_again, publish
-from broker_config.federation import Federation
+from broker_config.declaration.federation import Federation
 
 CASES: Final = "2x1MB,2x4MB,2x40MB,2x400MB,10x1MB,10x4MB,10x40MB,50x1MB,50x40MB"
 SHORT: Final = "3x1MB"

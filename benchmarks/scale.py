@@ -16,7 +16,7 @@ from benchmarks.cases import parse_cases
 from benchmarks.federation import WARM_UP
 from benchmarks.preparation import prepare
 from benchmarks.report import RESULTS, Row, publish
-from shared.progress import through
+from warren_shared.observability.progress import through
 
 CASES: Final = "10x100kB,100x100kB,300x100kB,1000x100kB"
 SHORT: Final = "10x100kB,30x100kB"

@@ -20,7 +20,8 @@ from rich.console import Console
 
 from benchmarks.report import RESULTS, Row, publish
 from benchmarks.starting import CLIENTS, Stage, federation, import_s, node_s
-from broker_config import node as private_node
+from broker_config.node import lifecycle as private_node
+from broker_config.node.record import Node
 
 TASKS: Final = {"plain numpy": "plain", "Keras": "keras"}
 # What a worker cannot do without, imported by the same Python: below this nobody starts.
@@ -61,7 +62,7 @@ def nodes(homes: Sequence[Path]) -> list[float]:
     return taken
 
 
-def workers(node: private_node.Node, tasks: Sequence[str], repetitions: int) -> list[Row]:
+def workers(node: Node, tasks: Sequence[str], repetitions: int) -> list[Row]:
     """Rows of single workers, from the command to consuming."""
     numbers = itertools.count(1)
     rows = []
@@ -79,9 +80,7 @@ def workers(node: private_node.Node, tasks: Sequence[str], repetitions: int) -> 
     return rows
 
 
-def rounds(
-    node: private_node.Node, tasks: Sequence[str], repetitions: int, with_peers: bool
-) -> list[Row]:
+def rounds(node: Node, tasks: Sequence[str], repetitions: int, with_peers: bool) -> list[Row]:
     """Rows of whole federations, from the first command to the first round's model."""
     numbers = itertools.count(1001)
     rows = []

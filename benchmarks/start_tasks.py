@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 
 from client_worker import Task
-from shared.layout import Array
+from warren_shared.tensors.layout import Array
 
 EXAMPLES: Final = 256
 FEATURES: Final = 8

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from broker_config import node as private_node
-from broker_config.credentials import bundle_path
-from broker_config.federation import Federation
+from broker_config.declaration.federation import Federation
+from broker_config.node import lifecycle as private_node
+from broker_config.node.record import Node
+from broker_config.secrets.bundles import bundle_path
 from examples.stage.processes import BIN, Child, ChildFailed
 
 CLIENTS: Final = ("alfa", "bravo")
@@ -30,7 +31,7 @@ class Stage:
     ``folder`` keeps their logs and the checkpoint; it must not exist yet.
     """
 
-    def __init__(self, node: private_node.Node, number: int, folder: Path) -> None:
+    def __init__(self, node: Node, number: int, folder: Path) -> None:
         self._home, self._folder = node.home, folder
         folder.mkdir()
         private_node.bring_to_state(node, federation(number))

@@ -18,7 +18,7 @@ from benchmarks.federation import names, stand
 from benchmarks.lag import CASE, SLOWNESS, Lap, Situation
 from benchmarks.preparation import prepare
 from benchmarks.report import RESULTS, Row, publish
-from broker_config.federation import Federation
+from broker_config.declaration.federation import Federation
 
 ALL, ALL_BUT_ONE = CASE.clients, CASE.clients - 1
 SITUATIONS: Final = (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from client_worker import Task
-from shared.layout import Array
+from warren_shared.tensors.layout import Array
 
 
 class Counting:

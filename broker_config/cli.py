@@ -7,12 +7,12 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from broker_config import options as read
-from broker_config.arguments import Parser, WrongArguments, parse, strays
-from broker_config.errors import BrokerConfigError
-from shared.commands import print_anything
+from warren_shared.config.command_line import Parser, nearest
+from warren_shared.errors import BrokerConfigError, ConfigError
+from warren_shared.service.subcommands import print_anything
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,6 +58,10 @@ exit codes: 0 fine; 1 not possible, and one line says what to do (also: `check` 
 difference, `status` found no running node); 2 the command line is wrong
 """
 
+# What this command reads of the environment; workers read more.
+_VARIABLES: Final = (
+    "WARREN_AMQP_ADDRESS", "WARREN_HOME", "WARREN_MANAGEMENT_PASSWORD", "WARREN_MANAGEMENT_URL",
+)  # fmt: skip
 
 _MENDED = {
     errno.ENOSPC: "make room and repeat the command, or name another home folder",
@@ -73,12 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``broker-config`` and return its exit code."""
     print_anything()
     try:
-        options = parse(_parser(), argv)
-    except WrongArguments as error:
+        options = _parse(_parser(), argv)
+    except ConfigError as error:
         print(f"broker-config: {error}", file=sys.stderr)
         return 2
-    for stray in strays():
-        print(f"broker-config: {stray}", file=sys.stderr)
+    for line in _unknown_variables():
+        print(f"broker-config: {line}", file=sys.stderr)
     # Not before the options are read: --help need not wait for an HTTP client.
     from broker_config import commands
 
@@ -98,6 +102,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"broker-config: {_of_disk(error, options)}", file=sys.stderr)
         return 1
     return code
+
+
+def _parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """What ``argv`` says; raises ConfigError if it has an option that the command does not know."""
+    options, rest = parser.parse_known_args(argv)
+    if rest:
+        flag = rest[0].partition("=")[0]
+        subcommands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        actions = subcommands.choices[options.command]._actions
+        hint = nearest(flag, [word for action in actions for word in action.option_strings])
+        raise ConfigError(f"unknown option {flag}: {hint or 'see --help'}")
+    return options
+
+
+def _unknown_variables() -> list[str]:
+    """A line for each variable that was probably meant as one of ours, and is none."""
+    found = [name for name in os.environ if name.startswith("WARREN_") and name not in _VARIABLES]
+    hints = {name: nearest(name, _VARIABLES, cutoff=0.9) for name in found}
+    return [f"{name} is no setting: {hint}" for name, hint in hints.items() if hint]
 
 
 def _of_disk(error: OSError, options: argparse.Namespace) -> str:

@@ -8,33 +8,34 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from broker_config import node as private
 from broker_config import options as read
-from broker_config.certificates import Authority
-from broker_config.credentials import (
+from broker_config.broker.management_api import Management
+from broker_config.declaration.definitions import definitions as as_definitions
+from broker_config.declaration.topology import topology
+from broker_config.home import changes
+from broker_config.home.drift import findings
+from broker_config.home.lock import alone
+from broker_config.node import lifecycle as private
+from broker_config.node.ports import Ports
+from broker_config.secrets.bundles import (
     Address,
     bundle_path,
     ensure_passwords,
     load_passwords,
     write_bundles,
 )
-from broker_config.definitions import definitions as as_definitions
-from broker_config.errors import BrokerConfigError
-from broker_config.files import private_folder
-from broker_config.home import changes
-from broker_config.home.findings import findings
-from broker_config.home.lock import alone
-from broker_config.keys import bundled, ensure_keys, rotate_keys
-from broker_config.management import Management
-from broker_config.ports import Ports
-from broker_config.topology import topology
+from broker_config.secrets.certificates import Authority
+from broker_config.secrets.keys import bundled, ensure_keys, rotate_keys
+from warren_shared.errors import BrokerConfigError
+from warren_shared.files import private_folder
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from broker_config.federation import Federation
+    from broker_config.declaration.federation import Federation
+    from broker_config.node.record import Node
 
     Command = Callable[[argparse.Namespace], int]
 
@@ -267,9 +268,7 @@ def certs(options: argparse.Namespace) -> int:
     return 0
 
 
-def _address(
-    options: argparse.Namespace, node: private.Node | None, management: Management
-) -> Address:
+def _address(options: argparse.Namespace, node: Node | None, management: Management) -> Address:
     """Where the broker's users find it."""
     if node:
         return node.address
@@ -279,7 +278,7 @@ def _address(
     return Address(address, management.address, trust.ca, mutual)
 
 
-def _broker(options: argparse.Namespace) -> tuple[Management, private.Node | None]:
+def _broker(options: argparse.Namespace) -> tuple[Management, Node | None]:
     """The management API to use, and the private node if it is that one's."""
     status = private.status(read.broker_home(options))
     node = status.node
@@ -298,11 +297,11 @@ def _broker(options: argparse.Namespace) -> tuple[Management, private.Node | Non
     return node.manage(), node
 
 
-def _process(node: private.Node) -> str:
+def _process(node: Node) -> str:
     return f"pid {node.pid}" if node.running else "down"
 
 
-def _management_rows(node: private.Node) -> list[tuple[str, str]]:
+def _management_rows(node: Node) -> list[tuple[str, str]]:
     where = f"user admin, password in {node.home / 'credentials.json'}"
     metrics = [("metrics", node.metrics_url)] if node.metrics_url else []
     scheme, _, places = node.address.management.partition("://")

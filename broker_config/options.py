@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from broker_config.certificates import read_ca
-from broker_config.errors import BrokerConfigError
-from broker_config.federation import Federation, Fleet
-from broker_config.files import private_folder, write_private
+from broker_config.declaration.federation import Federation, Fleet
 from broker_config.home.changes import Homes, remembered
 from broker_config.home.marks import revoked
-from broker_config.ports import NO_PORT
-from shared.broker_url import host_and_port
+from broker_config.node.ports import NO_PORT
+from broker_config.secrets.certificates import read_ca
+from warren_shared.amqp.broker_url import host_and_port
+from warren_shared.errors import BrokerConfigError
+from warren_shared.files import private_folder, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from broker_config.management import Management
+    from broker_config.broker.management_api import Management
 
 _UNITS: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
 _BINARY: Final = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}

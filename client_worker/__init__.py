@@ -4,13 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from client_worker.client import FederatedClient, TrainableModel
-from client_worker.guide import Guide
-from client_worker.numpy_model import NumpyModel
-from client_worker.rules import interpolate, replace
-from client_worker.task import Task
+from client_worker.models.numpy_model import NumpyModel
+from client_worker.tasks.task import Task
+from client_worker.training.plan import Guide
+from client_worker.training.update_rules import interpolate, replace
 
 if TYPE_CHECKING:
-    from client_worker.keras_model import LinearRegressionModel
+    from client_worker.models.keras_model import LinearRegressionModel
     from client_worker.tasks.keras_task import KerasTask
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
 
 _NEEDS_TENSORFLOW = {
     "KerasTask": "client_worker.tasks.keras_task",
-    "LinearRegressionModel": "client_worker.keras_model",
+    "LinearRegressionModel": "client_worker.models.keras_model",
 }
 
 

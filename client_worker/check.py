@@ -7,7 +7,14 @@ from typing import Final
 
 import numpy as np
 
-from broker_config.names import (
+from client_worker.client import SIDES, FederatedClient
+from client_worker.settings import ClientSettings
+from client_worker.tasks.data_check import data_findings
+from client_worker.tasks.failures import one_line, reason_of
+from client_worker.tasks.task import TaskSource
+from warren_shared.amqp.queue_browser import Letter, peek
+from warren_shared.errors import BrokerRefused, ConfigError, Rejected, WarrenError
+from warren_shared.naming import (
     MODEL_EXCHANGE,
     REJECTED_EXCHANGE,
     UPDATE_EXCHANGE,
@@ -15,20 +22,13 @@ from broker_config.names import (
     mailbox,
     spare,
 )
-from client_worker.client import SIDES, FederatedClient
-from client_worker.runtime.failures import one_line, reason_of
-from client_worker.settings import ClientSettings
-from client_worker.task import TaskSource
-from client_worker.tasks.data_check import data_findings
-from shared import findings
-from shared.errors import BrokerRefused, ConfigError, Rejected, WarrenError
-from shared.findings import Finding, fail, ok, warn
-from shared.inspection import Inspection
-from shared.messages import LocalTraining, ModelManifest
-from shared.peek import Letter, peek
-from shared.sealing import Sealer
-from shared.signing import Verifier
-from shared.wire import decode, layout_of
+from warren_shared.protocol.codec import decode, layout_of
+from warren_shared.protocol.encryption import Sealer
+from warren_shared.protocol.messages import LocalTraining, ModelManifest
+from warren_shared.protocol.signing import Verifier
+from warren_shared.service import health_check
+from warren_shared.service.broker_check import Inspection
+from warren_shared.service.health_check import Finding, fail, ok, warn
 
 SKEW_S: Final = 60
 LOOK_BYTES: Final = 64 << 20  # of a mailbox; the manifest of its model comes first
@@ -163,7 +163,7 @@ class Check:
             yield _layout(client, self._newest)
         if self._settings.state_dir is not None:
             size_bytes = client.layout.size_bytes
-            yield from findings.folder(self._settings.state_dir, "--state-dir", 2 * size_bytes)
+            yield from health_check.folder(self._settings.state_dir, "--state-dir", 2 * size_bytes)
 
     def _step(self, client: FederatedClient) -> Finding:
         began = time.monotonic()

@@ -3,7 +3,7 @@
 import sys
 from typing import Final
 
-from shared import commands
+from warren_shared.service import subcommands
 
 COMMANDS: Final = {
     "evaluate": "what a model is worth on a task's validation data",
@@ -20,16 +20,17 @@ DESCRIPTION: Final = (
 
 def main(argv: list[str] | None = None) -> int:
     """Run the client, or one of COMMANDS; return its exit code."""
-    return commands.run("client-worker", "client_worker.commands", COMMANDS, _take_part, argv)
+    return subcommands.run("client-worker", "client_worker.commands", COMMANDS, _take_part, argv)
 
 
 def _take_part(argv: list[str]) -> int:
+    from client_worker.runtime.worker import ClientWorker
     from client_worker.settings import ClientSettings
-    from client_worker.task import TaskSource
-    from client_worker.worker import ClientWorker
-    from shared import log, settings
-    from shared.memory import keep_freed_memory
-    from shared.service import say_started
+    from client_worker.tasks.task import TaskSource
+    from warren_shared.config import settings
+    from warren_shared.observability import log
+    from warren_shared.service.lifecycle import say_started
+    from warren_shared.service.malloc import keep_freed_memory
 
     given, rest = settings.load(
         ClientSettings, description=DESCRIPTION, argv=argv, keep_unknown=True, commands=COMMANDS

@@ -6,20 +6,18 @@ from typing import Any, Final, Protocol, cast
 
 import numpy as np
 
-from client_worker import scaffold
-from client_worker.guide import LOCAL_STEPS, Guide, run_fit, takes_guide
-from client_worker.personal import Personal, Personalization, places
-from client_worker.rules import UpdateRule, replace
-from client_worker.scaffold import Control
-from client_worker.tasks.example_count import count_examples
-from client_worker.tasks.values import number, positive, whole_examples
-from client_worker.training.figures import FigureFilter, by_finiteness
-from shared.errors import ConfigError
-from shared.evaluation import Evaluation
-from shared.layout import STATISTIC, Array, Layout, Weights
-from shared.log import Log
-from shared.messages import LocalTraining
-from shared.tensors.description import (
+from client_worker.training import scaffold
+from client_worker.training.example_count import count_examples
+from client_worker.training.metrics import FigureFilter, by_finiteness
+from client_worker.training.personalization import Personal, Personalization, places
+from client_worker.training.plan import LOCAL_STEPS, Guide, run_fit, takes_guide
+from client_worker.training.scaffold import Control
+from client_worker.training.update_rules import UpdateRule, replace
+from client_worker.training.values import number, positive, whole_examples
+from warren_shared.errors import ConfigError
+from warren_shared.observability.log import Log
+from warren_shared.protocol.messages import LocalTraining
+from warren_shared.tensors.description import (
     LOCAL,
     WIDENED,
     federated,
@@ -27,7 +25,9 @@ from shared.tensors.description import (
     weight_roles,
     widened,
 )
-from shared.update import Update
+from warren_shared.tensors.evaluation import Evaluation
+from warren_shared.tensors.layout import STATISTIC, Array, Layout, Weights
+from warren_shared.tensors.update import Update
 
 log = Log(__name__)
 
@@ -72,8 +72,9 @@ class FederatedClient:
     of the same form, on which each global model is evaluated. ``num_examples``: the weight of
     this client's updates; counted from ``data`` if not given.
 
-    ``update_rule``: what becomes of the local model when a global one comes (`client_worker.rules`:
-    ``replace``, ``interpolate(alpha)``). ``local``: tensors that stay here, by name or position.
+    ``update_rule``: what becomes of the local model when a global one comes
+    (`client_worker.training.update_rules`: ``replace``, ``interpolate(alpha)``). ``local``: tensors
+    that stay here, by name or position.
     ``ditto``: lambda of a personal model trained beside the global one; 0 for none.
     """
 
@@ -104,7 +105,9 @@ class FederatedClient:
         arrays = self._arrays()
         kinds = self._kinds(arrays, update_rule, local, number("ditto", ditto))
         if ditto and not takes_guide(self._trainable.fit):
-            raise ConfigError("ditto: this model's fit takes no guide (see client_worker.guide)")
+            raise ConfigError(
+                "ditto: this model's fit takes no guide (see client_worker.training.plan)"
+            )
         self.personal = Personal(kinds, arrays)
         self.layout = federated(self._trainable, arrays, kinds.local)
         self.control = Control(self.layout.trainable)
@@ -168,8 +171,8 @@ class FederatedClient:
     ) -> Update:
         """Train from ``global_model`` on the local data; return what that changed.
 
-        The update's ``delta`` is trained minus global weights, and of a statistic (`shared.layout`)
-        the value itself; its metrics are what ``fit``
+        The update's ``delta`` is trained minus global weights, and of a statistic
+        (`warren_shared.tensors.layout`) the value itself; its metrics are what ``fit``
         returned and, with ``validation``, ``eval_…``: the *global* model on the held-out data, and
         ``personal_…``: this client's own model after the round, if it has one. With
         ``local.scaffold`` control variates lie behind the weights, in the delta too.
@@ -227,7 +230,8 @@ class FederatedClient:
         """What the local model's current weights are worth on ``validation``; None without any.
 
         Figures that the model's ``evaluate`` returns are means over the validation's examples; a
-        model that returns an Evaluation can be pooled with others' (`shared.evaluation`).
+        model that returns an Evaluation can be pooled with others'
+        (`warren_shared.tensors.evaluation`).
         """
         evaluate = getattr(self._trainable, "evaluate", None)
         if evaluate is None or self.validation is None:
@@ -335,7 +339,7 @@ class FederatedClient:
 
 def _trainable(model: Any, data: Any) -> TrainableModel:
     if any(base.__module__.partition(".")[0] == "keras" for base in type(model).__mro__):
-        from client_worker.keras_model import KerasModel
+        from client_worker.models.keras_model import KerasModel
 
         return KerasModel(model, data=data)
     missing = [name for name in ("get_weights", "set_weights", "fit") if not hasattr(model, name)]

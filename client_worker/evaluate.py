@@ -7,8 +7,8 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from client_worker.export import load
-from client_worker.task import TaskSource
-from shared.errors import ConfigError
+from client_worker.tasks.task import TaskSource
+from warren_shared.errors import ConfigError
 
 
 class EvaluateSettings(BaseSettings):

@@ -9,9 +9,9 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from client_worker.client import FederatedClient
-from client_worker.task import TaskSource
-from shared import weights_file
-from shared.errors import ConfigError, WarrenError
+from client_worker.tasks.task import TaskSource
+from warren_shared import weights_file
+from warren_shared.errors import ConfigError, WarrenError
 
 KERAS: Final = ".keras"
 

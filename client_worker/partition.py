@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.errors import ConfigError
+from warren_shared.errors import ConfigError
 
 Array = np.ndarray[Any, Any]
 

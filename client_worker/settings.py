@@ -5,12 +5,12 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from broker_config.names import fleet_member, is_client_id, mailbox, speaks_for
-from shared.broker_url import BrokerUrl
-from shared.config.bundle_owner import CLIENT
-from shared.errors import ConfigError
-from shared.observing import MetricsPort, ObservingSettings
-from shared.settings import WorkerSettings
+from warren_shared.amqp.broker_url import BrokerUrl
+from warren_shared.config.bundle_owner import CLIENT
+from warren_shared.config.observability import MetricsPort, ObservingSettings
+from warren_shared.config.settings import WorkerSettings
+from warren_shared.errors import ConfigError
+from warren_shared.naming import fleet_member, is_client_id, mailbox, speaks_for
 
 MOST_REPLICAS = 10_000
 

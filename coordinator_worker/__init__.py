@@ -1,5 +1,5 @@
 """The coordinator: validates updates, folds them, closes rounds, sends the global model."""
 
-from coordinator_worker.coordinator import FederatedCoordinator
+from coordinator_worker.aggregation.coordinator import FederatedCoordinator
 
 __all__ = ["FederatedCoordinator"]

@@ -5,7 +5,15 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from broker_config.names import (
+from coordinator_worker.aggregation.algorithm import Learning
+from coordinator_worker.rounds.policy import Policy
+from coordinator_worker.rounds.stopping import Goal
+from coordinator_worker.settings import CoordinatorSettings, parse_config, read_initial_model
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
+from coordinator_worker.storage.folder_lock import Lease
+from warren_shared.errors import BrokerRefused, ConfigError
+from warren_shared.naming import (
     EVENT_EXCHANGE,
     MODEL_EXCHANGE,
     REJECTED_EXCHANGE,
@@ -13,18 +21,11 @@ from broker_config.names import (
     UPDATE_EXCHANGE,
     UPDATE_QUEUE,
 )
-from coordinator_worker import checkpoint
-from coordinator_worker.goal import Goal
-from coordinator_worker.learning import Learning
-from coordinator_worker.lease import Lease
-from coordinator_worker.settings import CoordinatorSettings, parse_config, read_initial_model
-from coordinator_worker.state import State
-from shared import findings
-from shared.errors import BrokerRefused, ConfigError
-from shared.findings import Finding, fail, ok, warn
-from shared.inspection import Inspection
-from shared.sealing import Opener
-from shared.signing import Signer
+from warren_shared.protocol.encryption import Opener
+from warren_shared.protocol.signing import Signer
+from warren_shared.service import health_check
+from warren_shared.service.broker_check import Inspection
+from warren_shared.service.health_check import Finding, fail, ok, warn
 
 APPLY = "run `broker-config apply`"
 DEFAULT_EXCHANGE = ""
@@ -41,7 +42,7 @@ def check(settings: CoordinatorSettings) -> Iterator[Finding]:
 
 def _settings(settings: CoordinatorSettings) -> Iterator[Finding]:
     try:
-        Learning.of(settings).policy(settings)
+        Policy.from_settings(settings, Learning.of(settings).aggregator)
         Goal.of(settings)
         parse_config(settings.config)
         if settings.initial_model is not None:
@@ -68,7 +69,7 @@ def _broker(settings: CoordinatorSettings) -> Iterator[Finding]:
 
 
 def _above(settings: CoordinatorSettings) -> Iterator[Finding]:
-    from coordinator_worker.region import client_above  # and with it the client's side
+    from coordinator_worker.runtime.upstream import client_above  # and with it the client's side
 
     try:
         above = client_above(settings)
@@ -127,7 +128,7 @@ def _folder(settings: CoordinatorSettings) -> Iterator[Finding]:
     except ConfigError as error:
         yield fail("checkpoint", error)
         return
-    yield from findings.folder(folder, "--checkpoint-dir", _size_bytes(state))
+    yield from health_check.folder(folder, "--checkpoint-dir", _size_bytes(state))
     if not folder.is_dir():
         return
     yield _lease(folder)

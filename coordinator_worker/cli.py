@@ -3,11 +3,13 @@
 import sys
 from typing import TYPE_CHECKING, Final
 
-from shared import commands, log, settings
+from warren_shared.config import settings
+from warren_shared.observability import log
+from warren_shared.service import subcommands
 
 if TYPE_CHECKING:
+    from coordinator_worker.runtime.worker import CoordinatorWorker
     from coordinator_worker.settings import CoordinatorSettings
-    from coordinator_worker.worker import CoordinatorWorker
 
 COMMANDS: Final = {
     "watch": "a running federation, live in the terminal",
@@ -33,16 +35,16 @@ DESCRIPTION: Final = (
 
 def main(argv: list[str] | None = None) -> int:
     """Run the coordinator, or one of COMMANDS; return its exit code."""
-    return commands.run(
+    return subcommands.run(
         "coordinator-worker", "coordinator_worker.commands", COMMANDS, _coordinate, argv
     )
 
 
 def _coordinate(argv: list[str]) -> int:
+    from coordinator_worker.runtime.worker import CoordinatorWorker
     from coordinator_worker.settings import CoordinatorSettings
-    from coordinator_worker.worker import CoordinatorWorker
-    from shared.memory import keep_freed_memory
-    from shared.service import say_started
+    from warren_shared.service.lifecycle import say_started
+    from warren_shared.service.malloc import keep_freed_memory
 
     given, _ = settings.load(
         CoordinatorSettings, description=DESCRIPTION, argv=argv, commands=COMMANDS
@@ -55,7 +57,9 @@ def _coordinate(argv: list[str]) -> int:
 
 
 def _region(given: "CoordinatorSettings") -> "CoordinatorWorker":
-    from coordinator_worker.region import RegionCoordinator  # and with it the client's side
+    from coordinator_worker.runtime.upstream import (
+        RegionCoordinator,  # and with it the client's side
+    )
 
     return RegionCoordinator(given)
 

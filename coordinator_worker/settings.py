@@ -7,14 +7,14 @@ from typing import ClassVar, Final, Self
 
 from pydantic import ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, model_validator
 
-from broker_config.names import COORDINATOR_USER
-from coordinator_worker.learning import LearningSettings
-from shared import weights_file
-from shared.errors import ConfigError
-from shared.layout import Weights
-from shared.messages import MAX_EXAMPLES, Config, Setting
-from shared.observing import MetricsPort, ObservingSettings
-from shared.settings import Words, WorkerSettings
+from coordinator_worker.aggregation.settings import LearningSettings
+from warren_shared import weights_file
+from warren_shared.config.observability import MetricsPort, ObservingSettings
+from warren_shared.config.settings import Words, WorkerSettings
+from warren_shared.errors import ConfigError
+from warren_shared.naming import COORDINATOR_USER
+from warren_shared.protocol.messages import MAX_EXAMPLES, Config, Setting
+from warren_shared.tensors.layout import Weights
 
 # What a coordinator with a --parent is not asked.
 SAID_ABOVE: Final = frozenset(

@@ -25,11 +25,11 @@ MODULES = {
     "client_worker": None,  # None: what the module says is public
     "client_worker.models": None,
     "client_worker.partition": ["iid", "shards", "by_column", "dirichlet"],
-    "client_worker.statistics": None,
+    "client_worker.tasks.feature_statistics": None,
     "coordinator_worker": None,
-    "shared.update": ["Update"],
-    "shared.evaluation": ["Evaluation", "of_scores", "of_classes"],
-    "shared.errors": None,
+    "warren_shared.tensors.update": ["Update"],
+    "warren_shared.tensors.evaluation": ["Evaluation", "of_scores", "of_classes"],
+    "warren_shared.errors": None,
 }
 PROGRAMS = {
     "coordinator-worker": ("coordinate a federation", COORDINATOR),

@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from client_worker.metrics import Metrics as ClientMetrics
-from coordinator_worker.metrics import Metrics
-from shared.exposition import Row
+from client_worker.runtime.prometheus import Metrics as ClientMetrics
+from coordinator_worker.monitoring.prometheus import Metrics
+from warren_shared.observability.prometheus import Row
 
 DOCUMENT = Path(__file__).with_name("metrics.md")
 UNITS = {"seconds": "seconds", "bytes": "bytes", "versions": "versions", "share": "0 to 1"}

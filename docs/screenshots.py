@@ -16,12 +16,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from playwright.sync_api import Page
 
-from coordinator_worker.board import Board, Still
 from coordinator_worker.dashboard.run import serve
-from coordinator_worker.picture import Picture
+from coordinator_worker.monitoring.federation_view import Picture
+from coordinator_worker.terminal.view import Board, Still
 from docs.stage.camera import Camera, camera
 from docs.stage.scene import AWAY, BROKEN, NAME, NEVER, Scene, scene
-from shared.settings import WorkerSettings
+from warren_shared.config.settings import WorkerSettings
 
 IMAGES = Path(__file__).parent / "images"
 STATISTICS_MS = 7000  # the management UI is up to five seconds behind

@@ -14,8 +14,8 @@ from pydantic_settings import BaseSettings
 
 from client_worker.settings import ClientSettings
 from coordinator_worker.settings import CoordinatorSettings
-from shared import flags
-from shared.settings import WorkerSettings
+from warren_shared.config import command_line
+from warren_shared.config.settings import WorkerSettings
 
 ABOUT = """\
 # Settings
@@ -68,7 +68,7 @@ def reference() -> str:
 
 
 def _tables(kind: type[BaseSettings], without: set[str]) -> Iterator[str]:
-    for title, names in flags.grouped(kind).items():
+    for title, names in command_line.grouped(kind).items():
         rows = [_row(name, kind.model_fields[name]) for name in names if name not in without]
         if rows:
             yield f"### {title[0].upper()}{title[1:]}\n"
@@ -77,7 +77,7 @@ def _tables(kind: type[BaseSettings], without: set[str]) -> Iterator[str]:
 
 
 def _row(name: str, field: FieldInfo) -> str:
-    key = flags.flag_of(name).removeprefix("--")
+    key = command_line.flag_of(name).removeprefix("--")
     default = "needed" if field.is_required() else _written(field.get_default())
     told = str(field.description).replace("|", "\\|")
     return f"| `{key}` | {_value(field)} | {default} | {told} |"
@@ -85,9 +85,9 @@ def _row(name: str, field: FieldInfo) -> str:
 
 def _value(field: FieldInfo) -> str:
     annotation: Any = field.annotation
-    if flags.choices(field):
-        return " or ".join(f"`{choice}`" for choice in flags.choices(field))
-    if flags.is_repeatable(field):
+    if command_line.choices(field):
+        return " or ".join(f"`{choice}`" for choice in command_line.choices(field))
+    if command_line.is_repeatable(field):
         return "list of texts"
     kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     words = {bool: "true or false", int: "whole number", float: "number", Path: "path", str: "text"}

@@ -22,14 +22,14 @@ import numpy as np
 
 from client_worker import partition
 from client_worker.models import mlp
-from coordinator_worker.quorum import Policy
+from coordinator_worker.rounds.policy import Policy
 from experiments.command import run
 from experiments.data import Images, fashion_mnist
 from experiments.federation import Federation
 from experiments.flight import DELAYS, Flight, History, Recorder, endless, order_statistic
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
-from shared.progress import through
+from warren_shared.observability.progress import through
 
 Rates = tuple[float, float]
 CLIENTS, IN_FLIGHT, QUORUM, BUFFER = 100, 30, 23, 10

@@ -26,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 
 from client_worker.models import mlp
-from coordinator_worker.quorum import Policy
+from coordinator_worker.rounds.policy import Policy
 from experiments.command import run
 from experiments.data import Images, fashion_mnist
 from experiments.federation import Federation
@@ -34,8 +34,8 @@ from experiments.flight import Flight, History, Recorder, Trip
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
 from experiments.vectors import flat, shaped
-from shared.progress import through
-from shared.update import Update
+from warren_shared.observability.progress import through
+from warren_shared.tensors.update import Update
 
 Array = np.ndarray[Any, Any]
 FAST, SLOW, BUFFER, HELD = 20, 10, 10, 200

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.data import WHERE
 from experiments.report import RESULTS, Findings, publish
-from shared.errors import ConfigError
+from warren_shared.errors import ConfigError
 
 
 def run(

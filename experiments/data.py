@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from shared.errors import ConfigError
+from warren_shared.errors import ConfigError
 
 Array = np.ndarray[Any, Any]
 

@@ -21,7 +21,7 @@ from experiments.data import Images, fashion_mnist
 from experiments.federation import Federation
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
-from shared.progress import through
+from warren_shared.observability.progress import through
 
 CLIENTS, COHORT = 100, 10
 TWO_NN: Final = (784, 200, 200, 10)

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from client_worker import scaffold
 from client_worker.client import FederatedClient
-from client_worker.numpy_model import NumpyModel
-from coordinator_worker.coordinator import FederatedCoordinator
+from client_worker.models.numpy_model import NumpyModel
+from client_worker.training import scaffold
+from coordinator_worker.aggregation.coordinator import FederatedCoordinator
 from experiments.data import Images
-from shared.evaluation import Evaluation
-from shared.layout import Array, Weights
+from warren_shared.tensors.evaluation import Evaluation
+from warren_shared.tensors.layout import Array, Weights
 
 
 class WithControls:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from shared.update import Update
+from warren_shared.tensors.update import Update
 
 Array = np.ndarray[Any, Any]
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]

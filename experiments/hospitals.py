@@ -19,15 +19,15 @@ import numpy as np
 
 from client_worker.client import FederatedClient
 from client_worker.models import softmax_regression
-from coordinator_worker.coordinator import FederatedCoordinator
+from coordinator_worker.aggregation.coordinator import FederatedCoordinator
 from experiments.command import run
 from experiments.data import heart_disease
 from experiments.federation import WithControls
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
-from shared.evaluation import of_scores
-from shared.messages import LocalTraining
-from shared.progress import through
+from warren_shared.observability.progress import through
+from warren_shared.protocol.messages import LocalTraining
+from warren_shared.tensors.evaluation import of_scores
 
 Array = np.ndarray[Any, Any]
 Site = tuple[Array, Array]

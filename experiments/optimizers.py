@@ -24,8 +24,8 @@ from experiments.data import Images, fashion_mnist
 from experiments.federation import Federation
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
-from shared.messages import LocalTraining
-from shared.progress import through
+from warren_shared.observability.progress import through
+from warren_shared.protocol.messages import LocalTraining
 
 Array = np.ndarray[Any, Any]
 CLIENTS, LAST = 100, 10

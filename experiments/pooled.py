@@ -21,16 +21,16 @@ import numpy as np
 
 from client_worker.client import FederatedClient
 from client_worker.models import linear_regression, linear_svm
-from client_worker.numpy_model import NumpyModel
-from coordinator_worker.coordinator import FederatedCoordinator
+from client_worker.models.numpy_model import NumpyModel
+from coordinator_worker.aggregation.coordinator import FederatedCoordinator
 from experiments.command import run
 from experiments.data import credit_default, heart_disease
 from experiments.federation import WithControls
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
 from experiments.vectors import flat
-from shared.messages import LocalTraining
-from shared.progress import through
+from warren_shared.observability.progress import through
+from warren_shared.protocol.messages import LocalTraining
 
 Array = np.ndarray[Any, Any]
 Site = tuple[Array, Array]

@@ -28,8 +28,8 @@ from experiments.federation import Federation
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
 from experiments.vectors import flat, shaped
-from shared.progress import through
-from shared.update import Update
+from warren_shared.observability.progress import through
+from warren_shared.tensors.update import Update
 
 Array = np.ndarray[Any, Any]
 Attack = Callable[[Array, Array], Array]  # honest deltas, the attackers' own -> what they send

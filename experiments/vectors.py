@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shared.layout import Array
+from warren_shared.tensors.layout import Array
 
 
 def flat(arrays: Sequence[Array]) -> Array:

@@ -3,6 +3,7 @@
 WarrenError                  its message is one line that a user can act on
 ├── ConfigError              crash: bad input; say so, exit 2, lose nothing
 ├── TaskFailed               crash: the user's code failed, also when tried again; exit 1
+├── BrokerConfigError        crash: the operator of the broker has to do something first; exit 1
 ├── BrokerRefused            crash: the broker knows us and says no; exit 1
 │   └── NotThere             crash at start, retry ever after: a queue or an exchange is missing
 ├── BrokerUnavailable        crash at start, retry ever after: nobody answers; exit 1
@@ -16,7 +17,7 @@ starts it again; what was not acknowledged is still in the broker.
 
 from typing import ClassVar, Final
 
-from shared.printable import printable
+from warren_shared.printable import printable
 
 MAX_DETAIL: Final = 600  # characters; what cannot be printed is written out as up to ten
 
@@ -35,6 +36,10 @@ class ConfigError(WarrenError):
 
 class TaskFailed(WarrenError):
     """The user's code failed again and again; the log has its traceback."""
+
+
+class BrokerConfigError(WarrenError):
+    """The broker or its home folder is not as it must be: the operator can put it right."""
 
 
 class BrokerRefused(WarrenError):

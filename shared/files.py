@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from warren_shared.errors import ConfigError
+
 PRIVATE: Final = 0o600
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 # Tightened, these would shut everybody else out of the machine.
@@ -89,3 +91,49 @@ def _create(path: Path, mode: int) -> None:
         os.fchmod(descriptor, mode)
     finally:
         os.close(descriptor)
+
+
+def writable(folder: Path, flag: str, *, private: bool = True) -> Path:
+    """``folder``, made if need be; ConfigError in the name of ``flag`` if it takes no files.
+
+    ``private``: nobody else may look into it, whatever the umask and its mode so far.
+    """
+    try:
+        if private:
+            private_folder(folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        said = error.strerror or str(error)
+        raise ConfigError(f"{flag} {folder} cannot be written: {said}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{flag} {folder} cannot be written: permission denied")
+    return folder
+
+
+def write_private(path: Path, text: str, mode: int = PRIVATE) -> None:
+    """Replace ``path`` in one step by a file of ``mode``, unless it says ``text`` already.
+
+    Never by opening it and changing its mode afterwards: between the two anybody could read a
+    password, and a crash would leave half a file. What is already said needs no room on a disk
+    that is full.
+    """
+    private_folder(path.parent)
+    if _says(path, text):
+        path.chmod(mode)
+        return
+    # Always the same name: what a kill leaves here is replaced, and no second copy of a secret.
+    temporary = path.with_name(f".{path.name}.tmp")
+    with replacing(path, temporary, mode=PRIVATE), temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), mode)
+        file.flush()
+        os.fsync(file.fileno())
+    flush_folder(path.parent)
+
+
+def _says(path: Path, text: str) -> bool:
+    try:
+        return path.read_text(encoding="utf-8") == text
+    except (FileNotFoundError, UnicodeDecodeError):
+        return False

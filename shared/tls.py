@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from shared.errors import ConfigError
+from warren_shared.errors import ConfigError
 
 _BLOCK: Final = re.compile(
     rb"-----BEGIN (?P<label>[A-Z0-9 ]+)-----(?P<body>.*?)-----END (?P=label)-----", re.DOTALL
@@ -29,7 +29,8 @@ class Broker:
 
     ``ca`` is who may vouch for the broker (default: whoever the system trusts);
     ``tls_certificate`` and ``tls_key`` are who we are, if we prove it by certificate. ``proxy`` and
-    ``token_file`` are the settings of those names (`shared.proxy`, `shared.token`).
+    ``token_file`` are the settings of those names (`warren_shared.amqp.proxy`,
+    `warren_shared.amqp.token`).
     """
 
     url: str

@@ -18,10 +18,12 @@ from typing import IO, Any, Final, NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
-from shared.chunks import digest
-from shared.errors import ConfigError
-from shared.files import replacing
-from shared.layout import (
+from warren_shared.errors import ConfigError
+from warren_shared.files import replacing
+from warren_shared.protocol.codec import tensor_entries
+from warren_shared.protocol.messages import MAX_TENSORS
+from warren_shared.protocol.transfer import digest
+from warren_shared.tensors.layout import (
     CONTROL,
     DTYPES,
     STATISTIC,
@@ -32,8 +34,6 @@ from shared.layout import (
     bytes_of,
     role_by_name,
 )
-from shared.messages import MAX_TENSORS
-from shared.wire import tensor_entries
 
 Facts = Mapping[str, str]
 

@@ -112,7 +112,7 @@ class _Effects:
 def _command(told: dict[str, Any], report: int, output: int) -> None:
     """In a child: run the command, effects into ``report``, what it prints into ``output``."""
     from broker_config import cli
-    from broker_config.management import Management
+    from broker_config.broker.management_api import Management
 
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -142,8 +142,8 @@ def _warm_up() -> None:
     """Load what a command loads, so that no child has to."""
     import broker_config.cli
     import broker_config.commands  # noqa: F401
-    from broker_config.errors import BrokerConfigError
-    from broker_config.management import Management
+    from broker_config.broker.management_api import Management
+    from warren_shared.errors import BrokerConfigError
 
     with Management("http://guest:guest@127.0.0.1:1") as nobody, suppress(BrokerConfigError):
         nobody.get("overview")

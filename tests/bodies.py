@@ -4,15 +4,15 @@ import itertools
 import tempfile
 from pathlib import Path
 
-from coordinator_worker.staging import Staging
-from shared import wire
-from shared.chunks import Outgoing
-from shared.messages import Message
+from coordinator_worker.rounds.staging import Staging
+from warren_shared.protocol import codec
+from warren_shared.protocol.messages import Message
+from warren_shared.protocol.transfer import Outgoing
 
 
 def encode(message: Message, data: memoryview | bytes = b"") -> bytes:
     """One message body."""
-    return b"".join(wire.encode(message, data))
+    return b"".join(codec.encode(message, data))
 
 
 def bodies_of(transfer: Outgoing, most: int | None = None) -> list[bytes]:

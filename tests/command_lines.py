@@ -14,15 +14,15 @@ from typing import Final
 import broker_config.cli
 import client_worker.cli
 import coordinator_worker.cli
-from broker_config.arguments import WrongArguments
 from client_worker.settings import ClientSettings
-from coordinator_worker.goal import Goal
-from coordinator_worker.learning import Learning
+from coordinator_worker.aggregation.algorithm import Learning
+from coordinator_worker.rounds.policy import Policy
+from coordinator_worker.rounds.stopping import Goal
 from coordinator_worker.settings import CoordinatorSettings
-from shared.errors import ConfigError
-from shared.flags import nearest
-from shared.settings import load
 from tests.processes import ROOT
+from warren_shared.config.command_line import nearest
+from warren_shared.config.settings import load
+from warren_shared.errors import ConfigError
 
 PROGRAMS: Final[dict[str, Callable[[list[str]], int]]] = {
     "broker-config": broker_config.cli.main,
@@ -112,7 +112,7 @@ def _ours(program: str, arguments: list[str]) -> str:
                 broker_config.cli._parser().parse_args(arguments)
         elif not arguments or arguments[0].startswith("-"):
             _load(program, arguments)
-    except (ConfigError, WrongArguments) as error:
+    except ConfigError as error:
         return str(error)
     except SystemExit as end:
         return told.getvalue() if end.code else ""
@@ -138,7 +138,7 @@ def _load(program: str, arguments: list[str]) -> None:
         load(ClientSettings, description="", argv=words, keep_unknown=True)[0].mailboxes()
         return
     settings, _ = load(CoordinatorSettings, description="", argv=words)
-    Learning.of(settings).policy(settings)
+    Policy.from_settings(settings, Learning.of(settings).aggregator)
     Goal.of(settings)
 
 

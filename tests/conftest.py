@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from broker_config import node as private_node
-from broker_config.federation import Federation, Fleet
-from broker_config.management import Management
-from broker_config.ports import Ports
+from broker_config.broker.management_api import Management
+from broker_config.declaration.federation import Federation, Fleet
+from broker_config.node import lifecycle as private_node
+from broker_config.node.ports import Ports
+from broker_config.node.record import Node
 from tests.ports import free_port
 
 # On two shared cores an example may take long for reasons that are not the code's.
@@ -44,12 +45,12 @@ _brokers: set[str] = set()
 
 
 @pytest.fixture(scope="session")
-def seen(pytestconfig: pytest.Config) -> Callable[[private_node.Node], private_node.Node]:
+def seen(pytestconfig: pytest.Config) -> Callable[[Node], Node]:
     """Says which broker a node is, once, and lets no test begin on one that is not wanted."""
     terminal = pytestconfig.pluginmanager.get_plugin("terminalreporter")
     capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
 
-    def see(node: private_node.Node) -> private_node.Node:
+    def see(node: Node) -> Node:
         with node.manage() as management:
             found = management.get("overview")
         version = found["rabbitmq_version"]
@@ -74,8 +75,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def node(
-    seen: Callable[[private_node.Node], private_node.Node],
-) -> Iterator[private_node.Node]:
+    seen: Callable[[Node], Node],
+) -> Iterator[Node]:
     """A private node, stopped at the end."""
     # Not under pytest's own temporary folders: those outlive the run, and so would the passwords.
     home = Path(tempfile.mkdtemp(prefix="warren-tests-"))
@@ -95,7 +96,7 @@ class Place:
     """A federation of its own on the test node: clients ``CLIENTS`` and the fleet ``FLEET``."""
 
     name: str
-    node: private_node.Node
+    node: Node
     urls: dict[str, str]
     management: Management
 
@@ -108,7 +109,7 @@ class Place:
 
 @contextmanager
 def new_place(
-    node: private_node.Node, clients: Sequence[str] = CLIENTS, fleet: Fleet = FLEET
+    node: Node, clients: Sequence[str] = CLIENTS, fleet: Fleet = FLEET
 ) -> Iterator[Place]:
     """A fresh federation; its vhost goes with the block."""
     federation = Federation(f"test-{next(_numbers)}", clients=tuple(clients), fleets=(fleet,))
@@ -123,7 +124,7 @@ def new_place(
 
 
 @pytest.fixture
-def place(node: private_node.Node) -> Iterator[Place]:
+def place(node: Node) -> Iterator[Place]:
     """A fresh federation; its vhost goes with the test."""
     with new_place(node) as found:
         yield found

@@ -5,8 +5,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from broker_config import node_files
-from broker_config.node import Node
+from broker_config.node import config_files
+from broker_config.node.lifecycle import Node
 
 
 def evaluate(node: Node, expression: str) -> str:
@@ -19,7 +19,7 @@ def evaluate(node: Node, expression: str) -> str:
         f"io:format(\"~0p\",[rpc:call('{node.name}',erl_eval,exprs,[E,[]],20000)]),halt()."
     )
     flags = ["-noinput", "-hidden", "-start_epmd", "false", "-sname", f"ask-{node.pid}@localhost"]
-    environment = node_files.environment(node.folder, node.name, node.ports)
+    environment = config_files.environment(node.folder, node.name, node.ports)
     said = subprocess.run(
         [erl, *flags, "-kernel", "inet_dist_use_interface", "{127,0,0,1}", "-eval", ask],
         env={**environment, "ERL_AFLAGS": ""},

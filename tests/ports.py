@@ -2,7 +2,7 @@
 
 import secrets
 
-from broker_config.ports import is_free
+from broker_config.node.ports import is_free
 
 
 def free_port() -> int:

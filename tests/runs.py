@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from coordinator_worker import archive, checkpoint
-from coordinator_worker.audit import Audit
-from coordinator_worker.roster import Member
-from coordinator_worker.round import Entry
+from coordinator_worker.rounds.round import Entry
 from coordinator_worker.settings import CoordinatorSettings
-from coordinator_worker.setup import setup_of, since
-from coordinator_worker.state import State
-from shared import weights_file
-from shared.layout import Weights
+from coordinator_worker.state.roster import Member
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint, version_archive
+from coordinator_worker.storage.audit_log import Audit
+from coordinator_worker.storage.provenance import setup_of, since
+from warren_shared import weights_file
+from warren_shared.tensors.layout import Weights
 
 RUN = "ab" * 4
 SETTINGS = CoordinatorSettings(broker_url="amqp://a:b@localhost/f")
@@ -48,7 +48,7 @@ def federation(folder: Path, rounds: int = 6, **more: Any) -> State:
         audit.aggregated(
             version, [Entry(name, version - 1, 100, 1.0, "ef", "00") for name in clients], None
         )
-        archive.write(folder, state, weights_file.digest(state.weights.buffer))
+        version_archive.write(folder, state, weights_file.digest(state.weights.buffer))
     members = {
         "alfa": Member(1.0, 2.0, rounds, rounds, 100),
         "bravo": Member(1.0, 2.0, rounds - 1, 3, 100),

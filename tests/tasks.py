@@ -9,7 +9,7 @@ import numpy as np
 
 from client_worker import Task
 from client_worker.models import linear_regression
-from shared.layout import Array
+from warren_shared.tensors.layout import Array
 
 
 class Line:

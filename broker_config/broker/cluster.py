@@ -6,15 +6,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from broker_config import names
-from broker_config.check import Difference
-from broker_config.errors import BrokerConfigError
+from broker_config.broker.drift import Difference
+from warren_shared import naming
+from warren_shared.errors import BrokerConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from broker_config.management import Management
-    from broker_config.topology import Queue, Topology
+    from broker_config.broker.management_api import Management
+    from broker_config.declaration.topology import Queue, Topology
 
 MEMBERS: Final = 3  # of a quorum queue, as RabbitMQ makes it by default; any one may be lost
 
@@ -60,7 +60,7 @@ def places(topology: Topology, missing: Iterable[str], management: Management) -
     wanted = set(missing)
     found: dict[str, str] = {}
     for queue in topology.queues:
-        if queue.name not in wanted or names.owner_of_mailbox(queue.name) is None:
+        if queue.name not in wanted or naming.owner_of_mailbox(queue.name) is None:
             continue
         free = [node for node in running if node != at.get(queue.apart_from)]
         if not free:

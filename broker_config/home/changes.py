@@ -11,11 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from broker_config import access
-from broker_config.apply import perform, plan, put_bounds
+from broker_config.broker import revocation
+from broker_config.broker.apply import perform, plan, put_bounds
 from broker_config.broker.cluster import is_cluster
-from broker_config.certificates import Authority
-from broker_config.credentials import (
+from broker_config.declaration.federation import load, save
+from broker_config.declaration.topology import topology
+from broker_config.home.marks import revoked, rotating
+from broker_config.secrets.bundles import (
     Address,
     bundle_path,
     load_passwords,
@@ -23,19 +25,17 @@ from broker_config.credentials import (
     save_passwords,
     write_bundles,
 )
-from broker_config.errors import BrokerConfigError
-from broker_config.federation import load, save
-from broker_config.home.marks import revoked, rotating
-from broker_config.names import WATCHER_USER
-from broker_config.topology import topology
+from broker_config.secrets.certificates import Authority
+from warren_shared.errors import BrokerConfigError
+from warren_shared.naming import WATCHER_USER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from broker_config.check import Difference
-    from broker_config.federation import Federation
-    from broker_config.management import Management
+    from broker_config.broker.drift import Difference
+    from broker_config.broker.management_api import Management
+    from broker_config.declaration.federation import Federation
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def finish_revocations(homes: Homes, vhost: str, management: Management) -> None
     names = revoked(homes.folder).names()
     if not names:
         return
-    for name in access.with_access(vhost, names, management):
-        access.revoke(vhost, name, management)
+    for name in revocation.with_access(vhost, names, management):
+        revocation.revoke(vhost, name, management)
     passwords = load_passwords(homes.credentials)
     gone = [name for name in names if name in passwords and management.get("users", name) is None]
     _forget_secrets(homes, names, gone)
@@ -149,7 +149,7 @@ def revoke(
         revoked(homes.folder).put(names)
     except OSError:
         is_marked = False
-    gone = [name for name in names if access.revoke(federation.name, name, management)]
+    gone = [name for name in names if revocation.revoke(federation.name, name, management)]
     rest = federation.without(name for name in names if name in federation.users)
     put_bounds(topology(rest), management)
     try:
@@ -174,7 +174,7 @@ def _check_known(
     known = {*federation.users, *revoked(homes.folder).names()}
     unknown = [name for name in names if name not in known]
     # Whom an earlier version forgot while the broker still let it in.
-    forgotten = access.contributors(federation.name, management) if unknown else []
+    forgotten = revocation.contributors(federation.name, management) if unknown else []
     federation.without(name for name in unknown if name not in forgotten)
 
 
@@ -232,5 +232,5 @@ def _replace(
     management: Management,
 ) -> None:
     users = {user.name: user for user in topology(federation).users}
-    access.replace_passwords([users[name] for name in names], passwords, management)
+    revocation.replace_passwords([users[name] for name in names], passwords, management)
     rotating(homes.credentials).drop(names)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from broker_config.errors import BrokerConfigError
+from warren_shared.errors import BrokerConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,9 +13,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from broker_config.files import private_folder
-from broker_config.names import USER_PATTERN
-from shared.files import PRIVATE, flush_folder
+from warren_shared.files import PRIVATE, flush_folder, private_folder
+from warren_shared.naming import USER_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from client_worker.check import check
 from client_worker.settings import ClientSettings
-from shared import findings, settings
+from warren_shared.config import settings
+from warren_shared.service import health_check
 
 ABOUT = (
     "Look for what would keep this client from its work: settings, broker, permissions, mailbox,"
@@ -21,10 +22,10 @@ def run(argv: list[str]) -> None:
     own.add_argument("--no-train", action="store_true", help="make the task, but do not train it")
     asked, words = own.parse_known_args(argv)
 
-    def found() -> Iterator[findings.Finding]:
+    def found() -> Iterator[health_check.Finding]:
         given, rest = settings.load(
             ClientSettings, description=ABOUT, argv=words, keep_unknown=True, own=own
         )
         yield from check(given, rest, train=not asked.no_train)
 
-    findings.show(found())
+    health_check.show(found())

@@ -1,7 +1,8 @@
 """``client-worker evaluate``: what a model is worth on a task's validation data."""
 
 from client_worker.evaluate import EvaluateSettings, evaluate
-from shared import settings, strict_json
+from warren_shared import strict_json
+from warren_shared.config import settings
 
 ABOUT = (
     "Print what a model is worth on the validation data of a task, as a JSON object of figures."

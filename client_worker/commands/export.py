@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from client_worker.export import ExportSettings, export
-from shared import settings
+from warren_shared.config import settings
 
 ABOUT = (
     "Write the weights in a file as another program loads them, with the architecture of a task:"

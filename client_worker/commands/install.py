@@ -1,8 +1,8 @@
 """``client-worker install``: have systemd run this worker."""
 
-from shared import units
+from warren_shared.service import systemd
 
 
 def run(argv: list[str]) -> None:
     """Write the unit, and say what to do next."""
-    units.install(units.CLIENT, units.flags(units.CLIENT).parse_args(argv))
+    systemd.install(systemd.CLIENT, systemd.flags(systemd.CLIENT).parse_args(argv))

@@ -1,10 +1,10 @@
 """Models that need nothing but numpy, one function each that makes a TrainableModel."""
 
-from client_worker.models.clustering import KMeans, k_means
+from client_worker.models.kmeans import KMeans, k_means
 from client_worker.models.linear import linear_regression, logistic_regression, softmax_regression
-from client_worker.models.network import mlp
-from client_worker.models.scikit import SklearnModel
-from client_worker.models.vector_machine import RandomFeatures, linear_svm, random_features
+from client_worker.models.mlp import mlp
+from client_worker.models.sklearn_model import SklearnModel
+from client_worker.models.svm import RandomFeatures, linear_svm, random_features
 
 __all__ = [
     "KMeans",

@@ -9,8 +9,8 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-from client_worker.greetings import without_greetings
-from shared.errors import ConfigError
+from client_worker.models.tensorflow_log import without_greetings
+from warren_shared.errors import ConfigError
 
 __all__ = ["keras", "tf"]
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from client_worker.models.keras_backend import keras, tf
-from client_worker.tasks.example_count import (
+from client_worker.training.example_count import (
     INFINITE,
     check_batched,
     is_dataset,
@@ -17,7 +17,7 @@ from client_worker.tasks.example_count import (
     is_told_its_length,
     rows,
 )
-from shared.errors import ConfigError
+from warren_shared.errors import ConfigError
 
 EVALUATION_BATCH: Final = 1024
 PARTS: Final = ("x", "y", "sample_weight")

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from client_worker.guide import Guide
 from client_worker.models.keras_backend import keras, tf
-from shared.errors import ConfigError
-from shared.layout import Array
+from client_worker.training.plan import Guide
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.layout import Array
 
 MOST_SKIPPED: Final = 30  # steps that a loss scale which is too high may cost
 TOLERANCE: Final = 0.05  # relative, of norms; a gradient that is scaled differs by a factor

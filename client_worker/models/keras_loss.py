@@ -9,10 +9,16 @@ import numpy as np
 
 from client_worker.models.keras_backend import keras, tf
 from client_worker.models.keras_data import Parts
-from client_worker.tasks.example_count import is_dataset, is_py_dataset
-from shared.errors import ConfigError
-from shared.evaluation import MOST_CLASSES, Evaluation, most_likely, of_classes, of_scores
-from shared.layout import Array
+from client_worker.training.example_count import is_dataset, is_py_dataset
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.evaluation import (
+    MOST_CLASSES,
+    Evaluation,
+    most_likely,
+    of_classes,
+    of_scores,
+)
+from warren_shared.tensors.layout import Array
 
 KINDS: Final = {
     "binary_crossentropy": ("BinaryCrossentropy", "bce", "binary_crossentropy"),

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from client_worker.numpy_model import NumpyModel, classes_from_zero, flat_labels
-from shared.errors import ConfigError
-from shared.evaluation import Evaluation, most_likely, of_classes, of_scores
-from shared.layout import Array
+from client_worker.models.numpy_model import NumpyModel, classes_from_zero, flat_labels
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.evaluation import Evaluation, most_likely, of_classes, of_scores
+from warren_shared.tensors.layout import Array
 
 Step = tuple[float, list[Array]]
 

@@ -1,1 +1,1 @@
-"""The client while it runs."""
+"""The client worker while it runs: its connection, mailbox, kept updates and listeners."""

@@ -6,10 +6,10 @@ from typing import Any, Final
 import numpy as np
 
 from client_worker.client import FederatedClient
-from client_worker.runtime.failures import reason_of
-from client_worker.tasks.example_count import INFINITE, is_dataset, is_py_dataset
-from shared.errors import WarrenError
-from shared.findings import Finding, fail
+from client_worker.tasks.failures import reason_of
+from client_worker.training.example_count import INFINITE, is_dataset, is_py_dataset
+from warren_shared.errors import WarrenError
+from warren_shared.service.health_check import Finding, fail
 
 MAX_BATCHES: Final = 10_000  # of a dataset that are looked at
 

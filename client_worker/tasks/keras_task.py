@@ -4,11 +4,11 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from client_worker.keras_model import KerasModel
 from client_worker.models.keras_backend import keras
-from client_worker.task import Task
-from shared.errors import ConfigError
-from shared.flags import nearest
+from client_worker.models.keras_model import KerasModel
+from client_worker.tasks.task import Task
+from warren_shared.config.command_line import nearest
+from warren_shared.errors import ConfigError
 
 OWN: Final = ("num_examples", "update_rule", "local", "ditto")  # options that are the client's
 REFUSED: Final = {  # options of Keras's fit, and what does the same here

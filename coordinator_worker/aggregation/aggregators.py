@@ -12,7 +12,7 @@ from typing import Final
 from coordinator_worker.aggregation import robust
 from coordinator_worker.aggregation.named import choose
 from coordinator_worker.aggregation.robust import Rule
-from shared.errors import Rejected
+from warren_shared.errors import Rejected
 
 NO_LOCAL_STEPS: Final = (
     "FedNova needs the number of local steps and the update does not say it: have the task's fit"
@@ -57,8 +57,8 @@ class Aggregator:
     w_k = ``weigh(k)``, c_k = ``scale(k)``. With a ``rule`` it decides instead, given c_k d_k and
     w_k; it needs ``least`` updates, and with ``centered`` it is told the last round's D.
 
-    Statistics (`shared.layout`) are a mean weighted by ``weigh_statistics(k)``, nothing else; with
-    a rule, what the rule makes of each coordinate by itself.
+    Statistics (`warren_shared.tensors.layout`) are a mean weighted by ``weigh_statistics(k)``,
+    nothing else; with a rule, what the rule makes of each coordinate by itself.
     """
 
     weigh: Figure

@@ -8,10 +8,10 @@ import numpy as np
 
 from coordinator_worker.aggregation.aggregators import Aggregator, Contribution
 from coordinator_worker.aggregation.stack import MemoryRow, Row, Stack
-from coordinator_worker.fold import WeightedSum, sum_of_squares
-from shared.errors import ConfigError
-from shared.layout import STATISTIC, Array, Layout, Weights, bytes_of
-from shared.update import Update
+from coordinator_worker.aggregation.weighted_sum import WeightedSum, sum_of_squares
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.layout import STATISTIC, Array, Layout, Weights, bytes_of
+from warren_shared.tensors.update import Update
 
 
 class Delta(NamedTuple):

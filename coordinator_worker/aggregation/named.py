@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from shared.errors import ConfigError
-from shared.flags import nearest
-from shared.wording import and_, valid
+from warren_shared.config.command_line import nearest
+from warren_shared.config.validation_messages import and_, valid
+from warren_shared.errors import ConfigError
 
 T = TypeVar("T")
 

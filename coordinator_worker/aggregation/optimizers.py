@@ -15,9 +15,9 @@ import numpy as np
 
 from coordinator_worker.aggregation.cohort import Delta
 from coordinator_worker.aggregation.named import choose
-from coordinator_worker.fold import BLOCK
-from shared.errors import WarrenError
-from shared.layout import STATISTIC, Array, Layout, Weights
+from coordinator_worker.aggregation.weighted_sum import BLOCK
+from warren_shared.errors import WarrenError
+from warren_shared.tensors.layout import STATISTIC, Array, Layout, Weights
 
 Slots = dict[str, Weights]
 Step = Callable[[Array, Array, Sequence[Array], Array], None]  # D, x, slots, scratch

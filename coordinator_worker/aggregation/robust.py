@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from coordinator_worker.aggregation.stack import Matrix, Stack, median_of_columns, squared_distances
-from shared.layout import Array, Weights
+from warren_shared.tensors.layout import Array, Weights
 
 Rule = Callable[[Stack, Matrix, Weights], None]
 

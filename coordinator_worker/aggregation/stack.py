@@ -11,7 +11,15 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from shared.layout import STATISTIC, TRAINABLE, Array, Layout, Role, Weights, bytes_of
+from warren_shared.tensors.layout import (
+    STATISTIC,
+    TRAINABLE,
+    Array,
+    Layout,
+    Role,
+    Weights,
+    bytes_of,
+)
 
 BLOCK_BYTES: Final = 8 << 20
 

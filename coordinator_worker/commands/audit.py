@@ -2,8 +2,8 @@
 
 import argparse
 
-from coordinator_worker.audited import AuditSettings, show, verify
-from shared import settings
+from coordinator_worker.versions.audit_report import AuditSettings, show, verify
+from warren_shared.config import settings
 
 ABOUT = (
     "Say exactly whose updates made a model, from the audit log in the checkpoint folder; without a"

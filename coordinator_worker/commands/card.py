@@ -5,10 +5,10 @@ import sys
 import time
 from pathlib import Path
 
-from coordinator_worker.card import card
-from coordinator_worker.past import ModelSettings, Past
-from shared import settings
-from shared.errors import WarrenError
+from coordinator_worker.versions.model_card import card
+from coordinator_worker.versions.registry import ModelSettings, Past
+from warren_shared.config import settings
+from warren_shared.errors import WarrenError
 
 ABOUT = (
     "Write a model card in Markdown: what the model is, who trained it on how much data, how, with"

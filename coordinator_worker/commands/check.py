@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from coordinator_worker.check import check
 from coordinator_worker.settings import CoordinatorSettings
-from shared import findings, settings
+from warren_shared.config import settings
+from warren_shared.service import health_check
 
 ABOUT = (
     "Look for what would keep this coordinator from its work: settings, broker, permissions,"
@@ -16,8 +17,8 @@ ABOUT = (
 def run(argv: list[str]) -> None:
     """Print the findings."""
 
-    def found() -> Iterator[findings.Finding]:
+    def found() -> Iterator[health_check.Finding]:
         given, _ = settings.load(CoordinatorSettings, description=ABOUT, argv=argv)
         yield from check(given)
 
-    findings.show(found())
+    health_check.show(found())

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from coordinator_worker.dashboard.run import save, serve
-from shared import service, settings
+from warren_shared.config import settings
+from warren_shared.service import lifecycle
 
 ABOUT = (
     "Show a federation in a browser: quorum, metrics, who took part in which round, staleness,"
@@ -27,7 +28,7 @@ def run(argv: list[str]) -> None:
         save(given, asked.save)
         return
     stopped = threading.Event()
-    service.on_stop_signal(lambda: threading.Thread(target=stopped.set).start())
+    lifecycle.on_stop_signal(lambda: threading.Thread(target=stopped.set).start())
     serve(given, (asked.address, asked.port), stopped, _say)
 
 

@@ -4,9 +4,9 @@ import argparse
 
 from pydantic import Field
 
-from coordinator_worker.diff import show
-from coordinator_worker.past import MODEL_HELP, ModelSettings, Past
-from shared import settings
+from coordinator_worker.versions.diff import show
+from coordinator_worker.versions.registry import MODEL_HELP, ModelSettings, Past
+from warren_shared.config import settings
 
 ABOUT = (
     "Say how model B differs from model A, tensor by tensor, and what each is worth. Needs no"

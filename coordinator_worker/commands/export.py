@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from coordinator_worker.export import export
-from coordinator_worker.past import MODEL_HELP, ModelSettings, Past
-from shared import settings
+from coordinator_worker.versions.export import export
+from coordinator_worker.versions.registry import MODEL_HELP, ModelSettings, Past
+from warren_shared.config import settings
 
 ABOUT = (
     "Write a version of the model to a file, in the format that its name ends in: .npz,"

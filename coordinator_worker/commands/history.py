@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from coordinator_worker import history
-from shared import settings
+from coordinator_worker.versions import history
+from warren_shared.config import settings
 
 ABOUT = (
     "Print the figures of each round, from the checkpoint, which keeps the newest 1000; or write"
@@ -31,7 +31,7 @@ def run(argv: list[str]) -> None:
     if asked.csv is not None:
         history.to_csv(state.history, asked.csv)
     if asked.tensorboard is not None:
-        from coordinator_worker.curves import export
+        from coordinator_worker.monitoring.tensorboard import export
 
         export(state.history, asked.tensorboard, state.run)
     if asked.json:

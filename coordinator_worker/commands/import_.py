@@ -5,11 +5,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from coordinator_worker.export import weights_of
-from coordinator_worker.past import ModelSettings
-from coordinator_worker.rollback import import_model
-from shared import settings
-from shared.broker_url import BrokerUrl
+from coordinator_worker.versions.export import weights_of
+from coordinator_worker.versions.registry import ModelSettings
+from coordinator_worker.versions.rollback import import_model
+from warren_shared.amqp.broker_url import BrokerUrl
+from warren_shared.config import settings
 
 ABOUT = (
     "Begin a run with weights from a file: they become version 0 in a checkpoint folder that is"

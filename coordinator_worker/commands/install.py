@@ -1,8 +1,8 @@
 """``coordinator-worker install``: have systemd run this worker."""
 
-from shared import units
+from warren_shared.service import systemd
 
 
 def run(argv: list[str]) -> None:
     """Write the unit, and say what to do next."""
-    units.install(units.COORDINATOR, units.flags(units.COORDINATOR).parse_args(argv))
+    systemd.install(systemd.COORDINATOR, systemd.flags(systemd.COORDINATOR).parse_args(argv))

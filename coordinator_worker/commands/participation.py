@@ -1,7 +1,7 @@
 """``coordinator-worker participation``: who takes part, from the checkpoint."""
 
-from coordinator_worker.report import ReportSettings, report
-from shared import settings
+from coordinator_worker.terminal.participation import ReportSettings, report
+from warren_shared.config import settings
 
 ABOUT = (
     "Print who takes part, from the checkpoint: who is in the newest model, who is late, who has"

@@ -2,8 +2,8 @@
 
 import argparse
 
-from coordinator_worker.rejected import delete_all, show
-from shared import settings
+from coordinator_worker.terminal.rejected import delete_all, show
+from warren_shared.config import settings
 
 ABOUT = (
     "List what was rejected and why, newest first, and how many for each reason: the messages in"

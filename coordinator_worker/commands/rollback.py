@@ -2,9 +2,9 @@
 
 import argparse
 
-from coordinator_worker.past import MODEL_HELP, ModelSettings
-from coordinator_worker.rollback import rollback
-from shared import settings
+from coordinator_worker.versions.registry import MODEL_HELP, ModelSettings
+from coordinator_worker.versions.rollback import rollback
+from warren_shared.config import settings
 
 ABOUT = (
     "Make the next version of an older one: it has the older one's weights and a number of its own,"

@@ -2,9 +2,9 @@
 
 from pydantic import Field
 
-from coordinator_worker.past import ModelSettings
-from coordinator_worker.versions import show
-from shared import settings
+from coordinator_worker.versions.listing import show
+from coordinator_worker.versions.registry import ModelSettings
+from warren_shared.config import settings
 
 ABOUT = (
     "List the versions of the model in the checkpoint folder: when each was made, of what, and what"

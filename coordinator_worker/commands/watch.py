@@ -8,11 +8,12 @@ from typing import Any, Final
 from rich.console import Console
 from rich.live import Live
 
-from coordinator_worker import ticker
-from coordinator_worker.board import Board, Still
-from coordinator_worker.watch import Follower, last_word
-from shared import service, settings
-from shared.errors import ConfigError
+from coordinator_worker.monitoring.follower import Follower, last_word
+from coordinator_worker.terminal import event_lines
+from coordinator_worker.terminal.view import Board, Still
+from warren_shared.config import settings
+from warren_shared.errors import ConfigError
+from warren_shared.service import lifecycle
 
 ABOUT = (
     "Show a running federation: quorum, rounds, metrics, and each client's lag, staleness, bytes,"
@@ -53,11 +54,11 @@ def show(given: settings.WatcherSettings) -> None:
 def follow(given: settings.WatcherSettings) -> None:
     """Show it live: a table on a terminal, lines elsewhere."""
     stopped = threading.Event()
-    service.on_stop_signal(lambda: threading.Thread(target=stopped.set).start())
+    lifecycle.on_stop_signal(lambda: threading.Thread(target=stopped.set).start())
     console = Console()
 
     def changed(event: dict[str, Any]) -> None:
-        if not console.is_terminal and (line := ticker.line(event)) is not None:
+        if not console.is_terminal and (line := event_lines.line(event)) is not None:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         if event.get("event") == "federation.finished":
             stopped.set()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Final
 
-from shared import strict_json
+from warren_shared import strict_json
 
 SCRIPTS: Final = ("draw.js", "charts.js", "tables.js", "page.js")
 

@@ -4,12 +4,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from coordinator_worker.dashboard.frames import Frames
 from coordinator_worker.dashboard.page import page
 from coordinator_worker.dashboard.server import DashboardServer
-from coordinator_worker.watch import Follower, last_word
-from shared.errors import ConfigError
-from shared.settings import WorkerSettings
+from coordinator_worker.dashboard.sse import Frames
+from coordinator_worker.monitoring.follower import Follower, last_word
+from warren_shared.config.settings import WorkerSettings
+from warren_shared.errors import ConfigError
 
 
 def serve(

@@ -8,8 +8,8 @@ from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from coordinator_worker.dashboard.frames import Frames
 from coordinator_worker.dashboard.page import page
+from coordinator_worker.dashboard.sse import Frames
 
 MOST_BROWSERS: Final = 64
 SLOW_S: Final = 15.0  # a browser that takes nothing for so long is let go

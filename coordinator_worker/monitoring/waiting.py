@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from coordinator_worker.standing import Client
-from shared.log import Log
+from coordinator_worker.monitoring.client_view import Client
+from warren_shared.observability.log import Log
 
 log = Log(__name__)
 

@@ -7,7 +7,7 @@ from math import nan
 from typing import Final
 
 from coordinator_worker.trust.shares import Judgement, factors, judge, kept_names
-from shared.evaluation import Counts, Evaluation, ScoreCounts, pool
+from warren_shared.tensors.evaluation import Counts, Evaluation, ScoreCounts, pool
 
 MOST_TABLES: Final = 64  # that are held one by one, those of the most examples; 12 kB each
 MOST_LEFT_OUT: Final = 32  # clients without which tables are pooled: 10 ms each, and 3 % at most

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from shared.log import Log
+from warren_shared.observability.log import Log
 
 log = Log(__name__)
 

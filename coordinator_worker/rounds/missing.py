@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from coordinator_worker.state import State
+from coordinator_worker.state.training_state import State
 
 MOST: Final = 200  # asked for each time; of more a sample
 SINCE: Final = 3  # the protocol that knows this notice

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from broker_config.names import mailbox
-from shared.inspection import first_missing
-from shared.log import Log
-from shared.tls import Broker
+from warren_shared.naming import mailbox
+from warren_shared.observability.log import Log
+from warren_shared.service.broker_check import first_missing
+from warren_shared.tls import Broker
 
 log = Log(__name__)
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from shared.errors import Rejected
+from warren_shared.errors import Rejected
 
 
 class ModelSizeLimit:

@@ -9,12 +9,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker_config import node
-from broker_config.credentials import bundle_path
-from broker_config.federation import Federation, Fleet
-from coordinator_worker.picture import Picture
-from coordinator_worker.watch import last_word
-from shared.tls import Broker
+from broker_config.declaration.federation import Federation, Fleet
+from broker_config.node import lifecycle
+from broker_config.node.record import Node
+from broker_config.secrets.bundles import bundle_path
+from coordinator_worker.monitoring.federation_view import Picture
+from coordinator_worker.monitoring.follower import last_word
+from warren_shared.tls import Broker
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -32,7 +33,7 @@ class Scene:
     """The processes, and the broker's node."""
 
     home: Path
-    node: node.Node
+    node: Node
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -87,8 +88,8 @@ def scene(home: Path, rounds: int | None = None) -> Iterator[Scene]:
     sites = (*QUICK, SLOW, AWAY, BROKEN, NEVER)
     federation = Federation(NAME, clients=sites, fleets=(FLEET,), model_bytes=1 << 20)
     with ExitStack() as stack:
-        made = Scene(home, node.up(home, federation))
-        stack.callback(node.down, home)
+        made = Scene(home, lifecycle.up(home, federation))
+        stack.callback(lifecycle.down, home)
         stack.callback(_stop, made)
         for shard, name in enumerate(QUICK):
             made.client(name, shard, examples=300 + 150 * shard, seconds=0.8 + 0.15 * shard)

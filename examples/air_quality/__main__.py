@@ -7,10 +7,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from client_worker.statistics import Statistics
+from client_worker.tasks.feature_statistics import Statistics
 from examples.air_quality import FILES, STATIONS, WHERE
 from examples.stage.fleet import fleet_stage, main
-from shared.layout import Array
+from warren_shared.tensors.layout import Array
 
 ROUNDS, DAYS = 40, 365
 RIDGE = 1e-3

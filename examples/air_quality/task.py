@@ -14,7 +14,7 @@ import numpy as np
 
 from client_worker import Task
 from client_worker.models import linear_regression
-from client_worker.statistics import Statistics, statistics_task
+from client_worker.tasks.feature_statistics import Statistics, statistics_task
 from examples.air_quality import FILES, WHERE
 
 AHEAD_H, DAY_H, YEAR_H = 6, 24, 24 * 365

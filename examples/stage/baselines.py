@@ -5,8 +5,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from examples.stage.study import Records, Site, Study, pooled, score
-from shared.errors import Stopped
-from shared.layout import Array
+from warren_shared.errors import Stopped
+from warren_shared.tensors.layout import Array
 
 if TYPE_CHECKING:
     from client_worker import KerasTask

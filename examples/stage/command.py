@@ -13,16 +13,15 @@ from typing import Any
 
 from rich.console import Console
 
-from broker_config.errors import BrokerConfigError
-from coordinator_worker.figures import size
+from coordinator_worker.text.formatting import size
 from examples.stage.baselines import Comparison
 from examples.stage.federation import Run, Stage
 from examples.stage.html import write_html
 from examples.stage.report import Figures, summary, table, write_json
 from examples.stage.study import Study
 from examples.stage.view import View
-from shared import service
-from shared.errors import ConfigError, WarrenError
+from warren_shared.errors import BrokerConfigError, ConfigError, WarrenError
+from warren_shared.service import lifecycle
 
 Alone = dict[int, dict[str, dict[str, dict[str, float]]]]
 
@@ -48,7 +47,7 @@ def main(study: Study, out: str, argv: Sequence[str] | None = None) -> int:
     given = parser(study, out).parse_args(argv)
     for number in (signal.SIGTERM, signal.SIGHUP):  # leave nothing running then either
         signal.signal(number, signal.default_int_handler)
-    return service.run("demo", lambda: play(replace(study, rounds=given.rounds), given))
+    return lifecycle.run("demo", lambda: play(replace(study, rounds=given.rounds), given))
 
 
 def main_with_data(

@@ -6,17 +6,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker_config import node
-from broker_config.credentials import bundle_path
-from broker_config.federation import Federation
-from coordinator_worker import checkpoint
-from coordinator_worker.board import Board
-from coordinator_worker.state import State
-from coordinator_worker.watch import Watch
+from broker_config.declaration.federation import Federation
+from broker_config.node import lifecycle
+from broker_config.secrets.bundles import bundle_path
+from coordinator_worker.monitoring.follower import Watch
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
+from coordinator_worker.terminal.view import Board
 from examples.stage.processes import Child, ChildFailed
 from examples.stage.study import Study
 from examples.stage.view import View
-from shared.tls import Broker
+from warren_shared.tls import Broker
 
 CLIENTS_READY_S = 120.0
 RUN_S = 300.0
@@ -51,9 +51,9 @@ class Stage:
             unless_complete.callback(self._stop_broker)
             clients = tuple(self._names)
             federation = Federation(clients=clients, fleets=(), encrypt_updates=self._tls)
-            self.node = node.up(self._home, federation, tls="mutual" if self._tls else "")
+            self.node = lifecycle.up(self._home, federation, tls="mutual" if self._tls else "")
             watcher = Broker.from_bundle(bundle_path(self._home, "watcher"))
-            self.version = node.status(self._home).version or "unknown"
+            self.version = lifecycle.status(self._home).version or "unknown"
             unless_complete.enter_context(Watch(watcher, self._view.feed))
             for number, name in enumerate(self._names):
                 task = ("--task", f"{self._study.module}:clinic", *self._study.arguments(number))
@@ -70,7 +70,7 @@ class Stage:
 
     def _stop_broker(self) -> None:
         if not self.keep_broker:
-            node.down(self._home)
+            lifecycle.down(self._home)
 
     def wait_for_clients(self) -> None:
         """Return when every client is connected: TensorFlow takes seconds to load."""

@@ -8,15 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker_config import node
-from broker_config.credentials import bundle_path
-from broker_config.errors import BrokerConfigError
-from broker_config.federation import Federation, Fleet
-from coordinator_worker import checkpoint
-from coordinator_worker.state import State
+from broker_config.declaration.federation import Federation, Fleet
+from broker_config.node import lifecycle
+from broker_config.secrets.bundles import bundle_path
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
 from examples.stage.processes import Child, ChildFailed
-from shared import service
-from shared.errors import ConfigError, WarrenError
+from warren_shared.errors import BrokerConfigError, ConfigError, WarrenError
+from warren_shared.service import lifecycle as service
 
 PAUSE_S = 0.1
 
@@ -79,12 +78,12 @@ def fleet_stage(out: Path, fleet: str, size: int, model_bytes: int) -> Iterator[
         raise ConfigError(f"--out {out} cannot be written to: {error.strerror}") from None
     federation = Federation(clients=(), fleets=(Fleet(fleet, size),), model_bytes=model_bytes)
     try:
-        node.up(out / "broker", federation)
+        lifecycle.up(out / "broker", federation)
         yield FleetStage(out, fleet, size)
     except BrokerConfigError as error:
         raise WarrenError(str(error)) from None
     finally:
-        node.down(out / "broker")
+        lifecycle.down(out / "broker")
 
 
 def main(

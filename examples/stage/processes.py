@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from shared.errors import WarrenError
+from warren_shared.errors import WarrenError
 
 BIN = Path(sys.executable).parent
 STOP_S = 10.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from client_worker.greetings import without_greetings
+from client_worker.models.tensorflow_log import without_greetings
 
 if TYPE_CHECKING:
     from client_worker import KerasTask

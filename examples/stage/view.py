@@ -9,8 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from coordinator_worker.board import Board
-from coordinator_worker.figures import size
+from coordinator_worker.terminal.view import Board
+from coordinator_worker.text.formatting import size
 
 
 class View:

@@ -7,8 +7,8 @@ from typing import Final
 
 from dotenv import dotenv_values
 
-from broker_config.names import COORDINATOR_USER, WATCHER_USER, speaks_for
-from shared.errors import ConfigError
+from warren_shared.errors import ConfigError
+from warren_shared.naming import COORDINATOR_USER, WATCHER_USER, speaks_for
 
 CLIENT: Final = "client"
 _STAFF: Final = {

@@ -10,9 +10,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from shared.errors import ConfigError
-from shared.layout import CONTROL, STATISTIC, TRAINABLE, Array, Layout, Role, Weights
-from shared.messages import MAX_NAME
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.layout import (
+    CONTROL,
+    MAX_NAME,
+    STATISTIC,
+    TRAINABLE,
+    Array,
+    Layout,
+    Role,
+    Weights,
+)
 
 LOCAL: Final = "local"  # what a model calls a tensor that stays at its site
 KNOWN: Final = (TRAINABLE, STATISTIC, LOCAL)

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pika
 
-from broker_config.names import CHUNK_BYTES
-from coordinator_worker import checkpoint
-from coordinator_worker.state import State
-from shared.chunks import Outgoing, transfer_fields
-from shared.layout import Weights
-from shared.messages import EvaluationEntry, UpdateManifest
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
 from tests.bodies import bodies_of
 from tests.conftest import CLIENTS, FLEET, Place
 from tests.processes import Worker
+from warren_shared.naming import CHUNK_BYTES
+from warren_shared.protocol.messages import EvaluationEntry, UpdateManifest
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Weights
 
 RUN = "ab" * 4
 WEIGHTS = Weights.of([np.zeros(CHUNK_BYTES // 4 * 2 + 9, np.float32)])  # three chunks

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from client_worker import FederatedClient
-from coordinator_worker import FederatedCoordinator, checkpoint
-from coordinator_worker.state import State
+from coordinator_worker import FederatedCoordinator
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
 from tests import tasks
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.conftest import Place

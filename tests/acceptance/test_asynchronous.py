@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator_worker import checkpoint, roster
-from coordinator_worker.state import State
-from shared.sampling import is_drawn
+from coordinator_worker.state import roster
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
 from tests.acceptance.test_federation import final_weights, start_client, start_coordinator
 from tests.conftest import CLIENTS, Place
 from tests.processes import workers
+from warren_shared.protocol.sampling import is_drawn
 
 
 def last_state(folder: Path) -> State:

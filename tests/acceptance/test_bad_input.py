@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator_worker import checkpoint
-from coordinator_worker.state import State
-from shared.layout import Weights
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
 from tests.processes import Worker, workers
+from warren_shared.tensors.layout import Weights
 
 NOBODY = "amqp://a:b@127.0.0.1:1/f"
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator_worker import checkpoint
-from coordinator_worker.state import State
-from shared.layout import Weights
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
 from tests.acceptance.test_bad_input import NOBODY, run
 from tests.conftest import Place
 from tests.processes import BIN, Worker, workers
+from warren_shared.tensors.layout import Weights
 
 FLEET = NOBODY.replace("a:b", "fleet:b")
 LINE = ("--task", "tests.tasks:line")

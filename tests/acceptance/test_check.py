@@ -10,21 +10,21 @@ import numpy as np
 import pika
 import pytest
 
-from broker_config.names import mailbox
 from client_worker.cli import main as client_main
-from coordinator_worker import checkpoint
 from coordinator_worker.cli import main as coordinator_main
-from coordinator_worker.lease import Lease
-from coordinator_worker.state import State
-from shared.chunks import Outgoing, transfer_fields
-from shared.findings import GIB, room
-from shared.layout import Layout, Weights
-from shared.messages import PROTOCOL, ModelManifest
-from shared.signing import Signer, content_digest
-from shared.wire import encode, tensor_entries
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
+from coordinator_worker.storage.folder_lock import Lease
 from tests.conftest import FLEET, Place
 from tests.processes import KEYS, Worker, workers
 from tests.tasks import line
+from warren_shared.naming import mailbox
+from warren_shared.protocol.codec import encode, tensor_entries
+from warren_shared.protocol.messages import PROTOCOL, ModelManifest
+from warren_shared.protocol.signing import Signer, content_digest
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.service.health_check import GIB, room
+from warren_shared.tensors.layout import Layout, Weights
 
 RUN = "ab" * 4
 LINE = line().client().weights()

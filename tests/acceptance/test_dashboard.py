@@ -15,13 +15,13 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from coordinator_worker.cli import main
-from coordinator_worker.events import Events
-from shared.amqp import Session
-from shared.audience import Audience
+from coordinator_worker.monitoring.event_publisher import Events
 from tests.acceptance.test_watch import federated, round_closed, seen, until
 from tests.browser import chromium, opened
 from tests.conftest import Place
 from tests.processes import BIN, DEADLINE_S, ROOT, workers
+from warren_shared.amqp.session import Session
+from warren_shared.observability.event_bus import Audience
 
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>hacked=1</script>'
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator_worker import checkpoint
+from coordinator_worker.storage import checkpoint
 from tests import documents
 from tests.documents import Block, blocks
 from tests.machines import network

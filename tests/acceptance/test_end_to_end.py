@@ -9,16 +9,16 @@ import pika
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from coordinator_worker import checkpoint
-from coordinator_worker.fanout import Fanout
-from coordinator_worker.notices import Notices
-from shared.amqp import Session
-from shared.layout import Layout, Weights
-from shared.messages import Sealed
-from shared.signing import Signer
-from shared.wire import decode
+from coordinator_worker.runtime.model_publisher import Fanout
+from coordinator_worker.runtime.notices import Notices
+from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
 from tests.processes import ENCRYPT, KEYS, Worker, key_text, workers
+from warren_shared.amqp.session import Session
+from warren_shared.protocol.codec import decode
+from warren_shared.protocol.messages import Sealed
+from warren_shared.protocol.signing import Signer
+from warren_shared.tensors.layout import Layout, Weights
 
 RUN = "ab" * 8
 LAYOUT = Layout.of([np.zeros(8, np.float32)])

@@ -10,17 +10,17 @@ import msgpack
 import numpy as np
 import pytest
 
-from broker_config.names import CHUNK_BYTES
-from coordinator_worker import checkpoint
-from coordinator_worker.state import State
-from shared.amqp import Session
-from shared.chunks import Outgoing, transfer_fields
-from shared.layout import Weights
-from shared.messages import UpdateManifest
-from shared.pipeline import Publication
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
 from tests.bodies import bodies_of
 from tests.conftest import Place
 from tests.processes import Worker, workers
+from warren_shared.amqp.publisher import Publication
+from warren_shared.amqp.session import Session
+from warren_shared.naming import CHUNK_BYTES
+from warren_shared.protocol.messages import UpdateManifest
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Weights
 
 RUN = "ab" * 4
 WEIGHTS = Weights.of([np.zeros(CHUNK_BYTES // 4 * 2 + 9, np.float32)])  # three chunks

@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 
 from client_worker import FederatedClient
-from coordinator_worker import FederatedCoordinator, checkpoint
-from coordinator_worker.audit import NAME
-from coordinator_worker.audited import faults, read, versions
-from coordinator_worker.state import State
-from shared.amqp import Session
-from shared.chunks import Outgoing, transfer_fields
-from shared.layout import Weights
-from shared.messages import UpdateManifest
-from shared.pipeline import Publication
+from coordinator_worker import FederatedCoordinator
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
+from coordinator_worker.storage.audit_log import NAME
+from coordinator_worker.versions.audit_report import faults, read, versions
 from tests import tasks
 from tests.conftest import Place
 from tests.processes import Worker, workers
+from warren_shared.amqp.publisher import Publication
+from warren_shared.amqp.session import Session
+from warren_shared.protocol.messages import UpdateManifest
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Weights
 
 
 def start_client(place: Place, user: str, task: str, *arguments: str) -> Worker:

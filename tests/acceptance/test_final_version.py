@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator_worker import checkpoint
-from coordinator_worker.history import aligned
-from coordinator_worker.past import Past
-from coordinator_worker.rounds.final import FinalEvaluation
-from coordinator_worker.state import State
-from shared.layout import Weights
-from shared.messages import Evaluated, EvaluationEntry
+from coordinator_worker.rounds.final_evaluation import FinalEvaluation
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
+from coordinator_worker.versions.history import aligned
+from coordinator_worker.versions.registry import Past
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.conftest import Place
 from tests.processes import BIN, workers
+from warren_shared.protocol.messages import Evaluated, EvaluationEntry
+from warren_shared.tensors.layout import Weights
 
 
 def test_the_clients_evaluate_the_final_model_and_it_can_be_the_best(

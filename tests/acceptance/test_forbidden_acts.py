@@ -13,20 +13,14 @@ import pika
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from broker_config import node as private_node
-from broker_config.check import check
-from broker_config.federation import Federation, Fleet
-from broker_config.processes import wait_for
-from broker_config.topology import topology
-from coordinator_worker import checkpoint
-from coordinator_worker.allowance import BURST
-from shared.amqp import Session
-from shared.chunks import transfer_fields
-from shared.messages import Message, ModelManifest, Probe
-from shared.peek import peek
-from shared.pipeline import Publication
-from shared.sealing import Sealer
-from shared.wire import encode, tensor_entries
+from broker_config.broker.drift import check
+from broker_config.declaration.federation import Federation, Fleet
+from broker_config.declaration.topology import topology
+from broker_config.node import lifecycle as private_node
+from broker_config.node.processes import wait_for
+from broker_config.node.record import Node
+from coordinator_worker.rounds.rate_limiter import BURST
+from coordinator_worker.storage import checkpoint
 from tests.acceptance.forbidden import (
     ACTS,
     FILL,
@@ -46,12 +40,19 @@ from tests.acceptance.test_faulty_transfers import (
 )
 from tests.conftest import CLIENTS, FLEET, Place, new_place
 from tests.processes import ROOT
+from warren_shared.amqp.publisher import Publication
+from warren_shared.amqp.queue_browser import peek
+from warren_shared.amqp.session import Session
+from warren_shared.protocol.codec import encode, tensor_entries
+from warren_shared.protocol.encryption import Sealer
+from warren_shared.protocol.messages import Message, ModelManifest, Probe
+from warren_shared.protocol.transfer import transfer_fields
 
 QUEUES = ("update", "update.rejected", "model.alfa", "model.bravo", "model.fleet.0")
 
 
 @pytest.fixture(scope="module")
-def guarded(node: private_node.Node) -> Iterator[Place]:
+def guarded(node: Node) -> Iterator[Place]:
     """A federation with a message in each of its queues; one for all acts, they change nothing."""
     with new_place(node) as place:
         _publish(place, "coordinator", "model", "update.rejected")

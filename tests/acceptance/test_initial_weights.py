@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from xxhash import xxh3_64
 
-from shared.layout import Weights
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.acceptance.withstood import Hostile, body
 from tests.conftest import Place
 from tests.processes import workers
+from warren_shared.tensors.layout import Weights
 
 TIB = {"name": "w", "shape": [1 << 38], "dtype": "float32"}
 

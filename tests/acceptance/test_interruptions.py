@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker_config.federation import Federation
-from coordinator_worker import checkpoint
+from broker_config.declaration.federation import Federation
+from coordinator_worker.storage import checkpoint
 from tests.acceptance.test_federation import final_weights, start_client, start_coordinator
 from tests.conftest import Place
 from tests.processes import Worker, workers
@@ -221,7 +221,7 @@ def cut(place: Place, user: str, second_pid: int) -> None:
 def test_a_mailbox_that_was_deleted_is_used_again_once_it_is_back(
     place: Place, tmp_path: Path
 ) -> None:
-    from broker_config import node as private_node
+    from broker_config.node import lifecycle as private_node
     from tests.conftest import CLIENTS, FLEET
 
     with workers() as started:

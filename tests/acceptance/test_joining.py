@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker_config import node as private_node
-from broker_config.federation import Federation, Fleet
-from coordinator_worker import checkpoint
+from broker_config.declaration.federation import Federation, Fleet
+from broker_config.node import lifecycle as private_node
+from broker_config.node.record import Node
+from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
 from tests.processes import ROOT, Worker, workers
 from tests.relay import Relay, relay
@@ -27,7 +28,7 @@ _numbers = itertools.count()
 
 
 @pytest.fixture
-def crowd(node: private_node.Node) -> Iterator[Callable[[str], str]]:
+def crowd(node: Node) -> Iterator[Callable[[str], str]]:
     """A federation with a fleet ``crowd`` of CROWD places; gives the URL of a user."""
     federation = Federation(f"crowd-{next(_numbers)}", fleets=(Fleet("crowd", CROWD),))
     private_node.bring_to_state(node, federation)

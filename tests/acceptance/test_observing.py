@@ -16,12 +16,12 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from shared.amqp import Session
-from shared.pipeline import Publication
 from tests.conftest import Place
 from tests.ports import free_port
 from tests.processes import DEADLINE_S, Worker, workers
 from tests.promql import PROMETHEUS_ADDS, Sample, asked, faults, samples
+from warren_shared.amqp.publisher import Publication
+from warren_shared.amqp.session import Session
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 ALERTS = [

@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from coordinator_worker import checkpoint
-from coordinator_worker.audit import NAME
-from coordinator_worker.audited import faults, read
+from coordinator_worker.storage import checkpoint
+from coordinator_worker.storage.audit_log import NAME
+from coordinator_worker.versions.audit_report import faults, read
 from tests.acceptance.test_rollback import command, counts, start_clients, state_in, train
 from tests.conftest import Place
 from tests.processes import workers

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker_config.names import CHUNK_BYTES
-from client_worker.mailbox import GlobalModel, Mailbox
-from coordinator_worker import checkpoint
-from coordinator_worker.state import State
-from shared.amqp import Session
-from shared.chunks import Outgoing, transfer_fields
-from shared.delivery import Delivery, Subscription
-from shared.layout import Weights
-from shared.messages import ModelManifest, UpdateManifest
-from shared.pipeline import Publication
-from shared.wire import decode
+from client_worker.runtime.mailbox import GlobalModel, Mailbox
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
 from tests.processes import Worker, workers
+from warren_shared.amqp.delivery import Delivery, Subscription
+from warren_shared.amqp.publisher import Publication
+from warren_shared.amqp.session import Session
+from warren_shared.naming import CHUNK_BYTES
+from warren_shared.protocol.codec import decode
+from warren_shared.protocol.messages import ModelManifest, UpdateManifest
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Weights
 
 RUN = "ab" * 4
 WEIGHTS = Weights.of([np.zeros(CHUNK_BYTES // 4 * 2 + 9, np.float32)])  # three chunks

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from coordinator_worker import checkpoint
+from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
 from tests.machines import Machine, network
 from tests.processes import BIN, ROOT, Worker, environment_of, workers

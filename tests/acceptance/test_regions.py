@@ -16,23 +16,25 @@ import numpy as np
 import pika
 import pytest
 
-from broker_config import node as private_node
-from broker_config.federation import Federation
-from broker_config.processes import wait_for
+from broker_config.declaration.federation import Federation
+from broker_config.node import lifecycle as private_node
+from broker_config.node.processes import wait_for
+from broker_config.node.record import Node
 from client_worker import FederatedClient
-from coordinator_worker import FederatedCoordinator, checkpoint
-from coordinator_worker.audit import NAME
-from coordinator_worker.audited import read, versions
-from coordinator_worker.rollback import rollback
-from coordinator_worker.schedules import schedule
-from coordinator_worker.state import State
-from shared.errors import ConfigError
-from shared.layout import Layout, Weights
-from shared.messages import LocalTraining, UpdateManifest
-from shared.wire import decode
+from coordinator_worker import FederatedCoordinator
+from coordinator_worker.aggregation.schedules import schedule
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
+from coordinator_worker.storage.audit_log import NAME
+from coordinator_worker.versions.audit_report import read, versions
+from coordinator_worker.versions.rollback import rollback
 from tests import tasks
 from tests.conftest import CLIENTS
 from tests.processes import BIN, DEADLINE_S, KEYS, Worker, workers
+from warren_shared.errors import ConfigError
+from warren_shared.protocol.codec import decode
+from warren_shared.protocol.messages import LocalTraining, UpdateManifest
+from warren_shared.tensors.layout import Layout, Weights
 
 # A coordinator that kills itself before or after its Nth call of what DIE names.
 MORTAL = """#!{python}
@@ -40,11 +42,11 @@ import os, signal
 from client_worker import participant
 from coordinator_worker import cli, fanout, region, store
 from shared import amqp
-import client_worker.region
+import client_worker.runtime.upstream_client
 owner, method, when, count = os.environ["DIE"].split()
 found = {{
     "Store": store.Store, "Origin": region.Origin, "Fanout": fanout.Fanout,
-    "Above": client_worker.region._Above, "Session": amqp.Session,
+    "Above": client_worker.runtime.upstream_client._Above, "Session": amqp.Session,
 }}[owner]
 whole, calls = getattr(found, method), 0
 def mortal(self, *arguments, **more):
@@ -136,9 +138,7 @@ class Tree:
 
 
 @pytest.fixture
-def tree(
-    node: private_node.Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Tree]:
+def tree(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tree]:
     for name, text in (("mortal", MORTAL), ("impatient", IMPATIENT)):
         program = tmp_path / f"{name}-coordinator"
         program.write_text(text.format(python=sys.executable))
@@ -341,7 +341,7 @@ def test_a_standby_takes_the_region_over(tree: Tree) -> None:
 
 
 def test_a_coordinator_that_was_replaced_ends_and_leaves_its_place_above(
-    tree: Tree, node: private_node.Node
+    tree: Tree, node: Node
 ) -> None:
     with workers() as started:
         clients = tree.clients("slow", "--index", "--seconds", "0.1")

@@ -14,24 +14,24 @@ import numpy as np
 import pika
 import pytest
 
-from broker_config import node as private_node
-from broker_config.check import check
-from broker_config.federation import Federation
-from broker_config.topology import topology
-from coordinator_worker import checkpoint
+from broker_config.broker.drift import check
+from broker_config.declaration.federation import Federation
+from broker_config.declaration.topology import topology
+from broker_config.node import lifecycle as private_node
 from coordinator_worker.cli import main
-from coordinator_worker.state import State
-from coordinator_worker.watch import Watch
-from shared.amqp import Session
-from shared.layout import Weights
-from shared.messages import Join, UpdateManifest
-from shared.peek import peek
-from shared.pipeline import Publication
-from shared.wire import Body, encode
+from coordinator_worker.monitoring.follower import Watch
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
 from tests.conftest import CLIENTS, FLEET, Place
 from tests.hostile import TIMESTAMP as POISON
 from tests.hostile import raw_headers
 from tests.processes import BIN, DEADLINE_S, ROOT, Worker, workers
+from warren_shared.amqp.publisher import Publication
+from warren_shared.amqp.queue_browser import peek
+from warren_shared.amqp.session import Session
+from warren_shared.protocol.codec import Body, encode
+from warren_shared.protocol.messages import Join, UpdateManifest
+from warren_shared.tensors.layout import Weights
 
 QUEUE = "update.rejected"
 

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker_config import node as private_node
-from broker_config.federation import Fleet
-from broker_config.names import CHUNK_BYTES
-from coordinator_worker import checkpoint
-from coordinator_worker.state import State
-from shared.amqp import Session
-from shared.chunks import Outgoing, transfer_fields
-from shared.layout import Weights
-from shared.messages import UpdateManifest
-from shared.pipeline import Publication
+from broker_config.declaration.federation import Fleet
+from broker_config.node.record import Node
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
 from tests.acceptance.test_federation import start_coordinator
 from tests.conftest import Place, new_place
 from tests.processes import workers
+from warren_shared.amqp.publisher import Publication
+from warren_shared.amqp.session import Session
+from warren_shared.naming import CHUNK_BYTES
+from warren_shared.protocol.messages import UpdateManifest
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Weights
 
 RUN = "ab" * 4
 ROUNDS, QUORUM = 10, 3
@@ -48,7 +48,7 @@ def publish_updates(place: Place) -> None:
 
 
 def train(
-    node: private_node.Node,
+    node: Node,
     folder: Path,
     algorithm: Sequence[str],
     kills: Sequence[tuple[str, dict[str, object]]],
@@ -88,7 +88,7 @@ ALGORITHMS = {
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
 def test_killed_or_not_the_same_updates_make_the_same_bits(
-    node: private_node.Node, tmp_path: Path, algorithm: Sequence[str]
+    node: Node, tmp_path: Path, algorithm: Sequence[str]
 ) -> None:
     undisturbed = train(node, tmp_path / "undisturbed", algorithm, [])
     killed = train(

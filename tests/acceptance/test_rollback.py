@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator_worker import checkpoint
-from coordinator_worker.audit import NAME
-from coordinator_worker.audited import faults, read, versions
-from coordinator_worker.past import Past
-from coordinator_worker.state import State
-from shared import weights_file
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
+from coordinator_worker.storage.audit_log import NAME
+from coordinator_worker.versions.audit_report import faults, read, versions
+from coordinator_worker.versions.registry import Past
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.conftest import Place
 from tests.processes import BIN, ROOT, Worker, workers
+from warren_shared import weights_file
 
 USERS = ("alfa", "bravo")
 

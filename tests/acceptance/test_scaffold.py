@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator_worker import FederatedCoordinator, checkpoint
-from shared.layout import Weights
-from shared.messages import LocalTraining
+from coordinator_worker import FederatedCoordinator
+from coordinator_worker.storage import checkpoint
 from tests import tasks
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.conftest import Place
 from tests.processes import workers
+from warren_shared.protocol.messages import LocalTraining
+from warren_shared.tensors.layout import Weights
 
 ROUNDS = 6
 CLIENTS = ("alfa", "bravo", "charlie")

@@ -19,13 +19,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from xxhash import xxh3_64
 
-from broker_config import node as private_node
-from coordinator_worker import checkpoint
-from shared.layout import Layout, Tensor, Weights
+from broker_config.node.record import Node
+from coordinator_worker.storage import checkpoint
 from tests.acceptance.withstood import ESCAPES, Hostile, body
 from tests.conftest import Place, new_place
 from tests.ports import free_port
 from tests.processes import BIN, DEADLINE_S, KEYS, ROOT, environment_of
+from warren_shared.tensors.layout import Layout, Tensor, Weights
 
 FORGED = "20:00:00 version 99 is published"
 # What is printable, and acts in a spreadsheet, a page, a table, a series' labels, rich's markup.
@@ -230,7 +230,7 @@ def refused(word: str) -> NoReturn:
 
 
 @pytest.fixture(scope="module")
-def said(node: private_node.Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outputs]:
+def said(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outputs]:
     with new_place(node) as place:
         yield outputs(place, tmp_path_factory.mktemp("strings"))
 

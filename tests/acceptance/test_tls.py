@@ -12,18 +12,18 @@ import pika
 import pytest
 from pika import exceptions
 
-from broker_config import certificates
-from broker_config import node as private
-from broker_config.certificates import Authority
 from broker_config.cli import main
-from broker_config.credentials import bundle_path
-from broker_config.federation import Federation
-from broker_config.node import Node
-from coordinator_worker import checkpoint
-from shared.address import parameters
-from shared.tls import Broker
+from broker_config.declaration.federation import Federation
+from broker_config.node import lifecycle as private
+from broker_config.node.lifecycle import Node
+from broker_config.secrets import certificates
+from broker_config.secrets.bundles import bundle_path
+from broker_config.secrets.certificates import Authority
+from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
 from tests.processes import Worker, workers
+from warren_shared.amqp.address import parameters
+from warren_shared.tls import Broker
 
 FEDERATION = Federation(clients=("alfa", "bravo"), fleets=(), encrypt_updates=True)
 

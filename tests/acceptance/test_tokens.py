@@ -16,12 +16,12 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from broker_config import node as private
-from broker_config import node_files
-from broker_config.federation import Federation
-from broker_config.node import Node
-from shared.broker_url import BrokerUrl
+from broker_config.declaration.federation import Federation
+from broker_config.node import config_files
+from broker_config.node import lifecycle as private
+from broker_config.node.lifecycle import Node
 from tests.processes import Worker, workers
+from warren_shared.amqp.broker_url import BrokerUrl
 
 FEDERATION = Federation("tokens", clients=("alfa", "bravo"), fleets=())
 LIFE_S = 8.0
@@ -101,7 +101,7 @@ def _text(data: bytes) -> bytes:
 @pytest.fixture(scope="module")
 def issuer(seen: Callable[[Node], Node]) -> Iterator[Issuer]:
     home = Path(tempfile.mkdtemp(prefix="warren-tests-"))
-    plugins = node_files._plugins
+    plugins = config_files._plugins
     try:
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         public = home / "signer.pem"
@@ -115,7 +115,7 @@ def issuer(seen: Callable[[Node], Node]) -> Iterator[Issuer]:
         told.write_text(_CONFIGURATION.format(key=public))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                node_files,
+                config_files,
                 "_plugins",
                 lambda ports, tls: [*plugins(ports, tls), "rabbitmq_auth_backend_oauth2"],
             )

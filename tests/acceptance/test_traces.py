@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from shared.tracing import round_of
 from tests.collector import Collector, Span, collector
 from tests.conftest import Place
 from tests.ports import free_port
 from tests.processes import BIN, ROOT, Worker, workers
+from warren_shared.observability.tracing import round_of
 
 ROUNDS = 3
 CLIENTS = ("alfa", "bravo")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker_config import node as private_node
-from coordinator_worker import checkpoint
+from broker_config.node import lifecycle as private_node
+from coordinator_worker.storage import checkpoint
 from tests import yesterday
 from tests.conftest import Place
 from tests.processes import BIN, ENCRYPT, ROOT, Worker, environment_of, workers

@@ -8,11 +8,11 @@ import numpy as np
 import psutil
 import pytest
 
-from broker_config import node as private_node
-from broker_config.federation import Fleet
-from broker_config.processes import wait_for
-from coordinator_worker import checkpoint
-from coordinator_worker.state import State
+from broker_config.declaration.federation import Fleet
+from broker_config.node.processes import wait_for
+from broker_config.node.record import Node
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
 from tests.acceptance.test_federation import start_coordinator
 from tests.conftest import Place, new_place
 from tests.processes import Worker, workers
@@ -21,7 +21,7 @@ CLIENTS, ROUNDS = 20, 4
 
 
 @pytest.fixture
-def wide(node: private_node.Node) -> Iterator[Place]:
+def wide(node: Node) -> Iterator[Place]:
     """A federation with one more place in its fleet than there are virtual clients."""
     with new_place(node, (), Fleet("phone", CLIENTS + 1)) as found:
         yield found

@@ -12,17 +12,17 @@ import pika
 import pytest
 from pika import exceptions
 
-from broker_config.names import EVENT_EXCHANGE, STATE_QUEUE
 from coordinator_worker.cli import main
-from coordinator_worker.events import Events
-from coordinator_worker.picture import Picture
-from coordinator_worker.watch import Follower, last_word
-from shared.amqp import Session
-from shared.audience import Audience
-from shared.errors import BrokerUnavailable
-from shared.pipeline import Publication
+from coordinator_worker.monitoring.event_publisher import Events
+from coordinator_worker.monitoring.federation_view import Picture
+from coordinator_worker.monitoring.follower import Follower, last_word
 from tests.conftest import Place
 from tests.processes import BIN, ROOT, Worker, workers
+from warren_shared.amqp.publisher import Publication
+from warren_shared.amqp.session import Session
+from warren_shared.errors import BrokerUnavailable
+from warren_shared.naming import EVENT_EXCHANGE, STATE_QUEUE
+from warren_shared.observability.event_bus import Audience
 
 DEADLINE_S = 20.0
 

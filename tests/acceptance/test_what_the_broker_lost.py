@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from broker_config import node as private_node
-from broker_config.federation import Federation
+from broker_config.declaration.federation import Federation
+from broker_config.node import lifecycle as private_node
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.acceptance.test_rollback import state_in
 from tests.conftest import CLIENTS, FLEET, Place

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker_config import node as private_node
-from coordinator_worker import checkpoint
+from broker_config.node.record import Node
+from coordinator_worker.storage import checkpoint
 from tests.acceptance.scene import MEMBERS, RUN, WEIGHTS, Scene
 from tests.acceptance.withstood import ACTS, Act, Hostile, markdown
 from tests.conftest import new_place
@@ -13,7 +13,7 @@ from tests.processes import ROOT
 
 
 @pytest.fixture(scope="module")
-def scene(node: private_node.Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def scene(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with new_place(node) as place:
         found = Scene(place, tmp_path_factory.mktemp("withstood"))
         found.honest_round()

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pika import exceptions, spec
 from pika.adapters.blocking_connection import BlockingChannel
 
-from shared.layout import Weights
-from shared.sealing import Sealer
 from tests.conftest import FLEET, Place
 from tests.hostile import TIMESTAMP, Raw, deep, nested, raw_headers
+from warren_shared.protocol.encryption import Sealer
+from warren_shared.tensors.layout import Weights
 
 MIB: Final = 1 << 20
 MANY: Final = 500  # messages of an act that repeats itself

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from typing import Final
 
-from broker_config import node as private_node
-from broker_config.errors import BrokerConfigError
-from broker_config.node import Node
+from broker_config.node import lifecycle as private_node
+from broker_config.node.lifecycle import Node
 from tests import inside
 from tests.chaos.poison import publish_poison
 from tests.chaos.stage import CLIENTS, Stage
 from tests.relay import Relay
+from warren_shared.errors import BrokerConfigError
 
 Fault = Callable[[Stage], None]
 

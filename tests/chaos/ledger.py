@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator_worker import checkpoint
-from shared.layout import Array
+from coordinator_worker.storage import checkpoint
 from tests.chaos.stage import CLIENTS, QUORUM, Stage
+from warren_shared.tensors.layout import Array
 
 
 @dataclass(frozen=True)

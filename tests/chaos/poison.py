@@ -4,15 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from coordinator_worker import checkpoint
-from shared.amqp import Session
-from shared.chunks import Outgoing, transfer_fields
-from shared.errors import WarrenError
-from shared.layout import Weights
-from shared.messages import Join, UpdateManifest
-from shared.pipeline import Publication
-from shared.wire import Body, encode
+from coordinator_worker.storage import checkpoint
 from tests.chaos.stage import MALLORY, Stage
+from warren_shared.amqp.publisher import Publication
+from warren_shared.amqp.session import Session
+from warren_shared.errors import WarrenError
+from warren_shared.protocol.codec import Body, encode
+from warren_shared.protocol.messages import Join, UpdateManifest
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Weights
 
 KINDS = ("bytes", "not finite", "run", "layout", "identity", "cut short", "future")
 

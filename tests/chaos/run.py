@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shared.layout import Array
 from tests.chaos.faults import FAULTS, Fault, fill_disk
 from tests.chaos.ledger import counts, reckon
 from tests.chaos.stage import QUORUM, Plan, Stage, Stuck
+from warren_shared.tensors.layout import Array
 
 Told = Callable[[float, Counter[str], int], None]  # share of the time, faults so far, version
 

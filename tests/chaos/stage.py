@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from broker_config import node as private_node
-from broker_config.errors import BrokerConfigError
-from broker_config.federation import Federation
-from broker_config.management import Management
+from broker_config.broker.management_api import Management
+from broker_config.declaration.federation import Federation
+from broker_config.node import lifecycle as private_node
 from tests.chaos.crew import Crew, Post
 from tests.relay import Relay
+from warren_shared.errors import BrokerConfigError
 
 if TYPE_CHECKING:
-    from broker_config.node import Node
+    from broker_config.node.lifecycle import Node
 
 CLIENTS: Final = tuple(f"client-{number}" for number in range(8))
 MALLORY: Final = "mallory"

@@ -9,7 +9,7 @@ import numpy as np
 from xxhash import xxh3_64_hexdigest
 
 from client_worker import Task
-from shared.layout import Array
+from warren_shared.tensors.layout import Array
 
 
 class Ledger:

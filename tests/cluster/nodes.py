@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from broker_config.install import ensure_server
+from broker_config.node.install import ensure_server
 from tests.machines import Machine, network
 from tests.processes import BIN, ROOT
 

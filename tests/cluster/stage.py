@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from broker_config.federation import Federation
+from broker_config.declaration.federation import Federation
 from tests.chaos.crew import Crew
 from tests.chaos.stage import CLIENTS, HEARTBEAT_S, Plan, Stage
 from tests.cluster.nodes import ADMIN, SITE, Cluster

@@ -84,7 +84,7 @@ def test_what_debian_enables_is_taken_out_of_the_next_boot(machine: SystemdMachi
         machine.run("systemctl", "enable", unit)
     program = (
         "import sys\n"
-        "from broker_config.install import keep_from_booting\n"
+        "from broker_config.node.install import keep_from_booting\n"
         "keep_from_booting([], sys.stdout.buffer)\n"
     )
     machine.run("/opt/warren/.venv/bin/python", "-c", program)

@@ -4,13 +4,13 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from shared.chunks import Incoming
-from shared.errors import Rejected
-from shared.messages import InitialManifest, ModelManifest, Sealed, Transfer
-from shared.sealing import Opener, Sealer
-from shared.wire import decode, encode, kind_of, layout_of
 from tests.fuzz.frames import Wire, hostile
 from tests.fuzz.instructions import Instructions, packed
+from warren_shared.errors import Rejected
+from warren_shared.protocol.codec import decode, encode, kind_of, layout_of
+from warren_shared.protocol.encryption import Opener, Sealer
+from warren_shared.protocol.messages import InitialManifest, ModelManifest, Sealed, Transfer
+from warren_shared.protocol.transfer import Incoming
 
 KEY = X25519PrivateKey.from_private_bytes(bytes(range(32)))
 OPENER = Opener([KEY], "f")

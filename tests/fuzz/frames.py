@@ -11,10 +11,10 @@ import pika
 from pika import frame, spec
 from pika.channel import Channel
 
-from shared.connection import Connection
-from shared.delivery import Delivery
-from shared.properties import delivery
 from tests.fuzz.instructions import Instructions
+from warren_shared.amqp.delivery import Delivery
+from warren_shared.amqp.properties import delivery
+from warren_shared.amqp.zero_copy import Connection
 
 MOST_BODY: Final = 131072 - 8
 _CONSUMER: Final = "coordinator"

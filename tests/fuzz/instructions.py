@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgpack
 
-from shared.wire import BIN32, NIL
+from warren_shared.protocol.codec import BIN32, NIL
 
 VALUES: Final = (
     0, 1, -1, 2**31, 2**53, 2**64 - 1, 0.5, float("nan"), float("inf"), "", "alfa", None, [], {},

@@ -9,22 +9,29 @@ from typing import Any, Final
 
 import numpy as np
 
-from broker_config.names import speaks_for
 from coordinator_worker.aggregation import Cohort
 from coordinator_worker.aggregation.aggregators import mean
-from coordinator_worker.bound import NormBound
-from coordinator_worker.intake import Arrival, Intake, Outcome
-from coordinator_worker.quorum import Policy
-from coordinator_worker.round import Round
-from coordinator_worker.state import State
-from shared.chunks import transfer_fields
-from shared.layout import Layout, Weights, bytes_of
-from shared.messages import Chunk, InitialManifest, Join, Notice, Probe, UpdateManifest
-from shared.wire import encode, tensor_entries
+from coordinator_worker.rounds.intake import Arrival, Intake, Outcome
+from coordinator_worker.rounds.norm_bound import NormBound
+from coordinator_worker.rounds.policy import Policy
+from coordinator_worker.rounds.round import Round
+from coordinator_worker.state.training_state import State
 from tests.bodies import staging
 from tests.fuzz.decoder import OPENER, SEALER, WIRE
 from tests.fuzz.frames import honest, hostile
 from tests.fuzz.instructions import VALUES, Instructions, packed
+from warren_shared.naming import speaks_for
+from warren_shared.protocol.codec import encode, tensor_entries
+from warren_shared.protocol.messages import (
+    Chunk,
+    InitialManifest,
+    Join,
+    Notice,
+    Probe,
+    UpdateManifest,
+)
+from warren_shared.protocol.transfer import transfer_fields
+from warren_shared.tensors.layout import Layout, Weights, bytes_of
 
 USERS: Final = ("alfa", "bravo", "phone", "coordinator", None)
 CLIENTS: Final = ("alfa", "bravo", "phone.0", "phone.1", "phone", "ALFA", "alfa.")

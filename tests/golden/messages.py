@@ -3,9 +3,9 @@
 import sys
 from typing import Final
 
-from shared import messages as m
-from shared.evaluation import SCORE_BINS
 from tests.bodies import encode
+from warren_shared.protocol import messages as m
+from warren_shared.tensors.evaluation import SCORE_BINS
 
 _ENTRY: Final = m.TensorEntry(name="kernel", shape=[2, 3], dtype="float32")
 _TRANSFER: Final = {"transfer": "0123456789abcdef", "size_bytes": 24, "digest": 7}

@@ -15,11 +15,11 @@ import pytest
 from pika import exceptions
 
 from broker_config import commands
-from broker_config import node as private_node
 from broker_config.cli import main
-from broker_config.federation import Federation
+from broker_config.declaration.federation import Federation
 from broker_config.home import lock
-from broker_config.node import Node
+from broker_config.node import lifecycle as private_node
+from broker_config.node.lifecycle import Node
 from tests.administrator import Administrator
 from tests.processes import BIN
 

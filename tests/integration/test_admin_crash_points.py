@@ -18,12 +18,12 @@ import pika
 import pytest
 from pika import exceptions
 
-from broker_config import node as private_node
-from broker_config.certificates import Authority, Identity
-from broker_config.federation import Federation, Fleet
+from broker_config.declaration.federation import Federation, Fleet
 from broker_config.home.changes import remembered
-from broker_config.keys import ensure_keys
-from broker_config.node import Node
+from broker_config.node import lifecycle as private_node
+from broker_config.node.lifecycle import Node
+from broker_config.secrets.certificates import Authority, Identity
+from broker_config.secrets.keys import ensure_keys
 from tests.administrator import KILLED, Administrator, Ran
 
 ALL = os.environ.get("WARREN_TEST_CRASH_POINTS") == "all"

@@ -1,11 +1,11 @@
 """What the coordinator sees of mailboxes that it may not read."""
 
-from broker_config.names import mailbox
-from shared.amqp import Session
-from shared.delivery import Subscription
-from shared.inspection import first_missing, without_consumer
-from shared.tls import Broker
 from tests.conftest import FLEET, Place
+from warren_shared.amqp.delivery import Subscription
+from warren_shared.amqp.session import Session
+from warren_shared.naming import mailbox
+from warren_shared.service.broker_check import first_missing, without_consumer
+from warren_shared.tls import Broker
 
 
 def test_the_coordinator_finds_out_how_many_replicas_a_fleet_has(place: Place) -> None:

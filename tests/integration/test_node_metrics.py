@@ -8,13 +8,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from broker_config import node as private
 from broker_config.cli import main
-from broker_config.errors import BrokerConfigError
-from broker_config.federation import Federation
-from broker_config.node import Node
-from broker_config.ports import NO_PORT, Ports, settle
+from broker_config.declaration.federation import Federation
+from broker_config.node import lifecycle as private
+from broker_config.node.lifecycle import Node
+from broker_config.node.ports import NO_PORT, Ports, settle
 from tests.ports import free_port
+from warren_shared.errors import BrokerConfigError
 
 FEDERATION = Federation(clients=("alfa",), fleets=())
 

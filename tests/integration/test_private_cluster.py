@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from broker_config import node as private
 from broker_config.cli import main
-from broker_config.errors import BrokerConfigError
-from broker_config.node import Node
-from broker_config.processes import wait_for
-from broker_config.topology import Federation
-from shared.amqp import Session
-from shared.delivery import Delivery, Subscription
-from shared.pipeline import Publication
+from broker_config.declaration.topology import Federation
+from broker_config.node import lifecycle as private
+from broker_config.node.lifecycle import Node
+from broker_config.node.processes import wait_for
+from warren_shared.amqp.delivery import Delivery, Subscription
+from warren_shared.amqp.publisher import Publication
+from warren_shared.amqp.session import Session
+from warren_shared.errors import BrokerConfigError
 
 FEDERATION = Federation("three", clients=("alfa",), fleets=(), model_bytes=1 << 20)
 PAYLOAD = bytes(range(256))

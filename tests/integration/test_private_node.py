@@ -16,20 +16,20 @@ import pika
 import pytest
 from pika import exceptions
 
-from broker_config import access
-from broker_config import node as private
+from broker_config.broker import revocation
+from broker_config.broker.management_api import Management
+from broker_config.broker.upgrade_hazards import hazards
 from broker_config.cli import main
-from broker_config.credentials import load_passwords
-from broker_config.errors import BrokerConfigError
-from broker_config.hazards import hazards
-from broker_config.keys import ensure_keys
-from broker_config.management import Management
-from broker_config.node import Node
-from broker_config.ports import is_free
-from broker_config.processes import is_ours, wait_for
-from broker_config.topology import Federation, Fleet
-from shared.address import diagnose
+from broker_config.declaration.topology import Federation, Fleet
+from broker_config.node import lifecycle as private
+from broker_config.node.lifecycle import Node
+from broker_config.node.ports import is_free
+from broker_config.node.processes import is_ours, wait_for
+from broker_config.secrets.bundles import load_passwords
+from broker_config.secrets.keys import ensure_keys
 from tests.inside import evaluate
+from warren_shared.amqp.address import diagnose
+from warren_shared.errors import BrokerConfigError
 
 FEDERATION = Federation(fleets=(Fleet("client", 3),), model_bytes=1 << 20)
 IPV6_LOOPBACK = f"{1 << 24:032X}"  # epmd takes it beside the one it is told
@@ -281,7 +281,7 @@ def test_a_connection_that_ends_while_it_is_closed_stops_no_revocation(
     assert run("enrol", "thief")[0] == 0
     stolen = opened(node.broker_url("thief"))
     with Racing(node.management_url()) as racing:
-        access.revoke("warren", "thief", racing)
+        revocation.revoke("warren", "thief", racing)
         assert not racing.failures
     with pytest.raises(exceptions.ConnectionClosedByBroker):
         stolen.process_data_events(time_limit=5)

@@ -10,21 +10,22 @@ import numpy as np
 import pika
 import pytest
 
-from broker_config import node as private_node
-from broker_config.federation import Federation
-from broker_config.node import Node
-from client_worker.mailbox import GlobalModel, Mailbox
-from shared import address, amqp, confirms, connection
-from shared.amqp import Session
-from shared.chunks import Outgoing, transfer_fields
-from shared.delivery import Delivery, Subscription
-from shared.errors import BrokerRefused, BrokerUnavailable, Stopped
-from shared.layout import Layout, Weights
-from shared.messages import Join, ModelManifest, UpdateManifest
-from shared.pipeline import Publication
-from shared.wire import decode, encode, tensor_entries
+from broker_config.declaration.federation import Federation
+from broker_config.node import lifecycle as private_node
+from broker_config.node.lifecycle import Node
+from client_worker.runtime.mailbox import GlobalModel, Mailbox
 from tests.conftest import CLIENTS, FLEET, Place
 from tests.relay import relay
+from warren_shared.amqp import address, confirm_deadline, zero_copy
+from warren_shared.amqp import session as amqp
+from warren_shared.amqp.delivery import Delivery, Subscription
+from warren_shared.amqp.publisher import Publication
+from warren_shared.amqp.session import Session
+from warren_shared.errors import BrokerRefused, BrokerUnavailable, Stopped
+from warren_shared.protocol.codec import decode, encode, tensor_entries
+from warren_shared.protocol.messages import Join, ModelManifest, UpdateManifest
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Layout, Weights
 
 PATIENCE_S = 10.0
 DEADLINE_S = 30.0
@@ -318,7 +319,7 @@ def test_who_reads_nothing_for_long_still_has_a_heartbeat(
     monkeypatch: pytest.MonkeyPatch, place: Place
 ) -> None:
     monkeypatch.setattr(address, "HEARTBEAT_S", 1)
-    monkeypatch.setattr(connection, "SIGN_OF_LIFE_S", 0.2)
+    monkeypatch.setattr(zero_copy, "SIGN_OF_LIFE_S", 0.2)
     received, lost, paused = Received(), threading.Event(), threading.Event()
     session = Session(
         place.urls["coordinator"], "pausing", received.subscribe("update"), on_lost=lost.set
@@ -408,7 +409,7 @@ def test_pika_itself_still_works_beside_us(place: Place) -> None:
 def test_a_confirm_that_never_comes_means_a_new_connection_and_the_same_message_again(
     place: Place, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(confirms, "FIRST_S", 1.0)
+    monkeypatch.setattr(confirm_deadline, "FIRST_S", 1.0)
     monkeypatch.setattr(amqp, "LOOK_S", 0.2)
     received, lost = Received(), threading.Event()
     opened("coordinator", received.subscribe("update"))

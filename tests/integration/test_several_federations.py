@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from broker_config import node as private_node
 from broker_config.cli import main
-from broker_config.credentials import load_passwords
-from broker_config.names import mailbox
+from broker_config.node.record import Node
+from broker_config.secrets.bundles import load_passwords
+from warren_shared.naming import mailbox
 
 
 def value(bundle: Path, name: str) -> str:
@@ -27,7 +27,7 @@ def no_broker_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_federation_joins_the_broker_of_another_home_and_remembers_it(
-    node: private_node.Node, tmp_path: Path
+    node: Node, tmp_path: Path
 ) -> None:
     home = tmp_path / "region"
     told = ("--home", str(home), "--on", str(node.home), "--federation", "beside")
@@ -55,7 +55,7 @@ def test_a_federation_joins_the_broker_of_another_home_and_remembers_it(
 
 
 def test_a_home_that_is_none_or_has_a_broker_is_one_clear_line(
-    node: private_node.Node, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    node: Node, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(*words: str) -> str:
         capsys.readouterr()
@@ -75,7 +75,7 @@ def test_a_home_that_is_none_or_has_a_broker_is_one_clear_line(
 
 
 def test_a_user_that_two_federations_share_is_revoked_in_one_of_them_only(
-    node: private_node.Node, tmp_path: Path
+    node: Node, tmp_path: Path
 ) -> None:
     homes = {name: tmp_path / name for name in ("north", "south")}
     try:

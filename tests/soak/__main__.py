@@ -20,10 +20,10 @@ from typing import Final
 
 from pika import exceptions
 
-from broker_config import node as private_node
-from broker_config.federation import Federation
-from broker_config.ports import Ports
-from coordinator_worker.state import HISTORY_ROUNDS
+from broker_config.declaration.federation import Federation
+from broker_config.node import lifecycle as private_node
+from broker_config.node.ports import Ports
+from coordinator_worker.state.training_state import HISTORY_ROUNDS
 from tests.acceptance.scene import ROUND_S, RUN, WEIGHTS, Scene
 from tests.acceptance.withstood import ACTS, Hostile
 from tests.conftest import new_place

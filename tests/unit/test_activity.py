@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator_worker.rounds.activity import ANSWER_S, LOOK_S, Activity
+from coordinator_worker.runtime.activity import ANSWER_S, LOOK_S, Activity
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import exceptions
 
-from shared.address import HEARTBEAT_S, diagnose, parameters
-from shared.broker_url import BrokerUrl
-from shared.errors import BrokerRefused, BrokerUnavailable, ConfigError
-from shared.settings import WorkerSettings, load
+from warren_shared.amqp.address import HEARTBEAT_S, diagnose, parameters
+from warren_shared.amqp.broker_url import BrokerUrl
+from warren_shared.config.settings import WorkerSettings, load
+from warren_shared.errors import BrokerRefused, BrokerUnavailable, ConfigError
 
 _CUT = exceptions.StreamLostError("Transport indicated EOF")
 _BOOTS = exceptions.ConnectionClosedByBroker(541, "INTERNAL_ERROR - vhost 'f' is down")

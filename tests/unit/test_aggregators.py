@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.stats import trim_mean
 
-from broker_config.names import CHUNK_BYTES
 from coordinator_worker.aggregation import Cohort, Contribution, aggregator
 from coordinator_worker.aggregation.aggregators import AGGREGATORS
 from coordinator_worker.aggregation.robust import share_of
-from coordinator_worker.staging import Staging
-from shared.errors import ConfigError, Rejected
-from shared.layout import Weights, bytes_of
-from shared.update import Update
+from coordinator_worker.rounds.staging import Staging
+from warren_shared.errors import ConfigError, Rejected
+from warren_shared.naming import CHUNK_BYTES
+from warren_shared.tensors.layout import Weights, bytes_of
+from warren_shared.tensors.update import Update
 
 LAYOUT = Weights.of([np.zeros((3, 2), np.float32), np.zeros(5), np.zeros(1, np.float32)]).layout
 SIZE = 12

@@ -1,6 +1,6 @@
 """Attention for any mistake, and not enough for a flood."""
 
-from coordinator_worker.allowance import MOST_SENDERS, Allowance
+from coordinator_worker.rounds.rate_limiter import MOST_SENDERS, Allowance
 
 
 class Clock:

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator_worker import archive
-from coordinator_worker.archive import Archive, Retention, kept_in
 from coordinator_worker.settings import CoordinatorSettings
-from coordinator_worker.state import Best, State
-from coordinator_worker.store import Store
-from shared import weights_file
-from shared.layout import Weights
+from coordinator_worker.state.training_state import Best, State
+from coordinator_worker.storage import version_archive
+from coordinator_worker.storage.store import Store
+from coordinator_worker.storage.version_archive import Archive, Retention, kept_in
+from warren_shared import weights_file
+from warren_shared.tensors.layout import Weights
 
 RUN = "ab" * 4
 
@@ -74,12 +74,12 @@ def test_none_are_kept_unless_asked_for(tmp_path: Path) -> None:
 def test_what_a_crash_left_is_removed_when_the_next_one_takes_over(tmp_path: Path) -> None:
     here = Archive(tmp_path, Retention(5))
     keep(here, *(state(version) for version in range(1, 6)))
-    torn = tmp_path / archive.FOLDER / f"{RUN}-000004.safetensors"
+    torn = tmp_path / version_archive.FOLDER / f"{RUN}-000004.safetensors"
     torn.write_bytes(torn.read_bytes()[:-1])
-    (tmp_path / archive.FOLDER / f"{RUN}-000006.safetensors.tmp").write_bytes(b"half")
-    (tmp_path / archive.FOLDER / "notes.txt").write_text("mine")
+    (tmp_path / version_archive.FOLDER / f"{RUN}-000006.safetensors.tmp").write_bytes(b"half")
+    (tmp_path / version_archive.FOLDER / "notes.txt").write_text("mine")
     Archive(tmp_path, Retention(2)).take_over(state(5))
-    assert sorted(path.name for path in (tmp_path / archive.FOLDER).iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / version_archive.FOLDER).iterdir()) == [
         f"{RUN}-000003.safetensors",
         f"{RUN}-000005.safetensors",
         "notes.txt",
@@ -101,19 +101,19 @@ def test_a_full_disk_costs_one_warning_and_no_round(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    write = archive.write
+    write = version_archive.write
 
     def full(*_: object, **__: object) -> Path:
         raise OSError(28, "No space left on device")
 
     here = Archive(tmp_path, Retention(5))
-    monkeypatch.setattr(archive, "write", full)
+    monkeypatch.setattr(version_archive, "write", full)
     keep(here, state(1), state(2))
     assert caplog.text.count("past versions are not kept") == 1
-    monkeypatch.setattr(archive, "write", write)
+    monkeypatch.setattr(version_archive, "write", write)
     keep(here, state(3))
     assert numbers(tmp_path) == [3]
-    monkeypatch.setattr(archive, "write", full)
+    monkeypatch.setattr(version_archive, "write", full)
     keep(here, state(4))
     assert caplog.text.count("past versions are not kept") == 2
 
@@ -121,7 +121,7 @@ def test_a_full_disk_costs_one_warning_and_no_round(
 def test_a_folder_that_cannot_be_made_costs_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / archive.FOLDER).write_text("a file")
+    (tmp_path / version_archive.FOLDER).write_text("a file")
     here = Archive(tmp_path, Retention(5))
     here.take_over(state(1))
     keep(here, state(1), state(2))
@@ -138,14 +138,14 @@ def store(folder: Path, **more: Any) -> Store:
 def test_a_round_goes_on_while_a_version_is_written_and_its_memory_is_left_until_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, begun, may_end = archive.write, threading.Event(), threading.Event()
+    write, begun, may_end = version_archive.write, threading.Event(), threading.Event()
 
     def slow(*arguments: Any, **more: Any) -> Path:
         begun.set()
         assert may_end.wait(10)
         return write(*arguments, **more)
 
-    monkeypatch.setattr(archive, "write", slow)
+    monkeypatch.setattr(version_archive, "write", slow)
     place = store(tmp_path)
     place.take_over()
     first = state(1)

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator_worker import checkpoint
-from coordinator_worker.audit import MOST_LISTED, NAME, Audit
-from coordinator_worker.audited import faults, read, versions
 from coordinator_worker.cli import main
-from coordinator_worker.round import Entry
-from coordinator_worker.state import State
-from shared.errors import Rejected
-from shared.layout import Weights
-from shared.messages import UpdateManifest
+from coordinator_worker.rounds.round import Entry
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
+from coordinator_worker.storage.audit_log import MOST_LISTED, NAME, Audit
+from coordinator_worker.versions.audit_report import faults, read, versions
+from warren_shared.errors import Rejected
+from warren_shared.protocol.messages import UpdateManifest
+from warren_shared.tensors.layout import Weights
 
 RUN = "ab" * 4
 WEIGHTS = Weights.of([np.zeros(4, np.float32)])

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator_worker.bound import FACTOR, NormBound
-from coordinator_worker.state import State
-from shared.errors import ConfigError, Rejected
-from shared.layout import Weights
+from coordinator_worker.rounds.norm_bound import FACTOR, NormBound
+from coordinator_worker.state.training_state import State
+from warren_shared.errors import ConfigError, Rejected
+from warren_shared.tensors.layout import Weights
 
 
 def state(*norms: float, weights: float = 0.0, version: int = 3) -> State:

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator_worker import checkpoint
-from coordinator_worker.audit import NAME
-from coordinator_worker.card import card
 from coordinator_worker.cli import main
-from coordinator_worker.lineage import lineage
-from coordinator_worker.markdown import SPARK_POINTS, SPARKS, sparkline, table
-from coordinator_worker.past import Past
-from coordinator_worker.rollback import rollback
 from coordinator_worker.settings import CoordinatorSettings
-from coordinator_worker.setup import setup_of, since
-from shared.errors import ConfigError
+from coordinator_worker.storage import checkpoint
+from coordinator_worker.storage.audit_log import NAME
+from coordinator_worker.storage.provenance import setup_of, since
+from coordinator_worker.text.markdown import SPARK_POINTS, SPARKS, sparkline, table
+from coordinator_worker.versions.lineage import lineage
+from coordinator_worker.versions.model_card import card
+from coordinator_worker.versions.registry import Past
+from coordinator_worker.versions.rollback import rollback
 from tests.runs import federation, loaded
+from warren_shared.errors import ConfigError
 
 DAY = "2026-01-31"
 

@@ -13,11 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from broker_config import certificates
-from broker_config.certificates import Authority, read_ca
-from broker_config.errors import BrokerConfigError
-from shared.errors import ConfigError
-from shared.tls import Broker
+from broker_config.secrets import certificates
+from broker_config.secrets.certificates import Authority, read_ca
+from warren_shared.errors import BrokerConfigError, ConfigError
+from warren_shared.tls import Broker
 
 
 def certificate(path: Path) -> x509.Certificate:

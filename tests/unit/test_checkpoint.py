@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coordinator_worker import checkpoint
-from coordinator_worker.checkpoint import Checkpoint
-from coordinator_worker.state import Best, State
-from shared.errors import ConfigError
-from shared.layout import Weights
+from coordinator_worker.state.training_state import Best, State
+from coordinator_worker.storage import checkpoint
+from coordinator_worker.storage.checkpoint import Checkpoint
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.layout import Weights
 
 figures = st.recursive(
     st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -206,7 +206,7 @@ def test_killed_at_any_effect_it_leaves_a_whole_checkpoint(
         f"""
         import os, resource, signal, sys
         from pathlib import Path
-        from coordinator_worker.checkpoint import Checkpoint
+        from coordinator_worker.storage.checkpoint import Checkpoint
         from tests.unit.test_checkpoint import state
 
         def at(effect):

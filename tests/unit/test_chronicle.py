@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from coordinator_worker.audit import Audit
-from coordinator_worker.chronicle import Chronicle
-from coordinator_worker.events import Events
-from shared.audience import Audience, Phases
-from shared.errors import Rejected
-from shared.pipeline import Publication
+from coordinator_worker.monitoring.event_publisher import Events
+from coordinator_worker.monitoring.reporter import Chronicle
+from coordinator_worker.storage.audit_log import Audit
+from warren_shared.amqp.publisher import Publication
+from warren_shared.errors import Rejected
+from warren_shared.observability.event_bus import Audience, Phases
 
 
 class Outbox:

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker_config.names import CHUNK_BYTES
-from shared.chunks import Incoming, Outgoing, transfer_fields
-from shared.errors import Rejected
-from shared.messages import Chunk, UpdateManifest
-from shared.wire import decode
 from tests.bodies import bodies_of
+from warren_shared.errors import Rejected
+from warren_shared.naming import CHUNK_BYTES
+from warren_shared.protocol.codec import decode
+from warren_shared.protocol.messages import Chunk, UpdateManifest
+from warren_shared.protocol.transfer import Incoming, Outgoing, transfer_fields
 
 
 def outgoing(size_bytes: int) -> Outgoing:

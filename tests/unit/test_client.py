@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from client_worker import FederatedClient, Task
 from client_worker.client import count_examples
-from client_worker.task import TaskSource
+from client_worker.tasks.task import TaskSource
 from coordinator_worker import FederatedCoordinator
-from shared.errors import ConfigError
-from shared.layout import Weights
 from tests.tasks import Ledger, Line, line
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.layout import Weights
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from broker_config.cli import main
-from broker_config.credentials import Address, bundle_path, write_bundles
-from broker_config.keys import ensure_keys
+from broker_config.declaration.topology import Federation, topology
 from broker_config.options import fleet
-from broker_config.topology import Federation, topology
+from broker_config.secrets.bundles import Address, bundle_path, write_bundles
+from broker_config.secrets.keys import ensure_keys
 from coordinator_worker.settings import CoordinatorSettings
 
 ROOT = Path(__file__).parents[2]

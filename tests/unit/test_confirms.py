@@ -1,6 +1,6 @@
 """When a confirm that does not come means that it never will."""
 
-from shared.confirms import FIRST_S, LONGEST_S, ConfirmDeadline
+from warren_shared.amqp.confirm_deadline import FIRST_S, LONGEST_S, ConfirmDeadline
 
 
 def look(deadline: ConfirmDeadline, now: float, progress: int = 7, unsent_bytes: int = 0) -> bool:

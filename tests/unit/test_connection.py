@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pika import frame, spec
 from pika.channel import Channel
 
-from shared import connection as ours
-from shared.connection import Connection
+from warren_shared.amqp import zero_copy as ours
+from warren_shared.amqp.zero_copy import Connection
 
 FRAME = 131072 - 8
 PROPERTIES = pika.BasicProperties(user_id="alfa", message_id="7", headers={"reason": "x"})

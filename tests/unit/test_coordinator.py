@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator_worker import FederatedCoordinator
-from coordinator_worker.fold import WeightedSum
-from shared.errors import ConfigError, Rejected
-from shared.layout import Layout
-from shared.update import Update
+from coordinator_worker.aggregation.weighted_sum import WeightedSum
+from warren_shared.errors import ConfigError, Rejected
+from warren_shared.tensors.layout import Layout
+from warren_shared.tensors.update import Update
 
 
 class Model:

@@ -17,22 +17,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker_config.names import COORDINATOR_USER
-from coordinator_worker import checkpoint, store, worker
-from coordinator_worker.audit import NAME
-from coordinator_worker.audited import faults, read, versions
-from coordinator_worker.inbox import Connected, Event, Stop
+from coordinator_worker.runtime import worker
+from coordinator_worker.runtime.inbox import Connected, Event, Stop
 from coordinator_worker.settings import CoordinatorSettings
-from coordinator_worker.state import State
-from shared.chunks import Outgoing, transfer_fields
-from shared.delivery import Delivery
-from shared.errors import Stopped
-from shared.layout import Weights
-from shared.messages import ModelManifest, Newest, Probe, UpdateManifest
-from shared.pipeline import Publication
-from shared.service import StopSignal
-from shared.wire import decode
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint, store
+from coordinator_worker.storage.audit_log import NAME
+from coordinator_worker.versions.audit_report import faults, read, versions
 from tests.bodies import encode
+from warren_shared.amqp.delivery import Delivery
+from warren_shared.amqp.publisher import Publication
+from warren_shared.errors import Stopped
+from warren_shared.naming import COORDINATOR_USER
+from warren_shared.protocol.codec import decode
+from warren_shared.protocol.messages import ModelManifest, Newest, Probe, UpdateManifest
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.service.lifecycle import StopSignal
+from warren_shared.tensors.layout import Weights
 
 RUN, UPDATES, QUORUM = "ab" * 4, 12, 2
 PROBE = encode(Probe())  # comes back to whoever is the active coordinator

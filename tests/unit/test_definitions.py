@@ -2,8 +2,8 @@
 
 import json
 
-from broker_config.definitions import definitions, is_password, password_hash
-from broker_config.topology import Federation, topology
+from broker_config.declaration.definitions import definitions, is_password, password_hash
+from broker_config.declaration.topology import Federation, topology
 
 DECLARED = topology(Federation(clients=("hospital-a",)))
 PASSWORDS = {user.name: f"secret of {user.name}" for user in DECLARED.users} | {"admin": "root"}

@@ -2,7 +2,7 @@
 
 import threading
 
-from shared.delivery import Unacknowledged
+from warren_shared.amqp.delivery import Unacknowledged
 
 
 def known(*tags: int) -> Unacknowledged:

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from broker_config.federation import Federation
-from broker_config.topology import topology
+from broker_config.declaration.federation import Federation
+from broker_config.declaration.topology import topology
 from client_worker.settings import ClientSettings
 from coordinator_worker.aggregation.aggregators import AGGREGATORS
 from coordinator_worker.aggregation.optimizers import SERVER_OPTIMIZERS
-from coordinator_worker.schedules import SCHEDULES
+from coordinator_worker.aggregation.schedules import SCHEDULES
 from coordinator_worker.settings import CoordinatorSettings
-from shared import messages
-from shared.flags import OTHERS
-from shared.settings import load
+from warren_shared.config.command_line import OTHERS
+from warren_shared.config.settings import load
+from warren_shared.protocol import messages
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()

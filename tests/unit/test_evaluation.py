@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
 
-from shared.errors import ConfigError
-from shared.evaluation import (
+from warren_shared.errors import ConfigError
+from warren_shared.protocol.messages import EvaluationEntry
+from warren_shared.tensors.evaluation import (
     MAX_SCORES,
     SCORE_BINS,
     Evaluation,
@@ -24,7 +25,6 @@ from shared.evaluation import (
     of_scores,
     pool,
 )
-from shared.messages import EvaluationEntry
 
 
 def sites(seed: int, sizes: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -13,7 +13,7 @@ from experiments.data import HOSPITALS, fashion_mnist
 from experiments.fedavg_rounds import rounds_to
 from experiments.flight import DELAYS, Flight, History, order_statistic
 from experiments.robust import alie
-from shared.update import Update
+from warren_shared.tensors.update import Update
 
 EXPERIMENTS = (
     "fedavg_rounds",
@@ -97,7 +97,7 @@ def test_missing_data_is_one_line_that_says_where_it_comes_from(
 
 
 def test_a_label_file_in_the_place_of_the_images_is_refused(data: Path, tmp_path: Path) -> None:
-    from shared.errors import ConfigError
+    from warren_shared.errors import ConfigError
 
     wrong = tmp_path / "fashion-mnist"
     wrong.mkdir()

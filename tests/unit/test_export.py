@@ -9,9 +9,9 @@ from safetensors.numpy import save_file
 
 from client_worker import KerasTask, Task
 from client_worker.cli import main
-from shared import weights_file
-from shared.layout import Layout, Weights
 from tests.tasks import Line
+from warren_shared import weights_file
+from warren_shared.tensors.layout import Layout, Weights
 
 # TensorFlow's variables, when Keras writes them, speak an older numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -167,7 +167,7 @@ def test_no_room_is_left_behind_when_it_cannot_be_written(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("client_worker.keras_model.KerasModel.write_keras", full)
+    monkeypatch.setattr("client_worker.models.keras_model.KerasModel.write_keras", full)
     assert export(task, tmp_path / "m.npz", tmp_path / "m.keras") == 1
     assert "cannot be written" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["m.npz"]

@@ -10,29 +10,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-from broker_config.names import mailbox
-from client_worker.keep import Keep
-from client_worker.mailbox import GlobalModel, Shelf, Shelved
-from client_worker.memory import Memory
-from client_worker.participant import Participant
+from client_worker.runtime.client_state import Memory
+from client_worker.runtime.mailbox import GlobalModel, Shelf, Shelved
+from client_worker.runtime.participant import Participant
+from client_worker.runtime.update_store import Keep
 from client_worker.settings import ClientSettings
-from client_worker.statistics import Statistics
+from client_worker.tasks.feature_statistics import Statistics
 from coordinator_worker.dashboard.server import DashboardServer
-from coordinator_worker.evaluator import Evaluator
-from coordinator_worker.events import Events
-from coordinator_worker.links import Links
+from coordinator_worker.monitoring.event_publisher import Events
+from coordinator_worker.runtime.disk_retry import Patience
+from coordinator_worker.runtime.evaluator import Evaluator
+from coordinator_worker.runtime.event_loop import Links
 from coordinator_worker.settings import CoordinatorSettings
-from coordinator_worker.store import Patience
-from shared import connection, weights_file
-from shared.audience import Audience
-from shared.chunks import transfer_fields
-from shared.errors import ConfigError
-from shared.files import replacing
-from shared.layout import Weights
-from shared.messages import ModelManifest, Notice
-from shared.pipeline import Publication
-from shared.settings import load
-from shared.wire import tensor_entries
+from warren_shared import weights_file
+from warren_shared.amqp import zero_copy
+from warren_shared.amqp.publisher import Publication
+from warren_shared.config.settings import load
+from warren_shared.errors import ConfigError
+from warren_shared.files import replacing
+from warren_shared.naming import mailbox
+from warren_shared.observability.event_bus import Audience
+from warren_shared.protocol.codec import tensor_entries
+from warren_shared.protocol.messages import ModelManifest, Notice
+from warren_shared.protocol.transfer import transfer_fields
+from warren_shared.tensors.layout import Weights
 
 DEADLINE_S = 30
 WEIGHTS = Weights.of([np.zeros(4, np.float32)])
@@ -147,7 +148,7 @@ def test_that_the_broker_takes_messages_again_is_not_called_blocked(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     found = Blocked()
-    connection.say_when_blocked(found)  # type: ignore[arg-type]
+    zero_copy.say_when_blocked(found)  # type: ignore[arg-type]
     with caplog.at_level("INFO"):
         found.blocked(None, None)
         found.unblocked(None, None)
@@ -201,7 +202,7 @@ class Ours:
 def test_a_replica_that_comes_back_in_another_place_writes_that_places_files(
     tmp_path: Path,
 ) -> None:
-    from shared.messages import LocalTraining
+    from warren_shared.protocol.messages import LocalTraining
 
     client, local = Ours().client, LocalTraining(scaffold=True)
     memory = Memory("f", Keep(tmp_path))

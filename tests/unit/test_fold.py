@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from coordinator_worker.aggregation import server_optimizer
 from coordinator_worker.aggregation.cohort import Delta
-from coordinator_worker.fold import WeightedSum, sum_of_squares
-from shared.errors import Rejected
-from shared.layout import Layout, Weights, bytes_of
-from shared.update import Update
+from coordinator_worker.aggregation.weighted_sum import WeightedSum, sum_of_squares
+from warren_shared.errors import Rejected
+from warren_shared.tensors.layout import Layout, Weights, bytes_of
+from warren_shared.tensors.update import Update
 
 SHAPES = [((70_000,), "float32"), ((3, 5), "float64"), ((7,), "float32")]
 

@@ -1,21 +1,21 @@
 """The bytes of each kind of message, pinned: who upgrades one worker still understands the other.
 
 Whoever lets one of these tests fail on purpose: a field or kind that is added gets a mark of the
-protocol that it comes with (`shared/messages.py`), PROTOCOL is raised, a message that uses it goes
-into `tests/golden/messages.py`, and ``python -m tests.golden.messages`` prints what belongs into
-``tests/golden/protocol-N.txt``. Golden bytes that are there are never changed.
+protocol that it comes with (`shared/protocol/messages.py`), PROTOCOL is raised, a message that uses
+it goes into `tests/golden/messages.py`, and ``python -m tests.golden.messages`` prints what belongs
+into ``tests/golden/protocol-N.txt``. Golden bytes that are there are never changed.
 """
 
 import msgpack
 import pytest
 
-from shared import messages
-from shared.errors import Rejected
-from shared.messages import OLDEST, PROTOCOL, Signed, Strict, Transfer
-from shared.wire import decode
 from tests.bodies import encode
 from tests.golden.messages import PROTOCOL_1, PROTOCOLS
 from tests.processes import ROOT
+from warren_shared.errors import Rejected
+from warren_shared.protocol import messages
+from warren_shared.protocol.codec import decode
+from warren_shared.protocol.messages import OLDEST, PROTOCOL, Signed, Strict, Transfer
 
 GOLDEN = ROOT / "tests" / "golden"
 TOLD = "an older worker reads this otherwise: raise PROTOCOL, see the head of this file"

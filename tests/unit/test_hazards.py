@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from broker_config.hazards import disabled, of_queue
+from broker_config.broker.upgrade_hazards import disabled, of_queue
 
 NODES = ("rabbit@a", "rabbit@b", "rabbit@c")
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from coordinator_worker import checkpoint
 from coordinator_worker.cli import main
-from coordinator_worker.curves import Curves
-from coordinator_worker.state import State
-from shared.errors import ConfigError
-from shared.layout import Weights
+from coordinator_worker.monitoring.tensorboard import Curves
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.layout import Weights
 
 RUN = "ab" * 4
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker_config.names import CHUNK_BYTES
-from shared.errors import Rejected
-from shared.wire import MAX_HEADER_BYTES, decode
 from tests.fuzz import decoder, step
 from tests.fuzz.instructions import packed
+from warren_shared.errors import Rejected
+from warren_shared.naming import CHUNK_BYTES
+from warren_shared.protocol.codec import MAX_HEADER_BYTES, decode
 
 ROOT = Path(__file__).parent.parent.parent
 CORPUS = ROOT / "tests" / "fuzz" / "corpus"

@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from shared.address import CONNECT_TIMEOUT_S, parameters
-from shared.hosts import FIRST_LAP_TIMEOUT_S, Hosts
-from shared.tls import Broker
+from warren_shared.amqp.address import CONNECT_TIMEOUT_S, parameters
+from warren_shared.amqp.hosts import FIRST_LAP_TIMEOUT_S, Hosts
+from warren_shared.tls import Broker
 
 URL = "amqp://alfa:x@a,b:5673,c/f"
 ADDRESSES = {"a": ["10.0.0.1"], "b": ["10.0.0.2", "10.0.1.2"], "c": ["10.0.0.3"]}

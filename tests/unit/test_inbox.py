@@ -1,7 +1,7 @@
 """The inbox: in order, and bounded by pausing whoever fills it."""
 
-from coordinator_worker.inbox import LIMIT_BYTES, Inbox, Sent, Stop
-from shared.delivery import Delivery
+from coordinator_worker.runtime.inbox import LIMIT_BYTES, Inbox, Sent, Stop
+from warren_shared.amqp.delivery import Delivery
 
 
 def delivery(tag: int, size: int) -> Delivery:

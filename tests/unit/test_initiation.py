@@ -4,8 +4,8 @@ from queue import SimpleQueue
 
 import pytest
 
-from coordinator_worker import initiation
-from coordinator_worker.initiation import Initiation
+from coordinator_worker.runtime import initial_weights
+from coordinator_worker.runtime.initial_weights import Initiation
 
 
 class Asking:
@@ -18,7 +18,7 @@ class Asking:
 
 @pytest.fixture
 def asking(monkeypatch: pytest.MonkeyPatch) -> Asking:
-    monkeypatch.setattr(initiation, "PATIENCE_S", 3600.0)
+    monkeypatch.setattr(initial_weights, "PATIENCE_S", 3600.0)
     return Asking()
 
 
@@ -39,7 +39,7 @@ def test_the_next_is_asked_when_nothing_comes(asking: Asking) -> None:
 def test_a_transfer_that_moves_is_waited_for(asking: Asking) -> None:
     for client in ("alfa", "bravo"):
         asking.initiation.joined(client)
-    for _ in range(initiation.MAX_SLOW - 1):
+    for _ in range(initial_weights.MAX_SLOW - 1):
         asking.initiation.moved()
         asking.initiation.reminded()
     assert asking.asked == ["alfa"]
@@ -52,7 +52,7 @@ def test_a_transfer_that_hardly_moves_does_not_keep_the_next_from_being_asked(
 ) -> None:
     for client in ("alfa", "bravo"):
         asking.initiation.joined(client)
-    for _ in range(initiation.MAX_SLOW):
+    for _ in range(initial_weights.MAX_SLOW):
         asking.initiation.moved()
         asking.initiation.reminded()
     assert asking.asked == ["alfa", "bravo"]
@@ -90,7 +90,7 @@ def test_after_the_connection_was_lost_the_next_is_asked_as_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A reminder that came while we were inactive was dropped, and no other followed."""
-    monkeypatch.setattr(initiation, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(initial_weights, "PATIENCE_S", 0.01)
     asked: SimpleQueue[str] = SimpleQueue()
     reminders: SimpleQueue[None] = SimpleQueue()
     now = Initiation(asked.put, lambda: reminders.put(None))

@@ -14,22 +14,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from broker_config.names import CHUNK_BYTES
-from coordinator_worker import intake
 from coordinator_worker.aggregation import Cohort, server_optimizer
 from coordinator_worker.aggregation.aggregators import mean
-from coordinator_worker.bound import NormBound
-from coordinator_worker.intake import Admission, Intake, Outcome
-from coordinator_worker.quorum import Policy
-from coordinator_worker.round import Round
-from coordinator_worker.state import State
-from shared.chunks import Outgoing, transfer_fields
-from shared.delivery import Delivery
-from shared.errors import Rejected
-from shared.layout import Layout, Weights
-from shared.messages import EvaluationEntry, Failed, InitialManifest, Join, Notice, UpdateManifest
-from shared.wire import decode, tensor_entries
+from coordinator_worker.rounds import intake
+from coordinator_worker.rounds.intake import Admission, Intake, Outcome
+from coordinator_worker.rounds.norm_bound import NormBound
+from coordinator_worker.rounds.policy import Policy
+from coordinator_worker.rounds.round import Round
+from coordinator_worker.state.training_state import State
 from tests.bodies import bodies_of, encode, staging
+from warren_shared.amqp.delivery import Delivery
+from warren_shared.errors import Rejected
+from warren_shared.naming import CHUNK_BYTES
+from warren_shared.protocol.codec import decode, tensor_entries
+from warren_shared.protocol.messages import (
+    EvaluationEntry,
+    Failed,
+    InitialManifest,
+    Join,
+    Notice,
+    UpdateManifest,
+)
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Layout, Weights
 
 RUN = "ab" * 4
 SIZE = CHUNK_BYTES // 4 + 100  # float32 values: two chunks

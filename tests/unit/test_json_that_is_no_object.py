@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client_worker.keep import Keep
-from coordinator_worker.audit import NAME, Audit
+from client_worker.runtime.update_store import Keep
 from coordinator_worker.cli import main
-from coordinator_worker.evaluator import Evaluator
-from coordinator_worker.watch import _read, _written
-from shared.delivery import Delivery
-from shared.errors import ConfigError
-from shared.layout import Weights
+from coordinator_worker.monitoring.follower import _read, _written
+from coordinator_worker.runtime.evaluator import Evaluator
+from coordinator_worker.storage.audit_log import NAME, Audit
 from tests.unit.test_audit import STALE, entry, manifest, state
+from warren_shared.amqp.delivery import Delivery
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.layout import Weights
 
 NO_OBJECTS = {
     "a number": b"5", "null": b"null", "a list": b"[]", "a list of lists": b"[[1],[2]]",

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker_config.names import CHUNK_BYTES
-from client_worker.keep import Keep
-from shared.chunks import Outgoing, transfer_fields
-from shared.layout import Weights
-from shared.messages import UpdateManifest
+from client_worker.runtime.update_store import Keep
+from warren_shared.naming import CHUNK_BYTES
+from warren_shared.protocol.messages import UpdateManifest
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Weights
 
 DELTA = Weights.of([np.arange(CHUNK_BYTES // 4 + 10, dtype=np.float32), np.ones(3)])
 

@@ -7,11 +7,11 @@ import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
 from client_worker import FederatedClient, KerasTask, LinearRegressionModel
-from client_worker.keras_model import KerasModel
+from client_worker.models.keras_model import KerasModel
 from coordinator_worker import FederatedCoordinator
-from shared.errors import ConfigError
-from shared.evaluation import Evaluation, pool
-from shared.layout import Weights
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.evaluation import Evaluation, pool
+from warren_shared.tensors.layout import Weights
 
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(64, 3)).astype("float32")

@@ -6,13 +6,13 @@ import pytest
 import tensorflow as tf
 
 from client_worker import FederatedClient, KerasTask, LinearRegressionModel, interpolate
-from client_worker.guide import Guide
-from client_worker.keras_model import KerasModel
 from client_worker.models import linear_regression
-from client_worker.scaffold import longer
-from shared.errors import ConfigError
-from shared.layout import Weights
-from shared.messages import LocalTraining
+from client_worker.models.keras_model import KerasModel
+from client_worker.training.plan import Guide
+from client_worker.training.scaffold import longer
+from warren_shared.errors import ConfigError
+from warren_shared.protocol.messages import LocalTraining
+from warren_shared.tensors.layout import Weights
 
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(64, 3)).astype("float32")

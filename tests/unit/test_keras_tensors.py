@@ -8,8 +8,8 @@ import pytest
 
 from client_worker import KerasTask
 from coordinator_worker import FederatedCoordinator
-from shared.errors import ConfigError
-from shared.layout import STATISTIC, Weights
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.layout import STATISTIC, Weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

@@ -12,13 +12,13 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from broker_config import names
-from broker_config.topology import Federation, topology
+from broker_config.declaration.topology import Federation, topology
 from client_worker.settings import ClientSettings
-from client_worker.task import TaskSource
+from client_worker.tasks.task import TaskSource
 from coordinator_worker.settings import CoordinatorSettings
-from shared.settings import load
 from tests.processes import ROOT
+from warren_shared import naming
+from warren_shared.config.settings import load
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 RESOURCES = [
@@ -55,7 +55,7 @@ def test_the_cluster_operator_takes_the_broker() -> None:
     jsonschema.validate(named(CLUSTER, "broker"), schema)
     lines = named(CLUSTER, "broker")["spec"]["rabbitmq"]["additionalConfig"].splitlines()
     settings = dict(line.split(" = ") for line in lines)
-    assert int(settings["max_message_size"]) >= 2 * names.CHUNK_BYTES
+    assert int(settings["max_message_size"]) >= 2 * naming.CHUNK_BYTES
 
 
 @pytest.mark.parametrize("worker", WORKERS)

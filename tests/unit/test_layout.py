@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import ConfigError
-from shared.layout import Layout, Weights
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.layout import Layout, Weights
 
 shapes = st.lists(
     st.tuples(

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator_worker.goal import Goal, Monitor, Target
-from coordinator_worker.learning import Learning
-from coordinator_worker.schedules import schedule
+from coordinator_worker.aggregation.algorithm import Learning
+from coordinator_worker.aggregation.schedules import schedule
+from coordinator_worker.rounds.policy import Policy
+from coordinator_worker.rounds.stopping import Goal, Monitor, Target
 from coordinator_worker.settings import CoordinatorSettings
-from coordinator_worker.state import Best, State
-from shared.errors import ConfigError
-from shared.layout import Weights
+from coordinator_worker.state.training_state import Best, State
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.layout import Weights
 
 URL = "amqp://coordinator:x@localhost/f"
 
@@ -25,7 +26,7 @@ def settings(**given: Any) -> CoordinatorSettings:
 def learning(**given: Any) -> Learning:
     found = settings(**given)
     made = Learning.of(found)
-    made.policy(found)
+    Policy.from_settings(found, made.aggregator)
     return made
 
 

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from client_worker import FederatedClient
-from client_worker.guide import Guide, takes_guide
 from client_worker.models import linear_regression
-from client_worker.numpy_model import NumpyModel
-from client_worker.scaffold import longer
+from client_worker.models.numpy_model import NumpyModel
+from client_worker.training.plan import Guide, takes_guide
+from client_worker.training.scaffold import longer
 from coordinator_worker import FederatedCoordinator
-from shared.errors import ConfigError
-from shared.layout import Layout, Weights
-from shared.messages import LocalTraining
 from tests.tasks import Line
+from warren_shared.errors import ConfigError
+from warren_shared.protocol.messages import LocalTraining
+from warren_shared.tensors.layout import Layout, Weights
 
 DRAW = np.random.default_rng(7)
 RATE = 0.05

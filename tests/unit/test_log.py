@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from shared.log import Log, configure
+from warren_shared.observability.log import Log, configure
 
 
 @pytest.fixture(autouse=True)

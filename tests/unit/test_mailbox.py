@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker_config.names import CHUNK_BYTES
-from client_worker.mailbox import Announcement, GlobalModel, Mailbox
-from shared.chunks import Outgoing, transfer_fields
-from shared.delivery import Delivery
-from shared.layout import Layout, Weights
-from shared.messages import Join, ModelManifest, Notice
-from shared.wire import tensor_entries
+from client_worker.runtime.mailbox import Announcement, GlobalModel, Mailbox
 from tests.bodies import bodies_of, encode
+from warren_shared.amqp.delivery import Delivery
+from warren_shared.naming import CHUNK_BYTES
+from warren_shared.protocol.codec import tensor_entries
+from warren_shared.protocol.messages import Join, ModelManifest, Notice
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Layout, Weights
 
 LAYOUT = Layout.of([np.zeros(CHUNK_BYTES // 4 + 9, np.float32)])  # two chunks
 RUN = "ab" * 4

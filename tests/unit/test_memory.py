@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from client_worker import FederatedClient, Task, interpolate
-from client_worker.keep import Keep
-from client_worker.memory import MOST_REVOCABLE, Memory
 from client_worker.models import linear_regression
-from client_worker.scaffold import longer
-from shared.chunks import Outgoing, transfer_fields
-from shared.layout import Weights
-from shared.messages import LocalTraining, UpdateManifest
-from shared.update import Update
+from client_worker.runtime.client_state import MOST_REVOCABLE, Memory
+from client_worker.runtime.update_store import Keep
+from client_worker.training.scaffold import longer
+from warren_shared.protocol.messages import LocalTraining, UpdateManifest
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Weights
+from warren_shared.tensors.update import Update
 
 RUN, OTHER_RUN = "ab" * 4, "cd" * 4
 LOCAL = LocalTraining(scaffold=True)

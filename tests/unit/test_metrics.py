@@ -9,12 +9,12 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from client_worker.metrics import Metrics as ClientMetrics
-from coordinator_worker.metrics import MOST_CLIENTS, MOST_METRICS, Metrics
-from shared.audience import Phase, Phases
-from shared.errors import ConfigError
-from shared.exposition import Endpoint, Meters
+from client_worker.runtime.prometheus import Metrics as ClientMetrics
+from coordinator_worker.monitoring.prometheus import MOST_CLIENTS, MOST_METRICS, Metrics
 from tests.ports import free_port
+from warren_shared.errors import ConfigError
+from warren_shared.observability.event_bus import Phase, Phases
+from warren_shared.observability.prometheus import Endpoint, Meters
 
 ROOT = Path(__file__).parents[2]
 
@@ -223,9 +223,9 @@ def test_an_address_that_is_not_ours_is_one_clear_line() -> None:
 
 def test_who_asked_for_no_metrics_does_not_even_load_the_library() -> None:
     program = (
-        "import sys; import coordinator_worker.worker;"
+        "import sys; import coordinator_worker.runtime.worker;"
         "from coordinator_worker import observers as one;"
-        "from client_worker import observers as two; import client_worker.worker;"
+        "from client_worker import observers as two; import client_worker.runtime.worker;"
         "from coordinator_worker.settings import CoordinatorSettings as C;"
         "from client_worker.settings import ClientSettings as D;"
         "url = 'amqp://a:b@127.0.0.1/f';"

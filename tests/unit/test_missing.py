@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from coordinator_worker.roster import Member
 from coordinator_worker.rounds.missing import MOST, Missing
-from coordinator_worker.state import State
-from shared.layout import Weights
+from coordinator_worker.state.roster import Member
+from coordinator_worker.state.training_state import State
+from warren_shared.tensors.layout import Weights
 
 STATE = State("f", "ab" * 4, 7, Weights.of([np.ones(3, np.float32)]), applied={})
 STATE = replace(STATE, roster={name: Member() for name in ("alfa", "bravo", "charlie")})

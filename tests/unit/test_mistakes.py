@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 
 from client_worker import FederatedClient, KerasTask, NumpyModel, Task
-from client_worker.task import TaskSource
-from shared.errors import ConfigError
+from client_worker.tasks.task import TaskSource
 from tests import documents
+from warren_shared.errors import ConfigError
 
 TABLE = documents.text_of("docs/bring-your-own.md").partition("## When it does not work")[2]
 ROWS = dict(re.findall(r"^\| ([^|`]+) \| `([^`]+)` \|$", TABLE, re.MULTILINE))

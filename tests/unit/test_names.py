@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_config.names import (
+from warren_shared.naming import (
     RESERVED_USERS,
     USER_PATTERN,
     fleet_member,

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator_worker.rounds.newest import check
-from coordinator_worker.state import State
-from shared.chunks import digest
-from shared.errors import ConfigError
-from shared.layout import Weights
-from shared.messages import Newest
+from coordinator_worker.rounds.newest_version import check
+from coordinator_worker.state.training_state import State
+from warren_shared.errors import ConfigError
+from warren_shared.protocol.messages import Newest
+from warren_shared.protocol.transfer import digest
+from warren_shared.tensors.layout import Weights
 
 STATE = State("f", "ab" * 4, 7, Weights.of([np.ones(3, np.float32)]), applied={})
 OUT = Newest(federation="f", run=STATE.run, version=7, digest=digest(STATE.weights.buffer))

@@ -8,7 +8,6 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC, LinearSVC
 
 from client_worker import FederatedClient
-from client_worker.guide import Guide
 from client_worker.models import (
     SklearnModel,
     k_means,
@@ -19,12 +18,13 @@ from client_worker.models import (
     random_features,
     softmax_regression,
 )
-from client_worker.models.clustering import PSEUDO_COUNT, assign
-from client_worker.numpy_model import NumpyModel
+from client_worker.models.kmeans import PSEUDO_COUNT, assign
+from client_worker.models.numpy_model import NumpyModel
+from client_worker.training.plan import Guide
 from coordinator_worker import FederatedCoordinator
-from shared.errors import ConfigError
-from shared.evaluation import Evaluation
-from shared.messages import LocalTraining
+from warren_shared.errors import ConfigError
+from warren_shared.protocol.messages import LocalTraining
+from warren_shared.tensors.evaluation import Evaluation
 
 DRAW = np.random.default_rng(3)
 X = DRAW.normal(size=(120, 4))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client_worker.partition import by_column, dirichlet, iid, shards
-from shared.errors import ConfigError
+from warren_shared.errors import ConfigError
 
 seeds = st.integers(0, 99)
 

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from coordinator_worker import archive
-from coordinator_worker.archive import kept_in
 from coordinator_worker.cli import main
-from coordinator_worker.diff import differences
-from coordinator_worker.past import Model, Past
-from coordinator_worker.rollback import rollback
-from coordinator_worker.state import Best
-from shared import weights_file
-from shared.errors import ConfigError
-from shared.layout import Layout, Weights
+from coordinator_worker.state.training_state import Best
+from coordinator_worker.storage import version_archive
+from coordinator_worker.storage.version_archive import kept_in
+from coordinator_worker.versions.diff import differences
+from coordinator_worker.versions.registry import Model, Past
+from coordinator_worker.versions.rollback import rollback
 from tests.runs import RUN, federation, weights
+from warren_shared import weights_file
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.layout import Layout, Weights
 
 
 def told(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> Any:
@@ -30,7 +30,7 @@ def test_versions_lists_what_is_there_and_what_each_is_worth(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     federation(tmp_path, best=Best(4, 0.4))
-    (tmp_path / archive.FOLDER / f"{RUN}-000003.safetensors").unlink()
+    (tmp_path / version_archive.FOLDER / f"{RUN}-000003.safetensors").unlink()
     found = told(capsys, tmp_path, "versions")
     assert [line["version"] for line in found] == [1, 2, 4, 5, 6]
     four = found[2]
@@ -141,7 +141,7 @@ def test_control_variates_are_no_part_of_an_exported_model(tmp_path: Path) -> No
     whole = Weights(Layout.of(arrays, ["w", "control/0"]), Weights.of(arrays).buffer)
     federation(tmp_path)
     found = Past(tmp_path).find("3")
-    from coordinator_worker.export import export
+    from coordinator_worker.versions.export import export
 
     export(Model("m", whole, 3, found.facts), tmp_path / "m.safetensors", None, ())
     assert list(load_file(tmp_path / "m.safetensors")) == ["w"]

@@ -5,11 +5,11 @@ import pytest
 
 from client_worker import FederatedClient, Task
 from client_worker.models import linear_regression, mlp
-from client_worker.rules import interpolate
-from client_worker.scaffold import longer
-from shared.errors import ConfigError
-from shared.layout import Weights
-from shared.messages import LocalTraining
+from client_worker.training.scaffold import longer
+from client_worker.training.update_rules import interpolate
+from warren_shared.errors import ConfigError
+from warren_shared.protocol.messages import LocalTraining
+from warren_shared.tensors.layout import Weights
 
 X = np.random.default_rng(0).normal(size=(30, 2))
 Y = X @ [1.0, -1.0] + 2.0

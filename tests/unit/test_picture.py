@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator_worker.figures import duration, figure, plain, size, sparkline
-from coordinator_worker.picture import MOST_METRICS, MOST_REJECTED, Picture
-from coordinator_worker.roster import Member
-from coordinator_worker.standing import WINDOW, Row
-from coordinator_worker.state import State
-from shared.layout import Weights
+from coordinator_worker.monitoring.client_view import WINDOW, Row
+from coordinator_worker.monitoring.federation_view import MOST_METRICS, MOST_REJECTED, Picture
+from coordinator_worker.state.roster import Member
+from coordinator_worker.state.training_state import State
+from coordinator_worker.text.formatting import duration, figure, plain, size, sparkline
+from warren_shared.tensors.layout import Weights
 
 
 def accepted(client: str, made: int, late: int = 0, examples: int = 10) -> dict[str, Any]:

@@ -7,7 +7,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shared.pipeline import HELD_BACK, WINDOW_BYTES, Job, Pipeline, Publication, Unconfirmed
+from warren_shared.amqp.publisher import (
+    HELD_BACK,
+    WINDOW_BYTES,
+    Job,
+    Pipeline,
+    Publication,
+    Unconfirmed,
+)
 
 BIG = bytes(WINDOW_BYTES // 4)
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.places import FIRST_WINDOW, Places
+from warren_shared.amqp.queue_claim import FIRST_WINDOW, Places
 
 ROW = tuple(f"model.phone.{number}" for number in range(10_000))
 

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from shared.errors import Rejected
-from shared.evaluation import MOST_CLASSES
-from shared.log import Log, Readable
-from shared.messages import MAX_FIGURE, EvaluationEntry, Figures
-from shared.printable import printable
+from warren_shared.errors import Rejected
+from warren_shared.observability.log import Log, Readable
+from warren_shared.printable import printable
+from warren_shared.protocol.messages import MAX_FIGURE, EvaluationEntry, Figures
+from warren_shared.tensors.evaluation import MOST_CLASSES
 
 ESC = "\x1b]0;owned\x07\x1b[2J\x1b[31mFAKE\n20:00:00 version 99 is published\r\u202edne"
 

@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client_worker.keep import Keep
-from coordinator_worker import archive, checkpoint
-from coordinator_worker.audit import Audit
+from client_worker.runtime.update_store import Keep
 from coordinator_worker.settings import CoordinatorSettings
-from coordinator_worker.state import State
-from coordinator_worker.store import Store
-from shared.errors import ConfigError
-from shared.files import private_folder, replacing
-from shared.folder import writable
-from shared.layout import Weights
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint, version_archive
+from coordinator_worker.storage.audit_log import Audit
+from coordinator_worker.storage.store import Store
+from warren_shared.errors import ConfigError
+from warren_shared.files import private_folder, replacing, writable
+from warren_shared.tensors.layout import Weights
 
 WEIGHTS = Weights.of([np.zeros(4, np.float32)])
 STATE = State("f", "ab" * 4, 1, WEIGHTS, applied={})
@@ -59,7 +58,7 @@ def test_all_that_is_kept(tmp_path: Path, umask: int) -> None:
     store.save_best(WEIGHTS)
     store.close()
     checkpoint.save(store.folder, STATE)
-    archive.write(store.folder, STATE, 7)
+    version_archive.write(store.folder, STATE, 7)
     audit = Audit(store.folder)
     audit.take_over(STATE)
     audit.give_back()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from broker_config.processes import MARK, is_ours, wait_for
+from broker_config.node.processes import MARK, is_ours, wait_for
 
 _AGAIN = '[ "$1" = 0 ] && exec sleep 60; exec /bin/sh -c "$0" "$0" $(($1 - 1))'
 

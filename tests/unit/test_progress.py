@@ -7,20 +7,17 @@ import sys
 
 import pytest
 
-from broker_config.waiting import waiting
-from shared.progress import through
+from warren_shared.observability.progress import spinner, through
 
 PROGRAM = """
-from broker_config.waiting import waiting
-from shared.progress import through
-with waiting("RabbitMQ is starting"):
+with spinner("RabbitMQ is starting"):
     pass
 print(sum(through(range(1000), "reading the log", 1000)))
 """
 
 
 def test_without_a_terminal_nothing_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
-    with waiting("something"):
+    with spinner("something"):
         assert list(through(iter("abc"), "letters")) == ["a", "b", "c"]
     assert capsys.readouterr() == ("", "")
 

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared import proxy as tunnels
-from shared.address import diagnose, parameters
-from shared.broker_url import BrokerUrl
-from shared.errors import BrokerRefused, BrokerUnavailable, ConfigError
-from shared.proxy import Proxy, ProxyFailed, proxy_for
-from shared.tls import Broker
 from tests.ports import free_port
 from tests.proxy import KINDS
 from tests.proxy import proxy as serving
+from warren_shared.amqp import proxy as tunnels
+from warren_shared.amqp.address import diagnose, parameters
+from warren_shared.amqp.broker_url import BrokerUrl
+from warren_shared.amqp.proxy import Proxy, ProxyFailed, proxy_for
+from warren_shared.errors import BrokerRefused, BrokerUnavailable, ConfigError
+from warren_shared.tls import Broker
 
 SECRET = "s3cr:et@"
 PLAIN = BrokerUrl.parse("amqp://alfa:x@broker.example/f")

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator_worker.quorum import Policy
-from shared.errors import Rejected
+from coordinator_worker.rounds.policy import Policy
+from warren_shared.errors import Rejected
 
 policies = st.builds(
     Policy, st.integers(1, 100), st.integers(0, 50), st.floats(0, 4, allow_nan=False)

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from coordinator_worker.figures import plain
-from coordinator_worker.rejected import Rejection, Summary, read
-from shared.messages import Join
-from shared.peek import Letter
+from coordinator_worker.terminal.rejected import Rejection, Summary, read
+from coordinator_worker.text.formatting import plain
 from tests.bodies import encode
+from warren_shared.amqp.queue_browser import Letter
+from warren_shared.protocol.messages import Join
 
 JOIN = encode(Join(federation="clinics", client="alfa"))
 OURS = {

@@ -9,27 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator_worker import archive, checkpoint
-from coordinator_worker.audit import NAME, Audit
-from coordinator_worker.audited import faults, read, versions
+from coordinator_worker.aggregation.algorithm import Learning
+from coordinator_worker.aggregation.coordinator import FederatedCoordinator
 from coordinator_worker.cli import main
-from coordinator_worker.coordinator import FederatedCoordinator
-from coordinator_worker.intake import Intake
-from coordinator_worker.learning import Learning
-from coordinator_worker.lease import Lease
-from coordinator_worker.quorum import Policy
-from coordinator_worker.rollback import import_model, rollback
+from coordinator_worker.rounds.intake import Intake
+from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.settings import CoordinatorSettings
-from coordinator_worker.state import Best
-from coordinator_worker.store import Store
-from shared import weights_file
-from shared.chunks import Outgoing, transfer_fields
-from shared.delivery import Delivery
-from shared.errors import ConfigError, WarrenError
-from shared.layout import Weights
-from shared.messages import UpdateManifest
+from coordinator_worker.state.training_state import Best
+from coordinator_worker.storage import checkpoint, version_archive
+from coordinator_worker.storage.audit_log import NAME, Audit
+from coordinator_worker.storage.folder_lock import Lease
+from coordinator_worker.storage.store import Store
+from coordinator_worker.versions.audit_report import faults, read, versions
+from coordinator_worker.versions.rollback import import_model, rollback
 from tests.bodies import bodies_of, staging
 from tests.runs import RUN, federation, loaded, record, weights
+from warren_shared import weights_file
+from warren_shared.amqp.delivery import Delivery
+from warren_shared.errors import ConfigError, WarrenError
+from warren_shared.protocol.messages import UpdateManifest
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Weights
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ def test_a_rollback_is_a_new_version_with_the_old_weights(tmp_path: Path) -> Non
         "source": "version 3",
         "digest": weights_file.digest_text(weights(3)),
     }
-    assert [kept.version for kept in archive.kept_in(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
+    assert [kept.version for kept in version_archive.kept_in(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_the_audit_log_tells_of_it_and_verifies(
@@ -223,7 +223,7 @@ def test_an_import_is_version_zero_of_a_new_run_and_the_store_goes_on_from_it(
     assert (made.version, made.federation) == (0, "f")
     assert [line["event"] for line in lines(folder)] == ["imported"]
     assert lines(folder)[0]["source"] == "mine.safetensors"
-    assert [kept.version for kept in archive.kept_in(folder, made.run)] == [0]
+    assert [kept.version for kept in version_archive.kept_in(folder, made.run)] == [0]
     settings = CoordinatorSettings(
         broker_url="amqp://a:b@localhost/f", checkpoint_dir=folder, scaffold=True
     )
@@ -274,7 +274,7 @@ def test_a_rollback_whose_copy_cannot_be_kept_has_succeeded_and_says_so(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(archive, "write", full)
+    monkeypatch.setattr(version_archive, "write", full)
     assert rollback(tmp_path, "3").version == 7
     assert loaded(tmp_path).version == 7
     assert "version 7 is in the checkpoint, but no copy of it" in caplog.text

@@ -2,8 +2,8 @@
 
 import pytest
 
-from coordinator_worker import roster
-from coordinator_worker.roster import GONE_AFTER, Member, participation, summary
+from coordinator_worker.state import roster
+from coordinator_worker.state.roster import GONE_AFTER, Member, participation, summary
 
 
 def test_who_stands_where() -> None:

@@ -11,15 +11,21 @@ from hypothesis import strategies as st
 
 from coordinator_worker.aggregation import Cohort
 from coordinator_worker.aggregation.aggregators import mean
-from coordinator_worker.intake import Arrival
-from coordinator_worker.round import Round, weighted_means
 from coordinator_worker.rounds.evaluation_pool import MOST_TABLES
-from shared.chunks import Outgoing, transfer_fields
-from shared.evaluation import of_scores
-from shared.layout import Weights
-from shared.messages import Chunk, EvaluationEntry, InitialManifest, ScoreTable, UpdateManifest
-from shared.wire import decode, tensor_entries
+from coordinator_worker.rounds.intake import Arrival
+from coordinator_worker.rounds.round import Round, weighted_means
 from tests.bodies import bodies_of, staging
+from warren_shared.protocol.codec import decode, tensor_entries
+from warren_shared.protocol.messages import (
+    Chunk,
+    EvaluationEntry,
+    InitialManifest,
+    ScoreTable,
+    UpdateManifest,
+)
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.evaluation import of_scores
+from warren_shared.tensors.layout import Weights
 
 DELTA = Weights.of([np.array([1.0, 2.0]), np.array([3.0], np.float32)])
 

@@ -1,6 +1,6 @@
 """Who is drawn: the right share, independently, and the same whenever it is asked."""
 
-from shared.sampling import is_drawn
+from warren_shared.protocol.sampling import is_drawn
 
 CLIENTS = [f"phone.{number}" for number in range(1000)]
 

@@ -5,12 +5,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_config.keys import ensure_keys, rotate_keys
-from broker_config.names import CHUNK_BYTES
-from shared.errors import Rejected
-from shared.messages import Chunk, Join, Sealed
-from shared.sealing import Opener, Sealer
-from shared.wire import decode, encode
+from broker_config.secrets.keys import ensure_keys, rotate_keys
+from warren_shared.errors import Rejected
+from warren_shared.naming import CHUNK_BYTES
+from warren_shared.protocol.codec import decode, encode
+from warren_shared.protocol.encryption import Opener, Sealer
+from warren_shared.protocol.messages import Chunk, Join, Sealed
 
 KEY = X25519PrivateKey.generate()
 SEALER = Sealer(KEY.public_key(), "f", "alfa")

@@ -7,10 +7,10 @@ import pytest
 
 from coordinator_worker import FederatedCoordinator
 from coordinator_worker.aggregation import Diverged, server_optimizer
-from coordinator_worker.fold import BLOCK
-from shared.errors import ConfigError
-from shared.layout import Layout, Tensor, Weights
-from shared.update import Update
+from coordinator_worker.aggregation.weighted_sum import BLOCK
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.layout import Layout, Tensor, Weights
+from warren_shared.tensors.update import Update
 
 ROUNDS = 4
 Equation = Callable[[np.ndarray, np.ndarray, dict[str, np.ndarray]], np.ndarray]

@@ -9,17 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client_worker.settings import ClientSettings
-from coordinator_worker.goal import Target
-from coordinator_worker.settings import (
-    CoordinatorSettings,
-    parse_config,
-    read_initial_model,
-)
-from shared.errors import ConfigError
-from shared.messages import Notice
-from shared.settings import load
-from shared.wire import decode
+from coordinator_worker.rounds.stopping import Target
+from coordinator_worker.settings import CoordinatorSettings, parse_config, read_initial_model
 from tests.bodies import encode
+from warren_shared.config.settings import load
+from warren_shared.errors import ConfigError
+from warren_shared.protocol.codec import decode
+from warren_shared.protocol.messages import Notice
 
 URL = "amqp://alfa:s%40crt@127.0.0.1:5672/my%2Ffederation"
 

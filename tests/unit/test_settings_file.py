@@ -7,11 +7,11 @@ import pytest
 
 from client_worker.evaluate import EvaluateSettings
 from client_worker.settings import ClientSettings
-from client_worker.task import TaskSource
-from coordinator_worker.report import ReportSettings
+from client_worker.tasks.task import TaskSource
 from coordinator_worker.settings import CoordinatorSettings
-from shared.errors import ConfigError
-from shared.settings import WorkerSettings, load
+from coordinator_worker.terminal.participation import ReportSettings
+from warren_shared.config.settings import WorkerSettings, load
+from warren_shared.errors import ConfigError
 
 URL = "amqp://alfa:secret@127.0.0.1:5672/f"
 

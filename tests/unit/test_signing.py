@@ -9,16 +9,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_config.keys import Keys, ensure_keys, rotate_keys
-from client_worker.mailbox import Mailbox, Shelf
-from shared.chunks import Outgoing, transfer_fields
-from shared.delivery import Delivery
-from shared.errors import ConfigError, Rejected
-from shared.layout import Layout, Weights
-from shared.messages import LocalTraining, ModelManifest, Notice
-from shared.signing import Signer, Verifier, content_digest, signed_bytes
-from shared.wire import decode, tensor_entries
+from broker_config.secrets.keys import Keys, ensure_keys, rotate_keys
+from client_worker.runtime.mailbox import Mailbox, Shelf
 from tests.bodies import bodies_of, encode
+from warren_shared.amqp.delivery import Delivery
+from warren_shared.errors import ConfigError, Rejected
+from warren_shared.protocol.codec import decode, tensor_entries
+from warren_shared.protocol.messages import LocalTraining, ModelManifest, Notice
+from warren_shared.protocol.signing import Signer, Verifier, content_digest, signed_bytes
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Layout, Weights
 
 KEY, NEXT, STRANGER = (Ed25519PrivateKey.generate() for _ in range(3))
 SIGNER = Signer([KEY])

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_config.names import CHUNK_BYTES
-from coordinator_worker.staging import READ_BYTES, Piece, Staging
+from coordinator_worker.rounds.staging import READ_BYTES, Piece, Staging
 from tests.bodies import staging
+from warren_shared.naming import CHUNK_BYTES
 
 
 def read(place: Staging, *pieces: Piece) -> bytes:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator_worker.state import State
-from shared.layout import Weights
+from coordinator_worker.state.training_state import State
+from warren_shared.tensors.layout import Weights
 
 START = State("f", "ab" * 4, 0, Weights.of([np.zeros(2)]), applied={})
 

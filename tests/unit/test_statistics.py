@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client_worker import FederatedClient
-from client_worker.statistics import Statistics, statistics_task
+from client_worker.tasks.feature_statistics import Statistics, statistics_task
 from coordinator_worker import FederatedCoordinator
-from shared.errors import ConfigError
+from warren_shared.errors import ConfigError
 
 
 def rows(count: int, seed: int) -> np.ndarray:

@@ -4,11 +4,11 @@ import json
 import re
 from math import inf, isnan, nan
 
-from coordinator_worker.figures import sparkline
-from coordinator_worker.markdown import sparkline as in_markdown
-from coordinator_worker.picture import Picture
-from shared import strict_json
+from coordinator_worker.monitoring.federation_view import Picture
+from coordinator_worker.text.formatting import sparkline
+from coordinator_worker.text.markdown import sparkline as in_markdown
 from tests.processes import ROOT
+from warren_shared import strict_json
 
 
 def test_numbers_that_are_not_finite_are_null_at_any_depth() -> None:

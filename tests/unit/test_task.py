@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client_worker import Task
-from client_worker.task import TaskSource
-from shared.errors import ConfigError
+from client_worker.tasks.task import TaskSource
+from warren_shared.errors import ConfigError
 
 LINE = "tests.tasks:line"
 

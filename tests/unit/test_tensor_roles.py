@@ -6,16 +6,24 @@ import numpy as np
 import pytest
 
 from client_worker import FederatedClient
-from client_worker.scaffold import longer
+from client_worker.training.scaffold import longer
 from coordinator_worker import FederatedCoordinator
-from coordinator_worker.fold import WeightedSum, sum_of_squares
-from shared.errors import ConfigError
-from shared.evaluation import of_scores
-from shared.layout import STATISTIC, TRAINABLE, Array, Layout, Weights, bytes_of, canonical
-from shared.messages import LocalTraining
-from shared.update import Update
-from shared.weights_file import read, write
-from shared.wire import layout_of, tensor_entries
+from coordinator_worker.aggregation.weighted_sum import WeightedSum, sum_of_squares
+from warren_shared.errors import ConfigError
+from warren_shared.protocol.codec import layout_of, tensor_entries
+from warren_shared.protocol.messages import LocalTraining
+from warren_shared.tensors.evaluation import of_scores
+from warren_shared.tensors.layout import (
+    STATISTIC,
+    TRAINABLE,
+    Array,
+    Layout,
+    Weights,
+    bytes_of,
+    canonical,
+)
+from warren_shared.tensors.update import Update
+from warren_shared.weights_file import read, write
 
 OPTIMIZERS = (
     "sgd",

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from coordinator_worker import checkpoint
 from coordinator_worker.cli import main
-from coordinator_worker.state import State
-from coordinator_worker.terminal.table import Column, fitted
-from shared.layout import Weights
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
+from coordinator_worker.text.table import Column, fitted
+from warren_shared.tensors.layout import Weights
 
 COLUMNS = [
     Column("version", ["7", "8"]),

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.address import parameters
-from shared.errors import ConfigError
-from shared.tls import Broker
-from shared.token import LONGEST_LOOK_S, SHORTEST_LOOK_S, TokenFile, expiry
+from warren_shared.amqp.address import parameters
+from warren_shared.amqp.token import LONGEST_LOOK_S, SHORTEST_LOOK_S, TokenFile, expiry
+from warren_shared.errors import ConfigError
+from warren_shared.tls import Broker
 
 URL = "amqp://alfa@localhost/f"
 

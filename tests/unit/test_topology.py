@@ -5,11 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from broker_config.check import Difference, differences
-from broker_config.errors import BrokerConfigError
-from broker_config.federation import MAILBOX_LIMIT, load, save
-from broker_config.names import owner_of_mailbox
-from broker_config.topology import (
+from broker_config.broker.drift import Difference, differences
+from broker_config.declaration.federation import MAILBOX_LIMIT, load, save
+from broker_config.declaration.topology import (
     Binding,
     Federation,
     Fleet,
@@ -18,6 +16,8 @@ from broker_config.topology import (
     is_contributor,
     topology,
 )
+from warren_shared.errors import BrokerConfigError
+from warren_shared.naming import owner_of_mailbox
 
 FEDERATION = Federation(
     clients=("hospital-a", "hospital_b"), fleets=(Fleet("phone", 3),), model_bytes=10 << 20

@@ -10,9 +10,9 @@ import pytest
 
 from client_worker import cli as client
 from coordinator_worker import cli as coordinator
-from shared import units
-from shared.units import CLIENT, COORDINATOR, Unit
 from tests.processes import ROOT
+from warren_shared.service import systemd
+from warren_shared.service.systemd import CLIENT, COORDINATOR, Unit
 
 DEPLOYED = Path("/opt/warren/.venv/bin")
 MOST_EXPOSED = 20  # of 100; a service that asks for nothing has 96
@@ -31,7 +31,7 @@ def written(folder: Path, unit: Unit, *, user: bool = False) -> Path:
     program = shutil.which("true")
     assert program
     path = folder / unit.name
-    path.write_text(unit.text(Path(program), units.SETTINGS, "/etc/warren", user=user))
+    path.write_text(unit.text(Path(program), systemd.SETTINGS, "/etc/warren", user=user))
     return path
 
 
@@ -55,7 +55,7 @@ def test_the_unit_is_confined(unit: Unit, tmp_path: Path) -> None:
 
 @BOTH
 def test_the_unit_in_the_repository_is_what_install_writes(unit: Unit) -> None:
-    text = unit.text(DEPLOYED / unit.program, units.SETTINGS, "/etc/warren")
+    text = unit.text(DEPLOYED / unit.program, systemd.SETTINGS, "/etc/warren")
     assert (ROOT / "deploy" / "systemd" / unit.name).read_text() == text
 
 
@@ -130,11 +130,11 @@ def test_printing_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_program_in_somebodys_home_is_said_to_be_out_of_reach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(units, "HOMES", (tmp_path / "home",))
-    asked = units.flags(COORDINATOR).parse_args(["--dir", str(tmp_path), "--force"])
-    units.install(COORDINATOR, asked, tmp_path / "home" / "ann" / ".venv" / "bin" / "x")
+    monkeypatch.setattr(systemd, "HOMES", (tmp_path / "home",))
+    asked = systemd.flags(COORDINATOR).parse_args(["--dir", str(tmp_path), "--force"])
+    systemd.install(COORDINATOR, asked, tmp_path / "home" / "ann" / ".venv" / "bin" / "x")
     assert "ann/.venv/bin/x lies below" in capsys.readouterr().err
-    units.install(COORDINATOR, asked, Path("/opt/warren/.venv/bin/x"))
+    systemd.install(COORDINATOR, asked, Path("/opt/warren/.venv/bin/x"))
     assert capsys.readouterr().err == ""
 
 

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 
+from coordinator_worker.monitoring.federation_view import Picture, silence
 from coordinator_worker.monitoring.waiting import (
     FIRST_S,
     LONGEST_S,
@@ -11,7 +12,6 @@ from coordinator_worker.monitoring.waiting import (
     in_words,
     remedy,
 )
-from coordinator_worker.picture import Picture, silence
 
 
 def event(topic: str, time: float = 1.0, **fields: object) -> dict[str, object]:

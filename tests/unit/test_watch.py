@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from coordinator_worker import ticker
-from coordinator_worker.board import Board
+from coordinator_worker.terminal import event_lines
+from coordinator_worker.terminal.view import Board
 
 
 def accepted(client: str, have: int = 1, *, made: int = 4, **metrics: float) -> dict[str, Any]:
@@ -155,11 +155,11 @@ def test_names_cannot_act_on_the_terminal(board: Board) -> None:
 
 def test_a_line_for_each_event_that_is_worth_one() -> None:
     told = CLOSED | {"time": 0.0, "participation": {"late": {"clients": 3}}}
-    line = ticker.line(told)
+    line = event_lines.line(told)
     assert line is not None
     assert line.endswith("round 4: 2 updates in 3.0 s, 2.0 kB, loss 0.2500, 3 clients late")
-    assert ticker.line(accepted("alfa")) is None
-    assert ticker.line({}) is None
-    escaped = ticker.line(REJECTED | {"detail": "\x1b[2J", "time": 0.0})
+    assert event_lines.line(accepted("alfa")) is None
+    assert event_lines.line({}) is None
+    escaped = event_lines.line(REJECTED | {"detail": "\x1b[2J", "time": 0.0})
     assert escaped is not None
     assert "\x1b" not in escaped

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from shared import weights_file
-from shared.errors import ConfigError
-from shared.layout import Layout, Tensor, Weights
+from warren_shared import weights_file
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.layout import Layout, Tensor, Weights
 
 names = st.sampled_from(
     ["file", "__metadata__", "a/b", "a/b", "../up", "ä", "control/0", "x" * 128]

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from broker_config.names import CHUNK_BYTES
-from shared.errors import Rejected
-from shared.layout import Layout, Weights
-from shared.messages import (
+from tests.bodies import encode
+from warren_shared.errors import Rejected
+from warren_shared.naming import CHUNK_BYTES
+from warren_shared.protocol.codec import decode, layout_of, tensor_entries
+from warren_shared.protocol.messages import (
     PROTOCOL,
     Chunk,
     InitialManifest,
@@ -22,8 +23,7 @@ from shared.messages import (
     TensorEntry,
     UpdateManifest,
 )
-from shared.wire import decode, layout_of, tensor_entries
-from tests.bodies import encode
+from warren_shared.tensors.layout import Layout, Weights
 
 ENTRY = TensorEntry(name="kernel", shape=[2, 3], dtype="float32")
 ANNOUNCED = {"transfer": "ab" * 8, "size_bytes": 24, "digest": 7}

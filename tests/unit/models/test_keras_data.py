@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from client_worker import FederatedClient, KerasTask
-from shared.errors import ConfigError
-from shared.messages import LocalTraining
+from warren_shared.errors import ConfigError
+from warren_shared.protocol.messages import LocalTraining
 
 L = keras.layers
 R = np.random.default_rng(0)

@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 
 from client_worker import FederatedClient, KerasTask
-from client_worker.scaffold import longer
-from shared.errors import ConfigError
-from shared.layout import Weights
-from shared.messages import LocalTraining
+from client_worker.training.scaffold import longer
+from warren_shared.errors import ConfigError
+from warren_shared.protocol.messages import LocalTraining
+from warren_shared.tensors.layout import Weights
 
 L = keras.layers
 RNG = np.random.default_rng(0)

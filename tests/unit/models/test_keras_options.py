@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from client_worker import KerasTask
 from client_worker.models import keras_backend
-from shared.errors import ConfigError
-from shared.messages import LocalTraining
 from tests.processes import ROOT
+from warren_shared.errors import ConfigError
+from warren_shared.protocol.messages import LocalTraining
 
 L, OPT = keras.layers, keras.optimizers
 R = np.random.default_rng(0)

@@ -16,7 +16,7 @@ from client_worker.models import (
     mlp,
     softmax_regression,
 )
-from shared.errors import ConfigError
+from warren_shared.errors import ConfigError
 
 R = np.random.default_rng(0)
 X = R.normal(size=(60, 4))

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from client_worker import KerasTask
-from shared.errors import ConfigError
-from shared.layout import STATISTIC, Weights
-from shared.messages import LocalTraining
+from warren_shared.errors import ConfigError
+from warren_shared.protocol.messages import LocalTraining
+from warren_shared.tensors.layout import STATISTIC, Weights
 
 L, OPT = keras.layers, keras.optimizers
 EXAMPLES = int(os.environ.get("WARREN_TEST_EXAMPLES", "30"))

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from client_worker import Task
-from client_worker.mailbox import Shelf
-from client_worker.participant import Participant
-from client_worker.runtime.failures import PAUSES_S, UserCodeError, reason_of, user_code
+from client_worker.runtime.mailbox import Shelf
+from client_worker.runtime.participant import Participant
 from client_worker.settings import ClientSettings
-from client_worker.task import TaskSource
-from shared.audience import Audience
-from shared.chunks import Outgoing, transfer_fields
-from shared.delivery import Delivery
-from shared.errors import ConfigError, TaskFailed
-from shared.layout import Layout, Weights
-from shared.messages import MAX_REASON, Failed, ModelManifest, Notice
-from shared.wire import decode, tensor_entries
+from client_worker.tasks.failures import PAUSES_S, UserCodeError, reason_of, user_code
+from client_worker.tasks.task import TaskSource
 from tests.bodies import bodies_of, encode
+from warren_shared.amqp.delivery import Delivery
+from warren_shared.errors import ConfigError, TaskFailed
+from warren_shared.observability.event_bus import Audience
+from warren_shared.protocol.codec import decode, tensor_entries
+from warren_shared.protocol.messages import MAX_REASON, Failed, ModelManifest, Notice
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Layout, Weights
 
 RUN = "ab" * 4
 CALLS: list[str] = []

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client_worker import Task
-from client_worker.tasks.example_count import count_examples
-from shared.errors import ConfigError
+from client_worker.training.example_count import count_examples
+from warren_shared.errors import ConfigError
 
 X, Y = np.zeros((500, 3), np.float32), np.zeros(500)
 

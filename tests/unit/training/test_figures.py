@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from client_worker import Task
-from client_worker.participant import _entry
-from client_worker.training.figures import MAX_FIGURES, FigureFilter
-from shared.evaluation import Evaluation, of_scores
+from client_worker.runtime.participant import _entry
+from client_worker.training.metrics import MAX_FIGURES, FigureFilter
+from warren_shared.tensors.evaluation import Evaluation, of_scores
 
 X, Y = np.zeros((20, 3)), np.zeros(20)
 

@@ -6,7 +6,7 @@ import pytest
 
 from coordinator_worker.trust import model_size
 from coordinator_worker.trust.model_size import ModelSizeLimit
-from shared.errors import Rejected
+from warren_shared.errors import Rejected
 
 GIB = 1 << 30
 

@@ -8,13 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator_worker.trust.shares import (
-    MAX_LONE_NAMES,
-    MAX_NAMES,
-    factors,
-    judge,
-    kept_names,
-)
+from coordinator_worker.trust.shares import MAX_LONE_NAMES, MAX_NAMES, factors, judge, kept_names
 
 sizes = st.lists(st.integers(1, 2**40), min_size=3, max_size=40)
 

@@ -1,0 +1,86 @@
+"""What would lose confirmed messages when RabbitMQ is upgraded, or its feature flags are enabled.
+
+A quorum queue is a state machine with a version of its own, which goes up when all of its members
+can follow and a leader is elected. RabbitMQ 4 takes the feature flag `rabbitmq_4.0.0` for a sign
+that every queue has gone up. One that has not breaks with the next consumer for good, and confirms
+and drops what is published (rabbitmq-server issues 17504 and 17199).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from broker_config.broker.drift import Difference
+from warren_shared import naming
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from broker_config.broker.management_api import Management
+
+FLAG_OF_4: Final = "rabbitmq_4.0.0"
+MACHINE_OF_4: Final = 4
+_QUEUES: Final = (naming.UPDATE_QUEUE, naming.NEWEST_QUEUE)
+
+
+def hazards(vhost: str, management: Management) -> list[Difference]:
+    """What to put right before an upgrade; in a federation that is well, nothing.
+
+    Machine versions are told by RabbitMQ 4; an older one has none that could be too old.
+    """
+    flags = management.get("feature-flags") or ()
+    is_on = any(flag["name"] == FLAG_OF_4 and flag["state"] == "enabled" for flag in flags)
+    found = list(disabled(flags))
+    for name in _QUEUES:
+        queue = management.get("queues", vhost, name)
+        if queue is not None:
+            status = management.get("queues", "quorum", vhost, name, "status")
+            found += of_queue(queue, status if isinstance(status, list) else (), is_on=is_on)
+    return found
+
+
+def disabled(flags: Iterable[Mapping[str, Any]]) -> Iterator[Difference]:
+    """One about all stable feature flags that are off, ``flags`` as the management API has them."""
+    off = [f["name"] for f in flags if f["state"] == "disabled" and f["stability"] == "stable"]
+    if off:
+        yield Difference(
+            "feature flag",
+            ", ".join(sorted(off)),
+            "disabled, and the next release may not start without: when nothing is said here of a"
+            " queue's members and machine version, run `rabbitmqctl enable_feature_flag all`",
+        )
+
+
+def of_queue(
+    queue: Mapping[str, Any], status: Iterable[Mapping[str, Any]], *, is_on: bool
+) -> Iterator[Difference]:
+    """About the members of a quorum queue, and its machine version.
+
+    ``queue`` and ``status`` (a row for each member) are as the management API has them; ``is_on``
+    is whether the feature flag FLAG_OF_4 is.
+    """
+    away = sorted(set(queue.get("members", ())) - set(queue.get("online", ())))
+    if away:
+        yield Difference(
+            "queue",
+            queue["name"],
+            f"its member on {', '.join(away)} is away: upgrade nothing, and enable no feature flag,"
+            " before it is back (or, if that node is gone for good, forgotten by the cluster)",
+        )
+    versions = [row["Machine Version"] for row in status if "Machine Version" in row]
+    oldest = min((version for version in versions if isinstance(version, int)), default=None)
+    if oldest is None or oldest >= MACHINE_OF_4:
+        return
+    what = f"its machine version is {oldest}, of RabbitMQ 3"
+    if is_on:
+        mend = (
+            f"and {FLAG_OF_4} is enabled: it may confirm and drop what is published. Stop all"
+            " workers, delete it, and apply; clients are told, and train again what was lost"
+        )
+    else:
+        mend = (
+            "and with the feature flags of RabbitMQ 4 it would confirm and drop what is published:"
+            " enable none, have its members elect a leader (`rabbitmq-queues rebalance quorum`, or"
+            " start the leader's node anew), and check again"
+        )
+    yield Difference("queue", queue["name"], f"{what}, {mend}")

@@ -1,0 +1,1 @@
+"""What a federation has on its broker: clients, fleets, users, exchanges, queues."""

@@ -1,0 +1,1 @@
+"""A private RabbitMQ node, or a cluster of three: installed, started, recorded and stopped."""

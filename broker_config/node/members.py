@@ -1,0 +1,157 @@
+"""The other nodes of a private cluster: each in a folder of its own below the home of the first.
+
+They share its name server, cookie and certificates, and have ports of their own. Passwords,
+federation and bundles are the first one's.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from broker_config.node import boot, config_files, processes
+from broker_config.node.ports import LOOPBACK, Ports, settle
+from warren_shared.errors import BrokerConfigError
+from warren_shared.files import private_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker_config.broker.management_api import Management
+    from broker_config.node.record import Node
+
+    Save = Callable[[Node], Node]
+    Load = Callable[[Path], Node | None]
+
+_COMMAND_S: Final = 60.0
+SIZES: Final = (1, 3, 5, 7)  # an even one can lose no more nodes than the odd one before it
+
+
+def size(before: Node | None, requested: int | None) -> int:
+    """How many nodes there shall be: as ``requested``, else as before.
+
+    Raises:
+        BrokerConfigError: fewer than before, or a number that makes no cluster.
+    """
+    known = 1 + len(before.peers) if before else 1
+    if requested is None:
+        return known
+    if requested not in SIZES:
+        raise BrokerConfigError(
+            f"--nodes {requested}: choose {', '.join(map(str, SIZES))}, of which most are left"
+            " without any 0, 1, 2 or 3"
+        )
+    if requested < known:
+        raise BrokerConfigError(
+            f"--nodes {requested}: the cluster has {known}, each with queues on it, and cannot"
+            " become smaller: make another one in another home"
+        )
+    return requested
+
+
+def home_of(home: Path, number: int) -> Path:
+    """The folder of member ``number``, from 2."""
+    return home / "nodes" / str(number)
+
+
+def configuration(first: str, nodes: int) -> str:
+    """What every node's configuration says of a cluster of ``nodes``; nothing of a single one."""
+    if nodes == 1:
+        return ""
+    lines = [
+        "cluster_partition_handling = pause_minority",
+        "cluster_formation.peer_discovery_backend = classic_config",
+    ]
+    for number in range(1, nodes + 1):
+        name = _name(first, number)
+        lines.append(f"cluster_formation.classic_config.nodes.{number} = {name}")
+    return "\n".join(lines) + "\n"
+
+
+def load(first: Node, load: Load) -> list[Node]:
+    """The members beside ``first`` that there are, as ``load`` remembers one of a folder."""
+    numbers = range(2, len(first.peers) + 2)
+    found = (load(home_of(first.home, number)) for number in numbers)
+    return [replace(node, owner=first.home) for node in found if node is not None]
+
+
+def prepare(first: Node, nodes: int, load: Load, save: Save) -> tuple[Node, list[Node]]:
+    """Give each member ports and files; return ``first`` with its peers, and the members.
+
+    Those that run stay as they are.
+    """
+    found = []
+    for number in range(2, nodes + 1):
+        home = private_folder(home_of(first.home, number))
+        before = load(home)
+        if before is not None and before.running:
+            found.append(replace(before, owner=first.home))
+            continue
+        on = "" if first.host else LOOPBACK
+        ports = settle(Ports(), before.ports if before else Ports(), amqp_on=on)
+        node = replace(
+            first, home=home, owner=first.home, name=_name(first.name, number), pid=0, epmd_pid=0,
+            peers=(), ports=replace(ports, epmd=first.ports.epmd, prometheus=0),
+        )  # fmt: skip
+        found.append(save(node))
+    peers = tuple((node.ports.amqp, node.ports.management) for node in found)
+    return save(replace(first, peers=peers)), found
+
+
+def start(first: Node, members: list[Node], save: Save) -> list[Node]:
+    """Start those of ``members`` that do not run; it is not waited for any."""
+    started = []
+    for node in members:
+        if node.running:
+            started.append(node)
+            continue
+        config_files.write_files(
+            node.folder,
+            node.ports,
+            {},  # the others have them
+            node.tls,
+            node.host,
+            authority=first.home,
+            cluster=configuration(first.name, 1 + len(members)),
+            cookie=(first.folder / ".erlang.cookie").read_text(),
+        )
+        with processes.undisturbed():
+            started.append(save(boot.start_server(node)))
+    return started
+
+
+def grow(first: Node, members: list[Node], vhost: str, management: Management) -> None:
+    """Have every quorum queue in ``vhost`` on each of the nodes, by RabbitMQ's own command.
+
+    A queue that was made when there was one node is on that one alone.
+
+    Raises:
+        BrokerConfigError: the command fails.
+    """
+    command = Path(first.server).with_name("rabbitmq-queues")
+    environment = config_files.environment(first.folder, first.name, first.ports) | {
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "", "ERL_AFLAGS": "",
+        "RABBITMQ_CTL_ERL_ARGS":
+            "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
+    }  # fmt: skip
+    for row in management.get("queues", vhost) or ():
+        for node in members:
+            if row.get("type") != "quorum" or node.name in row.get("members", ()):
+                continue
+            done = subprocess.run(
+                [command, "-n", first.name, "add_member", "--vhost", vhost, row["name"], node.name],
+                env=environment, cwd=first.folder, capture_output=True, text=True, check=False,
+                stdin=subprocess.DEVNULL, timeout=_COMMAND_S,
+            )  # fmt: skip
+            if done.returncode:
+                said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
+                raise BrokerConfigError(
+                    f"queue {row['name']} gets no member on {node.name}: {said[0][:200]}"
+                )
+
+
+def _name(first: str, number: int) -> str:
+    base, _, host = first.partition("@")
+    return first if number == 1 else f"{base}-{number}@{host}"

@@ -1,0 +1,1 @@
+"""Passwords, keys and certificates of a federation, and the bundles that carry them."""

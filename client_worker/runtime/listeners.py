@@ -1,0 +1,24 @@
+"""Who listens to a client, as its settings say; what nobody asked for is not even imported."""
+
+from client_worker.settings import ClientSettings
+from warren_shared.observability.event_bus import Listener
+
+
+def of(settings: ClientSettings) -> list[Listener]:
+    """The listeners.
+
+    Raises:
+        ConfigError: the port of the metrics is taken, or an extra is not installed.
+    """
+    found: list[Listener] = []
+    if settings.traces:
+        from client_worker.runtime.traces import Spans
+
+        found.append(Spans(settings.federation))
+    if settings.metrics_port:
+        from client_worker.runtime.prometheus import Metrics
+        from warren_shared.observability.prometheus import Endpoint
+
+        endpoint = Endpoint(settings.metrics_address, settings.metrics_port)
+        found.append(Metrics(settings.federation, endpoint))
+    return found

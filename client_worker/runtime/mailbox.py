@@ -1,0 +1,246 @@
+"""The client's end of the mailbox: models arrive here chunk by chunk, and the newest wins."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from warren_shared.amqp.delivery import Delivery
+from warren_shared.errors import Rejected
+from warren_shared.observability.log import Log
+from warren_shared.protocol.codec import decode, layout_of
+from warren_shared.protocol.messages import OLDEST, Chunk, ModelManifest, Notice, Signed
+from warren_shared.protocol.signing import Verifier, content_digest
+from warren_shared.protocol.transfer import Incoming
+from warren_shared.tensors.layout import Layout, Weights
+
+log = Log(__name__)
+
+
+@dataclass(eq=False)
+class Shelved:
+    """Weights that arrive, or have arrived, in one mailbox or in several."""
+
+    weights: Weights
+    is_whole: bool = False
+    is_shared: bool = False
+
+    def store(self, start: int, data: memoryview) -> None:
+        """Put a piece in its place; of a model that is whole it is there already."""
+        if not self.is_whole:
+            self.weights.buffer[start : start + len(data)] = data
+
+
+class Shelf:
+    """Models by transfer: what comes to a thousand mailboxes of one process lies there once."""
+
+    def __init__(self) -> None:
+        self._models: WeakValueDictionary[str, Shelved] = WeakValueDictionary()
+
+    def place(self, transfer: str, layout: Layout) -> Shelved:
+        """Where a model belongs; forgotten when nobody holds it any more."""
+        found = self._models.get(transfer)
+        if found is None or found.weights.layout != layout:
+            found = Shelved(Weights(layout, np.empty(layout.size_bytes, np.uint8)))
+            self._models[transfer] = found
+        else:
+            found.is_shared = True
+        return found
+
+
+@dataclass(frozen=True)
+class GlobalModel:
+    """A whole global model, as announced and with its weights.
+
+    ``waited``: it was in the mailbox before this client connected, so its run may have ended.
+    """
+
+    manifest: ModelManifest
+    shelved: Shelved
+    waited: bool = False
+
+    @property
+    def weights(self) -> Weights:
+        """Its weights, which others may hold too: not to be written to."""
+        return self.shelved.weights
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """A model of another layout, of which nothing but the manifest is kept."""
+
+    manifest: ModelManifest
+    waited: bool = False
+
+
+class Mailbox:
+    """Assembles models on the connection's thread, straight into the buffer they will live in.
+
+    A client holds at most two: the one it trains on and the newest complete one. Of a model of
+    another layout than ``expect`` has told only the manifest is kept, since the task may have to be
+    made with its config. What comes before that is assembled as it is announced: a replica makes
+    its task when it has its place, and its coordinator may be gone by then.
+    """
+
+    def __init__(
+        self,
+        federation: str,
+        wake: Callable[[], None],
+        torn: Callable[[], None],
+        shelf: Shelf | None = None,
+        verifier: Verifier | None = None,
+    ) -> None:
+        self._federation = federation
+        self._shelf = shelf or Shelf()
+        self._verifier = verifier
+        self._wake, self._torn = wake, torn
+        self._layout: Layout | None = None
+        self._lock = threading.Lock()
+        self._newest: GlobalModel | Announcement | None = None
+        self._notices: list[Notice] = []
+        self._arriving: tuple[Incoming, Shelved] | None = None
+        self._waited = False  # whether the model that arrives was there before us
+        self._unreadable = ""  # what was said last of a protocol that is not ours
+        self.bytes_received = 0
+        self.coordinator_reads = OLDEST  # the newest protocol that whoever sent the model reads
+        self.live_run = ""  # whose model came last, while we were here, and was not its end
+
+    def expect(self, layout: Layout) -> None:
+        """Take models of this layout from now on."""
+        self._layout = layout
+
+    @property
+    def expects_models(self) -> bool:
+        """Whether the layout is known."""
+        return self._layout is not None
+
+    def take(self) -> GlobalModel | Announcement | None:
+        """The newest complete model since the last call, or None.
+
+        Of one of another layout there is an Announcement, and before ``expect`` nothing.
+        What was taken is no longer there.
+        """
+        expected = self._layout
+        if expected is None:
+            return None
+        with self._lock:
+            newest, self._newest = self._newest, None
+        if isinstance(newest, GlobalModel) and newest.weights.layout != expected:
+            if newest.weights.layout.difference(expected, roles=True):
+                return Announcement(newest.manifest, newest.waited)
+            newest.shelved.weights = Weights(expected, newest.weights.buffer)  # as the task has it
+        return newest
+
+    @property
+    def holds_model(self) -> bool:
+        """Whether a model waits to be taken."""
+        return self._newest is not None
+
+    def newest_version(self, run: str) -> int:
+        """Version of ``run`` that waits to be taken; -1 if none does."""
+        with self._lock:
+            newest = self._newest
+        if isinstance(newest, GlobalModel) and newest.manifest.run == run:
+            return newest.manifest.version
+        return -1
+
+    def notices(self) -> list[Notice]:
+        """Notices since the last call."""
+        with self._lock:
+            found, self._notices = self._notices, []
+        return found
+
+    def forget(self, notice: str) -> None:
+        """Notices of that kind, as far as they have come, mean nothing any more."""
+        with self._lock:
+            self._notices = [one for one in self._notices if one.notice != notice]
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Take one message; for the connection's thread."""
+        self.bytes_received += len(delivery.body)
+        try:
+            message, data = decode(delivery.body, "this client")
+            if isinstance(message, Signed) and not self._is_genuine(message):
+                return
+            if isinstance(message, Notice):
+                with self._lock:
+                    self._notices.append(message)
+                self._wake()
+            elif isinstance(message, ModelManifest):
+                self._waited = delivery.waited
+                self.coordinator_reads = delivery.reads
+                if not message.final and not delivery.waited:
+                    self.live_run = message.run
+                self._begin(message)
+                self._add(0, data)
+            elif isinstance(message, Chunk) and self._is_due(message):
+                self._add(message.index, data)
+        except Rejected as rejected:
+            self._arriving = None
+            if rejected.reason == "protocol":
+                self._say_once(rejected.detail)
+                return  # asking for it again would bring the same
+            log.warning("model_torn", "a model did not arrive whole: %s", rejected)
+            self._torn()
+
+    def _say_once(self, unreadable: str) -> None:
+        if unreadable != self._unreadable:
+            self._unreadable = unreadable
+            log.error("protocol", "waiting: what comes cannot be read: %s", unreadable)
+
+    def _is_genuine(self, message: Signed) -> bool:
+        if self._verifier is None:
+            return True
+        try:
+            self._verifier.check(message)
+        except Rejected as rejected:
+            # Asking for it again would bring the same; the next may be the coordinator's own.
+            what = "notice"
+            if isinstance(message, ModelManifest):
+                what, self._arriving = "model", None
+            log.error("not_genuine", "a %s is not believed: %s", what, rejected.detail)
+            return False
+        return True
+
+    def _begin(self, manifest: ModelManifest) -> None:
+        self._arriving = None
+        if manifest.federation != self._federation:
+            raise Rejected("federation", f"it is of {manifest.federation!r}")
+        layout = layout_of(manifest.tensors, manifest.size_bytes)
+        expected = self._layout or layout
+        if layout.difference(expected, roles=True):
+            self._put(Announcement(manifest, self._waited))
+            return
+        shelved = self._shelf.place(manifest.transfer, expected)
+        content = manifest.content if self._verifier is not None else None
+        if self._verifier is not None and content is None:
+            raise Rejected("signature", "what is signed does not name the weights")
+        self._arriving = (Incoming(manifest, shelved.store, content), shelved)
+
+    def _is_due(self, chunk: Chunk) -> bool:
+        return self._arriving is not None and self._arriving[0].manifest.transfer == chunk.transfer
+
+    def _add(self, index: int, data: memoryview) -> None:
+        if self._arriving is None:
+            return
+        incoming, shelved = self._arriving
+        if incoming.add(index, data):
+            self._arriving = None
+            manifest = incoming.manifest
+            if isinstance(manifest, ModelManifest):
+                self._approve(shelved, manifest)
+                self._put(GlobalModel(manifest, shelved, self._waited))
+
+    def _approve(self, shelved: Shelved, manifest: ModelManifest) -> None:
+        """What came to this mailbox is genuine; only a digest tells what others laid over it."""
+        mixed = self._verifier is not None and shelved.is_shared and not shelved.is_whole
+        if mixed and content_digest(shelved.weights.buffer) != manifest.content:
+            raise Rejected("digest", "another mailbox of this process was given other bytes")
+        shelved.is_whole = True
+
+    def _put(self, model: GlobalModel | Announcement) -> None:
+        with self._lock:
+            self._newest = model
+        self._wake()

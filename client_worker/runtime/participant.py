@@ -1,0 +1,560 @@
+"""One client of a federation: what it does with the messages in its mailbox."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from client_worker.client import SIDES
+from client_worker.runtime.client_state import Memory
+from client_worker.runtime.mailbox import Announcement, GlobalModel, Mailbox, Shelf
+from client_worker.runtime.update_store import Keep
+from client_worker.settings import ClientSettings
+from client_worker.tasks.failures import PAUSES_S, UserCodeError, one_line, user_code
+from client_worker.tasks.task import TaskSource
+from client_worker.training.metrics import by_finiteness
+from warren_shared.errors import ConfigError, TaskFailed
+from warren_shared.observability.event_bus import Audience, Phases
+from warren_shared.observability.log import Log
+from warren_shared.protocol.codec import Body, encode, layout_of, tensor_entries
+from warren_shared.protocol.messages import (
+    Evaluated,
+    EvaluationEntry,
+    Failed,
+    InitialManifest,
+    Join,
+    LocalTraining,
+    ModelManifest,
+    Notice,
+    ScoreTable,
+    UpdateManifest,
+)
+from warren_shared.protocol.sampling import is_drawn
+from warren_shared.protocol.signing import Verifier
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.evaluation import Evaluation, for_wire
+from warren_shared.tensors.layout import Layout, Weights
+from warren_shared.tensors.update import Update
+
+log = Log(__name__)
+
+MOST_TORN: Final = 3
+
+
+class Office(Protocol):
+    """The process in which clients work."""
+
+    shelf: Shelf
+    keep: Keep | None
+    audience: Audience
+
+    def publish(self, bodies: Outgoing | list[Body], kind: str) -> None:
+        """Publish a transfer to the queue `update`; return when it is confirmed."""
+        ...
+
+    def wake(self, participant: "Participant") -> None:
+        """Have ``participant`` look into its mailbox; safe from any thread."""
+        ...
+
+    def expect(self, layout: Layout) -> None:
+        """Models are of this layout from now on."""
+        ...
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call ``call`` in ``seconds``, from any thread, unless the process ends before."""
+        ...
+
+
+class Participant:
+    """A client with a mailbox, a task and a memory of its own; ``look`` is all that it does."""
+
+    def __init__(self, settings: ClientSettings, source: TaskSource, office: Office) -> None:
+        self.id = ""
+        self.has_ended = False
+        verifier = Verifier.of(settings.verify_keys)
+        self.mailbox = Mailbox(
+            settings.federation, self._wake, self._ask_again, office.shelf, verifier
+        )
+        self._settings = settings
+        self._source = source
+        self._office = office
+        self._tell = office.audience.tell
+        self._keep = office.keep
+        self._memory = Memory(settings.federation, self._keep)
+        self._place = ""  # the id of our newest lease; the connection's thread alone asks
+        self._leases: deque[str] = deque()  # ids under which we have to join, the newest last
+        self._torn = 0  # models in a row that did not arrive whole
+        self._trained: tuple[str, int] | None = None  # run and version of our last update
+        self._skipped: GlobalModel | None = None  # we were not drawn for it
+        self._called = -1  # version that all shall train from, drawn or not
+        self._called_anew = False  # since the last model came: it may be meant for the next one
+        self._run = ""  # of the last model that came
+        self._arguments: dict[str, Any] | None = None
+        self._local = LocalTraining()  # as the newest model asks
+        self._is_fresh = False  # the task has trained nothing yet
+        self._failures = 0  # of the user's code, in a row
+        self._is_resting = False  # after one of them
+        self._version: int | None = None  # that is being worked on
+
+    # --- on the connection's thread ------------------------------------------------------------
+
+    def lease(self, name: str) -> None:
+        """Be the client ``name`` from now on; it has a connection."""
+        self._place = name
+        self._leases.append(name)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._office.wake(self)
+
+    def _ask_again(self) -> None:
+        self._torn += 1
+        if self._torn <= MOST_TORN:
+            self.lease(self._place)
+        else:
+            log.error(
+                "mailbox_too_small",
+                "models do not fit the mailbox: raise its limit with `broker-config apply"
+                " --model-bytes SIZE`",
+            )
+
+    # --- on the main thread --------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the task now, so that its faults show at once."""
+        self._make_client({})
+
+    def look(self) -> None:
+        """Do whatever is to do.
+
+        Raises TaskFailed if the user's code failed too often, ConfigError for what cannot get
+        better; the coordinator has been told of either.
+        """
+        if self._is_resting:
+            return
+        try:
+            self._look()
+        except UserCodeError as failed:
+            self._has_failed(failed)
+        except ConfigError as error:
+            self._report(one_line(error), ends=True)
+            raise
+
+    def _has_failed(self, failed: UserCodeError) -> None:
+        """Tell of a failure of the user's code, and try again after a while, or give up."""
+        self._failures += 1
+        most = len(PAUSES_S) + 1
+        ends = self._failures >= most
+        pause_s = 0.0 if ends else PAUSES_S[self._failures - 1]
+        log.exception(
+            "task_failed",
+            "%s (attempt %d of %d; %s)",
+            failed.reason,
+            self._failures,
+            most,
+            "giving up" if ends else f"trying again in {pause_s:.0f} s",
+            error=failed.cause,
+            client=self.id,
+        )
+        self._tell("task.failed", client=self.id, reason=failed.reason)
+        self._report(failed.reason, ends=ends)
+        if ends:
+            raise TaskFailed(f"the task failed {most} times: {failed.reason}; the log has the"
+                             " traceback") from failed.cause  # fmt: skip
+        self._is_resting = True
+        self._office.call_later(pause_s, self._rested)
+
+    def _rested(self) -> None:
+        self._is_resting = False
+        self.lease(
+            self._place
+        )  # the answer to our join is the newest model, or the request for ours
+
+    def _report(self, reason: str, *, ends: bool) -> None:
+        """Tell the coordinator what keeps us from our work."""
+        if not self.id:
+            return
+        failed = Failed(
+            federation=self._settings.federation,
+            client=self.id,
+            reason=reason,
+            version=self._version,
+            ends=ends,
+        )
+        self._office.publish([encode(failed)], "failed")
+
+    def _look(self) -> None:
+        name = None
+        while self._leases:
+            name = self._leases.popleft()
+        if name is not None:
+            self._begin(name)
+        # A client that was busy for long may have been asked for its weights more than once, and
+        # somebody else's may have been taken meanwhile.
+        asked = None
+        for notice in self.mailbox.notices():
+            if notice.notice == "send-initial":
+                asked = notice
+            else:
+                self._heed(notice)
+        if asked is not None and not self.mailbox.holds_model:
+            self._heed(asked)
+        model = self.mailbox.take()
+        if model is None:
+            return
+        self._torn = 0
+        if model.manifest.final and not self._is_ours(model):
+            self._pass_over(model.manifest)
+        elif isinstance(model, Announcement):
+            self._adapt(model)
+        else:
+            self._work(model)
+
+    def _begin(self, name: str) -> None:
+        if name != self.id:
+            self.id = name
+            self._trained = self._keep.last_confirmed(name) if self._keep is not None else None
+        if not self.mailbox.expects_models:  # of many clients the first makes its task at once
+            self.prepare()
+        self._join()
+
+    def _is_ours(self, model: GlobalModel | Announcement) -> bool:
+        """Whether a final model ends what this client takes part in.
+
+        One that waited in the mailbox may be of a run that ended while we were away, and so may
+        one that a coordinator publishes again: then the next run is waited for.
+        """
+        run = model.manifest.run
+        has_trained = not model.waited and self._trained is not None and self._trained[0] == run
+        return isinstance(model, GlobalModel) and (has_trained or run == self.mailbox.live_run)
+
+    def _may_be_over(self, model: GlobalModel | Announcement) -> bool:
+        return model.waited and model.manifest.run != self.mailbox.live_run
+
+    def _doubt(self, manifest: ModelManifest, difference: str) -> None:
+        log.info(
+            "other_model",
+            "version %d of run %s, which waited here, is of another model (%s); waiting for the"
+            " coordinator's answer",
+            manifest.version,
+            manifest.run,
+            difference,
+            client=self.id,
+        )
+
+    def _pass_over(self, manifest: ModelManifest) -> None:
+        log.info(
+            "ended_run",
+            "version %d ended run %s, in which this client takes no part; waiting for the next run",
+            manifest.version,
+            manifest.run,
+            client=self.id,
+        )
+
+    def _adapt(self, announced: Announcement) -> None:
+        """Make the task as the federation's config says; then its model must fit.
+
+        One that waited in the mailbox may be of an earlier run with another task: whoever
+        coordinates now answers our join with what counts.
+        """
+        manifest = announced.manifest
+        if words := self._unlike(manifest):
+            if self._may_be_over(announced):
+                self._doubt(manifest, words)
+                return
+            raise ConfigError(words)
+        self._join()  # for the model itself
+
+    def _join(self) -> None:
+        fixed = self._client.fixed_state if self._arguments is not None else {}
+        join = Join(federation=self._settings.federation, client=self.id, fixed_state=fixed)
+        self._office.publish([encode(join)], "join")
+
+    def _heed(self, notice: Notice) -> None:
+        if notice.notice == "join":
+            self._join()
+            return
+        if notice.notice == "all-hands":
+            self._called = notice.base_version if notice.base_version is not None else -1
+            self._called_anew = True
+            skipped, self._skipped = self._skipped, None
+            if skipped is not None and skipped.manifest.version == self._called:
+                self._work(skipped)
+            return
+        if notice.notice == "missing":
+            self._miss(notice)
+            return
+        if notice.notice == "rejected":
+            say = log.info if notice.reason == "stale" else log.warning  # being late is no fault
+            say(
+                "update_rejected",
+                "the coordinator rejected an update of ours that the broker had confirmed: %s",
+                notice.detail,
+                reason=notice.reason,
+            )
+            self._memory.rejected(notice.base_version)
+            self._tell("update.rejected", client=self.id, reason=notice.reason)
+            return
+        if not self._is_fresh:  # what an earlier run has trained is not an initial model
+            self._arguments = None
+        self._make_client(notice.config)
+        with user_code():
+            weights = self._client.initial(notice.local)
+        self._expect(notice.local)
+        manifest = InitialManifest(
+            federation=self._settings.federation,
+            client=self.id,
+            tensors=tensor_entries(weights.layout),
+            fixed_state=self._client.fixed_state,
+            **transfer_fields(weights.buffer),  # type: ignore[arg-type]
+        )
+        self._office.publish(Outgoing(manifest, weights.buffer), "initial")
+
+    def _miss(self, notice: Notice) -> None:
+        """The coordinator has waited long for an update of ours, and read all that had come.
+
+        Either the model never reached us or the update was lost after the broker had confirmed it.
+        """
+        run, version = notice.run, notice.base_version
+        if run is None or version is None or self.mailbox.holds_model or self.id in notice.here:
+            return
+        skipped = self._skipped.manifest if self._skipped is not None else None
+        if skipped is not None and (skipped.run, skipped.version) == (run, version):
+            return
+        if self._trained is not None and self._trained[0] == run and self._trained[1] > version:
+            return
+        if self._trained == (run, version):
+            log.warning(
+                "update_lost",
+                "the broker had confirmed our update to version %d and has lost it since; training"
+                " from it again",
+                version,
+                client=self.id,
+            )
+            self._memory.rejected(version)
+            self._trained = None
+            if self._keep is not None:
+                self._keep.forget_confirmed(self.id)
+        self._join()
+
+    def _work(self, model: GlobalModel) -> None:
+        """Train from a new global model and publish the update, if it is our turn."""
+        manifest = model.manifest
+        if self._run != manifest.run:  # another run's versions have the same numbers
+            self._run, self._skipped = manifest.run, None
+            self._called = self._called if self._called_anew else -1
+        self._called_anew = False
+        self._local = manifest.local
+        self._version = manifest.version
+        if self._may_be_over(model) and (words := self._unlike(manifest)):
+            self._doubt(manifest, words)
+            return
+        about = {"client": self.id, "run": manifest.run, "version": manifest.version}
+        self._tell("model.received", **about, bytes=manifest.size_bytes)
+        if manifest.final:
+            self._finish(model)
+            return
+        if self._keep is not None and self._keep.has_update(self.id):
+            self._be_ready_for(manifest)
+            self._send_kept(manifest)
+        if self._trained == (manifest.run, manifest.version):
+            return
+        if manifest.version != self._called and not is_drawn(
+            manifest.run, manifest.version, self.id, manifest.participation
+        ):
+            log.info("not_drawn", "not drawn for version %d", manifest.version, client=self.id)
+            self._skipped = model
+            return
+        self._train(model)
+
+    def _train(self, model: GlobalModel) -> None:
+        manifest = model.manifest
+        self._be_ready_for(manifest)
+        log.info("training", "training from version %d", manifest.version, client=self.id)
+        phases = Phases()
+        self._is_fresh = False
+        with phases.during("train"), user_code():
+            update = self._client.train(model.weights, manifest.local)
+        self._failures = 0
+        self._trained = (manifest.run, manifest.version)
+        self._memory.trained(update, manifest.version)
+        self._hand_in(update, manifest, manifest.version, phases)
+
+    def _hand_in(self, update: Update, manifest: ModelManifest, known: int, phases: Phases) -> None:
+        """Publish ``update`` to ``manifest``'s model, unless it is too late to count.
+
+        ``known``: the newest version that was taken from the mailbox.
+        """
+        newest = max(known, self.mailbox.newest_version(manifest.run))
+        about = {"client": self.id, "run": manifest.run, "version": manifest.version}
+        lag, examples = max(0, newest - manifest.version), update.num_examples
+        told = {**about, "lag": lag, "examples": examples, "metrics": update.metrics}
+        self._tell("update.trained", **told, phases=phases)
+        if lag > manifest.max_staleness:
+            self._tell("update.late", **about)
+            log.info(
+                "update_too_late",
+                "version %d came while version %d was trained on: too late to count",
+                newest,
+                manifest.version,
+            )
+            self._memory.rejected(manifest.version)
+            return
+        self._contribute(update, manifest)
+
+    def _unlike(self, manifest: ModelManifest) -> str:
+        """What keeps this client from training from a model, in words; empty if nothing does."""
+        try:
+            self._make_client(manifest.config)
+            self._client.check_fixed_state(manifest.fixed_state)
+        except ConfigError as error:
+            return str(error)
+        federation = layout_of(manifest.tensors, manifest.size_bytes)
+        difference = self._expect(manifest.local).difference(federation, SIDES, roles=True)
+        if not difference:
+            return ""
+        return (
+            f"this task's model is not the federation's: {difference}; start the client with the"
+            " federation's task"
+        )
+
+    def _be_ready_for(self, manifest: ModelManifest) -> None:
+        self._make_client(manifest.config)
+        self._client.check_fixed_state(manifest.fixed_state)
+        self._memory.resume(self._client, self.id, manifest.run, manifest.local)
+
+    def _finish(self, model: GlobalModel) -> None:
+        """Take the run's last model over; one of many who never trained need not see it."""
+        manifest = model.manifest
+        told = ""
+        if not self._settings.virtual or self._arguments is not None:
+            self._be_ready_for(manifest)
+            self._is_fresh = False
+            with user_code():
+                self._client.update(model.weights, manifest.local)
+                found = self._client.evaluation()
+            told = _told(found.metrics()) if found is not None else ""
+            if found is not None and self.mailbox.coordinator_reads >= Evaluated.SINCE:
+                self._report_final(manifest, found)
+        log.info("finished", "version %d is final%s", manifest.version, told, client=self.id)
+        self.has_ended = not self._settings.stay
+
+    def _report_final(self, manifest: ModelManifest, found: Evaluation) -> None:
+        """Say what the final model is worth here: no update will."""
+        entry = _entry(found)
+        if entry is None:
+            return
+        evaluated = Evaluated(
+            federation=self._settings.federation,
+            run=manifest.run,
+            client=self.id,
+            version=manifest.version,
+            evaluation=entry,
+        )
+        self._office.publish([encode(evaluated)], "evaluated")
+
+    def _contribute(self, update: Update, model: ModelManifest) -> None:
+        delta = Weights.of(update.delta, self._client.layout_for(model.local))
+        manifest = UpdateManifest(
+            federation=self._settings.federation,
+            run=model.run,
+            client=self.id,
+            base_version=model.version,
+            num_examples=update.num_examples,
+            layout=delta.layout.digest,
+            metrics=dict(update.metrics),
+            not_finite=list(update.not_finite),
+            local_steps=update.local_steps,
+            evaluation=_entry(update.evaluation),
+            **transfer_fields(delta.buffer),  # type: ignore[arg-type]
+        )
+        bodies = Outgoing(manifest, delta.buffer)
+        if self._keep is not None:
+            self._keep.put(bodies, self.id)
+        self._send(bodies, manifest)
+
+    def _send(self, bodies: Outgoing, manifest: UpdateManifest) -> None:
+        phases = Phases()
+        phases.timing("publish", self._office.publish)(bodies, "update")
+        self.mailbox.forget("missing")  # of what was not sent yet when they came
+        self._memory.confirmed(manifest, bodies)
+        if self._keep is not None:
+            self._keep.confirmed(manifest.client, manifest.run, manifest.base_version)
+        about = {"client": self.id, "run": manifest.run, "version": manifest.base_version}
+        self._tell("update.confirmed", **about, bytes=manifest.size_bytes, phases=phases)
+        log.info(
+            "update_confirmed",
+            "update to version %d is confirmed%s",
+            manifest.base_version,
+            _told(manifest.metrics),
+            base_version=manifest.base_version,
+            client=self.id,
+        )
+
+    def _send_kept(self, newest: ModelManifest) -> None:
+        """Send what an earlier process of this client trained, unless it is too late to count."""
+        layout = self._client.layout_for(newest.local)
+        kept = self._keep.get(self.id, layout) if self._keep is not None else None
+        if self._keep is None or kept is None or not isinstance(kept.manifest, UpdateManifest):
+            return
+        manifest = kept.manifest
+        late = newest.version - manifest.base_version
+        if manifest.run != newest.run or late > newest.max_staleness:
+            log.warning(
+                "update_dropped",
+                "the update to version %d that was kept is too late to count: version %d of run %s"
+                " is newest",
+                manifest.base_version,
+                newest.version,
+                newest.run,
+                base_version=manifest.base_version,
+            )
+            self._keep.drop(self.id)
+            return
+        log.info("kept_update", "sending the update to version %d again", manifest.base_version)
+        self._send(kept, manifest)
+        self._trained = (manifest.run, manifest.base_version)
+
+    def _make_client(self, config: Mapping[str, Any]) -> None:
+        """Make the task again if the federation's config changes what it is made with."""
+        replica = self.id.partition(".")[2]
+        lease = {"shard": int(replica)} if replica and self._source.takes("shard") else {}
+        arguments = self._source.arguments({**config, **lease})
+        if arguments == self._arguments:
+            return
+        with user_code():
+            self._client = self._source.make(arguments).client()
+        self._arguments = arguments
+        self._is_fresh = True
+        self._expect(self._local)
+
+    def _expect(self, local: LocalTraining) -> Layout:
+        """Take models of the layout that comes with ``local`` from now on."""
+        self._local = local
+        layout = self._client.layout_for(local)
+        self._office.expect(layout)
+        return layout
+
+
+def _entry(evaluation: Evaluation | None) -> EvaluationEntry | None:
+    if evaluation is None:
+        return None
+    found = for_wire(evaluation)
+    means, not_finite = by_finiteness(found.means)
+    table = None
+    if found.scores:
+        scores, negatives, positives = found.scores
+        table = ScoreTable(
+            scores=list(scores), negatives=list(negatives), positives=list(positives)
+        )
+    return EvaluationEntry(
+        num_examples=found.num_examples,
+        means=means,
+        confusion=list(map(list, found.confusion)),
+        score_table=table,
+        not_finite=not_finite,
+    )
+
+
+def _told(metrics: Mapping[str, float]) -> str:
+    words = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    return f" ({words})" if words else ""

@@ -1,0 +1,117 @@
+"""What Prometheus is shown of a client, or of the many that share a process: a listener."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from warren_shared.observability.prometheus import Endpoint, Few, Meters
+
+Fields = Mapping[str, Any]
+
+MOST_CLIENTS: Final = 100  # with series of their own in one process
+MOST_METRICS: Final = 64
+TRAINING_S: Final = (0.1, 0.3, 1, 3, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
+PUBLISH_S: Final = (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+
+
+class Metrics:
+    """The metrics of a client worker; ``meters`` has them."""
+
+    def __init__(self, federation: str, endpoint: Endpoint | None = None) -> None:
+        self.meters = meters = Meters({"federation": federation})
+        self._endpoint = endpoint
+        self._few = Few(MOST_CLIENTS)
+        gauges, counters, histograms = meters.gauges, meters.counters, meters.histograms
+        self._version = gauges(
+            "warren_client_model_version", "version of the newest model that came", "client"
+        )
+        self._received = counters(
+            "warren_client_model_bytes", "bytes of the models that came whole", "client"
+        )
+        self._training = histograms(
+            "warren_client_training_duration_seconds",
+            "training from one model, evaluation included",
+            TRAINING_S,
+            "client",
+        )
+        self._lag = gauges(
+            "warren_client_lag_versions",
+            "how many versions came while the last update was trained",
+            "client",
+        )
+        self._publish = histograms(
+            "warren_client_publish_duration_seconds",
+            "an update, from its first message to the broker's last confirm",
+            PUBLISH_S,
+            "client",
+        )
+        self._confirmed = counters(
+            "warren_client_updates_confirmed", "updates that the broker has on disk", "client"
+        )
+        self._sent = counters(
+            "warren_client_update_bytes", "bytes of the updates that are confirmed", "client"
+        )
+        self._rejected = counters(
+            "warren_client_updates_rejected",
+            "updates that the coordinator rejected, by why",
+            "client",
+            "reason",
+        )
+        self._late = counters(
+            "warren_client_updates_late", "updates too late to be worth sending", "client"
+        )
+        self._figures = gauges(
+            "warren_client_metric",
+            f"a metric of the last update, the first {MOST_METRICS} names",
+            "client",
+            "name",
+        )
+        self._connected = meters.gauge("warren_client_connected", "1 while connected to the broker")
+        self._lost = meters.counter("warren_client_disconnects", "times that the broker was lost")
+        self._takes: Mapping[str, Callable[[Fields], None]] = {
+            "model.received": self._has_come,
+            "update.trained": self._trained,
+            "update.late": lambda fields: self._late.one(self._name(fields)).inc(),
+            "update.confirmed": self._is_confirmed,
+            "update.rejected": self._is_rejected,
+            "link.connected": lambda _: self._connected.set(1),
+            "link.lost": lambda _: self._is_lost(),
+        }
+        if endpoint is not None:
+            endpoint.show(meters.registry)
+
+    def hear(self, topic: str, fields: Fields) -> None:
+        """Count, set and observe."""
+        if take := self._takes.get(topic):
+            take(fields)
+
+    def close(self) -> None:
+        """Answer no more."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+
+    def _name(self, fields: Fields) -> str:
+        return self._few.label(fields["client"])
+
+    def _has_come(self, fields: Fields) -> None:
+        self._version.one(self._name(fields)).set(fields["version"])
+        self._received.one(self._name(fields)).inc(fields["bytes"])
+
+    def _trained(self, fields: Fields) -> None:
+        client = self._name(fields)
+        self._training.one(client).observe(fields["phases"].seconds("train"))
+        self._lag.one(client).set(fields["lag"])
+        for name in sorted(fields["metrics"])[:MOST_METRICS]:
+            self._figures.one(client, name).set(fields["metrics"][name])
+
+    def _is_confirmed(self, fields: Fields) -> None:
+        client = self._name(fields)
+        self._publish.one(client).observe(fields["phases"].seconds("publish"))
+        self._confirmed.one(client).inc()
+        self._sent.one(client).inc(fields["bytes"])
+
+    def _is_rejected(self, fields: Fields) -> None:
+        self._rejected.one(self._name(fields), fields["reason"]).inc()
+
+    def _is_lost(self) -> None:
+        self._connected.set(0)
+        self._lost.inc()

@@ -1,0 +1,88 @@
+"""Which algorithm a coordinator runs: its settings, and what they come to."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from coordinator_worker.aggregation import Aggregator, ServerOptimizer, aggregator, server_optimizer
+from coordinator_worker.aggregation.coordinator import FederatedCoordinator, Model
+from coordinator_worker.aggregation.schedules import Schedule, schedule
+from coordinator_worker.aggregation.settings import LearningSettings
+from coordinator_worker.state.training_state import State
+from warren_shared.errors import ConfigError
+from warren_shared.protocol.messages import LocalTraining
+from warren_shared.tensors.layout import Weights
+
+
+@dataclass(frozen=True)
+class Learning:
+    """The parts of the algorithm, chosen and checked against each other."""
+
+    aggregator: Aggregator
+    optimizer: ServerOptimizer
+    clip_norm: float | None
+    average: float | None
+    schedule: Schedule
+    local: LocalTraining
+
+    @classmethod
+    def of(cls, settings: LearningSettings) -> "Learning":
+        """What ``settings`` name; raises ConfigError."""
+        if settings.local_epochs is not None and settings.local_steps is not None:
+            raise ConfigError("--local-epochs and --local-steps: give one of them")
+        local = LocalTraining(
+            proximal=settings.proximal,
+            clip_norm=settings.local_clip_norm,
+            epochs=settings.local_epochs,
+            steps=settings.local_steps,
+            scaffold=settings.scaffold,
+        )
+        return cls(
+            aggregator(settings.aggregator),
+            server_optimizer(settings.server_optimizer),
+            settings.clip_norm,
+            settings.average,
+            schedule(settings.learning_rate_schedule),
+            local,
+        )
+
+    def local_at(self, version: int) -> LocalTraining:
+        """How clients are to train from ``version``."""
+        return self.local.model_copy(update={"learning_rate_factor": self.schedule(version)})
+
+    def initial(self, weights: Weights) -> Weights:
+        """``weights`` with what else begins with them: control variates of zero."""
+        layout = weights.layout
+        if not self.local.scaffold or layout.controls_start < layout.size_bytes:
+            return weights
+        longer = Weights.empty(layout.with_controls)
+        longer.buffer[: layout.size_bytes] = weights.buffer
+        return longer
+
+    def coordinator(self, model: Model, state: State) -> FederatedCoordinator:
+        """The coordinator that goes on from ``state``; after a rollback with slots begun anew.
+
+        Raises ConfigError if the run was begun with another algorithm that remembers other things.
+        """
+        has_controls = state.weights.layout.controls_start < state.weights.layout.size_bytes
+        if has_controls != self.local.scaffold:
+            raise ConfigError(
+                f"the checkpoint's run was begun with{'' if has_controls else 'out'} --scaffold:"
+                " go on so, or begin a run in another --checkpoint-dir"
+            )
+        settings: dict[str, Any] = {
+            "aggregator": self.aggregator,
+            "server_optimizer": self.optimizer,
+            "clip_norm": self.clip_norm,
+            "average": self.average,
+        }
+        fresh = FederatedCoordinator([model], **settings)
+        anew = state.rolled_back is not None and not state.slots
+        if state.version and not anew and fresh.slots.keys() != state.slots.keys():
+            raise ConfigError(
+                "the checkpoint's run was begun with another --server-optimizer, --aggregator or"
+                f" --average (it holds {', '.join(state.slots) or 'no moments'}): go on so, or"
+                " begin a run in another --checkpoint-dir"
+            )
+        if state.slots.keys() == fresh.slots.keys():
+            fresh.slots = dict(state.slots)
+        return fresh

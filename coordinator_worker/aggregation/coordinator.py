@@ -1,0 +1,175 @@
+"""The coordinator of federated learning: aggregates updates, sends the new global model."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from coordinator_worker.aggregation import (
+    Aggregator,
+    Cohort,
+    ServerOptimizer,
+    aggregator,
+    server_optimizer,
+)
+from coordinator_worker.aggregation.optimizers import Slots
+from coordinator_worker.aggregation.weighted_sum import WeightedSum
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.description import filled, packed
+from warren_shared.tensors.layout import Array, Weights
+from warren_shared.tensors.update import Update
+
+CENTER, AVERAGE = "center", "average"
+
+
+class Model(Protocol):
+    """Whatever takes a global model: a Keras model, or the fanout to every client's mailbox."""
+
+    def get_weights(self) -> Sequence[Array]:
+        """Return the weights, one array per tensor."""
+        ...
+
+    def set_weights(self, weights: Sequence[Array], /) -> object:
+        """Take over new weights of the same layout."""
+        ...
+
+
+class FederatedCoordinator:
+    """Federated learning over the models of its clients.
+
+    ``models``: who receives the global model. In one process these are the clients' models; in
+    ``coordinator-worker`` it is one object, the fanout exchange that reaches every mailbox. The
+    first one's weights are the initial global model.
+
+        coordinator = FederatedCoordinator([client.model for client in clients])
+        for _ in range(rounds):
+            updates = [client.train(coordinator.weights) for client in clients]
+            coordinator.send(coordinator.aggregate(updates))
+
+    ``aggregator`` makes one delta of a round's updates, ``server_optimizer`` moves the model by it;
+    both are named as on the command line (docs/algorithms.md) or given. As they are this is FedAvg
+    (McMahan et al. 2017, algorithm 1). ``clip_norm`` bounds the L2 norm of each update.
+
+    With ``average`` k a running mean of the versions is kept, a = k a + (1 - k) x, to end with
+    (Polyak & Juditsky 1992): ``average_into``. ``slots`` is what all of them remember from round to
+    round; ``population`` the number of clients there are, by which SCAFFOLD's control variates move
+    (Karimireddy et al. 2020, algorithm 1).
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        *,
+        aggregator: str | Aggregator = "mean",
+        server_optimizer: str | ServerOptimizer = "sgd",
+        clip_norm: float | None = None,
+        average: float | None = None,
+        slots: Slots | None = None,
+    ) -> None:
+        if not models:
+            raise ConfigError("a coordinator needs at least one model to send to")
+        self.models = list(models)
+        self.population = len(models)
+        self._aggregator = _aggregator(aggregator)
+        self._optimizer = _optimizer(server_optimizer)
+        self._clip_norm = clip_norm
+        self._average = average
+        first = self.models[0].get_weights()
+        self._weights = first if isinstance(first, Weights) else packed(self.models[0], first)
+        self._fills = len(first) > len(self._weights)  # the models have more than what travels
+        self.slots = slots if slots else self._initial_slots()
+
+    @property
+    def weights(self) -> Weights:
+        """The current global model: one array per tensor, not to be written to."""
+        return self._weights
+
+    def begin(
+        self, memory: Weights | None = None, model: Weights | None = None, *, alone: bool = True
+    ) -> Cohort:
+        """Begin a round; updates are added to it, and ``aggregate([it])`` closes it.
+
+        ``model`` is what is current when it closes: the one that was sent last unless told. Who is
+        not ``alone`` in changing it, as a region is, has statistics folded without it.
+        """
+        current = (model or self._weights) if alone else None
+        return Cohort(
+            self._weights.layout,
+            self._aggregator,
+            clip_norm=self._clip_norm,
+            memory=memory,
+            model=current,
+        )
+
+    def aggregate(self, updates: Iterable[Update | WeightedSum | Cohort]) -> Weights:
+        """Return the global model moved by what the aggregator makes of ``updates``.
+
+        With FedAvg that is w + (sum_k n_k * delta_k) / (sum_k n_k), n_k the number of examples of
+        update k. A Cohort, or a WeightedSum, counts as the updates in it; its memory may become the
+        result. The current model stays as it is until ``send``.
+
+        Raises:
+            ConfigError: there are no updates or too few, or one does not fit the model.
+            Rejected: one is not finite, or lacks what the aggregator needs.
+            Diverged: the new model would not be finite. The slots have begun anew.
+        """
+        cohort: Cohort | None = None
+        for update in updates:
+            if isinstance(update, Cohort):
+                if cohort is not None:
+                    raise ConfigError("a round is one cohort")
+                cohort = update
+                continue
+            if cohort is None:
+                cohort = self.begin()
+            self._take(cohort, update)
+        if cohort is None or not cohort.count:
+            raise ConfigError("there are no updates to aggregate")
+        controls = min(1.0, cohort.count / self.population)
+        delta = cohort.delta(self.slots.get(CENTER))
+        try:
+            moved = self._optimizer.move(self._weights, delta, self.slots, controls=controls)
+        except Exception:
+            self.slots.update(self._initial_slots())
+            raise
+        if self._average is not None:
+            for mean, new in zip(self.slots[AVERAGE].runs(), moved.runs(), strict=True):
+                mean *= self._average
+                mean += new * np.asarray(1 - self._average, new.dtype)
+        return moved
+
+    def average_into(self, weights: Weights) -> None:
+        """Make ``weights`` the mean of the versions, if one is kept."""
+        if self._average is not None:
+            weights.buffer[:] = self.slots[AVERAGE].buffer
+
+    def _take(self, cohort: Cohort, update: Update | WeightedSum) -> None:
+        if not isinstance(update, WeightedSum):
+            cohort.add(update)
+            return
+        if difference := self._weights.layout.difference(update.layout, roles=True):
+            raise ConfigError(f"this sum does not fit the model: {difference}")
+        cohort.merge(update)
+
+    def _initial_slots(self) -> Slots:
+        layout = self._weights.layout
+        slots = self._optimizer.initial(layout)
+        if self._aggregator.centered:
+            slots[CENTER] = Weights.empty(layout)
+        if self._average is not None:
+            slots[AVERAGE] = Weights(layout, self._weights.buffer.copy())
+        return slots
+
+    def send(self, model_updates: Sequence[Array]) -> None:
+        """Make ``model_updates`` the global model and hand it to every model."""
+        self._weights = Weights.of(model_updates, self._weights.layout)
+        for model in self.models:
+            model.set_weights(filled(model, self._weights) if self._fills else self._weights)
+
+
+def _aggregator(given: str | Aggregator) -> Aggregator:
+    return aggregator(given) if isinstance(given, str) else given
+
+
+def _optimizer(given: str | ServerOptimizer) -> ServerOptimizer:
+    return server_optimizer(given) if isinstance(given, str) else given

@@ -1,0 +1,58 @@
+"""What happened, as JSON on the topic exchange ``event``, for dashboards and people."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from coordinator_worker.monitoring.federation_view import Picture
+from coordinator_worker.monitoring.snapshot_publisher import Bulletin
+from coordinator_worker.state.training_state import State
+from warren_shared import strict_json
+from warren_shared.amqp.publisher import Publication
+from warren_shared.amqp.session import Session
+from warren_shared.naming import EVENT_EXCHANGE
+from warren_shared.observability.event_bus import Audience
+
+T = TypeVar("T")
+
+
+class Events:
+    """Posts events; they are a courtesy and may be lost, unlike updates.
+
+    What they come to is left in the broker for those who come later (``Bulletin``). Whoever listens
+    in this process hears them too, and what is not worth a message besides.
+    """
+
+    def __init__(self, session: Session, audience: Audience, **common: Any) -> None:
+        self._session = session
+        self._audience = audience
+        self._common = common
+        self._bulletin = Bulletin(session)
+        self._in_order = threading.Lock()  # or a thread's event could overtake another's
+        self._number = itertools.count(1)  # whoever misses one can tell
+
+    def post(self, topic: str, **fields: Any) -> None:
+        """Post one event under routing key ``topic``, such as ``round.closed``."""
+        with self._in_order:
+            stamp = {"time": time.time(), "number": next(self._number)}
+            event = {"event": topic, **stamp, **self._common, **fields}
+            body = strict_json.dumps(event).encode()
+            self._session.post(
+                Publication(EVENT_EXCHANGE, topic, (body,), topic, content_type="application/json")
+            )
+            self._bulletin.note(event)
+        self._audience.tell(topic, **fields)
+
+    def ask(self, question: Callable[[Picture], T]) -> T:
+        """What ``question`` finds in what the events came to."""
+        return self._bulletin.ask(question)
+
+    def begin(self, state: State) -> None:
+        """Events from now on are about ``state``; free if they are already."""
+        self._bulletin.begin(state)
+
+    def tell(self, topic: str, **fields: Any) -> None:
+        """Say something to those who listen in this process alone."""
+        self._audience.tell(topic, **fields)

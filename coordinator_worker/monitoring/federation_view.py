@@ -1,0 +1,337 @@
+"""A federation as its events tell of it: what the terminal, the web page and a late-comer see.
+
+The coordinator feeds one with its own events and leaves it in the queue ``event.state``; whoever
+watches begins with that and feeds it with what comes after. No broker, clock or disk here.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from math import nan
+from typing import Any, Final
+
+from coordinator_worker.monitoring import client_view
+from coordinator_worker.monitoring.client_view import Client
+from coordinator_worker.monitoring.waiting import Waiting, shortened, waited_for
+from coordinator_worker.state.training_state import HISTORY_ROUNDS, State
+
+FORMAT: Final = 1
+MOST_CLIENTS: Final = 10_000
+MOST_METRICS: Final = 24  # clients name them, and each may name others
+LONGEST_NAME: Final = 64
+MOST_REJECTED: Final = 50
+DETAIL: Final = 300  # characters of a rejection's detail that are kept
+
+LEFT: Final = "left"  # of a client that has ended, with the reason
+SILENT_AFTER: Final = 3  # signs of life that did not come
+
+Event = Mapping[str, Any]
+
+
+class Picture:
+    """What is known of a federation. Everything in it is bounded, whoever speaks.
+
+    ``quorum``: updates in the round, and how many close it; ``opened``: when the round began;
+    ``time`` and ``number`` of the last event: seconds since the epoch, and a count. ``rounds`` has
+    plain figures for each of the newest rounds. ``staleness`` counts accepted updates of this run
+    by how late they were.
+    """
+
+    def __init__(self, federation: str = "") -> None:
+        self.federation = federation
+        self.time = 0.0
+        self.number = 0
+        self.clients: dict[str, Client] = {}
+        self.model_bytes = 0
+        self.begin("")
+
+    def begin(self, run: str) -> None:
+        """Forget what belongs to another run; the clients stay, as strangers."""
+        self.run = run
+        self.version = 0
+        self.quorum = (0, 1)
+        self.opened = 0.0
+        self.finished = self.stopped = False
+        self.bytes_up = self.bytes_down = self.updates = 0
+        self.rounds: deque[dict[str, Any]] = deque(maxlen=HISTORY_ROUNDS)
+        self.staleness: Counter[int] = Counter()
+        self.rejected: deque[dict[str, Any]] = deque(maxlen=MOST_REJECTED)
+        self.reasons: Counter[str] = Counter()
+        self.trouble: dict[str, str] = {}
+        self.metrics: dict[str, None] = {}  # their names, in the order in which they came
+        self.best: tuple[int, float] | None = None
+        self.alive_s = 0.0  # how often the coordinator gives a sign of life; 0: it does not
+        for name, client in self.clients.items():
+            self.clients[name] = Client(joined=client.joined)
+
+    def resume(self, state: State) -> None:
+        """Begin with what a checkpoint says."""
+        self.begin(state.run)
+        self.federation = state.federation
+        self.version = state.version
+        for record in state.history:
+            self._add_round(record)
+            self.updates += int(record.get("updates", 0))
+        self.best = (state.best.version, state.best.value) if state.best else None
+        for name, member in state.roster.items():
+            self.clients[name] = Client.of(member, since=state.version)
+
+    # --- events ---------------------------------------------------------------------------------
+
+    def feed(self, event: Event) -> None:
+        """Take one event; one that is not known changes nothing."""
+        topic = str(event.get("event", ""))
+        self.number = int(event.get("number", self.number))
+        self.time = max(self.time, float(event.get("time", 0.0)))
+        take = _TAKES.get(".".join(topic.split(".")[:2]))
+        if take is None:
+            return
+        if (run := event.get("run")) is not None and run != self.run:
+            self.begin(run)
+        self.federation = self.federation or str(event.get("federation", ""))
+        self.stopped = False
+        take(self, event)
+
+    def _joined(self, event: Event) -> None:
+        client = self._client(event["client"])
+        if client is not None:
+            client.joined = float(event.get("time", 0.0))
+            client.away = False
+            if client.trouble.startswith(LEFT):
+                client.trouble = ""
+
+    def _failed(self, event: Event) -> None:
+        client = self._client(str(event["client"]))
+        if client is not None:
+            words = LEFT if event.get("ends") else "failed"
+            client.trouble = f"{words}: {shortened(event.get('reason', ''))}"
+
+    def _alive(self, event: Event) -> None:
+        self.alive_s = float(event.get("every_s", 0.0))
+        away = event.get("away")
+        if away is not None:
+            for name, client in self.clients.items():
+                client.away = name in away
+
+    def _waiting(self, event: Event) -> None:
+        self.trouble["waiting"] = shortened(event.get("words", ""))
+
+    def _all_rejected(self, event: Event) -> None:
+        self.trouble["rejected"] = shortened(event.get("words", ""))
+
+    def _accepted(self, event: Event) -> None:
+        self.quorum = _pair(event["quorum"])
+        client = self._client(event["client"])
+        if client is None:
+            return
+        made = int(event.get("version", self.version)) + 1
+        client.base = int(event["base_version"])
+        late = int(event.get("staleness", max(0, made - 1 - client.base)))
+        if client.is_in(made, late):
+            self.staleness[late] += 1
+        client.seen = float(event.get("time", 0.0))
+        client.examples = int(event["examples"])
+        client.bytes = int(event.get("bytes", 0))
+        client.norm = float(event.get("norm", 0.0))
+        client.metrics = self._named(event["metrics"])
+        client.trouble, client.away = "", False
+
+    def _rejected(self, event: Event) -> None:
+        name = str(event["client"])
+        reason, detail = str(event["reason"]), str(event.get("detail", ""))
+        told = {"time": event.get("time", 0.0), "client": name[:LONGEST_NAME]}
+        self.rejected.append(told | {"reason": reason[:LONGEST_NAME], "detail": detail[:DETAIL]})
+        self.reasons[reason[:LONGEST_NAME]] += 1
+        if (client := self.clients.get(name)) is not None:
+            client.is_refused(self.version + 1)
+            if reason != "stale":
+                client.trouble = f"rejected: {shortened(f'{reason}: {detail}')}"
+
+    def _flooding(self, event: Event) -> None:
+        self.trouble["flood"] = f"so much of {event['client']} is rejected that it is only counted"
+
+    def _overdue(self, event: Event) -> None:
+        have, need = _pair(event["quorum"])
+        self.trouble["overdue"] = f"the deadline has passed with {have} of {need} updates"
+
+    def _diverged(self, event: Event) -> None:
+        self.trouble["diverged"] = f"the last round was refused: {event.get('detail', '')}"
+
+    def _stalled(self, event: Event) -> None:
+        self.trouble["disk"] = f"the coordinator waits: {event.get('detail', '')}"
+
+    def _recovered(self, _event: Event) -> None:
+        self.trouble.pop("disk", None)
+
+    def _closed(self, event: Event) -> None:
+        self.version = int(event.get("version", self.version + 1))
+        self.updates += int(event["updates"])
+        self._add_round(event)
+        for name in event.get("clients", {}):
+            if (client := self._client(name)) is not None:
+                client.is_in(self.version, 0)  # unless we know better
+        for what in ("overdue", "waiting", "rejected"):
+            self.trouble.pop(what, None)
+        if "diverged" not in event:
+            self.trouble.pop("diverged", None)
+        if not event.get("rejected"):
+            self.trouble.pop("flood", None)
+
+    def _add_round(self, record: Event) -> None:
+        kept = {name: record[name] for name in _ROUND_FIELDS if name in record}
+        metrics = record.get("metrics", {})
+        self._make_way(metrics)
+        kept["metrics"] = self._named(metrics)
+        self.bytes_up += int(record.get("bytes_up", 0))
+        self.rounds.append(kept)
+
+    def _published(self, event: Event) -> None:
+        self.version = int(event["version"])
+        self.quorum = _pair(event["quorum"])
+        self.opened = float(event.get("time", 0.0))
+        self.model_bytes = int(event["bytes"])
+        down = self.model_bytes * len(self.clients)
+        self.bytes_down += down
+        if self.rounds and self.rounds[-1].get("version") == self.version:
+            self.rounds[-1]["bytes_down"] = down
+        self.finished = event["event"] == "federation.finished"
+
+    def _found_best(self, event: Event) -> None:
+        self.best = (int(event["version"]), float(event["value"]))
+
+    def _evaluated(self, event: Event) -> None:
+        figures = {f"evaluate: {name}": value for name, value in event["metrics"].items()}
+        for record in reversed(self.rounds):
+            if record.get("version") == event["version"]:
+                record["metrics"] |= self._named(figures)
+                break
+
+    def _has_stopped(self, _event: Event) -> None:
+        self.stopped = True
+
+    def _client(self, name: str) -> Client | None:
+        if name not in self.clients and len(self.clients) < MOST_CLIENTS:
+            self.clients[name] = Client(since=self.version)
+        return self.clients.get(name)
+
+    def _make_way(self, metrics: Mapping[str, float]) -> None:
+        """Forget names that no round has, for those of a round: one client may make up any number.
+
+        A round's record has those that most clients report first.
+        """
+        wanted = [name for name in metrics if name not in self.metrics][:MOST_METRICS]
+        lacking = len(self.metrics) + len(wanted) - MOST_METRICS
+        last = self.rounds[-1]["metrics"] if self.rounds else {}
+        others = [name for name in self.metrics if name not in metrics and name not in last]
+        for name in others[: max(0, lacking)]:
+            del self.metrics[name]
+
+    def _named(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        for name in metrics:
+            if len(self.metrics) < MOST_METRICS and len(name) <= LONGEST_NAME:
+                self.metrics.setdefault(name)
+        return {name: _short(v) for name, v in metrics.items() if name in self.metrics}
+
+    def waiting(self) -> list[Waiting]:
+        """Whom the open round lacks, and why."""
+        return waited_for(self.clients, self.version)
+
+    def all_rejected(self) -> bool:
+        """Whether something of each client was refused in the open round, and none counts."""
+        made = self.version + 1
+        there = [c for c in self.clients.values() if not c.trouble.startswith(LEFT)]
+        return bool(there) and all(c.rounds.get(made) == client_view.REFUSED for c in there)
+
+    # --- as a whole -----------------------------------------------------------------------------
+
+    def rows(self) -> list[client_view.Row]:
+        """A line for each client, those that stand out first."""
+        return client_view.rows(self.clients, self.version)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON can hold it: for the page, and to begin with."""
+        whole = {name: getattr(self, name) for name in _PLAIN}
+        return whole | {
+            "format": FORMAT,
+            "alive_s": self.alive_s,
+            "rounds": list(self.rounds),
+            "rejected": list(self.rejected),
+            "staleness": {str(late): count for late, count in sorted(self.staleness.items())},
+            "metrics": list(self.metrics),
+            "clients": [row.as_dict(self.version) for row in self.rows()],
+        }
+
+    @classmethod
+    def of(cls, whole: Mapping[str, Any]) -> "Picture":
+        """From what ``as_dict`` gave; raises ValueError if it is of another format."""
+        if whole.get("format") != FORMAT:
+            raise ValueError(f"a picture of format {whole.get('format')}, not {FORMAT}")
+        made = cls()
+        for name in _PLAIN:
+            setattr(made, name, whole[name])
+        made.alive_s = float(whole.get("alive_s", 0.0))
+        made.quorum = _pair(whole["quorum"])
+        made.reasons = Counter(whole["reasons"])
+        for record in whole["rounds"]:
+            figures = {name: _short(value) for name, value in record["metrics"].items()}
+            made.rounds.append(record | {"metrics": figures})
+        made.rejected.extend(whole["rejected"])
+        made.staleness.update({int(late): count for late, count in whole["staleness"].items()})
+        made.metrics = dict.fromkeys(whole["metrics"])
+        made.clients = {
+            line["client"]: Client.read(line, made.version) for line in whole["clients"]
+        }
+        return made
+
+    def succeeds(self, older: "Picture") -> None:
+        """Take over who was in which round: a coordinator that began anew does not know it."""
+        if older.run != self.run:
+            return
+        for name, client in self.clients.items():
+            if name in older.clients:
+                client.remember(older.clients[name])
+
+
+def _pair(quorum: Iterable[int]) -> tuple[int, int]:
+    have, need = quorum
+    return int(have), max(1, int(need))
+
+
+def _short(value: float | None) -> float:
+    """Six digits are enough; JSON's null was NaN."""
+    return nan if value is None else float(f"{value:.6g}")
+
+
+_PLAIN: Final = (
+    "federation", "time", "number", "run", "version", "quorum", "opened", "finished", "stopped",
+    "updates", "model_bytes", "bytes_up", "bytes_down", "reasons", "trouble", "best",
+)  # fmt: skip
+_ROUND_FIELDS: Final = ("version", "time", "updates", "seconds", "norm", "bytes_up", "rejected")
+_TAKES: Final[Mapping[str, Callable[[Picture, Event], None]]] = {
+    "client.joined": Picture._joined,
+    "client.failed": Picture._failed,
+    "client.flooding": Picture._flooding,
+    "coordinator.alive": Picture._alive,
+    "round.waiting": Picture._waiting,
+    "round.rejected": Picture._all_rejected,
+    "update.accepted": Picture._accepted,
+    "update.rejected": Picture._rejected,
+    "round.overdue": Picture._overdue,
+    "round.closed": Picture._closed,
+    "round.diverged": Picture._diverged,
+    "model.published": Picture._published,
+    "model.best": Picture._found_best,
+    "model.evaluated": Picture._evaluated,
+    "federation.finished": Picture._published,
+    "coordinator.stalled": Picture._stalled,
+    "coordinator.recovered": Picture._recovered,
+    "coordinator.stopped": Picture._has_stopped,
+}
+
+
+def silence(picture: Picture, seconds: float) -> str:
+    """What to say when a coordinator that gives signs of life has not for ``seconds``."""
+    if picture.finished or picture.stopped or not picture.alive_s:
+        return ""
+    if seconds < SILENT_AFTER * picture.alive_s:
+        return ""
+    return f"no sign of the coordinator for {seconds:.0f} s"

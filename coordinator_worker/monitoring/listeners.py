@@ -1,0 +1,51 @@
+"""Who listens to a coordinator, as its settings say; what nobody asked for is not even imported."""
+
+from coordinator_worker.settings import CoordinatorSettings
+from warren_shared.errors import ConfigError
+from warren_shared.observability.event_bus import Listener
+from warren_shared.observability.log import Log
+
+log = Log(__name__)
+
+
+def of(settings: CoordinatorSettings) -> list[Listener]:
+    """The listeners.
+
+    Raises:
+        ConfigError: the port of the metrics is taken, or an extra is not installed.
+    """
+    found = [_metrics(settings), _spans(settings), _curves(settings)]
+    return [listener for listener in found if listener is not None]
+
+
+def _metrics(settings: CoordinatorSettings) -> Listener | None:
+    if not settings.metrics_port:
+        return None
+    from coordinator_worker.monitoring.prometheus import Metrics
+    from warren_shared.observability.prometheus import Endpoint
+
+    try:
+        endpoint = Endpoint(settings.metrics_address, settings.metrics_port)
+    except ConfigError as error:
+        if "metrics_port" in settings.model_fields_set:
+            raise
+        # A second coordinator on one machine is no reason not to coordinate.
+        log.info("metrics_off", "no metrics: %s", error)
+        return None
+    return Metrics.of(settings, endpoint)
+
+
+def _spans(settings: CoordinatorSettings) -> Listener | None:
+    if not settings.traces:
+        return None
+    from coordinator_worker.monitoring.traces import Spans
+
+    return Spans(settings.federation)
+
+
+def _curves(settings: CoordinatorSettings) -> Listener | None:
+    if settings.tensorboard is None:
+        return None
+    from coordinator_worker.monitoring.tensorboard import Curves
+
+    return Curves(settings.tensorboard)

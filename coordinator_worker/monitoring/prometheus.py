@@ -1,0 +1,288 @@
+"""What Prometheus is shown of a federation: a listener to what the coordinator says happens."""
+
+from collections.abc import Callable, Mapping
+from time import time
+from typing import Any, Final
+
+from coordinator_worker.settings import CoordinatorSettings
+from warren_shared.observability.prometheus import OTHER, Endpoint, Few, Meters
+
+Fields = Mapping[str, Any]
+
+MOST_CLIENTS: Final = 100  # with series of their own
+MOST_METRICS: Final = 64  # names that clients make up
+STALENESS: Final = (0, 1, 2, 3, 5, 8, 13, 21, 50, 100)
+ROUND_S: Final = (0.1, 0.3, 1, 3, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
+WORK_S: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+STATUSES: Final = ("in", "late", "gone", "silent")
+
+
+class Metrics:
+    """The metrics of one coordinator; ``meters`` has them."""
+
+    def __init__(self, federation: str, quorum: int, endpoint: Endpoint | None = None) -> None:
+        self.meters = Meters({"federation": federation})
+        self._endpoint = endpoint
+        self._progress = _Progress(self.meters, quorum)
+        self._updates = _Updates(self.meters)
+        self._members = _Members(self.meters)
+        self._learned = _Learned(self.meters)
+        self._health = _Health(self.meters)
+        if endpoint is not None:
+            endpoint.show(self.meters.registry)
+
+    @classmethod
+    def of(cls, settings: CoordinatorSettings, endpoint: Endpoint) -> "Metrics":
+        """As ``settings`` say, on view at ``endpoint``."""
+        return cls(settings.federation, settings.quorum, endpoint)
+
+    def hear(self, topic: str, fields: Fields) -> None:
+        """Count, set and observe."""
+        parts = (self._progress, self._updates, self._members, self._learned, self._health)
+        kind = ".".join(topic.split(".", 2)[:2])  # update.accepted.<client>
+        for part in parts:
+            if take := part.takes.get(kind):
+                take(fields)
+
+    def close(self) -> None:
+        """Answer no more."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+
+
+Takes = Mapping[str, Callable[[Fields], None]]
+
+
+class _Progress:
+    """Versions and rounds."""
+
+    def __init__(self, meters: Meters, quorum: int) -> None:
+        gauge, gauges, counter = meters.gauge, meters.gauges, meters.counter
+        self._version = gauges("warren_model_version", "version of the newest global model")
+        self._bytes = gauges("warren_model_bytes", "size of its weights")
+        self._published = gauges(
+            "warren_model_published_timestamp_seconds",
+            "when every mailbox had it, seconds since 1970",
+        )
+        self._have = gauge("warren_quorum_updates", "updates in the round in progress")
+        self._need = gauge("warren_quorum_required", "updates that close a round")
+        self._need.set(quorum)
+        self._round = meters.histogram(
+            "warren_round_duration_seconds",
+            "from the beginning of a round, which is the end of the last one, to its quorum",
+            ROUND_S,
+        )
+        self._overdue = counter("warren_rounds_overdue", "rounds that lasted beyond `--deadline-s`")
+        self._diverged = counter(
+            "warren_rounds_diverged", "rounds whose updates would have spoilt the model"
+        )
+        self.takes: Takes = {
+            "update.accepted": self._accepted,
+            "round.closed": self._closed,
+            "round.overdue": lambda _: self._overdue.inc(),
+            "round.diverged": lambda _: self._diverged.inc(),
+            "model.published": self._is_out,
+            "federation.finished": self._is_out,
+        }
+
+    def _accepted(self, fields: Fields) -> None:
+        self._have.set(fields["quorum"][0])
+
+    def _closed(self, record: Fields) -> None:
+        self._have.set(0)
+        self._round.observe(record["seconds"])
+
+    def _is_out(self, fields: Fields) -> None:
+        self._version.one().set(fields["version"])
+        self._bytes.one().set(fields["bytes"])
+        self._published.one().set(time())
+
+
+class _Updates:
+    """What comes from clients, and the work that it makes."""
+
+    def __init__(self, meters: Meters) -> None:
+        counter, histogram = meters.counter, meters.histogram
+        self._accepted = counter("warren_updates_accepted", "updates that are part of a round")
+        self._rejected = meters.counters(
+            "warren_updates_rejected", "messages that must not count, by why", "reason"
+        )
+        self._incomplete = counter("warren_updates_incomplete", "updates that stopped half-way")
+        self._bytes = counter("warren_update_bytes", "bytes of the weight deltas in rounds")
+        self._staleness = histogram(
+            "warren_update_staleness_versions",
+            "how many versions older than the newest the model was that an update was trained from",
+            STALENESS,
+        )
+        self._norm = meters.gauge(
+            "warren_update_norm", "median of the L2 norms of the last round's updates"
+        )
+        self._fold = counter("warren_fold_seconds", "time spent adding updates to the sum")
+        self._aggregate = histogram(
+            "warren_aggregate_duration_seconds",
+            "aggregator and server optimizer, from quorum to the next model",
+            WORK_S,
+        )
+        self._checkpoint = histogram(
+            "warren_checkpoint_duration_seconds", "a checkpoint, until it is on the disk", WORK_S
+        )
+        self._publish = histogram(
+            "warren_publish_duration_seconds",
+            "a model, from its first message to the broker's last confirm, checkpoint included",
+            WORK_S,
+        )
+        self.takes: Takes = {
+            "update.accepted": self._take,
+            "update.rejected": lambda fields: self._rejected.one(fields["reason"]).inc(),
+            "update.flooded": lambda fields: self._rejected.one(fields["reason"]).inc(),
+            "round.closed": self._closed,
+            "round.timed": self._timed,
+            "round.sent": self._sent,
+        }
+
+    def _take(self, fields: Fields) -> None:
+        self._accepted.inc()
+        self._bytes.inc(fields["bytes"])
+        self._staleness.observe(fields["version"] - fields["base_version"])
+
+    def _closed(self, record: Fields) -> None:
+        self._incomplete.inc(record["incomplete"])
+        self._norm.set(record["norm"])
+
+    def _timed(self, fields: Fields) -> None:
+        phases = fields["phases"]
+        self._fold.inc(phases.seconds("fold"))
+        self._aggregate.observe(phases.seconds("aggregate"))
+        self._checkpoint.observe(phases.seconds("checkpoint"))
+
+    def _sent(self, fields: Fields) -> None:
+        if seconds := fields["phases"].seconds("publish"):
+            self._publish.observe(seconds)
+
+
+class _Members:
+    """Who takes part. The first MOST_CLIENTS clients have series of their own."""
+
+    def __init__(self, meters: Meters) -> None:
+        self._joins = meters.counter("warren_client_joins", "times that a client said it is there")
+        self._floods = meters.counter(
+            "warren_floods", "times that a client's rubbish became so much that it is only counted"
+        )
+        self._clients = meters.gauges(
+            "warren_clients",
+            "clients by how they take part: in the newest model, late, gone, or silent since they"
+            " joined (`coordinator-worker participation`)",
+            "status",
+        )
+        self._share = meters.gauges(
+            "warren_participation_data_share",
+            "share of all examples that the clients of a status have, 0 to 1",
+            "status",
+        )
+        self._few = Few(MOST_CLIENTS)
+        named = f"by client, the first {MOST_CLIENTS}; then `{OTHER}`"
+        self._contributed = meters.counters(
+            "warren_member_updates", f"updates that are part of a round, {named}", "client"
+        )
+        only = f"by client, the first {MOST_CLIENTS}"
+        self._seen = meters.gauges(
+            "warren_member_last_update_timestamp_seconds",
+            f"when a client's newest update was taken, seconds since 1970, {only}",
+            "client",
+        )
+        self._base = meters.gauges(
+            "warren_member_base_version",
+            f"version that a client's newest update was trained from, {only}",
+            "client",
+        )
+        self._norm = meters.gauges(
+            "warren_member_update_norm",
+            f"L2 norm of a client's newest update in a model, {only}",
+            "client",
+        )
+        self.takes: Takes = {
+            "client.joined": lambda _: self._joins.inc(),
+            "client.flooding": lambda _: self._floods.inc(),
+            "update.accepted": self._accepted,
+            "round.closed": self._closed,
+            "round.timed": self._timed,
+        }
+
+    def _accepted(self, fields: Fields) -> None:
+        client = self._few.label(fields["client"])
+        self._contributed.one(client).inc()
+        if client != OTHER:
+            self._seen.one(client).set(time())
+            self._base.one(client).set(fields["base_version"])
+
+    def _timed(self, fields: Fields) -> None:
+        for phase in fields["phases"].done:
+            if phase.name == "fold":
+                client = self._few.label(phase.about["client"])
+                if client != OTHER:
+                    self._norm.one(client).set(phase.about["norm"])
+
+    def _closed(self, record: Fields) -> None:
+        standings = record["participation"]
+        for gauges, figure in ((self._clients, "clients"), (self._share, "data_share")):
+            for status in STATUSES:
+                gauges.one(status).set(standings.get(status, {}).get(figure, 0))
+
+
+class _Learned:
+    """How good the model is."""
+
+    def __init__(self, meters: Meters) -> None:
+        about = (
+            "a metric of the model: `source` is `clients` for what they report, pooled or averaged"
+            f" by examples (the first {MOST_METRICS} names), `evaluation` for `--evaluate`"
+        )
+        self._figures = meters.gauges("warren_metric", about, "source", "name")
+        self._best = meters.gauges("warren_best_version", "version that `--monitor` found best")
+        self._best_value = meters.gauges("warren_best_value", "its monitored metric")
+        self._shown: dict[str, list[str]] = {}
+        self.takes: Takes = {
+            "round.closed": lambda record: self._set("clients", record["metrics"]),
+            "model.evaluated": lambda fields: self._set("evaluation", fields["metrics"]),
+            "model.best": self._found,
+        }
+
+    def _set(self, source: str, figures: Mapping[str, float]) -> None:
+        before = self._shown.get(source, ())
+        # Or one client that makes up names could push out those that somebody looks at.
+        names = sorted(figures, key=lambda name: (name not in before, name))[:MOST_METRICS]
+        self._shown = self._shown | {source: names}
+        for name in names:
+            self._figures.one(source, name).set(figures[name])
+        self._figures.keep_only((of, name) for of, names in self._shown.items() for name in names)
+
+    def _found(self, fields: Fields) -> None:
+        self._best.one().set(fields["version"])
+        self._best_value.one().set(fields["value"])
+
+
+class _Health:
+    """What an operator is woken for."""
+
+    def __init__(self, meters: Meters) -> None:
+        self._stalled = meters.gauge(
+            "warren_checkpoint_stalled", "1 while the checkpoint folder cannot be written"
+        )
+        self._connected = meters.gauge("warren_broker_connected", "1 while connected")
+        self._active = meters.gauge(
+            "warren_coordinator_active", "1 if this coordinator is the one that makes rounds"
+        )
+        self._lost = meters.counter("warren_broker_disconnects", "times that the broker was lost")
+        self.takes: Takes = {
+            "coordinator.stalled": lambda _: self._stalled.set(1),
+            "coordinator.recovered": lambda _: self._stalled.set(0),
+            "link.connected": lambda _: self._connected.set(1),
+            "link.active": lambda _: self._active.set(1),
+            "link.standby": lambda _: self._active.set(0),
+            "link.lost": lambda _: self._is_lost(),
+        }
+
+    def _is_lost(self) -> None:
+        self._connected.set(0)
+        self._active.set(0)
+        self._lost.inc()

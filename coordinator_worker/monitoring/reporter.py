@@ -1,0 +1,320 @@
+"""What the coordinator says of what happens: to its host's log, to everybody, to the audit."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any, Final
+
+from coordinator_worker.monitoring.event_publisher import Events
+from coordinator_worker.monitoring.federation_view import Picture
+from coordinator_worker.monitoring.waiting import MAX_NAMED, TICK_S, in_words, remedy
+from coordinator_worker.rounds.round import evaluation_of, metrics_of
+from coordinator_worker.state.training_state import Best, State
+from coordinator_worker.storage.audit_log import Audit
+from warren_shared.errors import Rejected
+from warren_shared.observability.event_bus import Phases
+from warren_shared.observability.log import Log
+from warren_shared.protocol.messages import Failed, ModelManifest, UpdateManifest
+from warren_shared.tensors.evaluation import SCORE_BINS
+
+log = Log(__name__)
+
+MOST_AUC_ERROR: Final = 0.01
+
+
+class Chronicle:
+    """Tells of a federation whose rounds close at ``quorum`` updates."""
+
+    def __init__(self, events: Events, quorum: int, audit: Audit) -> None:
+        self._events = events
+        self._audit = audit
+        self._quorum = quorum
+        self._rejected_in = -1  # version whose round has rejected everybody
+        self._not_finite: frozenset[str] = frozenset()
+        self._missing: frozenset[str] = frozenset()
+        self._doubts: frozenset[str] = frozenset()
+        self._coarse: set[str] = set()
+
+    def joined(self, client: str) -> None:
+        """A client is there."""
+        log.info("client_joined", "%s joined", client, client=client)
+        self._events.post("client.joined", client=client)
+
+    def failed(self, message: Failed) -> None:
+        """A client says what keeps it from its work."""
+        client, ends = message.client, message.ends
+        what = "has ended" if ends else "failed and will try again"
+        log.warning(
+            "client_failed", "%s %s: %s", client, what, message.reason, client=client, ends=ends
+        )
+        self._events.post("client.failed", client=client, reason=message.reason, ends=ends)
+
+    def accepted(self, manifest: UpdateManifest, version: int, updates: int, norm: float) -> None:
+        """An update is in the sum that will make ``version`` + 1, as the ``updates``-th."""
+        client = manifest.client
+        self._audit.accepted(manifest, version + 1)
+        self._look_at_figures(manifest)
+        log.info(
+            "update_accepted",
+            "%s contributed to version %d (%d of %d)",
+            client,
+            version + 1,
+            updates,
+            self._quorum,
+            client=client,
+            base_version=manifest.base_version,
+        )
+        self._events.post(
+            f"update.accepted.{client}",
+            client=client,
+            version=version,
+            base_version=manifest.base_version,
+            staleness=version - manifest.base_version,
+            examples=manifest.num_examples,
+            bytes=manifest.size_bytes,
+            norm=norm,
+            metrics=metrics_of(manifest),
+            quorum=(updates, self._quorum),
+        )
+
+    def rejected(self, client: str, rejected: Rejected, user: str | None) -> None:
+        """Something of ``client`` that ``user`` sent must not count."""
+        reason = rejected.reason
+        self._audit.rejected(user, client, rejected)
+        say = log.info if reason == "stale" else log.warning  # being late is no fault
+        say(
+            "update_rejected",
+            "rejected from %s: %s",
+            client,
+            rejected,
+            client=client,
+            reason=reason,
+        )
+        self._events.post(
+            f"update.rejected.{client}", client=client, reason=reason, detail=rejected.detail
+        )
+        if self._events.ask(Picture.all_rejected):
+            self._say_all_rejected(reason)
+
+    def _say_all_rejected(self, reason: str) -> None:
+        version = self._events.ask(lambda picture: picture.version)
+        if version == self._rejected_in:
+            return
+        self._rejected_in = version
+        words = (
+            f"what every client sent for version {version + 1} was rejected ({reason}):"
+            f" {remedy({reason: 1})}"
+        )
+        log.error("round_rejected", "%s", words, version=version + 1, reason=reason)
+        self._events.post("round.rejected", version=version + 1, reason=reason, words=words)
+
+    def alive(self, away: Sequence[str] | None = None) -> None:
+        """Give a sign of life; ``away``: clients without a connection, None if nobody looked."""
+        told = {} if away is None else {"away": list(away)}
+        self._events.post("coordinator.alive", every_s=TICK_S, **told)
+
+    def waited_for(self) -> list[str]:
+        """Clients that the open round lacks."""
+        return [one.client for one in self._events.ask(Picture.waiting)]
+
+    def waiting(self, updates: int) -> None:
+        """The open round has waited long for ``updates`` to become enough: say whom for."""
+        version, waiting = self._events.ask(lambda picture: (picture.version, picture.waiting()))
+        words = in_words(updates, self._quorum, waiting)
+        log.warning("round_waiting", "%s", words, version=version + 1)
+        named = [list(one) for one in waiting[:MAX_NAMED]]
+        self._events.post(
+            "round.waiting",
+            version=version + 1,
+            quorum=(updates, self._quorum),
+            waiting=named,
+            words=words,
+        )
+
+    def flooded(self, user: str | None, rejected: Rejected, *, first: bool) -> None:
+        """Of ``user`` so much was rejected that this is only counted, the ``first`` one said."""
+        client = user or "unknown"
+        self._audit.flooded(user)
+        self._events.tell("update.flooded", client=client, reason=rejected.reason)
+        if first:
+            log.warning(
+                "flood",
+                "so much of %s is rejected that most of it is no longer kept or answered; %s",
+                client,
+                f"`broker-config revoke {user}` ends it"
+                if user
+                else "its connection is the one in the management UI that publishes most",
+                client=client,
+            )
+            self._events.post(f"client.flooding.{client}", client=client, reason=rejected.reason)
+
+    def overdue(self, version: int, updates: int, needed: int) -> None:
+        """The round's time is up."""
+        log.warning(
+            "round_overdue",
+            "the deadline has passed with %d of %d updates to version %d%s",
+            updates,
+            self._quorum,
+            version,
+            "" if updates >= needed else f"; the next {needed - updates} will close the round",
+            version=version,
+        )
+        self._events.post("round.overdue", version=version, quorum=(updates, self._quorum))
+
+    def closed(self, run: str, record: Mapping[str, Any], phases: Phases) -> None:
+        """A round has made a model, which is in the checkpoint."""
+        self._events.post("round.closed", run=run, **record)
+        self._events.tell("round.timed", version=record["version"], phases=phases)
+
+    def judged(
+        self, record: Mapping[str, Any], watched: Mapping[str, str], doubts: Sequence[str] = ()
+    ) -> None:
+        """Say, once until it is otherwise, which figures are NaN, and which of ``watched`` lack.
+
+        ``watched``: metrics that the run is steered by -> the flag that says so; ``doubts``: why
+        one of them decides nothing.
+        """
+        for words in doubts:
+            if words not in self._doubts:
+                version = record["version"]
+                log.warning("metric_in_doubt", "round to version %d: %s", version, words)
+        self._doubts = frozenset(doubts)
+        metrics = record["metrics"]
+        broken = frozenset(name for name, value in metrics.items() if not isfinite(value))
+        for name in sorted(broken - self._not_finite):
+            log.error(
+                "metric_not_finite",
+                "%s is not a number in the round to version %d: predictions or losses are NaN or"
+                " infinite (%s); lower the learning rates, or look at the data there",
+                name,
+                record["version"],
+                _whose(record, name),
+                version=record["version"],
+                metric=name,
+            )
+            self._events.post("round.not-finite", version=record["version"], metric=name)
+        self._not_finite = broken
+        missing = frozenset(watched) - set(metrics)
+        for name in sorted(missing - self._missing):
+            log.error(
+                "metric_missing",
+                "%s waits for %s, which no client reports in the round to version %d (there is %s):"
+                " it cannot choose a version or end the run while that is so",
+                watched[name],
+                name,
+                record["version"],
+                ", ".join(sorted(metrics)) or "no figure at all",
+                version=record["version"],
+                metric=name,
+            )
+            self._events.post("round.metric-missing", version=record["version"], metric=name)
+        self._missing = missing
+
+    def _look_at_figures(self, manifest: UpdateManifest) -> None:
+        """Say once of a client that it tells its scores too coarsely for them to be pooled."""
+        entry, client = manifest.evaluation, manifest.client
+        if entry is None or not entry.scores or client in self._coarse:
+            return
+        error = evaluation_of(entry).tie_error()
+        if error > MOST_AUC_ERROR:
+            self._coarse.add(client)
+            log.warning(
+                "coarse_scores",
+                "%s counts its scores in %d equal bins, as older versions do: eval_auc may be off"
+                " by %.2f; upgrade that client",
+                client,
+                SCORE_BINS,
+                error,
+                client=client,
+            )
+
+    def diverged(self, version: int, error: Exception) -> None:
+        """A round's updates would have spoilt the model."""
+        log.error(
+            "round_diverged",
+            "the round's updates are refused: %s; version %d has the weights of version %d, and the"
+            " server optimizer begins anew (lower the learning rates)",
+            error,
+            version + 1,
+            version,
+            version=version + 1,
+        )
+        self._events.post("round.diverged", version=version + 1, detail=str(error))
+
+    def found_best(self, best: Best) -> None:
+        """A version is better than all before it."""
+        log.info("best_version", "version %d is the best so far", best.version, value=best.value)
+        self._events.post("model.best", version=best.version, value=best.value)
+
+    def evaluated(self, version: int, figures: Mapping[str, float]) -> None:
+        """A version was judged beside the coordinator."""
+        told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        log.info("evaluated", "version %d: %s", version, told, version=version, metrics=figures)
+        self._events.post("model.evaluated", version=version, metrics=dict(figures))
+
+    def final_evaluated(self, version: int, metrics: Mapping[str, float]) -> None:
+        """The clients have evaluated the last version."""
+        told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        log.info("final_evaluated", "version %d: %s", version, told, version=version)
+        self._events.post("run.evaluated", version=version, metrics=dict(metrics))
+
+    def ends(self, version: int, reason: str) -> None:
+        """The run ends with ``version``, for this ``reason``."""
+        log.info("run_ends", "version %d is the last: %s", version, reason, version=version)
+        self._events.post("run.ends", version=version, reason=reason)
+
+    def published(self, state: State, model: ModelManifest, phases: Phases) -> None:
+        """Every mailbox has the model; ``phases`` of the round that made it, if one did."""
+        version = state.version
+        self._events.begin(state)
+        self._audit.published(version, model.digest, model.content)
+        log.info("model_published", "version %d is published", version, version=version)
+        self._events.post(
+            "federation.finished" if model.final else "model.published",
+            run=state.run,
+            version=version,
+            bytes=state.weights.buffer.nbytes,
+            quorum=(0, self._quorum),
+        )
+        self._events.tell("round.sent", run=state.run, version=version, phases=phases)
+        if (origin := state.rolled_back) is not None:
+            log.info(
+                "rolled_back",
+                "version %d has the weights of %s; updates to older versions do not count",
+                version,
+                origin["source"],
+                version=version,
+            )
+            self._events.post("model.rolled_back", run=state.run, version=version, to=dict(origin))
+
+    def link(self, what: str) -> None:
+        """Our place changed: ``connected``, ``lost`` the broker, ``active``, ``standby``."""
+        self._events.tell(f"link.{what}")
+
+    def stalled(self, error: OSError) -> None:
+        """The checkpoint's disk does not take what must be on it."""
+        log.warning(
+            "disk_full",
+            "the checkpoint folder cannot be written (%s); nothing is folded until it can, updates"
+            " wait in the broker",
+            error,
+        )
+        self._events.post("coordinator.stalled", detail=str(error))
+
+    def recovered(self) -> None:
+        """There is room again."""
+        log.info("disk_recovered", "there is room again; going on")
+        self._events.post("coordinator.recovered")
+
+    def stopped(self) -> None:
+        """The coordinator ends, having been asked to or done."""
+        self._events.post("coordinator.stopped")
+
+
+def _whose(record: Mapping[str, Any], metric: str) -> str:
+    """Clients whose own figure of that name is none."""
+    found = [
+        client
+        for client, told in record["clients"].items()
+        if not isfinite(told["metrics"].get(metric, 0.0))
+    ]
+    return "at " + ", ".join(found[:5]) + (", …" if len(found) > 5 else "") if found else "pooled"

@@ -1,0 +1,51 @@
+"""A trace of each round: what its time went into, for OpenTelemetry."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from warren_shared.observability.event_bus import Phase, Phases
+from warren_shared.observability.tracing import Place, Tracer, round_of, training_of, within
+
+MOST_FOLDS: Final = 200  # spans of single updates in a round
+TOLD: Final = ("updates", "incomplete", "norm", "bytes_up")
+
+
+class Spans:
+    """Sends a round's spans when its model has gone out; ``federation`` names the trace."""
+
+    def __init__(self, federation: str) -> None:
+        self._federation = federation
+        self._tracer = Tracer("warren-coordinator", federation)
+        self._closed: Mapping[str, Any] = {}
+
+    def hear(self, topic: str, fields: Mapping[str, Any]) -> None:
+        """Wait for the end of a round."""
+        if topic == "round.closed":
+            self._closed = fields
+        elif topic == "round.sent" and fields["version"] == self._closed.get("version"):
+            self._send(fields["run"], self._closed, fields["phases"])
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._tracer.close()
+
+    def _send(self, run: str, record: Mapping[str, Any], phases: Phases) -> None:
+        version = record["version"]
+        top = round_of(self._federation, run, version)
+        folds = [phase for phase in phases.done if phase.name == "fold"]
+        others = [phase for phase in phases.done if phase.name != "fold"]
+        whole = Phase("round", phases.began, max(phase.ended for phase in phases.done), {})
+        told = {name: record[name] for name in TOLD}
+        hidden = max(0, len(folds) - MOST_FOLDS)
+        self._tracer.span(whole, top, run=run, version=version, folds_not_shown=hidden, **told)
+        quorum = min(phase.began for phase in others)
+        for phase in (Phase("collect", phases.began, quorum, {}), *others):
+            self._tracer.span(phase, within(top, phase.name), top)
+        for phase in folds[:MOST_FOLDS]:
+            self._fold(run, top, phase)
+
+    def _fold(self, run: str, top: Place, phase: Phase) -> None:
+        """One update, linked to its training, which may belong to the trace of an older round."""
+        client, base = phase.about["client"], phase.about["base_version"]
+        place = within(top, "fold", client, base)
+        self._tracer.span(phase, place, top, [training_of(self._federation, run, client, base)])

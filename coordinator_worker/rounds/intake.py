@@ -1,0 +1,522 @@
+"""From deliveries to whole, valid updates; decides what each delivery's fate is.
+
+Knows the wire and the rules of a round, but neither the broker nor the sum: the worker does what
+an Outcome says. Nothing is believed but the broker's word for who sent it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from math import sqrt
+from typing import Final, NamedTuple
+
+from coordinator_worker.aggregation.aggregators import NO_LOCAL_STEPS
+from coordinator_worker.aggregation.weighted_sum import sum_of_squares
+from coordinator_worker.rounds.norm_bound import NormBound
+from coordinator_worker.rounds.policy import Policy
+from coordinator_worker.rounds.rate_limiter import Allowance
+from coordinator_worker.rounds.staging import Piece, Staging
+from coordinator_worker.settings import CoordinatorSettings
+from coordinator_worker.state.training_state import State
+from coordinator_worker.trust.fleet_sizes import FleetSizes
+from coordinator_worker.trust.model_size import CheckSize, ModelSizeLimit
+from warren_shared.amqp.delivery import Delivery
+from warren_shared.amqp.session import MOST_UNACKNOWLEDGED
+from warren_shared.errors import Rejected
+from warren_shared.naming import COORDINATOR_USER, speaks_for
+from warren_shared.observability.log import Log
+from warren_shared.protocol.codec import decode, layout_of
+from warren_shared.protocol.encryption import Opener
+from warren_shared.protocol.messages import (
+    OLDEST,
+    Chunk,
+    Evaluated,
+    Failed,
+    InitialManifest,
+    Join,
+    ModelManifest,
+    Probe,
+    Sealed,
+    UpdateManifest,
+)
+from warren_shared.protocol.transfer import Incoming, message_count
+from warren_shared.tensors.layout import Layout
+
+log = Log(__name__)
+
+# A client joins whenever it has connected; one whose line is bad does so with growing pauses.
+JOINS: Final = 20
+JOINS_PER_SECOND: Final = 0.2
+READER: Final = "the coordinator"  # as a sender is told
+ROLES_SINCE: Final = 3  # the protocol of a model that says which of its tensors are statistics
+
+
+class Held(NamedTuple):
+    """An update that is in memory and in no checkpoint: the newest delivery of each message."""
+
+    user: str | None
+    client: str
+    tags: list[int]
+
+
+@dataclass(eq=False)
+class Arrival:
+    """A transfer that is arriving or has arrived: its pieces, and the deliveries it came in.
+
+    The deliveries stay unacknowledged until the round that the update is in has closed; ``tags``
+    has the newest of each message, in the messages' order.
+    """
+
+    manifest: UpdateManifest | InitialManifest
+    layout: Layout
+    staging: Staging
+    staleness_weight: float = 1.0
+    sum_of_squares: float = 0.0
+    tags: list[int] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.incoming = Incoming(self.manifest, self._store)
+
+    @property
+    def norm(self) -> float:
+        """L2 norm of what has arrived."""
+        return sqrt(self.sum_of_squares)
+
+    def _store(self, start: int, data: memoryview) -> None:
+        self.sum_of_squares += sum_of_squares(self.layout, start, data)
+        last = start + len(data) == self.manifest.size_bytes
+        self.pieces.append(self.staging.keep(start, data, last=last))
+
+    def chunks(self) -> Iterator[tuple[int, memoryview]]:
+        """The transfer's bytes in pieces of (offset, bytes), each good until the next is asked."""
+        return self.staging.chunks(self.pieces)
+
+    def read(self, start: int, into: memoryview) -> None:
+        """Copy the transfer's bytes from ``start`` on until ``into`` is full."""
+        self.staging.read(self.pieces, start, into)
+
+    def release(self) -> None:
+        """Give the pieces up."""
+        self.staging.release(self.pieces)
+        self.pieces.clear()
+
+
+def _anyone(_client: str) -> bool:
+    return True
+
+
+def _any_size(_size_bytes: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Whose messages are looked at, and for how much room.
+
+    ``exists``: whether a client is enrolled, a replica by its number; ``was_asked``: whether it may
+    send initial weights; ``check_size`` raises Rejected for weights of so many bytes.
+    """
+
+    exists: Callable[[str], bool] = _anyone
+    was_asked: Callable[[str], bool] = _anyone
+    check_size: CheckSize = _any_size
+
+
+def _forget_frames(rejected: Rejected) -> None:
+    """Let go of the frames that ``rejected`` came through, and of the body that they hold.
+
+    Its traceback leads to our callers' frames and so back to its own Outcome: a circle, which
+    only the cyclic collector ends. That counts objects, not their bytes, and came after a hundred
+    bodies of 16 MiB.
+    """
+    rejected.__traceback__ = rejected.__context__ = rejected.__cause__ = None
+
+
+def _says_more(state: State) -> bool:
+    return state.weights.layout.has_statistics or bool(state.fixed_state)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a delivery.
+
+    ``whole`` is a transfer that is complete and valid; ``settled`` are deliveries that need not
+    come again; ``evaluated`` says what the final model is worth, ``failed`` what keeps a client
+    from its work;
+    ``rejected`` says why something must not count, ``client`` who sent it.
+    """
+
+    whole: Arrival | None = None
+    join: Join | None = None
+    failed: Failed | None = None
+    evaluated: Evaluated | None = None
+    settled: tuple[int, ...] = ()
+    rejected: Rejected | None = None
+    client: str | None = None
+    base_version: int | None = None
+    orphan: bool = False
+
+
+class Intake:
+    """The transfers under way towards the coordinator."""
+
+    def __init__(
+        self,
+        federation: str,
+        policy: Policy,
+        staging: Staging,
+        opener: Opener | None = None,
+        bound: NormBound | None = None,
+        *,
+        models_need: int = OLDEST,
+        admission: Admission | None = None,
+    ) -> None:
+        self.incomplete = 0  # transfers dropped half-way since the round began
+        self._federation = federation
+        self._policy = policy
+        self._staging = staging
+        self._opener = opener or Opener((), federation)
+        self._bound = bound or NormBound("off")
+        self._admission = admission or Admission()
+        self._models_need = models_need  # the protocol in which this federation's models are
+        self._joins = Allowance(JOINS, JOINS_PER_SECOND)  # each is answered with a whole model
+        self._failures = Allowance(JOINS, JOINS_PER_SECOND)  # each is told to everybody
+        self._arriving: dict[str, Arrival] = {}  # by transfer id; one for each client at most
+        self._senders: dict[str, str] = {}  # transfer id -> the user who announced it
+        self._here: set[tuple[str, int]] = set()  # contributions whole and not yet in a model
+        self._unfinished = 0  # deliveries of what is arriving
+        self._held: dict[str, Held] = {}  # how the broker still has them, by transfer id
+
+    @classmethod
+    def of(
+        cls,
+        settings: CoordinatorSettings,
+        policy: Policy,
+        staging: Staging,
+        was_asked: Callable[[str], bool],
+    ) -> "Intake":
+        """As ``settings`` say; raises ConfigError if one of them means nothing."""
+        opener = Opener.of(settings.secret(settings.decrypt_keys), settings.federation)
+        bound = NormBound(settings.max_update_norm)
+        needed = ModelManifest.SIGNED_SINCE if settings.secret(settings.signing_keys) else OLDEST
+        fleets = FleetSizes.of(settings.broker, settings.federation)
+        size = ModelSizeLimit(settings.checkpoint_dir, settings.max_model_bytes)
+        admission = Admission(fleets.has, was_asked, size.check)
+        return cls(
+            settings.federation, policy, staging, opener, bound, models_need=needed,
+            admission=admission,
+        )  # fmt: skip
+
+    def reset(self) -> None:
+        """Forget everything: the link was lost, and the broker delivers it all again."""
+        for arrival in self._arriving.values():
+            arrival.release()
+        self._arriving.clear()
+        self._senders.clear()
+        self._unfinished = 0
+        self._here.clear()
+        self._held.clear()
+
+    def round_closed(self, state: State) -> list[int]:
+        """Begin the next round; return the deliveries of unfinished transfers it cannot use."""
+        self._here.clear()
+        self._held.clear()
+        self.incomplete = 0
+        late: list[int] = []
+        for transfer, arrival in list(self._arriving.items()):
+            manifest = arrival.manifest
+            if isinstance(manifest, InitialManifest) or (
+                state.version - manifest.base_version > self._policy.max_staleness
+            ):
+                late += self._give_up(transfer)
+        return late
+
+    def receive(self, delivery: Delivery, state: State | None) -> Outcome:
+        """Judge one delivery against the current state (None before there is a model).
+
+        Whatever it is, it gets an outcome: one that raised would be delivered again for ever.
+        """
+        if delivery.unreadable:
+            rejected = Rejected("malformed", "its AMQP headers cannot be decoded")
+            return Outcome(settled=(delivery.tag,), rejected=rejected, client=delivery.user)
+        try:
+            outcome = self._judged(delivery, state)
+        except OSError:
+            raise  # of the staging file: no fault of the sender's
+        except Exception as error:
+            log.exception("unforeseen", "a delivery of %s is rejected", delivery.user, error=error)
+            rejected = Rejected("malformed", f"it cannot be judged: {type(error).__name__}")
+            return Outcome(settled=(delivery.tag,), rejected=rejected, client=delivery.user)
+        if outcome.rejected is not None:
+            _forget_frames(outcome.rejected)
+        return outcome
+
+    def _judged(self, delivery: Delivery, state: State | None) -> Outcome:
+        try:
+            message, data = decode(delivery.body, READER)
+            if isinstance(message, Sealed):
+                message, data = decode(self._opener.open(message, data, delivery.user), READER)
+        except Rejected as rejected:
+            return Outcome(settled=(delivery.tag,), rejected=rejected, client=delivery.user)
+        try:
+            match message:
+                case Chunk():
+                    return self._chunk(message, data, delivery, state)
+                case UpdateManifest() | InitialManifest():
+                    return self._manifest(message, data, delivery, state)
+                case Join() | Failed() | Evaluated():
+                    return self._word(message, delivery, state)
+                case Probe() if delivery.user == COORDINATOR_USER:
+                    return Outcome(settled=(delivery.tag,), client=COORDINATOR_USER)
+                case _:
+                    raise Rejected("malformed", f"a client may not send a {message.kind}")
+        except Rejected as rejected:
+            base_version = message.base_version if isinstance(message, UpdateManifest) else None
+            client = getattr(message, "client", delivery.user)
+            if rejected.reason == "identity":
+                client = delivery.user  # whoever it claims to be is not remembered anywhere
+            return Outcome(
+                settled=(delivery.tag,),
+                rejected=rejected,
+                client=client if speaks_for(delivery.user or "", client or "") else delivery.user,
+                base_version=base_version,
+            )
+
+    def _word(
+        self, message: Join | Failed | Evaluated, delivery: Delivery, state: State | None
+    ) -> Outcome:
+        """What a client says without data: that it is there, or why it does no work."""
+        client = message.client
+        self._vouch(client, message.federation, delivery.user)
+        if isinstance(message, Evaluated):
+            return self._evaluated(message, delivery, state)
+        if isinstance(message, Failed):
+            if not self._failures.take(client):
+                raise Rejected("flood", "it says again and again that it failed")
+            return Outcome(failed=message, settled=(delivery.tag,), client=client)
+        self._can_read(client, delivery.reads, state)
+        if not self._joins.take(client):
+            raise Rejected("flood", "it asks for the model again and again")
+        return Outcome(join=message, settled=(delivery.tag,), client=client)
+
+    def _evaluated(self, message: Evaluated, delivery: Delivery, state: State | None) -> Outcome:
+        """What the final model is worth; of another version or run it comes too late."""
+        self._policy.check_examples(message.evaluation.num_examples)
+        settled = (delivery.tag,)
+        if state is None or (message.run, message.version) != (state.run, state.version):
+            return Outcome(settled=settled, client=message.client, orphan=True)
+        return Outcome(evaluated=message, settled=settled, client=message.client)
+
+    def _vouch(self, client: str, federation: str, user: str | None) -> None:
+        if user is None:
+            raise Rejected("identity", "it carries no user_id, so nobody vouches for its sender")
+        if not speaks_for(user, client):
+            raise Rejected("identity", f"user {user!r} may not speak for client {client!r}")
+        if not self._admission.exists(client):
+            raise Rejected(
+                "identity",
+                f"fleet {user!r} has no replica {client!r}: the broker has no queue model.{client};"
+                " enlarge the fleet with `broker-config apply --fleet`",
+            )
+        if federation != self._federation:
+            raise Rejected("federation", f"it is for {federation!r}, this is {self._federation!r}")
+
+    def _can_read(self, client: str, protocol: int, state: State | None) -> None:
+        if state is not None and protocol < ROLES_SINCE and _says_more(state):
+            raise Rejected(
+                "protocol",
+                f"{client} reads protocols up to {protocol}, and this federation's models, which"
+                f" hold statistics, are of protocol {ROLES_SINCE}: upgrade {client}",
+            )
+        if protocol < self._models_need:
+            raise Rejected(
+                "protocol",
+                f"{client} reads protocols up to {protocol}, and this federation's models, which"
+                f" are signed, are of protocol {self._models_need}: upgrade {client}, or start the"
+                " coordinator without WARREN_SIGNING_KEYS until that is done",
+            )
+
+    def _manifest(
+        self,
+        manifest: UpdateManifest | InitialManifest,
+        data: memoryview,
+        delivery: Delivery,
+        state: State | None,
+    ) -> Outcome:
+        self._vouch(manifest.client, manifest.federation, delivery.user)
+        if isinstance(manifest, InitialManifest):
+            layout = layout_of(manifest.tensors, manifest.size_bytes)
+            asked = self._admission.was_asked(manifest.client)
+            # Another's came first, or the coordinator before us had asked: it joins again.
+            if state is not None if asked else delivery.redelivered:
+                return Outcome(settled=(delivery.tag,), client=manifest.client, orphan=True)
+            if not asked:
+                raise Rejected("unasked", "nobody asked it for initial weights")
+            self._admission.check_size(manifest.size_bytes)
+            arrival = Arrival(manifest, layout, self._staging)
+        elif state is None:
+            raise Rejected("run", "there is no model yet that it could be an update to")
+        elif (again := self._came_again(manifest.transfer, 0, delivery)) is not None:
+            return again
+        elif self._is_known(manifest, state):
+            return Outcome(settled=(delivery.tag,), client=manifest.client, orphan=True)
+        else:
+            arrival = self._admit(manifest, state)
+        namesake = self._arriving.get(manifest.transfer)
+        if namesake is not None and namesake.manifest.client != manifest.client:
+            raise Rejected("transfer", "another client's transfer under this id is arriving")
+        superseded = self._supersede(manifest.client)
+        self._arriving[manifest.transfer] = arrival
+        self._senders[manifest.transfer] = delivery.user or ""
+        outcome = self._add(arrival, 0, data, delivery, state)
+        return replace(outcome, settled=(*superseded, *outcome.settled))
+
+    def _is_known(self, manifest: UpdateManifest, state: State) -> bool:
+        """Whether this contribution is in the model, or waiting to be: then it came twice."""
+        contribution = (manifest.client, manifest.base_version)
+        return manifest.run == state.run and (
+            contribution in self._here or state.has_applied(*contribution)
+        )
+
+    def _admit(self, manifest: UpdateManifest, state: State) -> Arrival:
+        """Check all that a manifest claims before a byte of its data is kept."""
+        layout = state.weights.layout
+        if manifest.run != state.run:
+            raise Rejected("run", f"it belongs to training run {manifest.run}, not {state.run}")
+        self._policy.staleness_weight(state.version, manifest.base_version)  # or it is rejected
+        if manifest.base_version < state.oldest_base:
+            raise Rejected(
+                "stale",
+                f"trained from version {manifest.base_version}; the federation was rolled back, and"
+                f" goes on from version {state.oldest_base}",
+            )
+        if manifest.layout != layout.digest or manifest.size_bytes != layout.size_bytes:
+            raise Rejected(
+                "layout",
+                f"its tensors ({manifest.size_bytes} bytes) are not the model's"
+                f" ({layout.size_bytes} bytes): start the client with the federation's task",
+            )
+        self._policy.check_examples(manifest.num_examples)
+        if manifest.evaluation is not None:
+            self._policy.check_examples(manifest.evaluation.num_examples)
+        if self._policy.needs_local_steps and manifest.local_steps is None:
+            raise Rejected("local-steps", NO_LOCAL_STEPS)
+        return Arrival(manifest, layout, self._staging)
+
+    def _chunk(
+        self, chunk: Chunk, data: memoryview, delivery: Delivery, state: State | None
+    ) -> Outcome:
+        if (again := self._came_again(chunk.transfer, chunk.index, delivery)) is not None:
+            return again
+        arrival = self._arriving.get(chunk.transfer)
+        if arrival is None or self._senders[chunk.transfer] != delivery.user:
+            # The rest of a transfer that was rejected, superseded, or known already.
+            return Outcome(settled=(delivery.tag,), client=delivery.user, orphan=True)
+        if isinstance(arrival.manifest, InitialManifest) and state is not None:
+            settled = (*self._forget(chunk.transfer), delivery.tag)  # another's came first
+            return Outcome(settled=settled, client=arrival.manifest.client, orphan=True)
+        return self._add(arrival, chunk.index, data, delivery, state)
+
+    def _came_again(self, transfer: str, index: int, delivery: Delivery) -> Outcome | None:
+        """Hold a message of an update that is in memory by this delivery of it, if it is one.
+
+        A queue whose leader lost sight of our node for a while delivers what is unacknowledged
+        again, over the same channel: the message is behind the newest delivery alone, and
+        acknowledged now it would be gone before a checkpoint has it. Of a second copy, which its
+        sender published for want of a confirm, one stays in the queue as well.
+        """
+        held = self._held.get(transfer)
+        if held is None or held.user != delivery.user or index >= len(held.tags):
+            return None
+        replaced, held.tags[index] = held.tags[index], delivery.tag
+        return Outcome(settled=(replaced,), client=held.client, orphan=True)
+
+    def _add(
+        self,
+        arrival: Arrival,
+        index: int,
+        data: memoryview,
+        delivery: Delivery,
+        state: State | None,
+    ) -> Outcome:
+        manifest = arrival.manifest
+        base_version = manifest.base_version if isinstance(manifest, UpdateManifest) else None
+        arrival.tags.append(delivery.tag)
+        self._unfinished += 1
+        try:
+            whole = arrival.incoming.add(index, data)
+            if whole and state is not None and isinstance(manifest, UpdateManifest):
+                self._bound.check(sqrt(arrival.sum_of_squares), state)
+        except Rejected as rejected:
+            settled = tuple(self._forget(manifest.transfer))
+            return Outcome(
+                settled=settled,
+                rejected=rejected,
+                client=manifest.client,
+                base_version=base_version,
+            )
+        if not whole:
+            return Outcome(client=manifest.client, settled=tuple(self._make_room(state)))
+        self._drop(manifest.transfer)
+        if isinstance(manifest, UpdateManifest) and state is not None:
+            # As late as it is now that it counts; a round may have closed since its manifest came.
+            arrival.staleness_weight = self._policy.staleness_weight(
+                state.version, manifest.base_version
+            )
+            self._here.add((manifest.client, manifest.base_version))
+            self._held[manifest.transfer] = Held(delivery.user, manifest.client, arrival.tags)
+        return Outcome(whole=arrival, client=manifest.client, base_version=base_version)
+
+    def _make_room(self, state: State | None) -> list[int]:
+        """Give up a transfer if unfinished ones hold so many deliveries that no more would come.
+
+        A consumer may hold MOST_UNACKNOWLEDGED. One that has the most of them by far gives way, be
+        it a client or a fleet, else whoever has sent nothing for longest.
+        """
+        messages = message_count(state.weights.layout.size_bytes) if state is not None else 1
+        room = MOST_UNACKNOWLEDGED - self._policy.quorum * messages
+        room = max(room * 3 // 4, 2 * messages)
+        if state is None or self._unfinished <= room:
+            return []
+        held = Counter[str]()
+        for transfer, arrival in self._arriving.items():
+            held[self._senders[transfer]] += len(arrival.tags)
+        user, most = held.most_common(1)[0]
+        theirs = [t for t in self._arriving if self._senders[t] == user or most <= room // 4]
+        longest = min(theirs, key=lambda transfer: self._arriving[transfer].tags[-1])
+        log.warning(
+            "transfer_given_up",
+            "an update of %s that is not whole is given up: %d messages of such are held, and a"
+            " consumer may hold %d in all",
+            self._arriving[longest].manifest.client,
+            self._unfinished,
+            MOST_UNACKNOWLEDGED,
+        )
+        return self._give_up(longest)
+
+    def _supersede(self, client: str) -> list[int]:
+        """Drop what ``client`` left unfinished: it began again, so it sends everything again."""
+        unfinished = [
+            transfer
+            for transfer, arrival in self._arriving.items()
+            if arrival.manifest.client == client
+        ]
+        return list(chain.from_iterable(map(self._give_up, unfinished)))
+
+    def _give_up(self, transfer: str) -> list[int]:
+        """Drop a transfer that will not be finished; none of it has touched the sum."""
+        self.incomplete += 1
+        return self._forget(transfer)
+
+    def _forget(self, transfer: str) -> list[int]:
+        arrival = self._drop(transfer)
+        arrival.release()
+        return arrival.tags
+
+    def _drop(self, transfer: str) -> Arrival:
+        del self._senders[transfer]
+        arrival = self._arriving.pop(transfer)
+        self._unfinished -= len(arrival.tags)
+        return arrival

@@ -1,0 +1,90 @@
+"""When an update counts, how much, and when a round closes: policy without arithmetic or I/O."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from coordinator_worker.aggregation.aggregators import Aggregator
+from coordinator_worker.settings import CoordinatorSettings
+from warren_shared.errors import ConfigError, Rejected
+from warren_shared.protocol.messages import MAX_EXAMPLES
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """``quorum`` whole updates close a round, ``min_quorum`` one that is past its deadline.
+
+    An update trained from version v - s counts with a weight w(s), up to s = ``max_staleness``; 0
+    is synchronous federated averaging. The weights are those of Xie et al. 2019, "Asynchronous
+    Federated Optimization", section 5.2, with a = ``staleness_exponent``: (1 + s) ** -a, the
+    polynomial one, or with a ``hinge`` b: 1 up to s = b, then 1 / (a (s - b) + 1). a = 0 makes
+    either constant.
+    """
+
+    quorum: int
+    max_staleness: int = 0
+    staleness_exponent: float = 0.5
+    min_quorum: int = 1
+    hinge: int | None = None
+    needs_local_steps: bool = False
+    max_examples: int = MAX_EXAMPLES
+
+    @classmethod
+    def from_settings(cls, settings: CoordinatorSettings, aggregator: Aggregator) -> Self:
+        """The policy that ``settings`` name.
+
+        Raises ConfigError if a round could close with fewer updates than ``aggregator`` needs.
+        """
+        least = aggregator.least
+        if settings.quorum < least:
+            raise ConfigError(
+                f"--quorum {settings.quorum}: --aggregator {settings.aggregator} needs at least"
+                f" {least} updates; raise the quorum, or let it reckon with fewer faulty clients"
+            )
+        if settings.deadline_s is not None and settings.min_quorum < least:
+            raise ConfigError(
+                f"--min-quorum {settings.min_quorum}: --aggregator {settings.aggregator} needs at"
+                f" least {least} updates, also after the deadline"
+            )
+        return cls(
+            settings.quorum,
+            settings.max_staleness,
+            settings.staleness_exponent,
+            settings.min_quorum,
+            settings.staleness_hinge,
+            aggregator.needs_local_steps,
+            settings.max_examples,
+        )
+
+    def check_examples(self, num_examples: int) -> None:
+        """Raise Rejected(``examples``) if nobody has so many: they are the update's weight."""
+        if num_examples > self.max_examples:
+            raise Rejected(
+                "examples",
+                f"it claims {num_examples} examples; at most {self.max_examples} are believed"
+                " (--max-examples)",
+            )
+
+    def staleness_weight(self, version: int, base_version: int) -> float:
+        """Weight of an update from ``base_version`` while ``version`` is current.
+
+        Raises Rejected(``stale``) if it is too old, Rejected(``future``) if there is no such
+        version yet.
+        """
+        staleness = version - base_version
+        if staleness < 0:
+            raise Rejected(
+                "future", f"trained from version {base_version}, but {version} is newest"
+            )
+        if staleness > self.max_staleness:
+            raise Rejected(
+                "stale",
+                f"trained from version {base_version}, {staleness} behind {version};"
+                f" at most {self.max_staleness} is allowed",
+            )
+        if self.hinge is None:
+            return float((1.0 + staleness) ** -self.staleness_exponent)
+        return 1.0 / (self.staleness_exponent * max(0, staleness - self.hinge) + 1.0)
+
+    def closes(self, updates: int, *, overdue: bool = False) -> bool:
+        """Whether ``updates`` whole updates make a round, ``overdue`` when its time is up."""
+        return updates >= (min(self.min_quorum, self.quorum) if overdue else self.quorum)

@@ -1,0 +1,210 @@
+"""The round in progress: its sum, and everything that will be said about it."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from itertools import chain
+from math import nan
+from operator import itemgetter
+from statistics import median
+from typing import Any, Final, NamedTuple
+
+from coordinator_worker.aggregation import Cohort, Contribution
+from coordinator_worker.rounds.evaluation_pool import EvaluationPool
+from coordinator_worker.rounds.intake import Arrival
+from coordinator_worker.trust.shares import Judgement, factors, judge, kept_names
+from warren_shared.observability.event_bus import Phases
+from warren_shared.protocol.messages import EvaluationEntry, UpdateManifest
+from warren_shared.tensors.evaluation import Evaluation, of_histograms
+
+NONE: Final[Mapping[str, int]] = {}
+
+
+def weighted_means(
+    reports: Mapping[str, tuple[int, Mapping[str, float]]], share: float = 1.0
+) -> dict[str, float]:
+    """Mean of each metric over the clients that report it, weighted by numbers of examples.
+
+    ``reports``: client -> (number of examples, metrics); none of them weighs more than ``share``.
+    Right for losses and error rates; a mean of AUCs is a mean of AUCs, not the AUC of all.
+    """
+    reporting = Counter(name for _, metrics in reports.values() for name in metrics)
+    kept = kept_names(reporting, len(reports)) if share < 1 else set(reporting)
+    of_all = factors([examples for examples, _ in reports.values()], share)
+    found = {}
+    # What most report comes first: whoever shows only some of them begins there.
+    ranked = sorted(reporting, key=lambda name: -reporting[name])
+    for name in (name for name in ranked if name in kept):
+        said = [(n, metrics[name]) for n, metrics in reports.values() if name in metrics]
+        limits = of_all if len(said) == len(reports) else factors([n for n, _ in said], share)
+        weights = [n * limit for (n, _), limit in zip(said, limits, strict=True)]
+        total = sum(w * value for w, (_, value) in zip(weights, said, strict=True))
+        found[name] = total / sum(weights)
+    return found
+
+
+class Entry(NamedTuple):
+    """One update of a round; ``weight`` is what it weighs among the others, ``digest`` its XXH3."""
+
+    client: str
+    base_version: int
+    num_examples: int
+    weight: float
+    transfer: str
+    digest: str
+
+
+class Round:
+    """The updates since the last version, which ``cohort`` gathers.
+
+    ``share``: of its metrics no client weighs more.
+    """
+
+    def __init__(self, cohort: Cohort, share: float = 1.0) -> None:
+        self.cohort = cohort
+        self._share = share
+        self._held: list[list[int]] = []  # of each update, as `Intake` keeps them
+        self.entries: list[Entry] = []
+        self._reports: dict[str, tuple[int, Mapping[str, float]]] = {}
+        self._evaluations: dict[int, EvaluationPool] = {}  # by the version that was evaluated
+        self._norms: list[float] = []
+        self._bytes_up = 0
+        self.phases = Phases()
+
+    @property
+    def tags(self) -> list[int]:
+        """The deliveries that hold its updates in the broker until a checkpoint has them."""
+        return list(chain.from_iterable(self._held))
+
+    @property
+    def contributions(self) -> list[tuple[str, int]]:
+        """Client and base version of each update."""
+        return [(entry.client, entry.base_version) for entry in self.entries]
+
+    @property
+    def examples(self) -> list[tuple[str, int]]:
+        """Client and number of examples of each update."""
+        return [(entry.client, entry.num_examples) for entry in self.entries]
+
+    @property
+    def clients(self) -> set[str]:
+        """Whose updates are in it."""
+        return {entry.client for entry in self.entries}
+
+    @property
+    def updates(self) -> int:
+        """How many updates are in it."""
+        return self.cohort.count
+
+    def fold(self, arrival: Arrival, rarity: float = 1.0) -> None:
+        """Take a whole update; its deliveries now belong to this round.
+
+        Raises Rejected if it lacks what the aggregator needs.
+        """
+        manifest = arrival.manifest
+        if not isinstance(manifest, UpdateManifest):
+            raise TypeError(f"{manifest.kind} is not an update")
+        norm = arrival.norm
+        contribution = Contribution(
+            manifest.num_examples, arrival.staleness_weight, norm, manifest.local_steps, rarity
+        )
+        told = {"client": manifest.client, "base_version": manifest.base_version, "norm": norm}
+        with self.phases.during("fold", **told):
+            weight = self.cohort.take(contribution, arrival)
+        self._held.append(arrival.tags)
+        self.entries.append(
+            Entry(
+                manifest.client,
+                manifest.base_version,
+                manifest.num_examples,
+                weight,
+                manifest.transfer,
+                f"{manifest.digest:016x}",
+            )
+        )
+        self._reports[manifest.client] = (manifest.num_examples, metrics_of(manifest))
+        self._norms.append(norm)
+        self._bytes_up += manifest.size_bytes
+        if (found := manifest.evaluation) is not None:
+            evaluated = self._evaluations.setdefault(
+                manifest.base_version, EvaluationPool(self._share)
+            )
+            evaluated.add(manifest.client, evaluation_of(found))
+
+    def evaluation_of(self, version: int) -> Evaluation | None:
+        """What ``version`` is worth on the held-out data of all clients that trained from it."""
+        found = self._evaluations.get(version)
+        return found.pooled() if found else None
+
+    def judgement(self, metric: str, needed: int, *, leave_out: bool = True) -> Judgement | None:
+        """What the round's clients say of ``metric``; None if nobody reports it.
+
+        Of the newest version that was evaluated, and where clients are several versions apart
+        (``--max-staleness``) and fewer than ``needed`` evaluated that one, of those before it, too.
+        """
+        evaluated = [found for _, found in sorted(self._evaluations.items(), reverse=True)]
+        name = metric.removeprefix("eval_")
+        if evaluated and name != metric and name in evaluated[0].pooled().metrics():
+            found = evaluated[0]
+            for older in evaluated[1:]:
+                found = found if found.clients >= needed else found.merged(older)
+            return found.judgement(name, leave_out=leave_out)
+        said = [(n, metrics[metric]) for n, metrics in self._reports.values() if metric in metrics]
+        return judge(said, self._share) if said else None
+
+    def record(
+        self, version: int, incomplete: int = 0, rejected: Mapping[str, int] = NONE
+    ) -> dict[str, Any]:
+        """What the history and the event say of this round, which made ``version``.
+
+        ``incomplete``: updates that were dropped half-way; ``rejected``: how many, by reason.
+        """
+        return {
+            "version": version,
+            "updates": self.updates,
+            "examples": sum(count for _, count in self.examples),
+            "incomplete": incomplete,
+            "rejected": dict(rejected),
+            "clients": {
+                client: {"examples": examples, "metrics": dict(metrics)}
+                for client, (examples, metrics) in self._reports.items()
+            },
+            "metrics": weighted_means(self._reports, self._share) | self._pooled(),
+            "evaluation": self._evaluation(),
+            "norm": median(self._norms) if self._norms else 0.0,
+            "bytes_up": self._bytes_up,
+            "seconds": time.monotonic() - self.phases.began,
+            "time": time.time(),
+        }
+
+    def _evaluation(self) -> dict[str, int] | None:
+        """Which version was evaluated: the newest, if clients report of several."""
+        if not self._evaluations:
+            return None
+        version, found = max(self._evaluations.items(), key=itemgetter(0))
+        return {"version": version, "clients": found.clients, "examples": found.examples}
+
+    def _pooled(self) -> dict[str, float]:
+        """Its metrics over the held-out examples of all clients together."""
+        if not self._evaluations:
+            return {}
+        pooled = self._evaluations[max(self._evaluations)].pooled()
+        return {f"eval_{name}": value for name, value in pooled.metrics().items()}
+
+
+def metrics_of(manifest: UpdateManifest) -> dict[str, float]:
+    """What a client said of its training, with NaN again for what was not finite."""
+    return {**manifest.metrics, **dict.fromkeys(manifest.not_finite, nan)}
+
+
+def evaluation_of(entry: EvaluationEntry) -> Evaluation:
+    """What a client said, with NaN again for what was not finite."""
+    means = {**entry.means, **dict.fromkeys(entry.not_finite, nan)}
+    confusion = tuple(map(tuple, entry.confusion))
+    if (table := entry.score_table) is not None:
+        rows = tuple(table.scores), tuple(table.negatives), tuple(table.positives)
+        return Evaluation(entry.num_examples, means, confusion, rows)
+    if entry.scores:
+        coarse = of_histograms(entry.scores)
+        return Evaluation(entry.num_examples, means, confusion, coarse, is_coarse=True)
+    return Evaluation(entry.num_examples, means, confusion)

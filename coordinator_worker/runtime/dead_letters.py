@@ -1,0 +1,63 @@
+"""What becomes of a message that must not count: kept for a look, told to its sender, counted."""
+
+from collections import Counter
+
+from coordinator_worker.monitoring.reporter import Chronicle
+from coordinator_worker.rounds.intake import Outcome
+from coordinator_worker.rounds.rate_limiter import Allowance
+from coordinator_worker.runtime.notices import Notices
+from warren_shared.amqp.delivery import Delivery
+from warren_shared.amqp.publisher import Publication
+from warren_shared.amqp.session import Session
+from warren_shared.errors import Rejected
+from warren_shared.naming import REJECTED_QUEUE
+
+
+class Rejections:
+    """Dead-letters through ``session``; ``counted`` since the round began, by reason.
+
+    Of a sender that floods only the first are kept and answered, the others are counted and gone:
+    each would cost a round trip to the broker, and honest updates wait behind it. Being late has an
+    allowance of its own and is no flood: a fleet shares one user, and may be late as a whole.
+    """
+
+    def __init__(self, session: Session, notices: Notices, chronicle: Chronicle) -> None:
+        self._session = session
+        self._notices = notices
+        self._chronicle = chronicle
+        self._allowance, self._late = Allowance(), Allowance()
+        self.counted: Counter[str] = Counter()
+
+    def put(self, outcome: Outcome, rejected: Rejected, delivery: Delivery) -> bool:
+        """Dead-letter a copy with the reason and tell the sender; the original may go then.
+
+        False if it was not worth it any more.
+
+        The broker's own dead-lettering could not say why.
+        """
+        client = outcome.client or "unknown"
+        self.counted[rejected.reason] += 1
+        sender = delivery.user or ""
+        is_late = rejected.reason == "stale"
+        allowance = self._late if is_late else self._allowance
+        if not allowance.take(sender):
+            first = not is_late and allowance.news(sender)
+            self._chronicle.flooded(delivery.user, rejected, first=first)
+            return False
+        headers = {"reason": rejected.reason, "detail": rejected.detail, "client": client}
+        # To the queue itself: what comes through the exchange was written by no coordinator.
+        letter = Publication(
+            "", REJECTED_QUEUE, (delivery.body,), "rejected", persistent=True, headers=headers
+        )
+        self._session.publish([letter])
+        if outcome.client is not None:
+            self._notices.tell(
+                client,
+                reads=delivery.reads,
+                notice="rejected",
+                reason=rejected.reason,
+                detail=rejected.detail,
+                base_version=outcome.base_version,
+            )
+        self._chronicle.rejected(client, rejected, delivery.user)
+        return True

@@ -1,0 +1,135 @@
+"""Every client's mailbox as one model: what ``FederatedCoordinator.send`` sends to."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from threading import Event
+from typing import Any
+
+from warren_shared.amqp.publisher import HELD_BACK, Publication
+from warren_shared.amqp.session import Session
+from warren_shared.naming import MODEL_EXCHANGE, NEWEST_QUEUE, mailboxes
+from warren_shared.protocol.codec import encode, tensor_entries
+from warren_shared.protocol.messages import ModelManifest, Newest
+from warren_shared.protocol.signing import Signer, content_digest
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Array, Weights
+
+
+@dataclass(frozen=True)
+class _Letters:
+    """The messages of one transfer, addressed; made anew each time they are iterated.
+
+    The last, without which no client has a model, waits for ``may_end``. ``headers`` are for people
+    who look at the first in the management UI; nobody else reads them.
+    """
+
+    bodies: Outgoing
+    exchange: str
+    routing_key: str
+    may_end: Event
+    headers: dict[str, Any]
+    mark: Publication | None  # which goes out before the last, so that no newer model is unknown
+
+    def __iter__(self) -> Iterator[Publication | None]:
+        for number, body in enumerate(self.bodies, start=1):
+            while number == len(self.bodies) and not self.may_end.is_set():
+                yield HELD_BACK
+            if number == len(self.bodies) and self.mark is not None:
+                yield self.mark
+            kind, headers = ("model", self.headers) if number == 1 else ("chunk", None)
+            yield Publication(
+                self.exchange,
+                self.routing_key,
+                body,
+                kind,
+                mandatory=number == 1 and self.exchange == MODEL_EXCHANGE,
+                headers=headers,
+            )
+
+
+class Fanout:
+    """Publishes global models through ``session``: to all clients, or again to one that joined.
+
+    A version is announced, digested and signed once, however many clients take it. Model messages
+    are transient: the coordinator can always publish its model again. ``spares``: each mailbox has
+    a second one.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        weights: Weights,
+        signer: Signer | None = None,
+        *,
+        spares: bool = False,
+        **manifest: Any,
+    ) -> None:
+        self._session = session
+        self._signer = signer
+        self._spares = spares
+        self._manifest = manifest
+        self._may_end = Event()
+        self._may_end.set()
+        self._outgoing = self._announce(weights)
+        self._weights = weights
+
+    def describe(self, **manifest: Any) -> None:
+        """Change what the next model's manifest says: version, final, …"""
+        self._manifest |= manifest
+
+    def hold(self) -> None:
+        """Publish all of the next model but its last message, until ``release``."""
+        self._may_end.clear()
+
+    def release(self) -> None:
+        """The model may become whole."""
+        self._may_end.set()
+        self._session.nudge()
+
+    @property
+    def manifest(self) -> ModelManifest:
+        """How the newest model was announced."""
+        return self._announced
+
+    def get_weights(self) -> Weights:
+        """Return the newest global model."""
+        return self._weights
+
+    def set_weights(self, weights: Sequence[Array]) -> None:
+        """Publish ``weights`` to every mailbox; return when the broker has them all."""
+        self._weights = Weights.of(weights)
+        self._outgoing = self._announce(self._weights)
+        # After a partition a node may know no mailbox at all, and take models to nowhere.
+        letters = self._letters(MODEL_EXCHANGE, "", self._mark())
+        self._session.publish(letters, waits_for_queue=True)
+
+    def send_to(self, client: str) -> None:
+        """Publish the newest model into the mailbox of ``client`` alone."""
+        for queue in mailboxes(client, spares=self._spares):
+            self._session.publish(self._letters("", queue))
+
+    def _mark(self) -> Publication:
+        told = self._announced
+        newest = Newest(
+            federation=told.federation, run=told.run, version=told.version, digest=told.digest
+        )
+        return Publication("", NEWEST_QUEUE, encode(newest), "newest", persistent=True)
+
+    def _letters(
+        self, exchange: str, routing_key: str, mark: Publication | None = None
+    ) -> _Letters:
+        told = {name: getattr(self._announced, name) for name in ("run", "version", "final")}
+        told["messages"] = len(self._outgoing)
+        return _Letters(self._outgoing, exchange, routing_key, self._may_end, told, mark)
+
+    def _announce(self, weights: Weights) -> Outgoing:
+        manifest = ModelManifest(
+            tensors=tensor_entries(weights.layout),
+            **transfer_fields(weights.buffer),  # type: ignore[arg-type]
+            **self._manifest,
+            content=content_digest(weights.buffer) if self._signer is not None else None,
+        )
+        if self._signer is not None:
+            manifest = self._signer.sign(manifest)
+        self._announced = manifest
+        return Outgoing(manifest, weights.buffer)

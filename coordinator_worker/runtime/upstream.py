@@ -1,0 +1,252 @@
+"""A coordinator with a federation above it: a round of its clients is one update there.
+
+Federations nest: `coordinator-worker --parent BUNDLE` is a client of the federation above, and what
+it trains with is a round of its own clients (hierarchical federated averaging: Liu et al. 2020,
+algorithm 1, with one edge aggregation to each cloud aggregation). Nothing on the wire is new, and
+each level's promises are its own:
+
+1. a round's result is in the checkpoint here before it goes up, so after a crash the same goes up
+   again, and the ledger above counts it once;
+2. the next model from above is in ``above/`` before it goes down, so a version here is one model;
+3. the round's deliveries are acknowledged when it is out, as everywhere.
+
+The coordinator has the main thread, the client above a thread of its own; they meet in a Handover.
+This is the one module that knows both workers.
+"""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from client_worker.runtime.mailbox import GlobalModel, Shelved
+from client_worker.runtime.upstream_client import Handover, Region, Result, settings_above
+from coordinator_worker.rounds.round import Round
+from coordinator_worker.runtime.inbox import Event, Quiet
+from coordinator_worker.runtime.model_publisher import Fanout
+from coordinator_worker.runtime.worker import CoordinatorWorker
+from coordinator_worker.settings import CoordinatorSettings
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage.checkpoint import Checkpoint
+from coordinator_worker.storage.store import ABOVE
+from warren_shared.errors import BrokerRefused, ConfigError
+from warren_shared.files import private_folder
+from warren_shared.observability.log import Log
+from warren_shared.protocol.messages import MAX_EXAMPLES, ModelManifest
+from warren_shared.tensors.evaluation import Evaluation, of_histograms
+from warren_shared.tensors.layout import STATISTIC, Weights
+from warren_shared.tensors.update import Update
+
+if TYPE_CHECKING:
+    from client_worker.runtime.worker import ClientWorker
+    from client_worker.settings import ClientSettings
+
+log = Log(__name__)
+
+MOST_FIGURES: Final = 64  # in an update's metrics
+REPLACED_S: Final = 30.0  # not active for so long: another coordinator is
+
+
+class Origin:
+    """The model from above that a version here is, in a folder beside the checkpoint.
+
+    The checkpoint has what the clients made of the last one. Who goes on with an open round needs
+    both: to publish the same model again, and to know to which one above the result belongs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._checkpoint = Checkpoint(private_folder(folder))
+        self.version = -1
+        self.model: GlobalModel | None = None
+        if (state := self._checkpoint.state) is not None:
+            record = state.history[-1]
+            self.version = record["version"]
+            manifest = ModelManifest.model_validate(record["manifest"])
+            self.model = GlobalModel(manifest, Shelved(state.weights, is_whole=True))
+
+    def put(self, version: int, model: GlobalModel) -> None:
+        """Version ``version`` is ``model`` from now on; raises OSError if the disk is full."""
+        above = model.manifest
+        record = {"version": version, "manifest": above.model_dump()}
+        state = State(above.federation, above.run, above.version, model.weights, {}, (record,))
+        self._checkpoint.save(state)
+        self.version, self.model = version, model
+
+
+class Relay(Fanout):
+    """Gives each model that the coordinator made up, and publishes what comes down instead."""
+
+    def __init__(self, region: "RegionCoordinator", *told: Any, **manifest: Any) -> None:
+        super().__init__(*told, **manifest)
+        self._region = region
+
+    def set_weights(self, weights: Any) -> None:
+        """Exchange ``weights`` for the model from above, where they lie; publish that."""
+        mine = Weights.of(weights)
+        self._may_end.wait()  # until it is in the checkpoint
+        model = self._region.exchange(mine)
+        mine.buffer[:] = model.weights.buffer
+        self.describe(final=model.manifest.final, local=model.manifest.local)
+        super().set_weights(mine)
+
+
+class RegionCoordinator(CoordinatorWorker):
+    """A coordinator whose models come from the federation above, and whose rounds go there."""
+
+    _alone = False  # while a round is open the model from above takes the place of its own
+
+    def __init__(self, settings: CoordinatorSettings) -> None:
+        self._above = client_above(settings)
+        super().__init__(settings)
+        self._handover = Handover()
+        self._origin: Origin | None = None
+        self._client: ClientWorker | None = None
+        self._thread = ThreadPoolExecutor(1, "above")
+        self._taking_part: Future[int] | None = None
+        self._replaced_s = 0.0
+
+    def run(self) -> int:
+        """Serve until the federation above has ended or a signal asks to stop."""
+        code = super().run()
+        if self._taking_part is not None:
+            self._taking_part.result()  # what ended it ends us
+        return code
+
+    def stop(self) -> None:
+        """End ``run``; safe in a signal handler."""
+        super().stop()
+        self._handover.close()
+        if self._client is not None:
+            self._client.stop()
+
+    def exchange(self, mine: Weights) -> GlobalModel:
+        """The model from above that the newest version is; for that ``mine`` goes up first."""
+        self._store.settle()  # it may be on its way to the past versions, and is overwritten next
+        state, origin = self._store.state, self._origin
+        if state is None or origin is None:
+            raise RuntimeError("a model was to go up that is in no checkpoint")
+        if origin.model is not None and origin.version == state.version:
+            log.info("round_resumed", "going on with the round from version %d", state.version)
+            return origin.model
+        result = None
+        if origin.model is not None and origin.version == state.version - 1:
+            result = _result(state, mine, origin.model)
+        model = self._handover.exchange(result, self._links.waiting)
+        above = model.manifest
+        log.info(
+            "model_from_above",
+            "version %d here is version %d of %s",
+            state.version,
+            above.version,
+            above.federation,
+            version=state.version,
+            above=above.version,
+        )
+        self._patience.persist(partial(origin.put, state.version, model))
+        return model
+
+    # --- as a coordinator -----------------------------------------------------------------------
+
+    def _close(self) -> None:
+        self._handover.close()
+        if self._client is not None:
+            self._client.stop()
+        if self._fanout is not None:
+            self._fanout.release()  # or the sender would wait for a checkpoint for ever
+        super()._close()
+        self._thread.shutdown()
+
+    def _heed(self, event: Event) -> None:
+        super()._heed(event)
+        if not isinstance(event, Quiet) or self._client is None:
+            return
+        if self._active:
+            self._replaced_s = 0.0
+        elif self._replaced_s < REPLACED_S:
+            self._replaced_s += REPLACED_S
+            self._links.remind(REPLACED_S, Quiet())
+        else:
+            raise BrokerRefused(
+                "another coordinator of this region is active, and only one can be the client"
+                " above: start this one again, and it will be the standby"
+            )
+
+    def _make_fanout(self, *told: Any, **manifest: Any) -> Fanout:
+        relay = Relay(self, *told, **manifest)
+        if self._origin is None:
+            self._origin = Origin(self._store.folder / ABOVE)
+            known = self._origin.model
+            if known is None or not known.manifest.final:
+                weights = known.weights if known is not None else _copy(relay.get_weights())
+                self._take_part(weights, known.manifest if known is not None else None)
+        return relay
+
+    def _begin(self, state: State) -> None:
+        super()._begin(state)
+        self._look_for_end()
+
+    def _settle_sending(self) -> None:
+        super()._settle_sending()
+        self._look_for_end()
+
+    def _look_for_end(self) -> None:
+        if self._finished or self._fanout is None or self._state is None:
+            return
+        if self._fanout.manifest.final:
+            self._finished = True
+            log.info("finished", "the federation above has ended, and its last model is out")
+            self._patience.persist(partial(self._store.save, self._state))  # it is that model now
+
+    def _aggregate(self, state: State, closed: Round, record: dict[str, Any]) -> Weights:
+        found = closed.evaluation_of(state.version)
+        record["above"] = {
+            "examples": sum(examples for _, examples in closed.examples),
+            "evaluation": asdict(found) if found is not None else None,
+        }
+        return super()._aggregate(state, closed, record)
+
+    # --- as a client above ----------------------------------------------------------------------
+
+    def _take_part(self, weights: Weights, begun: ModelManifest | None) -> None:
+        region = Region(self._handover, weights, begun, self._config)
+        self._client = region.worker(self._above)
+        self._taking_part = self._thread.submit(self._client.run, heed_signals=False)
+        self._taking_part.add_done_callback(self._taken_part)
+
+    def _taken_part(self, done: "Future[int]") -> None:
+        if done.exception() is not None:
+            self._handover.close()
+            self._links.ask_to_stop()
+
+
+def client_above(settings: CoordinatorSettings) -> "ClientSettings":
+    """What the coordinator is in the federation above; raises ConfigError if it is nothing."""
+    if settings.parent is None:
+        raise ConfigError("a region needs --parent, its bundle of the federation above")
+    return settings_above(settings.parent, settings)
+
+
+def _result(state: State, weights: Weights, base: GlobalModel) -> Result:
+    record = state.history[-1]
+    delta = Weights.uninitialized(weights.layout)
+    moved_of = zip(weights.layout.tensors, delta, weights, base.weights, strict=True)
+    for tensor, moved, after, before in moved_of:
+        if tensor.role == STATISTIC:
+            np.copyto(moved, after)
+        else:
+            np.subtract(after, before, out=moved)
+    told = record["above"]
+    evaluation = Evaluation(**told["evaluation"]) if told["evaluation"] else None
+    if evaluation is not None and len(evaluation.scores) == 2:  # in a checkpoint from before
+        scores = of_histograms(evaluation.scores)
+        evaluation = replace(evaluation, scores=scores, is_coarse=True)
+    metrics = dict(list(record["metrics"].items())[:MOST_FIGURES])
+    examples = min(int(told["examples"]), MAX_EXAMPLES)
+    return Result(base.manifest, Update(delta, examples, metrics, None, evaluation))
+
+
+def _copy(weights: Weights) -> Weights:
+    return Weights(weights.layout, weights.buffer.copy())

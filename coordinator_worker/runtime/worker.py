@@ -1,0 +1,609 @@
+"""The coordinator's shell: takes deliveries one by one and does what the pure parts decide.
+
+The order of operations at quorum is the promise of the project: compute the new model, write the
+checkpoint, publish and wait for the confirms, acknowledge. Killed anywhere, the next start finds
+each update either still in the broker or in the checkpoint's ledger, and never in both uncounted.
+
+Of several coordinators the broker lets one consume, the active one; it alone takes the checkpoint
+folder's lease, reads the newest checkpoint, and publishes.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+from coordinator_worker.aggregation import Diverged
+from coordinator_worker.aggregation.algorithm import Learning
+from coordinator_worker.monitoring import listeners
+from coordinator_worker.monitoring.event_publisher import Events
+from coordinator_worker.monitoring.reporter import Chronicle
+from coordinator_worker.monitoring.waiting import TICK_S, WaitingReport
+from coordinator_worker.rounds import newest_version
+from coordinator_worker.rounds.final_evaluation import FinalEvaluation, with_figures
+from coordinator_worker.rounds.fixed_states import FixedStates
+from coordinator_worker.rounds.intake import Arrival, Intake
+from coordinator_worker.rounds.missing import Missing
+from coordinator_worker.rounds.policy import Policy
+from coordinator_worker.rounds.round import Round
+from coordinator_worker.rounds.staging import Staging
+from coordinator_worker.rounds.stopping import Goal
+from coordinator_worker.runtime.activity import LOOK_S, Activity
+from coordinator_worker.runtime.dead_letters import Rejections
+from coordinator_worker.runtime.disk_retry import Patience
+from coordinator_worker.runtime.evaluator import Evaluator
+from coordinator_worker.runtime.event_loop import Links, NotPublished, check_room
+from coordinator_worker.runtime.inbox import (
+    AskAgain,
+    Asked,
+    Beat,
+    Connected,
+    Deadline,
+    Doubt,
+    Enough,
+    Event,
+    Judged,
+    Lost,
+    Quiet,
+    Seen,
+    Sent,
+    Stop,
+    Tick,
+)
+from coordinator_worker.runtime.initial_weights import Initiation
+from coordinator_worker.runtime.model_publisher import Fanout
+from coordinator_worker.runtime.notices import Notices
+from coordinator_worker.settings import CoordinatorSettings, parse_config
+from coordinator_worker.state import roster
+from coordinator_worker.state.training_state import Best, State, status
+from coordinator_worker.storage.store import Store
+from warren_shared.amqp.delivery import Delivery
+from warren_shared.errors import BrokerUnavailable, Stopped
+from warren_shared.naming import COORDINATOR_USER
+from warren_shared.observability.event_bus import Audience, Phases
+from warren_shared.observability.log import Log
+from warren_shared.protocol.codec import kind_of
+from warren_shared.protocol.messages import InitialManifest, Join, UpdateManifest
+from warren_shared.protocol.signing import Signer
+from warren_shared.service.lifecycle import on_stop_signal
+from warren_shared.tensors.layout import Weights
+
+log = Log(__name__)
+
+# Two buffers as large as the model are always there, the model and the sum; staging and what is on
+# its way here get about as much as one more.
+IN_FLIGHT_BYTES: Final = 8 << 20
+
+
+class CoordinatorWorker:
+    """One training run: from its checkpoint, or from version 0, to its goal or a signal."""
+
+    _alone = True  # nobody else changes the model that it made
+
+    def __init__(self, settings: CoordinatorSettings) -> None:
+        self._settings = settings
+        self._config = parse_config(settings.config)
+        self._goal = Goal.of(settings)
+        self._learning = Learning.of(settings)
+        self._policy = Policy.from_settings(settings, self._learning.aggregator)
+        self._links = Links(settings)
+        self._store = Store(settings, self._links.stopped_within)
+        self._state: State | None = None
+        self._staging = Staging(self._store.folder, memory_bytes=0)
+        self._initiation = Initiation(self._ask_for_weights, lambda: self._links.put(AskAgain()))
+        asked = self._initiation.was_asked
+        self._intake = Intake.of(settings, self._policy, self._staging, asked)
+        self._audience = Audience()
+        self._audience.invite(listeners.of(settings))
+        events = Events(self._links.models, self._audience, federation=settings.federation)
+        self._signer = Signer.of(settings.secret(settings.signing_keys))
+        self._notices = Notices(self._links.models, self._signer, spares=settings.spare_mailboxes)
+        self._audit = self._store.audit
+        self._chronicle = Chronicle(events, settings.quorum, self._audit)
+        self._rejections = Rejections(self._links.models, self._notices, self._chronicle)
+        self._patience = Patience(self._chronicle, self._links)
+        self._evaluator = (
+            Evaluator(settings.evaluate, self._store.folder, self._evaluated)
+            if settings.evaluate
+            else None
+        )
+        self._fixed_states = FixedStates()
+        self._waiting = WaitingReport()
+        self._missing = Missing()
+        self._active = False
+        self._activity = Activity()
+        self._epoch = 0  # of the connection over which all that is unacknowledged came
+        self._fanout: Fanout | None = None
+        self._round: Round
+        self._finished = False
+        self._overdue = False
+        self._abandoned = 0  # epoch of which nothing more is taken: it lacks a message
+        self._sender = ThreadPoolExecutor(1, "send")
+        self._sending: tuple[Future[None], list[int], int, Phases] | None = None
+
+    def run(self) -> int:
+        """Serve until the goal is reached or a signal asks to stop; return the exit code.
+
+        That is 0 if the goal is reached, and else of a process that the signal ended.
+        """
+        stop_signal = on_stop_signal(self.stop)
+        try:
+            self._links.start()
+            while not self._finished:
+                item = self._links.get()
+                if isinstance(item, Stop):
+                    log.info("stopping", "asked to stop; what is in no model stays in the broker")
+                    break
+                try:
+                    if isinstance(item, Delivery):
+                        self._deliver(item)
+                    else:
+                        self._heed(item)
+                except NotPublished:
+                    self._let_another_try()
+            try:
+                self._settle_sending()
+            except NotPublished:
+                raise BrokerUnavailable(
+                    "the newest model, which is in the checkpoint, reaches no mailbox: look for a"
+                    " node of the broker that was cut off"
+                ) from None
+            if self._finished and self._active and self._alone:
+                self._collect_final()
+            if self._finished and self._evaluator is not None and self._state is not None:
+                last = self._state
+                self._evaluator.finish(last.version, last.weights, self._links.goes_on)
+                self._save_judged()
+        except Stopped as error:
+            log.warning("stopped", "%s; nothing is lost", error)
+        finally:
+            self._close()
+        return 0 if self._finished else stop_signal.exit_code
+
+    def stop(self) -> None:
+        """End ``run``; safe in a signal handler."""
+        self._links.ask_to_stop()
+
+    # --- after the last version -----------------------------------------------------------------
+
+    def _collect_final(self) -> None:
+        """Wait a little for what the clients find the final model to be worth, and keep it."""
+        state = self._state
+        if state is None or "final_evaluation" in (state.history[-1] if state.history else {}):
+            return
+        final = FinalEvaluation(state, self._settings.max_evaluation_share)
+        held: list[int] = []  # until they are in a checkpoint
+        self._links.remind(final.patience_s, Enough())
+        while not final.is_complete:
+            item = self._links.get()
+            if isinstance(item, (Enough, Stop, Lost)):
+                break
+            if isinstance(item, Judged):
+                self._judge(item)
+            if isinstance(item, Delivery) and item.epoch == self._links.updates.epoch:
+                held += self._take_final(item, state, final)
+        record = final.record
+        if record is None:
+            return
+        state = with_figures(self._state or state, state.version, {"final_evaluation": record})
+        judged = self._goal.judge(final.judgement)
+        told = {"metrics": record["metrics"], "evaluation": record, "judged": judged}
+        typical = self._goal.typical(state)
+        if (best := self._goal.better(state.best, told, state.version, typical)) is not None:
+            self._keep_best(state, best)
+            state = replace(state, best=best)
+        self._state = state
+        self._patience.persist(partial(self._store.save, state))
+        self._links.updates.acknowledge(held, self._epoch)
+        self._chronicle.final_evaluated(state.version, record["metrics"])
+
+    def _take_final(self, item: Delivery, state: State, final: FinalEvaluation) -> tuple[int, ...]:
+        """Add an evaluation; return its deliveries. The rest is the next run's to judge."""
+        if kind_of(item.body) not in ("evaluated", "sealed"):
+            return ()
+        outcome = self._intake.receive(item, state)
+        if outcome.evaluated is None:
+            return ()
+        final.add(outcome.evaluated)
+        self._epoch = item.epoch
+        return outcome.settled
+
+    def _judge(self, judged: Judged) -> None:
+        """Keep what ``--evaluate`` said; the next checkpoint has it."""
+        if self._state is not None:
+            found = {"evaluated": dict(judged.figures)}
+            self._state = with_figures(self._state, judged.version, found)
+
+    def _save_judged(self) -> None:
+        """What was said of the last version has no next checkpoint."""
+        while (item := self._links.poll()) is not None:
+            if isinstance(item, Judged):
+                self._judge(item)
+        if self._state is not None:
+            self._patience.persist(partial(self._store.save, self._state))
+
+    def _close(self) -> None:
+        if self._evaluator is not None:
+            self._evaluator.close()
+        if self._active:
+            self._chronicle.stopped()
+        self._links.close()
+        self._sender.shutdown()
+        self._audience.close()
+        self._store.close()
+
+    # --- becoming and being the active coordinator ----------------------------------------------
+
+    def _heed(self, event: Event) -> None:
+        match event:
+            case Connected():
+                self._chronicle.link("connected")
+                self._links.ask_whether_active()
+            case Beat():
+                updates = self._round.updates if self._state is not None else 0
+                told = status(self._state, updates, self._policy.quorum, active=self._active)
+                self._links.supervisor.alive(told)
+            case Asked() | Doubt() | Tick() | Seen() | Judged() if self._active:
+                self._look_around(event)
+            case Quiet() if not self._active:
+                self._chronicle.link("standby")
+                log.info("standby", "another coordinator is active; waiting for its end")
+            case Lost():
+                self._chronicle.link("lost")
+                self._let_go()
+            case Sent() if self._sending is not None and self._sending[0].done():
+                self._settle_sending()
+            case AskAgain() if self._active and self._state is None:
+                self._initiation.reminded()
+            case Deadline(version) if self._active and self._state is not None:
+                if version == self._state.version:
+                    self._overdue = True
+                    self._look_at_deadline(self._state)
+
+    def _deliver(self, item: Delivery) -> None:
+        if item.epoch != self._links.updates.epoch or item.epoch == self._abandoned:
+            return  # of a connection that is gone; it comes again over the new one
+        self._activity.heard(time.monotonic())
+        if not self._active and not self._become_active(item.epoch):
+            return
+        if self._finished:
+            return
+        try:
+            self._receive(item)
+        except OSError as error:  # of the staging file
+            self._patience.wait(error, of_staging=True)
+            self._abandoned = item.epoch
+            self._links.updates.reopen()  # what is unacknowledged comes again
+
+    def _become_active(self, epoch: int) -> bool:
+        """Something was delivered, so the broker chose us: go on from the newest checkpoint.
+
+        Raises ConfigError if a newer version is out than that; False if the broker went away.
+        """
+        changed = self._store.take_over()
+        try:
+            out = self._links.newest()
+        except BrokerUnavailable as error:
+            log.info("not_active_yet", "%s; connecting again", error)
+            self._store.give_back()
+            self._abandoned = epoch
+            self._links.updates.reopen()
+            return False
+        told = (self._store.folder, self._store.damaged)
+        newest_version.check(self._store.state, out, *told, is_published=self._alone)
+        self._active = True
+        self._chronicle.link("active")
+        self._missing.begin()
+        self._links.put(Tick())
+        self._links.remind(LOOK_S, Doubt())
+        self._settle_sending()
+        state = self._store.state if changed else self._state or self._store.state
+        self._patience.persist(partial(self._audit.take_over, state), is_small=True)
+        if state is None:
+            self._notices.call_together()
+        elif changed or self._fanout is None:
+            self._begin(state)
+        else:
+            self._await_deadline(state)
+        return True
+
+    def _look_around(self, event: Asked | Doubt | Tick | Seen | Judged) -> None:
+        match event:
+            case Asked():
+                self._activity.asked(time.monotonic())
+            case Doubt():
+                self._look_at_activity()
+            case Judged():
+                self._judge(event)
+            case Seen(away):
+                self._chronicle.alive(away)
+                self._chronicle.waiting(self._round.updates if self._state is not None else 0)
+                if self._missing.seen(away):
+                    self._links.ask_whether_active()
+            case Tick():
+                self._show_life()
+
+    def _show_life(self) -> None:
+        """Give a sign of life; if the round has been open for long, say whom it waits for."""
+        self._links.remind(TICK_S, Tick())
+        self._chronicle.alive()
+        version = self._state.version if self._state is not None else -1
+        if self._waiting.due(version, time.monotonic()) and not self._finished:
+            here = self._round.clients if self._state is not None else ()
+            names = self._missing.look(self._state, here, self._chronicle.waited_for())
+            self._links.look_for(names)
+
+    def _look_at_activity(self) -> None:
+        """The broker may have made another the active one without a word."""
+        step = self._activity.next_step(time.monotonic())
+        if step == "ask":
+            self._links.ask_whether_active()
+        elif step == "let go":
+            log.warning(
+                "no_longer_active",
+                "a message of ours does not come back from the queue: another coordinator is active"
+                " there; connecting again",
+            )
+            self._links.updates.reopen()
+        self._links.remind(LOOK_S, Doubt())
+
+    def _let_another_try(self) -> None:
+        """The checkpoint has the model that we cannot publish; so has whoever takes over."""
+        log.warning(
+            "not_published",
+            "the newest model cannot be published from here; another coordinator may try",
+        )
+        self._abandoned = self._links.updates.epoch
+        self._links.updates.reopen()
+        self._finished = False  # `_begin` knows
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """All that is unacknowledged is delivered again, to us or to another coordinator."""
+        self._active = False
+        publishes = self._sending is not None and not self._sending[0].done()
+        if publishes and self._alone:
+            # Or an old model might go out after another coordinator's newer one.
+            self._links.models.give_up()
+            self._sending = self._fanout = None
+        self._store.give_back()
+        self._intake.reset()
+        self._initiation.reset()
+        if self._state is not None and self._fanout is not None:
+            self._round.cohort.release()
+            self._begin_round(self._round.cohort.sum.total)
+
+    def _begin(self, state: State) -> None:
+        """Start from ``state``: everybody hears of its model, whoever missed it before."""
+        check_room(self._policy.quorum, state.weights.buffer.nbytes)
+        self._finished = self._goal.reached(state)
+        self._fanout = self._make_fanout(
+            self._links.models,
+            state.weights,
+            self._signer,
+            federation=state.federation,
+            run=state.run,
+            version=state.version,
+            config=self._config,
+            local=self._learning.local_at(state.version),
+            max_staleness=self._policy.max_staleness,
+            participation=self._settings.participation,
+            final=self._finished,
+            fixed_state=dict(state.fixed_state),
+        )
+        self._coordinator = self._learning.coordinator(self._fanout, state)
+        self._state = state = replace(state, slots=self._coordinator.slots)
+        self._begin_round()
+        self._staging.memory_bytes = max(0, state.weights.buffer.nbytes - IN_FLIGHT_BYTES)
+        sending = self._sender.submit(self._coordinator.send, state.weights)
+        self._sending = (sending, [], self._epoch, Phases())
+        self._links.wait_for(sending)
+        self._sending = None
+        self._chronicle.published(state, self._fanout.manifest, Phases())
+        self._await_deadline(state)
+        if self._finished:
+            log.info(
+                "finished",
+                "version %d is the last: %s; nothing is left to do",
+                state.version,
+                self._goal.reason(state),
+            )
+
+    def _make_fanout(self, *told: Any, **manifest: Any) -> Fanout:
+        return Fanout(*told, spares=self._settings.spare_mailboxes, **manifest)
+
+    # --- a round --------------------------------------------------------------------------------
+
+    def _begin_round(self, memory: Weights | None = None) -> None:
+        model = self._state.weights if self._state is not None else None
+        cohort = self._coordinator.begin(memory, model, alone=self._alone)
+        self._round = Round(cohort, self._settings.max_evaluation_share)
+
+    def _receive(self, item: Delivery) -> None:
+        # Not the session's epoch at the time of acknowledging: the link may be lost and back while
+        # a model is published, and on the new channel these tags are other deliveries.
+        self._epoch = item.epoch
+        outcome = self._intake.receive(item, self._state)
+        self._missing.heard(outcome.client, item.reads)
+        if self._state is None and not outcome.settled:
+            self._initiation.moved()
+        if outcome.join is not None:
+            self._welcome(outcome.join)
+        if outcome.failed is not None:
+            self._chronicle.failed(outcome.failed)
+        if outcome.rejected is not None and self._state is None:
+            self._initiation.refused(outcome.client or "")
+        if outcome.rejected is not None and self._rejections.put(outcome, outcome.rejected, item):
+            self._remember(partial(roster.rejected, client=outcome.client or ""))
+        if outcome.whole is not None:
+            self._take(outcome.whole)
+        if outcome.settled:
+            self._links.updates.acknowledge(outcome.settled, item.epoch)
+        if outcome.client == COORDINATOR_USER and self._state is not None:
+            self._tell_the_missing(self._state)
+
+    def _tell_the_missing(self, state: State) -> None:
+        """All that was in the queue when we asked has been read: what is not here was lost."""
+        here = self._round.clients
+        clients = self._missing.told(state, here)
+        if clients is None:
+            self._notices.tell_missing(None, state.run, state.version, here)
+        for client in clients or ():
+            log.info("missing", "nothing from %s to version %d", client, state.version)
+            self._notices.tell_missing(client, state.run, state.version)
+
+    def _remember(self, change: Callable[[roster.Roster], roster.Roster]) -> None:
+        """Change the roster; the next checkpoint has it."""
+        if self._state is not None:
+            self._state = replace(self._state, roster=change(self._state.roster))
+
+    def _welcome(self, join: Join) -> None:
+        client = join.client
+        self._chronicle.joined(client)
+        self._fixed_states.compare(client, join.fixed_state)
+        self._remember(partial(roster.joined, client=client, now=time.time()))
+        if self._fanout is None:
+            self._initiation.joined(client)
+        else:
+            self._settle_sending()  # or it would hear of a model that is not published yet
+            self._fanout.send_to(client)
+            if self._overdue and self._settings.participation < 1 and self._state is not None:
+                self._notices.call_all_hands(self._state.version, client)
+
+    def _ask_for_weights(self, client: str) -> None:
+        local = self._learning.local_at(0)
+        self._notices.tell(client, notice="send-initial", config=self._config, local=local)
+
+    def _take(self, arrival: Arrival) -> None:
+        if not isinstance(arrival.manifest, UpdateManifest):
+            self._take_initial(arrival)
+            return
+        state = self._state
+        if state is None:
+            raise RuntimeError("an update was admitted before there was a model")
+        rarity = 1.0
+        if self._learning.aggregator.needs_rarity:
+            rarity = roster.rarity(state.roster, arrival.manifest.client)
+        self._round.fold(arrival, rarity)
+        updates = self._round.updates
+        self._chronicle.accepted(arrival.manifest, state.version, updates, arrival.norm)
+        if self._policy.closes(updates, overdue=self._overdue):
+            self._close_round(state)
+
+    def _take_initial(self, arrival: Arrival) -> None:
+        manifest = arrival.manifest
+        if self._state is None and isinstance(manifest, InitialManifest):
+            weights = Weights.uninitialized(arrival.layout)
+            for start, data in arrival.chunks():
+                weights.buffer[start : start + len(data)] = data
+            state = self._store.version_zero(self._learning.initial(weights), manifest.fixed_state)
+            self._patience.persist(partial(self._store.save, state))
+            self._audit.resumed(state)
+            client = manifest.client
+            log.info("initial_model", "%s sent the initial model", client, client=client)
+            self._begin(state)
+        arrival.release()
+        self._links.updates.acknowledge(arrival.tags, self._epoch)
+
+    def _await_deadline(self, state: State) -> None:
+        self._overdue = False
+        if self._settings.deadline_s is not None:
+            self._links.remind(self._settings.deadline_s, Deadline(state.version))
+
+    def _look_at_deadline(self, state: State) -> None:
+        updates = self._round.updates
+        self._chronicle.overdue(state.version + 1, updates, self._policy.min_quorum)
+        if self._policy.closes(updates, overdue=True):
+            self._close_round(state)
+        elif self._settings.participation < 1:
+            self._notices.call_all_hands(state.version)
+
+    def _close_round(self, state: State) -> None:
+        """Compute, checkpoint, publish, acknowledge, in this order and no other.
+
+        The model's bytes are on their way while the checkpoint is written, but its last message is
+        held back until the checkpoint is on the disk, and without that no client has a model.
+        Publishing a large model takes seconds in which the next round's first updates may come:
+        they are folded meanwhile. Acknowledging waits for its end, in ``_settle_sending``.
+        """
+        self._settle_sending()
+        if self._finished:
+            return  # a region hears only now that the last model is out
+        closed, spare = self._round, state.weights
+        version = state.version + 1
+        record = closed.record(version, self._intake.incomplete, self._rejections.counted)
+        record["judged"] = self._goal.judge(closed.judgement)
+        self._chronicle.judged(record, self._goal.watched(), self._goal.doubts(record))
+        typical = self._goal.typical(state)
+        if (best := self._goal.better(state.best, record, state.version, typical)) is not None:
+            self._keep_best(state, best)
+            state = replace(state, best=best)
+        weights = closed.phases.timing("aggregate", self._aggregate)(state, closed, record)
+        members = roster.contributed(state.roster, version, closed.examples, time.time())
+        record["participation"] = roster.summary(roster.participation(members, version))
+        staleness = self._policy.max_staleness
+        state = replace(state, roster=members).after(
+            weights, closed.contributions, record, staleness
+        )
+        self._finished = self._goal.reached(state)
+        if self._finished:
+            self._coordinator.average_into(weights)
+        if self._fanout is None:
+            raise RuntimeError("a round closed before there was a model")
+        self._fanout.describe(
+            version=version, final=self._finished, local=self._learning.local_at(version)
+        )
+        self._fanout.hold()
+        send = closed.phases.timing("publish", self._coordinator.send)
+        sending = self._sender.submit(send, weights)
+        self._audit.aggregated(version, closed.entries, record.get("diverged"))
+        save = partial(self._store.save, state)
+        closed.phases.timing("checkpoint", self._patience.persist)(save)
+        self._fanout.release()
+        self._sending = (sending, closed.tags, self._epoch, closed.phases)
+        sending.add_done_callback(lambda _sending: self._links.put(Sent()))
+        self._state = state
+        self._links.updates.acknowledge(self._intake.round_closed(state), self._epoch)
+        self._rejections.counted.clear()
+        self._begin_round(spare)
+        self._await_deadline(state)
+        self._chronicle.closed(state.run, record, closed.phases)
+        if self._finished:
+            self._chronicle.ends(version, self._goal.reason(state))
+
+    def _aggregate(self, state: State, closed: Round, record: dict[str, Any]) -> Weights:
+        """The next model; the last good one again if it would not be finite."""
+        self._coordinator.population = max(1, len(state.roster))
+        try:
+            return self._coordinator.aggregate([closed.cohort])
+        except Diverged as error:
+            record["diverged"] = str(error)
+            self._chronicle.diverged(state.version, error)
+            same = closed.cohort.sum.total
+            same.buffer[:] = state.weights.buffer
+            return same
+
+    def _evaluated(self, version: int, figures: Mapping[str, float]) -> None:
+        """On the evaluator's thread: a version was judged."""
+        self._chronicle.evaluated(version, figures)
+        self._links.put(Judged(version, figures))
+
+    def _keep_best(self, state: State, best: Best) -> None:
+        """Before the checkpoint that says so; a crash in between leaves a copy that is too new."""
+        self._patience.persist(partial(self._store.save_best, state.weights))
+        self._chronicle.found_best(best)
+
+    def _settle_sending(self) -> None:
+        """Wait until the newest model is published, if it is not; let its updates go."""
+        if self._sending is None or self._state is None:
+            return
+        sending, tags, epoch, phases = self._sending
+        self._links.wait_for(sending)
+        self._sending = None
+        phases.timing("acknowledge", self._links.updates.acknowledge)(tags, epoch)
+        if self._fanout is not None:
+            self._chronicle.published(self._state, self._fanout.manifest, phases)
+        if self._evaluator is not None:
+            self._evaluator.look_at(self._state.version, self._state.weights)

@@ -1,0 +1,108 @@
+"""All of the coordinator that survives a crash, as one record. Nothing outside it matters."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from coordinator_worker.state.roster import Roster
+from warren_shared.tensors.layout import Weights
+
+Ledger = Mapping[str, frozenset[int]]  # client -> base versions whose update is in the model
+Record = Mapping[str, Any]
+
+# A checkpoint is written whole each round, so what is in it must not grow for ever.
+HISTORY_ROUNDS: Final = 1000
+ONLY_NEWEST: Final = ("clients", "above")  # parts of a record that are long, and soon of no use
+
+
+@dataclass(frozen=True)
+class Best:
+    """Version ``version``, whose monitored metric was ``value``."""
+
+    version: int
+    value: float
+
+
+@dataclass(frozen=True)
+class State:
+    """Version ``version`` of training run ``run``, and what must not be counted into it again.
+
+    ``(client, base version)`` identifies a contribution; ``applied`` remembers those in the model
+    for as long as they could come again and still be fresh enough. ``history`` has one record of
+    plain figures for each of the newest HISTORY_ROUNDS rounds, and for the newest of all also what
+    each client said (``clients``) and what a region's federation above is told (``above``). ``run``
+    is random, and the seed of what is drawn in this run.
+    ``fixed_state`` are digests of what has to be equal at every site
+    (`warren_shared.protocol.messages`).
+    ``slots`` is what server optimizer and aggregator remember, in the model's layout; the next
+    round changes it where it lies. ``best`` is the version that was found best so far.
+    ``audit_head`` is the digest of the audit log's last line when this was written.
+    """
+
+    federation: str
+    run: str
+    version: int
+    weights: Weights
+    applied: Ledger
+    history: tuple[Record, ...] = ()
+    roster: Roster = field(default_factory=dict)
+    slots: Mapping[str, Weights] = field(default_factory=dict)
+    best: Best | None = None
+    oldest_base: int = 0
+    setup: tuple[Record, ...] = ()
+    fixed_state: Mapping[str, str] = field(default_factory=dict)
+    audit_head: str = ""
+
+    @property
+    def rolled_back(self) -> Record | None:
+        """Where this version's weights are from, if it was made by a rollback.
+
+        ``version`` they were (None: of a file), ``source`` in words, ``digest`` their XXH3.
+        """
+        return self.history[-1].get("rolled_back") if self.history else None
+
+    def has_applied(self, client: str, base_version: int) -> bool:
+        """Whether that client's update from that version is in the model already."""
+        return base_version in self.applied.get(client, ())
+
+    def after(
+        self,
+        weights: Weights,
+        contributions: Iterable[tuple[str, int]],
+        record: Record,
+        max_staleness: int,
+    ) -> "State":
+        """The state one version on, with ``contributions`` in the ledger.
+
+        The ledger forgets what is so old that it would be refused as stale anyway.
+        """
+        oldest = self.version - max_staleness
+        applied = {
+            client: frozenset(base for base in bases if base >= oldest)
+            for client, bases in self.applied.items()
+        }
+        for client, base in contributions:
+            applied[client] = applied.get(client, frozenset()) | {base}
+        return replace(
+            self,
+            version=self.version + 1,
+            weights=weights,
+            applied={client: bases for client, bases in applied.items() if bases},
+            history=(*_shorter(self.history), record)[-HISTORY_ROUNDS:],
+        )
+
+
+def status(state: State | None, updates: int, quorum: int, *, active: bool) -> str:
+    """What a coordinator does that has ``updates`` of a round, in a few words for people."""
+    if not active:
+        return "standing by: another coordinator is active"
+    if state is None:
+        return "waiting for initial weights from a client"
+    return f"version {state.version} is out, {updates} of {quorum} updates to the next"
+
+
+def _shorter(history: tuple[Record, ...]) -> tuple[Record, ...]:
+    if not history:
+        return history
+    newest = {name: value for name, value in history[-1].items() if name not in ONLY_NEWEST}
+    return (*history[:-1], newest)

@@ -1,0 +1,221 @@
+"""The audit log: every update accepted, rejected and aggregated, a JSON object a line, for ever.
+
+``audit.jsonl`` in the checkpoint folder is only ever appended to. Each line has the SHA-256 of the
+one before it (``previous``), so that one that was changed or taken out shows. Never data, never
+weights or metrics, never secrets.
+
+What made a version is written before the checkpoint that holds it, so a crash can leave a line too
+many but none too few. Each coordinator that takes over says where it goes on (``resumed``): what
+was aggregated above that version never became a model.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from coordinator_worker.rounds.round import Entry
+from coordinator_worker.state.training_state import State
+from warren_shared import strict_json
+from warren_shared.errors import Rejected
+from warren_shared.files import PRIVATE
+from warren_shared.protocol.messages import UpdateManifest
+
+NAME: Final = "audit.jsonl"
+NO_LINE: Final = "0" * 64  # the line before the first
+MADE: Final = ("aggregated", "rolled_back")  # what a line says that tells how a version was made
+# Of what one sender has rejected in one round so many are listed and the rest counted: who floods
+# the coordinator must not fill its disk.
+MOST_LISTED: Final = 100
+_TAIL_BYTES: Final = 16 << 20  # longer than any line
+
+
+class Audit:
+    """Appends to the log of ``folder`` while we have the folder's lease.
+
+    What the disk does not take stays here, and ``write`` raises OSError until it does.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / NAME
+        self._file = -1
+        self._run = ""
+        self._previous = NO_LINE
+        self._pending = b""
+        self._rejected: Counter[str] = Counter()  # by user, since the round began
+        self._unlisted: Counter[str] = Counter()
+
+    def take_over(self, state: State | None) -> None:
+        """Go on behind what is there; say which version the folder is at.
+
+        Raises OSError if the disk does not take it.
+        """
+        self.give_back()
+        self._file = os.open(self._path, os.O_APPEND | os.O_CREAT | os.O_RDWR, PRIVATE)
+        with suppress(PermissionError):  # of another user, in a folder that is private
+            os.fchmod(self._file, PRIVATE)
+        tail = _tail(self._file)
+        self._pending = b"" if tail.endswith(b"\n") or not tail else b"\n"  # torn by a crash
+        lines = tail.splitlines()
+        self._previous = digest_of(lines[-1]) if lines else NO_LINE
+        if state is not None:
+            lost = state.audit_head if not _has_line(lines, state.audit_head) else ""
+            self.resumed(state, known=_has_aggregated(lines, state), lost=lost)
+        self.write()
+
+    @property
+    def head(self) -> str:
+        """Digest of the last line, empty before the first; the checkpoint keeps it, so that a cut
+        end shows.
+        """
+        return "" if self._previous == NO_LINE else self._previous
+
+    def give_back(self) -> None:
+        """Another coordinator may write now."""
+        self._write_some()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        self._pending = b""
+        self._rejected.clear()
+        self._unlisted.clear()
+
+    def resumed(self, state: State, *, known: bool = True, lost: str = "") -> None:
+        """``state`` is where we go on; if its line is not ``known`` it is made from the checkpoint.
+
+        A power cut may take the newest lines with it. ``lost`` is the digest of the line that the
+        checkpoint takes for the last, if it is not there: this line says so for ever.
+        """
+        self._run = state.run
+        self._say("resumed", version=state.version, **({"lost": lost} if lost else {}))
+        if not known and state.version:
+            clients = state.history[-1].get("clients", {}) if state.history else {}
+            found = [
+                {"client": client, "num_examples": said.get("examples")}
+                for client, said in clients.items()
+            ]
+            self._say("aggregated", version=state.version, recovered=True, contributions=found)
+
+    def accepted(self, manifest: UpdateManifest, version: int) -> None:
+        """An update is in the sum that will make ``version``."""
+        self._say(
+            "accepted",
+            version=version,
+            client=manifest.client,
+            user=manifest.client.partition(".")[0],  # whom the broker vouched for
+            base_version=manifest.base_version,
+            staleness=version - 1 - manifest.base_version,
+            num_examples=manifest.num_examples,
+            transfer=manifest.transfer,
+            digest=f"{manifest.digest:016x}",
+            size_bytes=manifest.size_bytes,
+        )
+
+    def rejected(self, user: str | None, client: str, rejected: Rejected) -> None:
+        """Something that came from ``user`` must not count."""
+        sender = user or ""
+        self._rejected[sender] += 1
+        if self._rejected[sender] > MOST_LISTED:
+            self._unlisted[sender] += 1
+        else:
+            reason, detail = rejected.reason[:64], rejected.detail[:300]
+            self._say("rejected", client=client, user=user, reason=reason, detail=detail)
+
+    def flooded(self, user: str | None) -> None:
+        """Of ``user`` so much must not count that this is only counted, or it would fill disks."""
+        self._unlisted[user or ""] += 1
+
+    def aggregated(self, version: int, entries: Sequence[Entry], refused: str | None) -> None:
+        """A round has made ``version`` of ``entries``; ``refused``: why the weights stayed."""
+        unlisted = dict(self._unlisted)
+        self._unlisted.clear()
+        self._rejected.clear()
+        self._say(
+            "aggregated",
+            version=version,
+            contributions=[entry._asdict() for entry in entries],
+            **({"refused": refused} if refused else {}),
+            **({"rejected_unlisted": unlisted} if unlisted else {}),
+        )
+
+    def rolled_back(self, state: State) -> None:
+        """A person has made version ``state.version`` of an older model."""
+        self._say("rolled_back", version=state.version, to=state.rolled_back)
+
+    def imported(self, state: State) -> None:
+        """A run has begun with weights that a person brought."""
+        self._run = state.run
+        self._say("imported", version=state.version, **state.setup[-1]["imported"])
+
+    def published(self, version: int, digest: int, content: str | None) -> None:
+        """Every mailbox has ``version``, whose weights have these digests (XXH3, BLAKE3)."""
+        self._say("published", version=version, digest=f"{digest:016x}", content=content)
+
+    def _write_some(self) -> None:
+        """What is not taken now is taken before the next checkpoint."""
+        with suppress(OSError):
+            self.write()
+
+    def write(self) -> None:
+        """Hand everything to the system: it survives our end; raises OSError if it cannot."""
+        while self._pending and self._file >= 0:
+            written = os.write(self._file, self._pending)
+            self._pending = self._pending[written:]
+
+    def sync(self) -> None:
+        """Make what was written survive a power cut; safe beside the other methods."""
+        if self._file >= 0:
+            os.fdatasync(self._file)
+
+    def _say(self, event: str, **said: Any) -> None:
+        now = time.time()
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        line = {
+            "time": f"{moment}.{int(now * 1000) % 1000:03d}Z",
+            "event": event,
+            "run": self._run,
+            **said,
+            "previous": self._previous,
+        }
+        text = strict_json.dumps(line, separators=(",", ":")).encode()  # escapes what is not ASCII
+        self._previous = digest_of(text)
+        self._pending += text + b"\n"
+        self._write_some()
+
+
+def digest_of(line: bytes) -> str:
+    """What the next line has as ``previous``."""
+    return hashlib.sha256(line).hexdigest()
+
+
+def _tail(file: int) -> bytes:
+    size = os.fstat(file).st_size
+    return os.pread(file, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+
+
+def _has_aggregated(lines: Sequence[bytes], state: State) -> bool:
+    """Whether the newest line about a version of the run is how it was made."""
+    for line in reversed(lines):
+        try:
+            said = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(said, dict) or said.get("run") != state.run:
+            continue
+        version = said.get("version")
+        if said.get("event") in MADE and isinstance(version, int):
+            if version == state.version:
+                return True
+            if version < state.version:
+                return False
+    return False
+
+
+def _has_line(lines: Sequence[bytes], digest: str) -> bool:
+    """Whether one of ``lines`` has ``digest``; a state from before there were any has none."""
+    return digest in ("", NO_LINE) or any(digest_of(line) == digest for line in reversed(lines))

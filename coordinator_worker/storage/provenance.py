@@ -1,0 +1,50 @@
+"""With which settings and programs versions are made: what the checkpoint remembers of them."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import numpy as np
+
+from coordinator_worker.aggregation.settings import LearningSettings
+from coordinator_worker.settings import CoordinatorSettings
+from coordinator_worker.state.training_state import Record
+
+# Beside those of the algorithm; what only says when the run ends makes no other model.
+ROUND: Final = (
+    "quorum", "deadline_s", "min_quorum", "participation", "max_staleness", "staleness_exponent",
+    "staleness_hinge", "max_examples", "max_update_norm", "config",
+)  # fmt: skip
+MOST_CHANGES: Final = 50  # a checkpoint is written whole each round
+
+
+def setup_of(settings: CoordinatorSettings) -> dict[str, Any]:
+    """``settings`` that make the model, and the programs that do."""
+    names = (*LearningSettings.model_fields, *ROUND)
+    given = settings.model_dump(mode="json", include=set(names))
+    told = {name: given[name] for name in names if given[name] is not None}
+    trust = {
+        "signed": settings.signing_keys is not None,
+        "sealed": settings.decrypt_keys is not None,
+    }
+    return {"settings": told, "trust": trust, "software": software()}
+
+
+def software() -> dict[str, str]:
+    """What runs here."""
+    try:
+        warren = version("warren")
+    except PackageNotFoundError:  # run from its sources
+        warren = "unknown"
+    return {"warren": warren, "python": platform.python_version(), "numpy": np.__version__}
+
+
+def since(setup: tuple[Record, ...], first: int, now: Record) -> tuple[Record, ...]:
+    """``setup`` with ``now`` behind it from version ``first`` on, if it is another.
+
+    Of more than MOST_CHANGES the first is kept, and the newest.
+    """
+    if setup and {name: value for name, value in setup[-1].items() if name != "version"} == now:
+        return setup
+    longer = (*setup, {"version": first, **now})
+    return longer if len(longer) <= MOST_CHANGES else (longer[0], *longer[2:])

@@ -1,0 +1,71 @@
+"""The participation report: who contributed, who is late, who is gone, with their share of data."""
+
+import time
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from rich.table import Table
+from rich.text import Text
+
+from coordinator_worker.state.roster import GONE_AFTER, Standing, participation
+from coordinator_worker.state.training_state import State
+from coordinator_worker.storage import checkpoint
+from coordinator_worker.text.table import console
+from warren_shared import strict_json
+from warren_shared.errors import ConfigError
+
+STYLES = {"in": "green", "late": "yellow", "gone": "red", "silent": "dim"}
+
+
+class ReportSettings(BaseSettings):
+    """What ``coordinator-worker participation`` can be told."""
+
+    SECTION: ClassVar[str] = "coordinator"
+    model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
+
+    checkpoint_dir: Path = Field(Path("checkpoint"), description="folder of the checkpoint")
+    json_: bool = Field(False, description="one JSON object a line instead of a table")
+
+
+def report(folder: Path, *, as_json: bool) -> None:
+    """Print the report of the checkpoint in ``folder``, which may be in use."""
+    state = checkpoint.load(folder) if folder.is_dir() else None
+    if state is None:
+        raise ConfigError(f"--checkpoint-dir {folder} holds no checkpoint yet")
+    standings = participation(state.roster, state.version)
+    if as_json:
+        for standing in standings:
+            print(strict_json.dumps(standing.fields()))  # noqa: T201
+        return
+    console().print(_table(state, standings))
+
+
+def _table(state: State, standings: list[Standing]) -> Table:
+    table = Table(
+        title=f"{state.federation}, run {state.run}, version {state.version}",
+        caption=f"gone: no contribution for more than {GONE_AFTER} rounds; data: share of examples",
+        box=None,
+        header_style="dim",
+        title_justify="left",
+        caption_justify="left",
+        padding=(0, 2, 0, 0),
+    )
+    table.add_column("client")
+    table.add_column("status")
+    for heading in ("behind", "updates", "examples", "data", "rejected", "last contribution"):
+        table.add_column(heading, justify="right")
+    for standing in standings:
+        member = standing.member
+        table.add_row(
+            standing.client,
+            Text(standing.status, STYLES[standing.status]),
+            str(standing.behind),
+            str(member.contributions),
+            str(member.examples) if member.examples else "–",
+            f"{standing.data_share:.1%}" if member.examples else "–",
+            str(member.rejected),
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(member.seen)) if member.seen else "–",
+        )
+    return table

@@ -1,0 +1,248 @@
+"""A picture of a federation as a table in a terminal, as wide and as high as there is room."""
+
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from textwrap import wrap
+from typing import Any, Final, Protocol
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from coordinator_worker.monitoring.client_view import Row
+from coordinator_worker.monitoring.federation_view import Picture, silence
+from coordinator_worker.terminal.participation import STYLES
+from coordinator_worker.text.formatting import UNKNOWN, duration, figure, plain, size, sparkline
+from coordinator_worker.text.table import LONGEST, WIDE, Column, fitted
+
+BAR: Final = 24
+LEAST_ROWS: Final = 3
+REFUSALS: Final = 3
+MAX_LINES: Final = 3  # of one thing that is amiss
+LINES: Final = 12  # of a board that is not told how high it may be, above and below its table
+
+
+class Source(Protocol):
+    """Whoever keeps a picture current; ``notice`` says if something is amiss with that.
+
+    ``silence_s``: seconds since the coordinator was heard of.
+    """
+
+    picture: Picture
+    lock: AbstractContextManager[Any]
+    notice: str
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds since the coordinator was heard of."""
+        ...
+
+
+@dataclass
+class Still:
+    """A picture that only its board feeds."""
+
+    picture: Picture = field(default_factory=Picture)
+    lock: AbstractContextManager[Any] = field(default_factory=threading.RLock)
+    notice: str = ""
+    silence_s: float = 0.0
+
+
+class Board:
+    """What the events so far say, as a rich renderable.
+
+    With more clients than lines it shows those that stand out, and says how the others are.
+    """
+
+    def __init__(self, title: str, source: Source | None = None) -> None:
+        self.title = title
+        self.finished = threading.Event()
+        self._source = source or Still()
+
+    @property
+    def picture(self) -> Picture:
+        """What is drawn."""
+        return self._source.picture
+
+    def feed(self, event: Mapping[str, Any]) -> None:
+        """Take one event."""
+        with self._source.lock:
+            self.picture.feed(event)
+            if self.picture.finished:
+                self.finished.set()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the federation as it is now."""
+        height = options.height or (console.height if console.is_terminal else None)
+        with self._source.lock:
+            yield self._drawn(options.max_width, height)
+
+    def __rich_measure__(self, _console: Console, options: ConsoleOptions) -> Measurement:
+        """As wide as there is room."""
+        return Measurement(options.max_width, options.max_width)
+
+    def _drawn(self, width: int, height: int | None) -> RenderableType:
+        picture = self.picture
+        above: list[RenderableType] = [
+            self._head(picture),
+            _quorum(picture, width),
+            *_metrics(picture, width),
+        ]
+        above += [
+            Text(line, "bold red", no_wrap=True)
+            for said in _troubles(picture)
+            for line in wrap(plain(said), width)[:MAX_LINES]
+        ]
+        if notice := self._source.notice:
+            above.append(Text(plain(notice), "yellow", no_wrap=True))
+        below = _refusals(picture)
+        rows = picture.rows()
+        room = len(rows) if height is None else height - len(above) - len(below) - 4
+        if room < len(rows):
+            shown = rows[: max(LEAST_ROWS, room - 1)]
+            rest = [_others(rows[len(shown) :])]
+        else:
+            shown, rest = sorted(rows, key=lambda row: row.name), []
+        return Group(*above, Text(), fitted(_columns(picture, shown), width), *rest, *below)
+
+    def _head(self, picture: Picture) -> Text:
+        words = Text(no_wrap=True, overflow="ellipsis")
+        words.append(plain(self.title), "bold")
+        words.append(f"  version {picture.version}", "bold cyan")
+        if picture.run:
+            words.append(f"  run {plain(picture.run)}", "dim")
+        if picture.finished:
+            words.append("  finished", "bold green")
+        elif silent := silence(picture, self._source.silence_s):
+            words.append(f"  {silent}", "bold red")
+        elif picture.stopped:
+            words.append("  the coordinator has stopped", "bold yellow")
+        return words
+
+
+def _quorum(picture: Picture, width: int) -> Table:
+    have, need = picture.quorum
+    line = Table.grid(padding=(0, 2, 0, 0))
+    cells: list[RenderableType] = [
+        "quorum",
+        ProgressBar(total=need, completed=min(have, need), width=min(BAR, width // 4)),
+        Text(f"{have} of {need}", "bold"),
+    ]
+    if picture.opened and not picture.finished:
+        cells.append(Text(f"since {_ago(picture.opened)}", no_wrap=True))
+    if picture.rounds and "seconds" in picture.rounds[-1]:
+        cells.append(Text(f"last round {duration(picture.rounds[-1]['seconds'])}", no_wrap=True))
+    if width >= WIDE:
+        cells.append(Text(_traffic(picture), no_wrap=True))
+    line.add_row(*cells)
+    return line
+
+
+def _traffic(picture: Picture) -> str:
+    return f"up {size(picture.bytes_up)}, down {size(picture.bytes_down)}"
+
+
+def _metrics(picture: Picture, width: int) -> list[Text]:
+    """The newest figures of all clients together, each with how it has gone, as many as fit."""
+    words = Text(no_wrap=True)
+    last = picture.rounds[-1]["metrics"] if picture.rounds else {}
+    for name in last:
+        gone = [r["metrics"][name] for r in picture.rounds if name in r["metrics"]]
+        bars = sparkline(gone, 10 if width < WIDE else 20)
+        more = Text.assemble(
+            (f"{plain(name)} ", "dim"), (figure(last[name]), "bold"), (f" {bars}   ", "cyan")
+        )
+        if len(words) + len(more) <= width:
+            words.append_text(more)
+    lines = [words] if words else []
+    return lines if width >= WIDE else [*lines, Text(_traffic(picture), "dim")]
+
+
+def _troubles(picture: Picture) -> list[str]:
+    return list(picture.trouble.values())
+
+
+def _refusals(picture: Picture) -> list[Text]:
+    """How much was rejected, and the newest reasons."""
+    if not picture.rejected:
+        return []
+    counted = ", ".join(f"{n} {plain(reason)}" for reason, n in picture.reasons.most_common(4))
+    lines = [Text(f"rejected {picture.reasons.total()}: {counted}", "red", no_wrap=True)]
+    for told in list(picture.rejected)[: -REFUSALS - 1 : -1]:
+        said = f"  {plain(told['client'])}, {_ago(told['time'])} ago: {plain(told['detail'])}"
+        lines.append(Text(said, "dim", no_wrap=True, overflow="ellipsis"))
+    return lines
+
+
+def _others(rows: list[Row]) -> Text:
+    counted = {status: sum(row.status == status for row in rows) for status in STYLES}
+    found = [f"{count} {status}" for status, count in counted.items() if count]
+    away = sum(row.missed for row in rows)
+    share = sum(row.share for row in rows)
+    words = f"… and {len(rows)} more: {', '.join(found)}; {share:.0%} of the data"
+    return Text(f"{words}, {away} rounds missed", "dim", no_wrap=True, overflow="ellipsis")
+
+
+def _columns(picture: Picture, rows: list[Row]) -> list[Column]:
+    clients = [row.client for row in rows]
+    names = [Text(plain(row.name), "bold red" if row.refused else "") for row in rows]
+    for name in names:
+        name.truncate(LONGEST, overflow="ellipsis")
+    here = [row.now is not None and row.now >= 0 for row in rows]
+    return [
+        Column("client", names, numbers=False),
+        Column("", [Text("●", "green") if now else Text("·", "dim") for now in here]),
+        Column("status", [_status(row) for row in rows], numbers=False),
+        Column("lag", [Text(str(row.behind)) for row in rows]),
+        Column(
+            "stale",
+            [Text(UNKNOWN if row.late is None else str(row.late)) for row in rows],
+            optional=True,
+        ),
+        Column("missed", [Text(str(row.missed)) for row in rows], optional=True),
+        Column(
+            "data",
+            [_or_not(row.client.examples, f"{row.share:.1%}") for row in rows],
+            optional=True,
+        ),
+        Column("size", [_or_not(c.bytes, size(c.bytes)) for c in clients], optional=True),
+        Column("norm", [_or_not(c.norm, f"{c.norm:.3g}") for c in clients], optional=True),
+        Column("seen", [_or_not(c.seen, _ago(c.seen)) for c in clients]),
+        Column("updates", [Text(str(c.updates)) for c in clients], optional=True),
+        Column("examples", [_or_not(c.examples, str(c.examples)) for c in clients], optional=True),
+        *(
+            Column(plain(name), [Text(figure(c.metrics.get(name))) for c in clients], optional=True)
+            for name in picture.metrics
+            if any(name in c.metrics for c in clients)
+        ),
+    ]
+
+
+def _status(row: Row) -> Text:
+    """What keeps a client from its work goes before how late it is."""
+    if row.client.trouble.startswith("left"):
+        return Text("left", "bold red")
+    if row.client.away:
+        return Text("away", "red")
+    return Text(row.status, STYLES[row.status])
+
+
+def _count(known: int | None) -> Text:
+    return Text(UNKNOWN if known is None else str(known))
+
+
+def _share(row: Row) -> Text:
+    return _or_not(row.client.examples, f"{row.share:.1%}")
+
+
+def _or_not(known: float, told: str) -> Text:
+    return Text(told if known else UNKNOWN)
+
+
+def _ago(moment: float) -> str:
+    return duration(max(0.0, time.time() - moment))

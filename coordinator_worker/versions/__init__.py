@@ -1,0 +1,1 @@
+"""Model versions: found, compared, exported, rolled back, and described."""

@@ -1,0 +1,283 @@
+"""A model card in Markdown, from what checkpoint and audit log know of a version.
+
+Nothing in it depends on anything but the folder, the version and the day it is written. What a
+person has to say about a model, the last section asks for.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from math import prod
+from statistics import median
+from typing import Final
+
+from coordinator_worker.settings import CoordinatorSettings
+from coordinator_worker.state.roster import GONE_AFTER, Standing, participation
+from coordinator_worker.state.training_state import Record
+from coordinator_worker.text.formatting import size
+from coordinator_worker.text.markdown import sparkline, table, text
+from coordinator_worker.versions.lineage import Lineage, lineage, records
+from coordinator_worker.versions.registry import Past
+from warren_shared.errors import ConfigError
+from warren_shared.tensors.layout import CONTROL
+
+MOST_ROWS: Final = 50
+ALWAYS: Final = ("aggregator", "server_optimizer", "quorum", "participation", "max_staleness")
+LIMITS: Final = """\
+Nobody but you knows these. Replace each line; a card without them is not finished.
+
+- **Meant for**: who may use the model, and for what.
+- **Not meant for**: what it was never tested on, and what it must not decide.
+- **Who is in the data, and who is not**: sites, years, devices, groups of people.
+- **Where it fails**: the errors that you have seen, and what they would cost.
+- **Who answers for it**: a person, and until when.
+"""
+
+
+def card(past: Past, wanted: str, *, names: bool, day: str) -> str:
+    """The card of the version that ``wanted`` names, written on ``day``.
+
+    With ``names`` clients are called by theirs, else numbered by their share of the data.
+
+    Raises ConfigError if there never was such a version.
+    """
+    version = past.number(wanted)
+    if version is None or not 0 <= version <= past.state.version:
+        raise ConfigError(f"{wanted} is no version of this run: they are 0 to {past.state.version}")
+    line = lineage(past, version)
+    known = records(past, line)
+    sections = (
+        _head(past, line, day),
+        _model(past),
+        _data(past, line, names=names),
+        _algorithm(past, version),
+        _rounds(line, known),
+        _metrics(past, line),
+        _provenance(line),
+        f"## Known limits\n\n{LIMITS}",
+    )
+    return "\n".join(sections)
+
+
+# --- sections -------------------------------------------------------------------------------------
+
+
+def _head(past: Past, line: Lineage, day: str) -> str:
+    state = past.state
+    facts: list[tuple[str, object]] = [
+        ("federation", state.federation),
+        ("run", state.run),
+        ("version", line.version),
+        ("made", past.made_at(line.version) or "unknown"),
+        ("rounds behind it", len(line.rounds)),
+        ("clients behind it", len(line.roster)),
+        ("digest of the weights (XXH3)", line.digest or "unknown"),
+        ("this card", day),
+    ]
+    if (origin := past.record(line.version).get("rolled_back")) is not None:
+        facts.insert(3, ("rolled back to", origin.get("source")))
+    if state.best is not None and state.best.version == line.version:
+        facts.insert(3, ("best of its run", f"monitored metric {state.best.value:.4g}"))
+    title = f"# Model card: {text(state.federation)}, version {line.version}\n"
+    about = (
+        "Trained by federated learning: each client trained on its own data and sent a weight delta"
+        " only. Written by `coordinator-worker card` from the run's checkpoint and audit log.\n"
+    )
+    return "\n".join((title, about, table(("", ""), facts)))
+
+
+def _model(past: Past) -> str:
+    tensors = [t for t in past.state.weights.layout.tensors if not t.name.startswith(CONTROL)]
+    sizes = [prod(tensor.shape) for tensor in tensors]
+    rows = [
+        (t.name, "×".join(map(str, t.shape)) or "one number", t.dtype, f"{numbers:,}")
+        for t, numbers in zip(tensors, sizes, strict=True)
+    ]
+    said = (
+        f"{len(tensors)} tensors, {sum(sizes):,} parameters,"
+        f" {size(sum(tensor.size_bytes for tensor in tensors))}.\n"
+    )
+    rows_shown = table(("tensor", "shape", "type", "parameters"), rows[:MOST_ROWS])
+    return "\n".join(("## Model\n", said, rows_shown + _more(len(rows), "tensors")))
+
+
+def _data(past: Past, line: Lineage, *, names: bool) -> str:
+    standings = participation(line.roster, len(line.rounds))
+    standings.sort(key=lambda standing: (-standing.member.examples, standing.client))
+    total = sum(standing.member.examples for standing in standings)
+    rows = [
+        (
+            standing.client if names else f"client {number}",
+            f"{standing.member.examples:,}",
+            f"{standing.data_share:.1%}",
+            standing.member.contributions,
+            _standing(standing),
+        )
+        for number, standing in enumerate(standings, start=1)
+    ]
+    said = [
+        f"{len(standings)} clients, {total:,} examples, as the clients themselves counted them when"
+        " each last took part. The data never left them, and is not described here.\n"
+    ]
+    if not line.complete:
+        said.append("The audit log does not tell of every round, so some are not counted here.\n")
+    rows_shown = table(
+        ("client", "examples", "share", "updates", "last took part"), rows[:MOST_ROWS]
+    )
+    missing = [standing for standing in standings if standing.status == "gone"]
+    silent = set(past.state.roster) - set(line.roster)
+    gone = sum(standing.data_share for standing in missing)
+    said += [
+        rows_shown + _more(len(rows), "clients"),
+        "### Who is missing\n",
+        f"- {len(missing)} clients have not taken part in the last {GONE_AFTER} rounds; they stand"
+        f" for {gone:.1%} of the examples.\n"
+        f"- {len(silent)} clients are known to the federation and nothing of them is in this"
+        f" version{_listed(silent) if names else ''}; how much data they have is not known.\n",
+    ]
+    return "\n".join(("## Training data\n", *said))
+
+
+def _algorithm(past: Past, version: int) -> str:
+    setups = [each for each in past.state.setup if each["version"] <= version]
+    parts = ["## Algorithm and settings\n"]
+    if (brought := next((s["imported"] for s in setups if "imported" in s), None)) is not None:
+        source, digest = text(str(brought.get("source"))), brought.get("digest")
+        parts.append(f"Training began with the weights of {source} (XXH3 `{digest}`).\n")
+    told = [each for each in setups if "settings" in each]
+    if not told:
+        parts.append("The checkpoint does not say: it was written by an older Warren.\n")
+        return "\n".join(parts)
+    newest = told[-1]
+    parts.append(table(("setting", "value"), _shown(newest["settings"])))
+    trust = newest.get("trust", {})
+    sealed = (
+        "could be encrypted to the coordinator" if trust.get("sealed") else "were not encrypted"
+    )
+    parts.append(
+        f"Models were {'' if trust.get('signed') else 'not '}signed by the coordinator; updates"
+        f" {sealed}. All other settings have their defaults.\n"
+    )
+    parts += _changes(told)
+    software = ", ".join(f"{name} {number}" for name, number in newest["software"].items())
+    parts.append(f"Coordinator: {text(software)}.\n")
+    return "\n".join(parts)
+
+
+def _changes(told: Sequence[Record]) -> Iterator[str]:
+    found = []
+    for before, after in pairwise(told):
+        for kind in ("settings", "software"):
+            old, new = before[kind], after[kind]
+            found += [
+                f"- from version {after['version']}: {name}"
+                f" {_value(old.get(name))} → {_value(new.get(name))}"
+                for name in dict.fromkeys((*old, *new))
+                if old.get(name) != new.get(name)
+            ]
+    if found:
+        yield "Changed while it was trained:\n\n" + "\n".join(found) + "\n"
+
+
+def _rounds(line: Lineage, known: Sequence[Record]) -> str:
+    rejected: Counter[str] = Counter()
+    for record in known:
+        rejected.update(record.get("rejected", {}))
+    reasons = ", ".join(f"{text(reason)} {count}" for reason, count in sorted(rejected.items()))
+    diverged = sum(1 for record in known if record.get("diverged"))
+    seconds = [record["seconds"] for record in known]
+    facts: list[tuple[str, object]] = [
+        ("rounds", len(line.rounds)),
+        ("updates", sum(record["updates"] for record in known)),
+        ("updates dropped half-way", sum(record["incomplete"] for record in known)),
+        ("updates rejected", f"{rejected.total()}{f' ({reasons})' if reasons else ''}"),
+        ("rounds refused since the model diverged", diverged),
+        ("received from clients", size(sum(record["bytes_up"] for record in known))),
+        ("a round's length, median", f"{median(seconds):.3g} s" if seconds else "unknown"),
+    ]
+    lost = len(line.rounds) - len(known)
+    said = f"Of the oldest {lost} only the audit log still tells.\n" if lost else ""
+    return "\n".join(filter(None, ("## Rounds\n", said, table(("", ""), facts))))
+
+
+def _metrics(past: Past, line: Lineage) -> str:
+    curves: dict[str, list[tuple[int, float]]] = {}
+    versions = [*line.rounds, *({line.version} - set(line.rounds))]
+    for version in versions:
+        for name, value in past.metrics(version).items():
+            curves.setdefault(name, []).append((version, value))
+    if not curves:
+        return "## Metrics\n\nThe clients reported none.\n"
+    rows = []
+    for name, curve in sorted(curves.items(), key=lambda item: not item[0].startswith("eval_")):
+        values = [value for _, value in curve]
+        (first, start), (last, end) = curve[0], curve[-1]
+        rows.append(
+            (
+                name,
+                f"{start:.4g} (version {first})",
+                f"{end:.4g} (version {last})",
+                f"{min(values):.4g} to {max(values):.4g}",
+                sparkline(values),
+            )
+        )
+    said = (
+        "`eval_…` is what a version is worth on the clients' held-out data, pooled over those that"
+        " judged it; the others are training's own figures.\n"
+    )
+    headings = ("metric", "first", "last", "range", "curve")
+    return "\n".join(("## Metrics\n", said, table(headings, rows)))
+
+
+def _provenance(line: Lineage) -> str:
+    if line.head is None:
+        return "## Provenance\n\nThere is no audit log in the checkpoint folder.\n"
+    wrong = [fault for fault in line.faults if "torn" not in fault]
+    said = (
+        f"**The audit log is not as it was written**: {text(wrong[0])}.\n"
+        if wrong
+        else "The audit log is as it was written: each line has the digest of the one before it.\n"
+    )
+    return "\n".join(
+        (
+            "## Provenance\n",
+            said,
+            f"SHA-256 of its last line: `{line.head}`. `coordinator-worker audit VERSION` says"
+            " whose updates made each version, with their digests and weights.\n",
+        )
+    )
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _shown(given: Record) -> list[tuple[str, object]]:
+    """Settings that are not their defaults, and those that everybody asks for."""
+    fields = CoordinatorSettings.model_fields
+    defaults = {name: field.get_default() for name, field in fields.items()}
+    return [
+        (name.replace("_", "-"), _value(value))
+        for name, value in given.items()
+        if name in ALWAYS or _value(value) != _value(defaults.get(name))
+    ]
+
+
+def _value(value: object) -> str:
+    if value in (None, [], ()):
+        return "none"
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _standing(standing: Standing) -> str:
+    ago = standing.behind
+    return "in the last round" if not ago else f"{ago} round{'s' if ago > 1 else ''} before it"
+
+
+def _listed(clients: Iterable[str]) -> str:
+    there = sorted(clients)
+    shown = ", ".join(text(client) for client in there[:MOST_ROWS])
+    return f" ({shown}{', …' if len(there) > MOST_ROWS else ''})" if there else ""
+
+
+def _more(count: int, what: str) -> str:
+    return f"\n… and {count - MOST_ROWS} more {what}.\n" if count > MOST_ROWS else ""

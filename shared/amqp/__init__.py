@@ -1,0 +1,1 @@
+"""AMQP: connections to RabbitMQ, consuming, publishing with confirms, claims on queues."""

@@ -1,0 +1,1 @@
+"""The protocol: messages, their bytes, and how they are signed, encrypted and cut into chunks."""

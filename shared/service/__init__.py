@@ -1,0 +1,1 @@
+"""A worker as a service: start and end, health, systemd, checks, subcommands."""
