@@ -16,7 +16,7 @@ from benchmarks.processes import python as started
 from broker_config.declaration.federation import Federation, Fleet
 
 FLEET: Final = "light"
-MOST_A_PROCESS: Final = 250
+MAX_A_PROCESS: Final = 250
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def measure(case: Case, rounds: int, timeout_s: float) -> FleetRun:
 
 @contextmanager
 def _light_clients(on: Stand, case: Case) -> Iterator[list[Worker]]:
-    processes = math.ceil(case.clients / MOST_A_PROCESS)
+    processes = math.ceil(case.clients / MAX_A_PROCESS)
     share = math.ceil(case.clients / processes)
     with ExitStack() as stack:
         workers = []

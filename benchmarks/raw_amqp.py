@@ -30,7 +30,7 @@ from benchmarks.raw_frames import (
 OnBody = Callable[[int, memoryview], None]  # delivery tag, body (valid until it returns)
 
 GATHERED: Final = 1000  # pieces a system call: Linux takes 1024
-MOST_FRAMES: Final = 128  # of one body, read at once
+MAX_FRAMES: Final = 128  # of one body, read at once
 SEAM: Final = len(END) + HEAD.size
 CHANNEL: Final = 1
 _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
@@ -61,7 +61,7 @@ class RawConnection:
         self._replies: list[tuple[int, int]] = []
         self._in = memoryview(bytearray(max(read_bytes, FRAME_MAX)))
         self._start = self._end = 0
-        self._seams = memoryview(bytearray(SEAM * MOST_FRAMES))
+        self._seams = memoryview(bytearray(SEAM * MAX_FRAMES))
         self._body = memoryview(bytearray())
         self._filled = self._size = self._due = self._tag = 0
         self.socket = socket.create_connection((at.hostname or "", at.port or 5672), timeout_s)
@@ -166,7 +166,7 @@ class RawConnection:
         the next one's head) is read aside, and compared with what it must be.
         """
         wanted = [self._due - 1, *frame_sizes(self._size - self._filled - self._due + 1)]
-        del wanted[MOST_FRAMES:]
+        del wanted[MAX_FRAMES:]
         places: list[memoryview] = []
         at = self._filled
         for number, size in enumerate(wanted):

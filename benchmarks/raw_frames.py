@@ -7,7 +7,7 @@ from typing import Final
 Piece = bytes | memoryview
 
 FRAME_MAX: Final = 131072  # what the broker offers; larger ones make consuming slower (FACTS)
-MOST_PAYLOAD: Final = FRAME_MAX - 8
+MAX_PAYLOAD: Final = FRAME_MAX - 8
 HEAD: Final = struct.Struct(">BHI")  # type, channel, payload size; a frame ends in END
 END: Final = b"\xce"
 
@@ -74,20 +74,20 @@ def message(
     for piece in body:
         view = memoryview(piece)
         while view:
-            if at % MOST_PAYLOAD == 0:
-                gap += HEAD.pack(3, channel, min(MOST_PAYLOAD, size - at))
-            taken = view[: MOST_PAYLOAD - at % MOST_PAYLOAD]
+            if at % MAX_PAYLOAD == 0:
+                gap += HEAD.pack(3, channel, min(MAX_PAYLOAD, size - at))
+            taken = view[: MAX_PAYLOAD - at % MAX_PAYLOAD]
             if gap:
                 yield gap
             yield taken
             view = view[len(taken) :]
             at += len(taken)
-            gap = END if at % MOST_PAYLOAD == 0 or at == size else b""
+            gap = END if at % MAX_PAYLOAD == 0 or at == size else b""
     yield gap
 
 
 def frame_sizes(size: int) -> Iterator[int]:
     """How ``size`` bytes of a body are cut into frames."""
     while size > 0:
-        yield min(size, MOST_PAYLOAD)
-        size -= MOST_PAYLOAD
+        yield min(size, MAX_PAYLOAD)
+        size -= MAX_PAYLOAD

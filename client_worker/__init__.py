@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from client_worker.client import FederatedClient, TrainableModel
 from client_worker.models.numpy_model import NumpyModel
 from client_worker.tasks.task import Task
-from client_worker.training.plan import Guide
+from client_worker.training.plan import TrainingPlan
 from client_worker.training.update_rules import interpolate, replace
 
 if TYPE_CHECKING:
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FederatedClient",
-    "Guide",
     "KerasTask",
     "LinearRegressionModel",
     "NumpyModel",
     "Task",
     "TrainableModel",
+    "TrainingPlan",
     "interpolate",
     "replace",
 ]

@@ -12,7 +12,7 @@ from client_worker.settings import ClientSettings
 from client_worker.tasks.data_check import data_findings
 from client_worker.tasks.failures import one_line, reason_of
 from client_worker.tasks.task import TaskSource
-from warren_shared.amqp.queue_browser import Letter, peek
+from warren_shared.amqp.queue_browser import QueuedMessage, peek
 from warren_shared.errors import BrokerRefused, ConfigError, Rejected, WarrenError
 from warren_shared.naming import (
     MODEL_EXCHANGE,
@@ -23,7 +23,7 @@ from warren_shared.naming import (
     spare,
 )
 from warren_shared.protocol.codec import decode, layout_of
-from warren_shared.protocol.encryption import Sealer
+from warren_shared.protocol.encryption import UpdateEncryptor
 from warren_shared.protocol.messages import LocalTraining, ModelManifest
 from warren_shared.protocol.signing import Verifier
 from warren_shared.service import health_check
@@ -53,7 +53,9 @@ class Check:
         """All of them, in the order in which they are found."""
         try:
             Verifier.of(self._settings.verify_keys)
-            Sealer.of(self._settings.encrypt_key, self._settings.federation, self._settings.user)
+            UpdateEncryptor.of(
+                self._settings.encrypt_key, self._settings.federation, self._settings.user
+            )
             self._settings.mailboxes()
         except ConfigError as error:
             yield fail("settings", error)
@@ -105,7 +107,7 @@ class Check:
     def _model(self, queue: str) -> Iterator[Finding]:
         """What waits in the mailbox; all of it is back there afterwards."""
         seen = 0
-        newest: tuple[ModelManifest, Letter] | None = None
+        newest: tuple[ModelManifest, QueuedMessage] | None = None
         try:
             for letter in peek(self._settings.broker, "check", queue):
                 message, _ = decode(letter.body)
@@ -115,8 +117,8 @@ class Check:
                 if seen > LOOK_BYTES:
                     break
         except Rejected as rejected:
-            mend = "the coordinator's version and this one's differ, or somebody else wrote there"
-            yield fail("model", f"{queue} holds what cannot be read ({rejected.detail}): {mend}")
+            hint = "the coordinator's version and this one's differ, or somebody else wrote there"
+            yield fail("model", f"{queue} holds what cannot be read ({rejected.detail}): {hint}")
         except WarrenError as error:
             yield fail("mailbox", error)
         if newest is None:
@@ -125,8 +127,8 @@ class Check:
         yield self._genuine(self._newest)
         ahead_s = (letter.timestamp or 0) - time.time()
         if ahead_s > SKEW_S:
-            mend = "set this machine's clock or the coordinator's"
-            yield warn("clock", f"the newest model is {ahead_s:.0f} s from the future: {mend}")
+            hint = "set this machine's clock or the coordinator's"
+            yield warn("clock", f"the newest model is {ahead_s:.0f} s from the future: {hint}")
 
     def _genuine(self, manifest: ModelManifest) -> Finding:
         verifier = Verifier.of(self._settings.verify_keys)
@@ -136,8 +138,8 @@ class Check:
         try:
             verifier.check(manifest)
         except Rejected as rejected:
-            mend = "ask for the newest bundle; if this is it, somebody else publishes models"
-            return fail("model", f"{said}, but {rejected.detail}: {mend}")
+            hint = "ask for the newest bundle; if this is it, somebody else publishes models"
+            return fail("model", f"{said}, but {rejected.detail}: {hint}")
         return ok("model", f"{said}, signed by the coordinator")
 
     # --- task -----------------------------------------------------------------------------------
@@ -167,8 +169,8 @@ class Check:
 
     def _step(self, client: FederatedClient) -> Finding:
         began = time.monotonic()
-        local = LocalTraining(steps=1) if client.takes_guide else LocalTraining()
-        much = "a step" if client.takes_guide else "a round (fit takes no guide)"
+        local = LocalTraining(steps=1) if client.takes_plan else LocalTraining()
+        much = "a step" if client.takes_plan else "a round (fit takes no guide)"
         try:
             update = client.train(client.initial(local), local)
         except Exception as error:  # noqa: BLE001  the model is its user's own code
@@ -213,8 +215,8 @@ def _permissions(inspection: Inspection) -> Finding:
 def _layout(client: FederatedClient, newest: ModelManifest) -> Finding:
     federation = layout_of(newest.tensors, newest.size_bytes)
     if difference := client.layout_for(newest.local).difference(federation, SIDES, roles=True):
-        mend = "start with the federation's task"
-        return fail("layout", f"this task's model is not the federation's: {difference}; {mend}")
+        hint = "start with the federation's task"
+        return fail("layout", f"this task's model is not the federation's: {difference}; {hint}")
     try:
         client.check_fixed_state(newest.fixed_state)
     except ConfigError as error:

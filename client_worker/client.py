@@ -10,7 +10,7 @@ from client_worker.training import scaffold
 from client_worker.training.example_count import count_examples
 from client_worker.training.metrics import FigureFilter, by_finiteness
 from client_worker.training.personalization import Personal, Personalization, places
-from client_worker.training.plan import LOCAL_STEPS, Guide, run_fit, takes_guide
+from client_worker.training.plan import LOCAL_STEPS, TrainingPlan, run_fit, takes_plan
 from client_worker.training.scaffold import Control
 from client_worker.training.update_rules import UpdateRule, replace
 from client_worker.training.values import number, positive, whole_examples
@@ -58,7 +58,7 @@ class TrainableModel(Protocol):
         """Train on ``data`` from the current weights; return metrics such as ``loss``.
 
         The metric ``local_steps`` says how many optimizer steps it took. A ``fit`` with a third
-        parameter ``guide`` is given a Guide, which it must heed.
+        parameter ``guide`` is given a TrainingPlan, which it must heed.
         """
         ...
 
@@ -104,7 +104,7 @@ class FederatedClient:
         self._dtypes = [np.asarray(array).dtype for array in self._trainable.get_weights()]
         arrays = self._arrays()
         kinds = self._kinds(arrays, update_rule, local, number("ditto", ditto))
-        if ditto and not takes_guide(self._trainable.fit):
+        if ditto and not takes_plan(self._trainable.fit):
             raise ConfigError(
                 "ditto: this model's fit takes no guide (see client_worker.training.plan)"
             )
@@ -118,9 +118,9 @@ class FederatedClient:
         return self._trainable
 
     @property
-    def takes_guide(self) -> bool:
+    def takes_plan(self) -> bool:
         """Whether training can be limited to a number of steps."""
-        return takes_guide(self._trainable.fit)
+        return takes_plan(self._trainable.fit)
 
     @property
     def fixed_state(self) -> dict[str, str]:
@@ -187,7 +187,7 @@ class FederatedClient:
         begun = self.personal.begun(whole)
         if self.personal.kinds.update_rule is not replace:
             self._set(begun)
-        figures = self._fit(Guide.of(local, whole, self._correction(controls)), local)
+        figures = self._fit(TrainingPlan.of(local, whole, self._correction(controls)), local)
         told = figures.pop(LOCAL_STEPS, 0.0)
         steps = max(0, round(told) if isfinite(told) else 0) or None
         arrays = self._arrays()
@@ -309,7 +309,7 @@ class FederatedClient:
             else:
                 np.subtract(after, first, out=target)
 
-    def _fit(self, guide: Guide, local: LocalTraining) -> dict[str, float]:
+    def _fit(self, guide: TrainingPlan, local: LocalTraining) -> dict[str, float]:
         rate = self.learning_rate * local.learning_rate_factor
         found = run_fit(self._trainable.fit, self.data, rate, guide, guide.asked())
         return self._filter.figures(found)
@@ -323,7 +323,7 @@ class FederatedClient:
             common = self._arrays()
             self._set(self.personal.ditto or whole)
             asked = local.model_copy(update={"proximal": kinds.ditto})
-            self._fit(Guide.of(asked, whole), local)
+            self._fit(TrainingPlan.of(asked, whole), local)
             self.personal.ditto = [array.copy() for array in self._arrays()]
             found = self.evaluate()
             self._set(common)

@@ -12,7 +12,7 @@ from warren_shared.config.settings import WorkerSettings
 from warren_shared.errors import ConfigError
 from warren_shared.naming import fleet_member, is_client_id, mailbox, speaks_for
 
-MOST_REPLICAS = 10_000
+MAX_REPLICAS = 10_000
 
 
 class ClientSettings(ObservingSettings, WorkerSettings):
@@ -41,7 +41,7 @@ class ClientSettings(ObservingSettings, WorkerSettings):
     virtual: int | None = Field(
         None,
         ge=1,
-        le=MOST_REPLICAS,
+        le=MAX_REPLICAS,
         description="with --fleet: be so many clients that take turns in this one process, each"
         " with a place of its own",
     )
@@ -113,7 +113,7 @@ class ClientSettings(ObservingSettings, WorkerSettings):
                 f" {self.fleet}, or --fleet {self.user}"
             )
         if self.fleet is not None and self.client is None:
-            return tuple(mailbox(fleet_member(self.fleet, n)) for n in range(MOST_REPLICAS))
+            return tuple(mailbox(fleet_member(self.fleet, n)) for n in range(MAX_REPLICAS))
         if not is_client_id(client):
             raise ConfigError(f"--client {client}: a client id is lower case, digits, - and _")
         if self.fleet is not None and not client.startswith(f"{self.fleet}."):

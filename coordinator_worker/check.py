@@ -5,13 +5,13 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from coordinator_worker.aggregation.algorithm import Learning
+from coordinator_worker.aggregation.algorithm import Algorithm
 from coordinator_worker.rounds.policy import Policy
-from coordinator_worker.rounds.stopping import Goal
+from coordinator_worker.rounds.stopping import StoppingCriteria
 from coordinator_worker.settings import CoordinatorSettings, parse_config, read_initial_model
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
-from coordinator_worker.storage.folder_lock import Lease
+from coordinator_worker.storage.folder_lock import FolderLock
 from warren_shared.errors import BrokerRefused, ConfigError
 from warren_shared.naming import (
     EVENT_EXCHANGE,
@@ -21,7 +21,7 @@ from warren_shared.naming import (
     UPDATE_EXCHANGE,
     UPDATE_QUEUE,
 )
-from warren_shared.protocol.encryption import Opener
+from warren_shared.protocol.encryption import UpdateDecryptor
 from warren_shared.protocol.signing import Signer
 from warren_shared.service import health_check
 from warren_shared.service.broker_check import Inspection
@@ -42,12 +42,12 @@ def check(settings: CoordinatorSettings) -> Iterator[Finding]:
 
 def _settings(settings: CoordinatorSettings) -> Iterator[Finding]:
     try:
-        Policy.from_settings(settings, Learning.of(settings).aggregator)
-        Goal.of(settings)
+        Policy.from_settings(settings, Algorithm.from_settings(settings).aggregator)
+        StoppingCriteria.from_settings(settings)
         parse_config(settings.config)
         if settings.initial_model is not None:
             read_initial_model(settings.initial_model)
-        Opener.of(settings.secret(settings.decrypt_keys), settings.federation)
+        UpdateDecryptor.of(settings.secret(settings.decrypt_keys), settings.federation)
         signer = Signer.of(settings.secret(settings.signing_keys))
     except ConfigError as error:
         yield fail("settings", error)
@@ -113,8 +113,8 @@ def _permissions(inspection: Inspection) -> Iterator[Finding]:
     unwritten = [e or "amq.default" for e in writes if not inspection.may_publish(e)]
     lacks = [f"read {name}" for name in unread] + [f"publish to {name}" for name in unwritten]
     if lacks:
-        mend = f"use the coordinator's bundle, or {APPLY}"
-        yield fail("permissions", f"this user may not {', '.join(lacks)}: {mend}")
+        hint = f"use the coordinator's bundle, or {APPLY}"
+        yield fail("permissions", f"this user may not {', '.join(lacks)}: {hint}")
     elif inspection.may_declare("check"):
         yield warn("permissions", "this user may make queues, too: use the coordinator's bundle")
     else:
@@ -136,8 +136,8 @@ def _folder(settings: CoordinatorSettings) -> Iterator[Finding]:
         yield ok("checkpoint", "none yet: a run begins with version 0")
     elif state.federation != settings.federation:
         mine = settings.federation
-        mend = "give another --checkpoint-dir"
-        yield fail("checkpoint", f"it is of federation {state.federation!r}, not {mine!r}: {mend}")
+        hint = "give another --checkpoint-dir"
+        yield fail("checkpoint", f"it is of federation {state.federation!r}, not {mine!r}: {hint}")
     else:
         yield ok("checkpoint", f"run {state.run} is at version {state.version}")
 
@@ -150,7 +150,7 @@ def _size_bytes(state: State | None) -> int:
 
 
 def _lease(folder: Path) -> Finding:
-    lease = Lease(folder)
+    lease = FolderLock(folder)
     if not lease.take():
         return warn("lease", "a coordinator that runs has it; another one would be its standby")
     lease.give_back()

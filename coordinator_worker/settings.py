@@ -7,7 +7,7 @@ from typing import ClassVar, Final, Self
 
 from pydantic import ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, model_validator
 
-from coordinator_worker.aggregation.settings import LearningSettings
+from coordinator_worker.aggregation.settings import AlgorithmSettings
 from warren_shared import weights_file
 from warren_shared.config.observability import MetricsPort, ObservingSettings
 from warren_shared.config.settings import Words, WorkerSettings
@@ -24,7 +24,7 @@ SAID_ABOVE: Final = frozenset(
 CONFIG: Final[TypeAdapter[dict[str, Setting]]] = TypeAdapter(Config, config=ConfigDict(strict=True))
 
 
-class CoordinatorSettings(LearningSettings, ObservingSettings, WorkerSettings):
+class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
     """Flags, environment and defaults of the coordinator."""
 
     SECTION: ClassVar[str] = "coordinator"

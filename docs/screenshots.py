@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from playwright.sync_api import Page
 
 from coordinator_worker.dashboard.run import serve
-from coordinator_worker.monitoring.federation_view import Picture
-from coordinator_worker.terminal.view import Board, Still
+from coordinator_worker.monitoring.federation_view import FederationView
+from coordinator_worker.terminal.view import Still, TerminalView
 from docs.stage.camera import Camera, camera
 from docs.stage.scene import AWAY, BROKEN, NAME, NEVER, Scene, scene
 from warren_shared.config.settings import WorkerSettings
@@ -49,14 +49,14 @@ def main() -> None:
         sys.stdout.write(f"{path.relative_to(IMAGES.parent)}  {path.stat().st_size} bytes\n")
 
 
-def version(wanted: int) -> Callable[[Picture], bool]:
+def version(wanted: int) -> Callable[[FederationView], bool]:
     """Whether a picture is so far."""
     return lambda picture: picture.version >= wanted
 
 
 def terminal(taker: Camera, played: Scene) -> None:
     """``watch`` in two sizes."""
-    board = Board(NAME, Still(played.until(lambda picture: picture.quorum[0] >= 3)))
+    board = TerminalView(NAME, Still(played.until(lambda picture: picture.quorum[0] >= 3)))
     taker.take_terminal(board, "watch-80", 80, 24)
     taker.take_terminal(board, "watch-120", 120, 40)
 

@@ -278,7 +278,7 @@ _MENDS: Final = (
 
 def explain(said: str) -> tuple[str, bool]:
     """What OpenSSL's words mean, what to do, and whether waiting cannot mend it."""
-    for words, mend in _MENDS:
+    for words, hint in _MENDS:
         if words in said:
-            return mend, True
+            return hint, True
     return f"TLS failed ({said})", False

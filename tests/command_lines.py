@@ -15,9 +15,9 @@ import broker_config.cli
 import client_worker.cli
 import coordinator_worker.cli
 from client_worker.settings import ClientSettings
-from coordinator_worker.aggregation.algorithm import Learning
+from coordinator_worker.aggregation.algorithm import Algorithm
 from coordinator_worker.rounds.policy import Policy
-from coordinator_worker.rounds.stopping import Goal
+from coordinator_worker.rounds.stopping import StoppingCriteria
 from coordinator_worker.settings import CoordinatorSettings
 from tests.processes import ROOT
 from warren_shared.config.command_line import nearest
@@ -138,8 +138,8 @@ def _load(program: str, arguments: list[str]) -> None:
         load(ClientSettings, description="", argv=words, keep_unknown=True)[0].mailboxes()
         return
     settings, _ = load(CoordinatorSettings, description="", argv=words)
-    Policy.from_settings(settings, Learning.of(settings).aggregator)
-    Goal.of(settings)
+    Policy.from_settings(settings, Algorithm.from_settings(settings).aggregator)
+    StoppingCriteria.from_settings(settings)
 
 
 def _known_flags(program: str, arguments: list[str]) -> tuple[str | None, frozenset[str]]:

@@ -30,7 +30,7 @@ class Proxy:
         address: str = "127.0.0.1",
         port: int = 0,
         answer: bytes = b"",
-        told: Callable[[str], None] = lambda _goal: None,
+        told: Callable[[str], None] = lambda _stopping: None,
     ) -> None:
         self.goals: list[str] = []
         self._kind, self._login, self._answer, self._told = kind, login, answer, told

@@ -73,14 +73,14 @@ def of_queue(
         return
     what = f"its machine version is {oldest}, of RabbitMQ 3"
     if is_on:
-        mend = (
+        hint = (
             f"and {FLAG_OF_4} is enabled: it may confirm and drop what is published. Stop all"
             " workers, delete it, and apply; clients are told, and train again what was lost"
         )
     else:
-        mend = (
+        hint = (
             "and with the feature flags of RabbitMQ 4 it would confirm and drop what is published:"
             " enable none, have its members elect a leader (`rabbitmq-queues rebalance quorum`, or"
             " start the leader's node anew), and check again"
         )
-    yield Difference("queue", queue["name"], f"{what}, {mend}")
+    yield Difference("queue", queue["name"], f"{what}, {hint}")

@@ -124,7 +124,7 @@ class Topology:
 ADMIN: Final = User("admin", Permission(".*", ".*", ".*"), ("administrator",))
 
 # Of a message to a quorum queue: RabbitMQ 4 gives it up after 20 unless it is told otherwise.
-_MOST_RETURNS: Final = 1_000_000_000
+_MAX_RETURNS: Final = 1_000_000_000
 _NOTHING: Final = "^$"
 _PERHAPS_SPARE: Final = f"({re.escape(naming.SPARE)})?"
 _DEAD_LETTERS: Final = "x-dead-letter-exchange"
@@ -300,12 +300,12 @@ def _policies(federation: Federation) -> tuple[Policy, ...]:
             update_queue,
             # RabbitMQ 4 gives up a message after 20 returns: a coordinator that restarts often
             # would lose updates. 3.10 knows no limit, and -1 only means "none" from 4 on.
-            {"delivery-limit": _MOST_RETURNS},
+            {"delivery-limit": _MAX_RETURNS},
         ),
         Policy(
             "newest",
             f"^{re.escape(naming.NEWEST_QUEUE)}$",
-            {"delivery-limit": _MOST_RETURNS},  # it is looked at and given back at each start
+            {"delivery-limit": _MAX_RETURNS},  # it is looked at and given back at each start
         ),
         Policy(
             "rejected",
@@ -314,14 +314,14 @@ def _policies(federation: Federation) -> tuple[Policy, ...]:
                 "max-length-bytes": max(GIB // 4, 2 * model_bytes),
                 "message-ttl": WEEK_MS,
                 "overflow": "drop-head",
-                "delivery-limit": _MOST_RETURNS,
+                "delivery-limit": _MAX_RETURNS,
             },
         ),
         # The newest is what it is for; the queue itself says so too, should policies be wiped.
         Policy(
             "state",
             f"^{re.escape(naming.STATE_QUEUE)}$",
-            {"max-length": 1, "overflow": "drop-head", "delivery-limit": _MOST_RETURNS},
+            {"max-length": 1, "overflow": "drop-head", "delivery-limit": _MAX_RETURNS},
         ),
         Policy("update", update_queue, updates, operator=True),
         Policy("watch", _WATCHED, watchers, operator=True),

@@ -40,13 +40,13 @@ def findings(
     found += _leftovers(homes, federation, management)
     unfinished = rotating(homes.credentials).names()
     for name in foreign_passwords(declared, management, passwords):
-        mend = (
+        hint = (
             f"`broker-config rotate {name}` was interrupted: repeat it"
             if name in unfinished
             else "`broker-config apply --reset-passwords`"
         )
         found.append(
-            Difference("user", name, f"has another password than credentials.json: {mend}")
+            Difference("user", name, f"has another password than credentials.json: {hint}")
         )
     found += [
         Difference("bundle", path.name, "is out of date: `broker-config apply`, and hand it over")

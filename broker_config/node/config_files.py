@@ -86,10 +86,10 @@ _PRELOAD: Final = (
 # A channel that breaks off in the middle of a delivery writes the message, bytes as numbers, into
 # the log, at a second for each megabyte. It is 70 s until its supervisor kills it, and so long it
 # remains the queue's active consumer, and no other gets anything.
-_MOST_LOGGED_BYTES: Final = 1 << 16
+_MAX_LOGGED_BYTES: Final = 1 << 16
 _CUT_LOG_SHORT: Final = (
     "logger:add_primary_filter(cut_short,{fun(#{msg:=M}=E,_)->"
-    f"case(erlang:external_size(M)>{_MOST_LOGGED_BYTES})of"
+    f"case(erlang:external_size(M)>{_MAX_LOGGED_BYTES})of"
     " true->E#{msg:={[126,116,80],[M,30]}};false->ignore end end,none})."  # ~tP
 )
 

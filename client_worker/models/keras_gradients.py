@@ -1,4 +1,4 @@
-"""Changes a Keras model's gradients as a Guide says, and proves that the change takes place.
+"""Changes a Keras model's gradients as a TrainingPlan says, and proves that the change takes place.
 
 The step that Keras compiles, whoever wrote it, ends in the optimizer's update of the weights. That
 is where the gradients are changed: in the *innermost* optimizer (LossScaleOptimizer wraps another),
@@ -13,11 +13,11 @@ from typing import Any, Final
 import numpy as np
 
 from client_worker.models.keras_backend import keras, tf
-from client_worker.training.plan import Guide
+from client_worker.training.plan import TrainingPlan
 from warren_shared.errors import ConfigError
 from warren_shared.tensors.layout import Array
 
-MOST_SKIPPED: Final = 30  # steps that a loss scale which is too high may cost
+MAX_SKIPPED: Final = 30  # steps that a loss scale which is too high may cost
 TOLERANCE: Final = 0.05  # relative, of norms; a gradient that is scaled differs by a factor
 PROBE_SCALE: Final = 1024.0  # keeps 16-bit gradients from vanishing
 
@@ -51,7 +51,7 @@ class GradientChange:
         self._kinds = (False, False, False)
         self._seen: list[tuple[list[Any], list[Any]]] | None = None  # gradients of a trial step
 
-    def heed(self, guide: Guide) -> None:
+    def heed(self, guide: TrainingPlan) -> None:
         """Take over what ``guide`` asks for from now on."""
         self._anchor = self._filled(self._anchor, guide.anchor if guide.proximal else None)
         self._correction = self._filled(self._correction, guide.correction)
@@ -138,7 +138,7 @@ class GradientChange:
     def _trial_step(self, batch: Any) -> tuple[list[Any], list[Any]]:
         """Take the model's own training step; return the gradients that arrived, and of what."""
         self._seen = []
-        for _ in range(MOST_SKIPPED):
+        for _ in range(MAX_SKIPPED):
             self._model.train_step(batch)
             if self._seen or self._optimizer is self._model.optimizer:
                 break  # else the loss scale was too high: it has been halved, and is tried again

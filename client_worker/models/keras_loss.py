@@ -12,7 +12,7 @@ from client_worker.models.keras_data import Parts
 from client_worker.training.example_count import is_dataset, is_py_dataset
 from warren_shared.errors import ConfigError
 from warren_shared.tensors.evaluation import (
-    MOST_CLASSES,
+    MAX_CLASSES,
     Evaluation,
     most_likely,
     of_classes,
@@ -277,7 +277,7 @@ def counts(model: Any, batches: Any, *, known: int | None) -> tuple[Evaluation |
         if rule is None or y is None:
             continue
         output = model.predict_on_batch(x)
-        if not hasattr(output, "ndim") or output.ndim != 2 or output.shape[1] > MOST_CLASSES:
+        if not hasattr(output, "ndim") or output.ndim != 2 or output.shape[1] > MAX_CLASSES:
             rule = None
             continue
         labels.append(np.asarray(y))

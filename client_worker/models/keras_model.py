@@ -17,11 +17,11 @@ from client_worker.models.keras_data import (
     check_dataset,
     quiet_at_the_end,
 )
-from client_worker.models.keras_gradients import MOST_SKIPPED, GradientChange, innermost
+from client_worker.models.keras_gradients import MAX_SKIPPED, GradientChange, innermost
 from client_worker.models.keras_loss import Labels, counts, labels_in_one_line
 from client_worker.models.tensorflow_log import without_greetings
 from client_worker.training.example_count import is_py_dataset, rows
-from client_worker.training.plan import LOCAL_STEPS, Guide
+from client_worker.training.plan import LOCAL_STEPS, TrainingPlan
 from warren_shared.errors import ConfigError
 from warren_shared.tensors.evaluation import Evaluation
 from warren_shared.tensors.layout import STATISTIC, TRAINABLE, Array
@@ -162,7 +162,7 @@ class KerasModel:
         return prepared
 
     def fit(
-        self, data: Any, learning_rate: float, guide: Guide | None = None
+        self, data: Any, learning_rate: float, guide: TrainingPlan | None = None
     ) -> Mapping[str, float]:
         """Train for ``epochs``, or as ``guide`` says.
 
@@ -189,7 +189,7 @@ class KerasModel:
         optimizer = innermost(self.model.optimizer)
         shuffle = self._shuffle and is_py_dataset(batches)
         steps, found = 0, None
-        for _ in range(MOST_SKIPPED):
+        for _ in range(MAX_SKIPPED):
             with quiet_at_the_end(), labels_in_one_line():
                 found = self.model.fit(
                     batches,
@@ -292,10 +292,10 @@ class KerasModel:
             raise ConfigError(f"the Keras model cannot be built from the data: {_line(error)}; call"
                               " build() on it") from error  # fmt: skip
 
-    def _heed(self, guide: Guide | None, prepared: Any) -> None:
+    def _heed(self, guide: TrainingPlan | None, prepared: Any) -> None:
         """Let the optimizer heed ``guide``; one that never was asked to is left as it is."""
         if guide is None:
-            guide = Guide(())
+            guide = TrainingPlan(())
         asked = {"proximal", "correction", "clip_norm"} & set(guide.asked())
         if self._change is None:
             if not asked:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from client_worker.training.example_count import rows
-from client_worker.training.plan import LOCAL_STEPS, Guide
+from client_worker.training.plan import LOCAL_STEPS, TrainingPlan
 from warren_shared.errors import ConfigError
 from warren_shared.tensors.evaluation import Evaluation
 from warren_shared.tensors.layout import Array
@@ -61,13 +61,13 @@ class NumpyModel:
             np.copyto(mine, new)
 
     def fit(
-        self, data: tuple[Array, Array], learning_rate: float, guide: Guide | None = None
+        self, data: tuple[Array, Array], learning_rate: float, guide: TrainingPlan | None = None
     ) -> dict[str, float]:
         """Take the steps; return ``loss``, its mean over the last epoch, and ``local_steps``.
 
         With n examples and batches of B an epoch is ceil(n / B) steps.
         """
-        guide = guide or Guide(self.weights)
+        guide = guide or TrainingPlan(self.weights)
         x, y = self.prepare(data)
         size = min(self.batch_size or len(x), len(x))
         epoch = -(-len(x) // size)
@@ -127,9 +127,9 @@ class NumpyModel:
 
 
 def descend(
-    weights: Sequence[Array], gradients: Sequence[Array], learning_rate: float, guide: Guide
+    weights: Sequence[Array], gradients: Sequence[Array], learning_rate: float, guide: TrainingPlan
 ) -> None:
-    """One step in place, w <- w - learning_rate * d, d as in Guide; ``gradients`` are used up."""
+    """One step in place, w <- w - learning_rate * d, d as in TrainingPlan; ``gradients`` are used up."""
     if guide.clip_norm is not None:
         norm = sqrt(sum(float(np.vdot(array, array)) for array in gradients))
         if norm > guide.clip_norm:

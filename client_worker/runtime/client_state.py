@@ -13,7 +13,7 @@ sent again, it is counted then.
 from typing import Final
 
 from client_worker.client import FederatedClient
-from client_worker.runtime.update_store import Keep
+from client_worker.runtime.update_store import UpdateStore
 from client_worker.training.scaffold import split
 from warren_shared.observability.log import Log
 from warren_shared.protocol.messages import LocalTraining, UpdateManifest
@@ -23,15 +23,15 @@ from warren_shared.tensors.update import Update
 
 log = Log(__name__)
 
-MOST_REVOCABLE: Final = 4  # updates whose rejection may still come; each as large as the model
+MAX_REVOCABLE: Final = 4  # updates whose rejection may still come; each as large as the model
 
 
-class Memory:
+class ClientState:
     """Of one client at a time, in one run; on disk, if there is a ``keep``."""
 
-    def __init__(self, federation: str, keep: Keep | None) -> None:
+    def __init__(self, federation: str, keep: UpdateStore | None) -> None:
         self._federation = federation
-        self._keep = keep
+        self._update_store = keep
         self._of: tuple[FederatedClient, str] | None = None
         self._name = ""
         self._version = 0
@@ -44,7 +44,11 @@ class Memory:
 
         Another run begins at nothing: its model, and its control variates, did so too.
         """
-        if (local.scaffold or client.personal.kinds) and self._keep is None and not self._warned:
+        if (
+            (local.scaffold or client.personal.kinds)
+            and self._update_store is None
+            and not self._warned
+        ):
             self._warned = True
             log.warning(
                 "state_not_kept",
@@ -57,8 +61,8 @@ class Memory:
         self._changes = {}
         client.personal.forget()
         client.control.forget()
-        if self._keep is not None:
-            self._recall(client, self._keep, run)
+        if self._update_store is not None:
+            self._recall(client, self._update_store, run)
         for version in self._revoked:
             self.rejected(version)
         self._revoked = set()
@@ -105,7 +109,7 @@ class Memory:
 
     def _remember(self, version: int, change: Weights) -> None:
         self._changes[version] = Weights(change.layout, change.buffer.copy())
-        for oldest in sorted(self._changes)[:-MOST_REVOCABLE]:
+        for oldest in sorted(self._changes)[:-MAX_REVOCABLE]:
             del self._changes[oldest]
 
     def _write_control(self) -> None:
@@ -120,7 +124,7 @@ class Memory:
         self._write("control", state, self._version)
 
     def _write(self, kind: str, state: Weights, version: int) -> None:
-        if self._keep is None:
+        if self._update_store is None:
             return
         _, run = self._known()
         manifest = UpdateManifest(
@@ -132,9 +136,9 @@ class Memory:
             layout=state.layout.digest,
             **transfer_fields(state.buffer),  # type: ignore[arg-type]
         )
-        self._keep.put_state(kind, Outgoing(manifest, state.buffer), self._name)
+        self._update_store.put_state(kind, Outgoing(manifest, state.buffer), self._name)
 
-    def _recall(self, client: FederatedClient, keep: Keep, run: str) -> None:
+    def _recall(self, client: FederatedClient, keep: UpdateStore, run: str) -> None:
         trained = client.layout.trainable
         longer, personal = trained.with_controls, client.personal.layout
         found = keep.state("control", self._name, longer)

@@ -4,7 +4,7 @@ from client_worker.settings import ClientSettings
 from warren_shared.observability.event_bus import Listener
 
 
-def of(settings: ClientSettings) -> list[Listener]:
+def from_settings(settings: ClientSettings) -> list[Listener]:
     """The listeners.
 
     Raises:

@@ -33,7 +33,7 @@ class Shelved:
             self.weights.buffer[start : start + len(data)] = data
 
 
-class Shelf:
+class ModelCache:
     """Models by transfer: what comes to a thousand mailboxes of one process lies there once."""
 
     def __init__(self) -> None:
@@ -89,11 +89,11 @@ class Mailbox:
         federation: str,
         wake: Callable[[], None],
         torn: Callable[[], None],
-        shelf: Shelf | None = None,
+        shelf: ModelCache | None = None,
         verifier: Verifier | None = None,
     ) -> None:
         self._federation = federation
-        self._shelf = shelf or Shelf()
+        self._model_cache = shelf or ModelCache()
         self._verifier = verifier
         self._wake, self._torn = wake, torn
         self._layout: Layout | None = None
@@ -213,7 +213,7 @@ class Mailbox:
         if layout.difference(expected, roles=True):
             self._put(Announcement(manifest, self._waited))
             return
-        shelved = self._shelf.place(manifest.transfer, expected)
+        shelved = self._model_cache.place(manifest.transfer, expected)
         content = manifest.content if self._verifier is not None else None
         if self._verifier is not None and content is None:
             raise Rejected("signature", "what is signed does not name the weights")

@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from client_worker.client import SIDES
-from client_worker.runtime.client_state import Memory
-from client_worker.runtime.mailbox import Announcement, GlobalModel, Mailbox, Shelf
-from client_worker.runtime.update_store import Keep
+from client_worker.runtime.client_state import ClientState
+from client_worker.runtime.mailbox import Announcement, GlobalModel, Mailbox, ModelCache
+from client_worker.runtime.update_store import UpdateStore
 from client_worker.settings import ClientSettings
 from client_worker.tasks.failures import PAUSES_S, UserCodeError, one_line, user_code
 from client_worker.tasks.task import TaskSource
 from client_worker.training.metrics import by_finiteness
 from warren_shared.errors import ConfigError, TaskFailed
-from warren_shared.observability.event_bus import Audience, Phases
+from warren_shared.observability.event_bus import EventBus, Timings
 from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import Body, encode, layout_of, tensor_entries
 from warren_shared.protocol.messages import (
@@ -37,15 +37,15 @@ from warren_shared.tensors.update import Update
 
 log = Log(__name__)
 
-MOST_TORN: Final = 3
+MAX_TORN: Final = 3
 
 
-class Office(Protocol):
+class WorkerContext(Protocol):
     """The process in which clients work."""
 
-    shelf: Shelf
-    keep: Keep | None
-    audience: Audience
+    shelf: ModelCache
+    keep: UpdateStore | None
+    event_bus: EventBus
 
     def publish(self, bodies: Outgoing | list[Body], kind: str) -> None:
         """Publish a transfer to the queue `update`; return when it is confirmed."""
@@ -67,19 +67,21 @@ class Office(Protocol):
 class Participant:
     """A client with a mailbox, a task and a memory of its own; ``look`` is all that it does."""
 
-    def __init__(self, settings: ClientSettings, source: TaskSource, office: Office) -> None:
+    def __init__(
+        self, settings: ClientSettings, source: TaskSource, context: WorkerContext
+    ) -> None:
         self.id = ""
         self.has_ended = False
         verifier = Verifier.of(settings.verify_keys)
         self.mailbox = Mailbox(
-            settings.federation, self._wake, self._ask_again, office.shelf, verifier
+            settings.federation, self._wake, self._ask_again, context.shelf, verifier
         )
         self._settings = settings
         self._source = source
-        self._office = office
-        self._tell = office.audience.tell
-        self._keep = office.keep
-        self._memory = Memory(settings.federation, self._keep)
+        self._context = context
+        self._tell = context.event_bus.tell
+        self._update_store = context.keep
+        self._memory = ClientState(settings.federation, self._update_store)
         self._place = ""  # the id of our newest lease; the connection's thread alone asks
         self._leases: deque[str] = deque()  # ids under which we have to join, the newest last
         self._torn = 0  # models in a row that did not arrive whole
@@ -104,11 +106,11 @@ class Participant:
         self._wake()
 
     def _wake(self) -> None:
-        self._office.wake(self)
+        self._context.wake(self)
 
     def _ask_again(self) -> None:
         self._torn += 1
-        if self._torn <= MOST_TORN:
+        if self._torn <= MAX_TORN:
             self.lease(self._place)
         else:
             log.error(
@@ -161,7 +163,7 @@ class Participant:
             raise TaskFailed(f"the task failed {most} times: {failed.reason}; the log has the"
                              " traceback") from failed.cause  # fmt: skip
         self._is_resting = True
-        self._office.call_later(pause_s, self._rested)
+        self._context.call_later(pause_s, self._rested)
 
     def _rested(self) -> None:
         self._is_resting = False
@@ -180,7 +182,7 @@ class Participant:
             version=self._version,
             ends=ends,
         )
-        self._office.publish([encode(failed)], "failed")
+        self._context.publish([encode(failed)], "failed")
 
     def _look(self) -> None:
         name = None
@@ -212,7 +214,9 @@ class Participant:
     def _begin(self, name: str) -> None:
         if name != self.id:
             self.id = name
-            self._trained = self._keep.last_confirmed(name) if self._keep is not None else None
+            self._trained = (
+                self._update_store.last_confirmed(name) if self._update_store is not None else None
+            )
         if not self.mailbox.expects_models:  # of many clients the first makes its task at once
             self.prepare()
         self._join()
@@ -267,7 +271,7 @@ class Participant:
     def _join(self) -> None:
         fixed = self._client.fixed_state if self._arguments is not None else {}
         join = Join(federation=self._settings.federation, client=self.id, fixed_state=fixed)
-        self._office.publish([encode(join)], "join")
+        self._context.publish([encode(join)], "join")
 
     def _heed(self, notice: Notice) -> None:
         if notice.notice == "join":
@@ -307,7 +311,7 @@ class Participant:
             fixed_state=self._client.fixed_state,
             **transfer_fields(weights.buffer),  # type: ignore[arg-type]
         )
-        self._office.publish(Outgoing(manifest, weights.buffer), "initial")
+        self._context.publish(Outgoing(manifest, weights.buffer), "initial")
 
     def _miss(self, notice: Notice) -> None:
         """The coordinator has waited long for an update of ours, and read all that had come.
@@ -332,8 +336,8 @@ class Participant:
             )
             self._memory.rejected(version)
             self._trained = None
-            if self._keep is not None:
-                self._keep.forget_confirmed(self.id)
+            if self._update_store is not None:
+                self._update_store.forget_confirmed(self.id)
         self._join()
 
     def _work(self, model: GlobalModel) -> None:
@@ -353,7 +357,7 @@ class Participant:
         if manifest.final:
             self._finish(model)
             return
-        if self._keep is not None and self._keep.has_update(self.id):
+        if self._update_store is not None and self._update_store.has_update(self.id):
             self._be_ready_for(manifest)
             self._send_kept(manifest)
         if self._trained == (manifest.run, manifest.version):
@@ -370,16 +374,18 @@ class Participant:
         manifest = model.manifest
         self._be_ready_for(manifest)
         log.info("training", "training from version %d", manifest.version, client=self.id)
-        phases = Phases()
+        phases = Timings()
         self._is_fresh = False
-        with phases.during("train"), user_code():
+        with phases.measure("train"), user_code():
             update = self._client.train(model.weights, manifest.local)
         self._failures = 0
         self._trained = (manifest.run, manifest.version)
         self._memory.trained(update, manifest.version)
         self._hand_in(update, manifest, manifest.version, phases)
 
-    def _hand_in(self, update: Update, manifest: ModelManifest, known: int, phases: Phases) -> None:
+    def _hand_in(
+        self, update: Update, manifest: ModelManifest, known: int, phases: Timings
+    ) -> None:
         """Publish ``update`` to ``manifest``'s model, unless it is too late to count.
 
         ``known``: the newest version that was taken from the mailbox.
@@ -450,7 +456,7 @@ class Participant:
             version=manifest.version,
             evaluation=entry,
         )
-        self._office.publish([encode(evaluated)], "evaluated")
+        self._context.publish([encode(evaluated)], "evaluated")
 
     def _contribute(self, update: Update, model: ModelManifest) -> None:
         delta = Weights.of(update.delta, self._client.layout_for(model.local))
@@ -468,17 +474,17 @@ class Participant:
             **transfer_fields(delta.buffer),  # type: ignore[arg-type]
         )
         bodies = Outgoing(manifest, delta.buffer)
-        if self._keep is not None:
-            self._keep.put(bodies, self.id)
+        if self._update_store is not None:
+            self._update_store.put(bodies, self.id)
         self._send(bodies, manifest)
 
     def _send(self, bodies: Outgoing, manifest: UpdateManifest) -> None:
-        phases = Phases()
-        phases.timing("publish", self._office.publish)(bodies, "update")
+        phases = Timings()
+        phases.timing("publish", self._context.publish)(bodies, "update")
         self.mailbox.forget("missing")  # of what was not sent yet when they came
         self._memory.confirmed(manifest, bodies)
-        if self._keep is not None:
-            self._keep.confirmed(manifest.client, manifest.run, manifest.base_version)
+        if self._update_store is not None:
+            self._update_store.confirmed(manifest.client, manifest.run, manifest.base_version)
         about = {"client": self.id, "run": manifest.run, "version": manifest.base_version}
         self._tell("update.confirmed", **about, bytes=manifest.size_bytes, phases=phases)
         log.info(
@@ -493,8 +499,12 @@ class Participant:
     def _send_kept(self, newest: ModelManifest) -> None:
         """Send what an earlier process of this client trained, unless it is too late to count."""
         layout = self._client.layout_for(newest.local)
-        kept = self._keep.get(self.id, layout) if self._keep is not None else None
-        if self._keep is None or kept is None or not isinstance(kept.manifest, UpdateManifest):
+        kept = self._update_store.get(self.id, layout) if self._update_store is not None else None
+        if (
+            self._update_store is None
+            or kept is None
+            or not isinstance(kept.manifest, UpdateManifest)
+        ):
             return
         manifest = kept.manifest
         late = newest.version - manifest.base_version
@@ -508,7 +518,7 @@ class Participant:
                 newest.run,
                 base_version=manifest.base_version,
             )
-            self._keep.drop(self.id)
+            self._update_store.drop(self.id)
             return
         log.info("kept_update", "sending the update to version %d again", manifest.base_version)
         self._send(kept, manifest)
@@ -531,7 +541,7 @@ class Participant:
         """Take models of the layout that comes with ``local`` from now on."""
         self._local = local
         layout = self._client.layout_for(local)
-        self._office.expect(layout)
+        self._context.expect(layout)
         return layout
 
 

@@ -7,8 +7,8 @@ from warren_shared.observability.prometheus import Endpoint, Few, Meters
 
 Fields = Mapping[str, Any]
 
-MOST_CLIENTS: Final = 100  # with series of their own in one process
-MOST_METRICS: Final = 64
+MAX_CLIENTS: Final = 100  # with series of their own in one process
+MAX_METRICS: Final = 64
 TRAINING_S: Final = (0.1, 0.3, 1, 3, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 PUBLISH_S: Final = (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
@@ -19,7 +19,7 @@ class Metrics:
     def __init__(self, federation: str, endpoint: Endpoint | None = None) -> None:
         self.meters = meters = Meters({"federation": federation})
         self._endpoint = endpoint
-        self._few = Few(MOST_CLIENTS)
+        self._few = Few(MAX_CLIENTS)
         gauges, counters, histograms = meters.gauges, meters.counters, meters.histograms
         self._version = gauges(
             "warren_client_model_version", "version of the newest model that came", "client"
@@ -61,7 +61,7 @@ class Metrics:
         )
         self._figures = gauges(
             "warren_client_metric",
-            f"a metric of the last update, the first {MOST_METRICS} names",
+            f"a metric of the last update, the first {MAX_METRICS} names",
             "client",
             "name",
         )
@@ -79,7 +79,7 @@ class Metrics:
         if endpoint is not None:
             endpoint.show(meters.registry)
 
-    def hear(self, topic: str, fields: Fields) -> None:
+    def on_event(self, topic: str, fields: Fields) -> None:
         """Count, set and observe."""
         if take := self._takes.get(topic):
             take(fields)
@@ -100,7 +100,7 @@ class Metrics:
         client = self._name(fields)
         self._training.one(client).observe(fields["phases"].seconds("train"))
         self._lag.one(client).set(fields["lag"])
-        for name in sorted(fields["metrics"])[:MOST_METRICS]:
+        for name in sorted(fields["metrics"])[:MAX_METRICS]:
             self._figures.one(client, name).set(fields["metrics"][name])
 
     def _is_confirmed(self, fields: Fields) -> None:

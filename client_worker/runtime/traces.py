@@ -13,7 +13,7 @@ class Spans:
         self._federation = federation
         self._tracer = Tracer("warren-client", federation)
 
-    def hear(self, topic: str, fields: Mapping[str, Any]) -> None:
+    def on_event(self, topic: str, fields: Mapping[str, Any]) -> None:
         """Send what is over."""
         if topic not in ("update.trained", "update.confirmed"):
             return

@@ -22,7 +22,7 @@ log = Log(__name__)
 LENGTH_BYTES: Final = 4
 
 
-class Keep:
+class UpdateStore:
     """One file for each client id in ``folder``: the messages of its update, as they go out.
 
     What is read back is checked as if it had come over the wire, so a file that a crash cut short

@@ -16,7 +16,7 @@ from pydantic_settings import DotEnvSettingsSource
 
 from client_worker.client import FederatedClient
 from client_worker.runtime.mailbox import GlobalModel
-from client_worker.runtime.participant import Office, Participant
+from client_worker.runtime.participant import Participant, WorkerContext
 from client_worker.runtime.worker import ClientWorker
 from client_worker.settings import ClientSettings
 from client_worker.tasks.task import Task, TaskSource
@@ -24,7 +24,7 @@ from warren_shared.amqp.session import WAIT_S
 from warren_shared.config.settings import WorkerSettings
 from warren_shared.errors import ConfigError, Stopped
 from warren_shared.naming import is_user_name
-from warren_shared.observability.event_bus import Phases
+from warren_shared.observability.event_bus import Timings
 from warren_shared.observability.log import Log
 from warren_shared.protocol.messages import LocalTraining, ModelManifest, Setting
 from warren_shared.service.watchdog import Supervisor
@@ -94,9 +94,9 @@ class _Above(Participant):
     """The region as one client of the federation above: it trains by handing the model down."""
 
     def __init__(
-        self, region: "Region", settings: ClientSettings, source: TaskSource, office: Office
+        self, region: "Region", settings: ClientSettings, source: TaskSource, context: WorkerContext
     ) -> None:
-        super().__init__(settings, source, office)
+        super().__init__(settings, source, context)
         self._region = region
         self._handover = region.handover
         self._begun = region.begun  # what the clients below train from; its result is to come
@@ -119,8 +119,8 @@ class _Above(Participant):
 
     def _conclude(self, newest: ModelManifest) -> bool:
         """Wait for what the clients below make of what was begun, and hand it in."""
-        phases = Phases()
-        with phases.during("train"):
+        phases = Timings()
+        with phases.measure("train"):
             result = self._handover.result()
         if result is None:
             return False

@@ -7,10 +7,10 @@ from queue import SimpleQueue
 from typing import Any
 
 from client_worker.runtime import listeners
-from client_worker.runtime.mailbox import Shelf
+from client_worker.runtime.mailbox import ModelCache
 from client_worker.runtime.nearest_place import free_place
-from client_worker.runtime.participant import Office, Participant
-from client_worker.runtime.update_store import Keep
+from client_worker.runtime.participant import Participant, WorkerContext
+from client_worker.runtime.update_store import UpdateStore
 from client_worker.settings import ClientSettings
 from client_worker.tasks.failures import UserCodeError
 from client_worker.tasks.task import TaskSource
@@ -19,10 +19,10 @@ from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.session import Session
 from warren_shared.errors import BrokerRefused, ConfigError, Stopped, Taken, TaskFailed, WarrenError
 from warren_shared.naming import UPDATE_EXCHANGE, UPDATE_QUEUE, mailbox
-from warren_shared.observability.event_bus import Audience
+from warren_shared.observability.event_bus import EventBus
 from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import Body
-from warren_shared.protocol.encryption import Sealer
+from warren_shared.protocol.encryption import UpdateEncryptor
 from warren_shared.protocol.transfer import Outgoing
 from warren_shared.service.lifecycle import LAST_CHANCE_S, StopSignal, on_stop_signal
 from warren_shared.service.watchdog import Busy, Pulse, Supervisor
@@ -32,12 +32,12 @@ log = Log(__name__)
 
 
 @dataclass(frozen=True)
-class _Letters:
+class OutgoingMessages:
     """An update's messages: persistent, and returned to us if no queue takes them."""
 
     bodies: Outgoing | list[Body]
     kind: str
-    sealer: Sealer | None
+    sealer: UpdateEncryptor | None
 
     def __iter__(self) -> Iterator[Publication]:
         for number, body in enumerate(self.bodies):
@@ -73,15 +73,17 @@ class ClientWorker:
         settings: ClientSettings,
         source: TaskSource,
         *,
-        participant: Callable[[ClientSettings, TaskSource, Office], Participant] = Participant,
+        participant: Callable[
+            [ClientSettings, TaskSource, WorkerContext], Participant
+        ] = Participant,
         supervisor: Supervisor | None = None,
     ) -> None:
-        self.shelf = Shelf()
-        self.keep = Keep(settings.state_dir) if settings.state_dir is not None else None
-        self.audience = Audience()
-        self.audience.invite(listeners.of(settings))
+        self.shelf = ModelCache()
+        self.keep = UpdateStore(settings.state_dir) if settings.state_dir is not None else None
+        self.event_bus = EventBus()
+        self.event_bus.subscribe(listeners.from_settings(settings))
         self._settings = settings
-        self._sealer = Sealer.of(settings.encrypt_key, settings.federation, settings.user)
+        self._sealer = UpdateEncryptor.of(settings.encrypt_key, settings.federation, settings.user)
         self._events: SimpleQueue[Participant | None] = SimpleQueue()  # who has something to do
         self._participants = [
             participant(settings, source, self) for _ in range(settings.virtual or 1)
@@ -149,7 +151,7 @@ class ClientWorker:
             self._pulse.stop()
             self._supervisor.stopping()
             self._session.close()
-            self.audience.close()
+            self.event_bus.close()
         return 0 if all(p.has_ended for p in self._participants) else stop_signal.exit_code
 
     def _prepare(self, participant: Participant) -> None:
@@ -202,13 +204,13 @@ class ClientWorker:
         others = iter([p for p in self._participants if p not in kept.values()])
         self._at = {queue: kept.get(queue) or next(others) for queue in held}
         self._supervisor.ready()
-        self.audience.tell("link.connected")
+        self.event_bus.tell("link.connected")
         for queue, participant in self._at.items():
             participant.lease(queue.removeprefix(mailbox("")))
 
     def _lost(self) -> None:
         self._supervisor.away()
-        self.audience.tell("link.lost")
+        self.event_bus.tell("link.lost")
 
     def _answer(self) -> None:
         """Say that we are alive, or have the main thread say it if it should have time to."""
@@ -255,5 +257,5 @@ class ClientWorker:
         self._publishing = True
         if self._stopping:
             self._session.close_within(LAST_CHANCE_S)
-        self._session.publish(_Letters(bodies, kind, self._sealer))
+        self._session.publish(OutgoingMessages(bodies, kind, self._sealer))
         self._publishing = False

@@ -170,11 +170,11 @@ def _find(path: str) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or module_name
         if module_name == missing or module_name.startswith(f"{missing}."):
-            mend = "start in the folder that holds it, or install its package"
-            mend += and_(nearest(missing.rpartition(".")[2], _beside(missing)))
+            hint = "start in the folder that holds it, or install its package"
+            hint += and_(nearest(missing.rpartition(".")[2], _beside(missing)))
         else:
-            mend = f"install {missing}, which it imports"
-        raise ConfigError(f"--task {path}: there is no module {missing}: {mend}") from None
+            hint = f"install {missing}, which it imports"
+        raise ConfigError(f"--task {path}: there is no module {missing}: {hint}") from None
     except SyntaxError as error:
         place = f"{Path(error.filename or module_name).name}, line {error.lineno}"
         raise ConfigError(f"--task {path}: {place}: {error.msg}") from None

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from warren_shared.observability.log import Log
 from warren_shared.protocol.messages import MAX_EXAMPLES, MAX_FIGURE
-from warren_shared.tensors.evaluation import MOST_CLASSES, Counts, Evaluation, ScoreCounts
+from warren_shared.tensors.evaluation import MAX_CLASSES, Counts, Evaluation, ScoreCounts
 from warren_shared.tensors.layout import MAX_NAME
 
 log = Log(__name__)
@@ -77,7 +77,7 @@ class FigureFilter:
         counts = _whole(table)
         if counts is not None and counts.ndim == 2:
             classes, others = counts.shape
-            if classes == others <= MOST_CLASSES:
+            if classes == others <= MAX_CLASSES:
                 return tuple(tuple(map(int, row)) for row in counts)
         self._warn("confusion", "its counts are no square table")
         return ()

@@ -13,7 +13,7 @@ LOCAL_STEPS: Final = "local_steps"  # the name, among fit's metrics, of how many
 
 
 @dataclass(frozen=True)
-class Guide:
+class TrainingPlan:
     """What ``fit(data, learning_rate, guide)`` is given.
 
     A step from weights w with the gradient g of a mini-batch is w - learning_rate * d with
@@ -40,7 +40,7 @@ class Guide:
         local: LocalTraining,
         anchor: Sequence[Array],
         correction: Sequence[Array] | None = None,
-    ) -> "Guide":
+    ) -> "TrainingPlan":
         """The guide of what the coordinator asks for."""
         return cls(
             anchor, local.proximal, correction, local.clip_norm, local.epochs, local.steps
@@ -52,7 +52,7 @@ class Guide:
         return [name for name in names if getattr(self, name) not in (None, 0.0)]
 
 
-def takes_guide(fit: Callable[..., Any]) -> bool:
+def takes_plan(fit: Callable[..., Any]) -> bool:
     """Whether ``fit`` has a third parameter, or one that is called ``guide``."""
     try:
         parameters = list(inspect.signature(fit).parameters.values())
@@ -63,13 +63,17 @@ def takes_guide(fit: Callable[..., Any]) -> bool:
 
 
 def run_fit(
-    fit: Callable[..., Any], data: Any, learning_rate: float, guide: Guide, reasons: Sequence[str]
+    fit: Callable[..., Any],
+    data: Any,
+    learning_rate: float,
+    guide: TrainingPlan,
+    reasons: Sequence[str],
 ) -> Any:
     """Call ``fit`` with the guide if it takes one.
 
     Raises ConfigError if it takes none and ``reasons`` say that one is needed.
     """
-    if takes_guide(fit):
+    if takes_plan(fit):
         return fit(data, learning_rate, guide)
     if reasons:
         raise ConfigError(

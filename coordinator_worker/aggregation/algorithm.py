@@ -6,7 +6,7 @@ from typing import Any
 from coordinator_worker.aggregation import Aggregator, ServerOptimizer, aggregator, server_optimizer
 from coordinator_worker.aggregation.coordinator import FederatedCoordinator, Model
 from coordinator_worker.aggregation.schedules import Schedule, schedule
-from coordinator_worker.aggregation.settings import LearningSettings
+from coordinator_worker.aggregation.settings import AlgorithmSettings
 from coordinator_worker.state.training_state import State
 from warren_shared.errors import ConfigError
 from warren_shared.protocol.messages import LocalTraining
@@ -14,7 +14,7 @@ from warren_shared.tensors.layout import Weights
 
 
 @dataclass(frozen=True)
-class Learning:
+class Algorithm:
     """The parts of the algorithm, chosen and checked against each other."""
 
     aggregator: Aggregator
@@ -25,7 +25,7 @@ class Learning:
     local: LocalTraining
 
     @classmethod
-    def of(cls, settings: LearningSettings) -> "Learning":
+    def from_settings(cls, settings: AlgorithmSettings) -> "Algorithm":
         """What ``settings`` name; raises ConfigError."""
         if settings.local_epochs is not None and settings.local_steps is not None:
             raise ConfigError("--local-epochs and --local-steps: give one of them")

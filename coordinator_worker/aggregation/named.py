@@ -31,8 +31,8 @@ def choose(kind: str, spec: str, known: Mapping[str, Callable[..., T]]) -> T:
         if not equals or parameter not in parameters:
             takes = ", ".join(parameters) or "no parameters"
             guess = nearest(parameter, parameters) if equals else ""
-            mend = guess or "write NAME:PARAMETER=VALUE"
-            raise ConfigError(f"--{kind} {spec}: {name} takes {takes}; {mend}")
+            hint = guess or "write NAME:PARAMETER=VALUE"
+            raise ConfigError(f"--{kind} {spec}: {name} takes {takes}; {hint}")
         try:
             given[parameter] = TypeAdapter(parameters[parameter].annotation).validate_python(text)
         except ValidationError as error:

@@ -6,7 +6,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 
 
-class LearningSettings(BaseSettings):
+class AlgorithmSettings(BaseSettings):
     """Flags of the algorithm, one for each part; docs/algorithms.md has them all."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from coordinator_worker.versions.model_card import card
-from coordinator_worker.versions.registry import ModelSettings, Past
+from coordinator_worker.versions.registry import ModelRegistry, ModelSettings
 from warren_shared.config import settings
 from warren_shared.errors import WarrenError
 
@@ -33,7 +33,7 @@ def run(argv: list[str]) -> None:
     given, _ = settings.load(ModelSettings, description=ABOUT, argv=argv, own=own)
     asked = settings.own_words(own, ModelSettings, argv)
     day = time.strftime("%Y-%m-%d", time.gmtime())
-    text = card(Past(given.checkpoint_dir), asked.model, names=asked.names, day=day)
+    text = card(ModelRegistry(given.checkpoint_dir), asked.model, names=asked.names, day=day)
     if asked.to is None:
         sys.stdout.write(text)
         return

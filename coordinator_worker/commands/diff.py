@@ -5,7 +5,7 @@ import argparse
 from pydantic import Field
 
 from coordinator_worker.versions.diff import show
-from coordinator_worker.versions.registry import MODEL_HELP, ModelSettings, Past
+from coordinator_worker.versions.registry import MODEL_HELP, ModelRegistry, ModelSettings
 from warren_shared.config import settings
 
 ABOUT = (
@@ -29,4 +29,4 @@ def run(argv: list[str]) -> None:
     own.add_argument("b", metavar="B", nargs="?", default="current", help="(default: current)")
     given, _ = settings.load(DiffSettings, description=ABOUT, argv=argv, own=own)
     asked = settings.own_words(own, DiffSettings, argv)
-    show(Past(given.checkpoint_dir), asked.a, asked.b, as_json=given.json_)
+    show(ModelRegistry(given.checkpoint_dir), asked.a, asked.b, as_json=given.json_)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from coordinator_worker.versions.export import export
-from coordinator_worker.versions.registry import MODEL_HELP, ModelSettings, Past
+from coordinator_worker.versions.registry import MODEL_HELP, ModelRegistry, ModelSettings
 from warren_shared.config import settings
 
 ABOUT = (
@@ -32,6 +32,6 @@ def run(argv: list[str]) -> None:
         ModelSettings, description=ABOUT, argv=argv, keep_unknown=True, own=own
     )
     asked = settings.own_words(own, ModelSettings, argv)
-    model = Past(given.checkpoint_dir).find(asked.model)
+    model = ModelRegistry(given.checkpoint_dir).find(asked.model)
     export(model, asked.to, asked.task, rest)
     print(f"{model.name} is in {asked.to}")  # noqa: T201

@@ -8,9 +8,9 @@ from typing import Any, Final
 from rich.console import Console
 from rich.live import Live
 
-from coordinator_worker.monitoring.follower import Follower, last_word
+from coordinator_worker.monitoring.follower import Follower, fetch_snapshot
 from coordinator_worker.terminal import event_lines
-from coordinator_worker.terminal.view import Board, Still
+from coordinator_worker.terminal.view import Still, TerminalView
 from warren_shared.config import settings
 from warren_shared.errors import ConfigError
 from warren_shared.service import lifecycle
@@ -41,14 +41,14 @@ def run(argv: list[str]) -> None:
 
 def show(given: settings.WatcherSettings) -> None:
     """Print what the coordinator said last."""
-    found = last_word(given.broker, f"watch · {given.federation}")
+    found = fetch_snapshot(given.broker, f"watch · {given.federation}")
     if found is None:
         raise ConfigError(
             f"nothing is known of {given.federation} yet: no coordinator has run on this broker"
         )
     width = None if sys.stdout.isatty() else PIPE_COLUMNS
     console = Console(width=width, height=sys.maxsize, highlight=False)
-    console.print(Board(given.federation, Still(found)))
+    console.print(TerminalView(given.federation, Still(found)))
 
 
 def follow(given: settings.WatcherSettings) -> None:
@@ -64,7 +64,7 @@ def follow(given: settings.WatcherSettings) -> None:
             stopped.set()
 
     follower = Follower(given.broker, f"watch · {given.federation}", changed)
-    board = Board(given.federation, follower)
+    board = TerminalView(given.federation, follower)
     with follower:
         if not console.is_terminal:
             stopped.wait()

@@ -7,7 +7,7 @@ from pathlib import Path
 from coordinator_worker.dashboard.page import page
 from coordinator_worker.dashboard.server import DashboardServer
 from coordinator_worker.dashboard.sse import Frames
-from coordinator_worker.monitoring.follower import Follower, last_word
+from coordinator_worker.monitoring.follower import Follower, fetch_snapshot
 from warren_shared.config.settings import WorkerSettings
 from warren_shared.errors import ConfigError
 
@@ -54,7 +54,7 @@ def save(given: WorkerSettings, path: Path) -> None:
 
     Raises ConfigError if nothing is known, or the file cannot be written.
     """
-    found = last_word(given.broker, f"dashboard · {given.federation}")
+    found = fetch_snapshot(given.broker, f"dashboard · {given.federation}")
     if found is None:
         raise ConfigError(
             f"nothing is known of {given.federation} yet: no coordinator has run on this broker"

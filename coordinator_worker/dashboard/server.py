@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from coordinator_worker.dashboard.page import page
 from coordinator_worker.dashboard.sse import Frames
 
-MOST_BROWSERS: Final = 64
+MAX_BROWSERS: Final = 64
 SLOW_S: Final = 15.0  # a browser that takes nothing for so long is let go
 LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 HEADERS: Final = {
@@ -27,12 +27,12 @@ class DashboardServer(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
-    request_queue_size = MOST_BROWSERS
+    request_queue_size = MAX_BROWSERS
 
     def __init__(self, address: tuple[str, int], frames: Frames) -> None:
         self.frames = frames
         self.page, self.policy = page()
-        self.browsers = threading.Semaphore(MOST_BROWSERS)
+        self.browsers = threading.Semaphore(MAX_BROWSERS)
         self.local_only = _is_loopback(address[0])
         if ":" in address[0]:
             self.address_family = socket.AF_INET6

@@ -52,7 +52,7 @@ class Client:
             client.rounds[member.version] = 0
         return client
 
-    def is_in(self, version: int, late: int) -> bool:
+    def record_contribution(self, version: int, late: int) -> bool:
         """Its update is in ``version``; False if that was known."""
         if self.rounds.get(version, REFUSED) != REFUSED:
             return False
@@ -61,7 +61,7 @@ class Client:
         self.updates += 1
         return True
 
-    def is_refused(self, version: int) -> None:
+    def record_rejection(self, version: int) -> None:
         """Something of it was refused while ``version`` was in the making."""
         self.rejected += 1
         if version not in self.rounds:

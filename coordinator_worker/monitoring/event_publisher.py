@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from coordinator_worker.monitoring.federation_view import Picture
-from coordinator_worker.monitoring.snapshot_publisher import Bulletin
+from coordinator_worker.monitoring.federation_view import FederationView
+from coordinator_worker.monitoring.snapshot_publisher import SnapshotPublisher
 from coordinator_worker.state.training_state import State
 from warren_shared import strict_json
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.session import Session
 from warren_shared.naming import EVENT_EXCHANGE
-from warren_shared.observability.event_bus import Audience
+from warren_shared.observability.event_bus import EventBus
 
 T = TypeVar("T")
 
@@ -21,15 +21,16 @@ T = TypeVar("T")
 class Events:
     """Posts events; they are a courtesy and may be lost, unlike updates.
 
-    What they come to is left in the broker for those who come later (``Bulletin``). Whoever listens
+    What they come to is left in the broker for those who come later (``SnapshotPublisher``).
+    Whoever listens
     in this process hears them too, and what is not worth a message besides.
     """
 
-    def __init__(self, session: Session, audience: Audience, **common: Any) -> None:
+    def __init__(self, session: Session, event_bus: EventBus, **common: Any) -> None:
         self._session = session
-        self._audience = audience
+        self._event_bus = event_bus
         self._common = common
-        self._bulletin = Bulletin(session)
+        self._bulletin = SnapshotPublisher(session)
         self._in_order = threading.Lock()  # or a thread's event could overtake another's
         self._number = itertools.count(1)  # whoever misses one can tell
 
@@ -43,9 +44,9 @@ class Events:
                 Publication(EVENT_EXCHANGE, topic, (body,), topic, content_type="application/json")
             )
             self._bulletin.note(event)
-        self._audience.tell(topic, **fields)
+        self._event_bus.tell(topic, **fields)
 
-    def ask(self, question: Callable[[Picture], T]) -> T:
+    def ask(self, question: Callable[[FederationView], T]) -> T:
         """What ``question`` finds in what the events came to."""
         return self._bulletin.ask(question)
 
@@ -55,4 +56,4 @@ class Events:
 
     def tell(self, topic: str, **fields: Any) -> None:
         """Say something to those who listen in this process alone."""
-        self._audience.tell(topic, **fields)
+        self._event_bus.tell(topic, **fields)

@@ -15,10 +15,10 @@ from coordinator_worker.monitoring.waiting import Waiting, shortened, waited_for
 from coordinator_worker.state.training_state import HISTORY_ROUNDS, State
 
 FORMAT: Final = 1
-MOST_CLIENTS: Final = 10_000
-MOST_METRICS: Final = 24  # clients name them, and each may name others
+MAX_CLIENTS: Final = 10_000
+MAX_METRICS: Final = 24  # clients name them, and each may name others
 LONGEST_NAME: Final = 64
-MOST_REJECTED: Final = 50
+MAX_REJECTED: Final = 50
 DETAIL: Final = 300  # characters of a rejection's detail that are kept
 
 LEFT: Final = "left"  # of a client that has ended, with the reason
@@ -27,7 +27,7 @@ SILENT_AFTER: Final = 3  # signs of life that did not come
 Event = Mapping[str, Any]
 
 
-class Picture:
+class FederationView:
     """What is known of a federation. Everything in it is bounded, whoever speaks.
 
     ``quorum``: updates in the round, and how many close it; ``opened``: when the round began;
@@ -54,7 +54,7 @@ class Picture:
         self.bytes_up = self.bytes_down = self.updates = 0
         self.rounds: deque[dict[str, Any]] = deque(maxlen=HISTORY_ROUNDS)
         self.staleness: Counter[int] = Counter()
-        self.rejected: deque[dict[str, Any]] = deque(maxlen=MOST_REJECTED)
+        self.rejected: deque[dict[str, Any]] = deque(maxlen=MAX_REJECTED)
         self.reasons: Counter[str] = Counter()
         self.trouble: dict[str, str] = {}
         self.metrics: dict[str, None] = {}  # their names, in the order in which they came
@@ -77,7 +77,7 @@ class Picture:
 
     # --- events ---------------------------------------------------------------------------------
 
-    def feed(self, event: Event) -> None:
+    def apply(self, event: Event) -> None:
         """Take one event; one that is not known changes nothing."""
         topic = str(event.get("event", ""))
         self.number = int(event.get("number", self.number))
@@ -126,7 +126,7 @@ class Picture:
         made = int(event.get("version", self.version)) + 1
         client.base = int(event["base_version"])
         late = int(event.get("staleness", max(0, made - 1 - client.base)))
-        if client.is_in(made, late):
+        if client.record_contribution(made, late):
             self.staleness[late] += 1
         client.seen = float(event.get("time", 0.0))
         client.examples = int(event["examples"])
@@ -142,7 +142,7 @@ class Picture:
         self.rejected.append(told | {"reason": reason[:LONGEST_NAME], "detail": detail[:DETAIL]})
         self.reasons[reason[:LONGEST_NAME]] += 1
         if (client := self.clients.get(name)) is not None:
-            client.is_refused(self.version + 1)
+            client.record_rejection(self.version + 1)
             if reason != "stale":
                 client.trouble = f"rejected: {shortened(f'{reason}: {detail}')}"
 
@@ -168,7 +168,7 @@ class Picture:
         self._add_round(event)
         for name in event.get("clients", {}):
             if (client := self._client(name)) is not None:
-                client.is_in(self.version, 0)  # unless we know better
+                client.record_contribution(self.version, 0)  # unless we know better
         for what in ("overdue", "waiting", "rejected"):
             self.trouble.pop(what, None)
         if "diverged" not in event:
@@ -209,7 +209,7 @@ class Picture:
         self.stopped = True
 
     def _client(self, name: str) -> Client | None:
-        if name not in self.clients and len(self.clients) < MOST_CLIENTS:
+        if name not in self.clients and len(self.clients) < MAX_CLIENTS:
             self.clients[name] = Client(since=self.version)
         return self.clients.get(name)
 
@@ -218,8 +218,8 @@ class Picture:
 
         A round's record has those that most clients report first.
         """
-        wanted = [name for name in metrics if name not in self.metrics][:MOST_METRICS]
-        lacking = len(self.metrics) + len(wanted) - MOST_METRICS
+        wanted = [name for name in metrics if name not in self.metrics][:MAX_METRICS]
+        lacking = len(self.metrics) + len(wanted) - MAX_METRICS
         last = self.rounds[-1]["metrics"] if self.rounds else {}
         others = [name for name in self.metrics if name not in metrics and name not in last]
         for name in others[: max(0, lacking)]:
@@ -227,7 +227,7 @@ class Picture:
 
     def _named(self, metrics: Mapping[str, float]) -> dict[str, float]:
         for name in metrics:
-            if len(self.metrics) < MOST_METRICS and len(name) <= LONGEST_NAME:
+            if len(self.metrics) < MAX_METRICS and len(name) <= LONGEST_NAME:
                 self.metrics.setdefault(name)
         return {name: _short(v) for name, v in metrics.items() if name in self.metrics}
 
@@ -261,7 +261,7 @@ class Picture:
         }
 
     @classmethod
-    def of(cls, whole: Mapping[str, Any]) -> "Picture":
+    def of(cls, whole: Mapping[str, Any]) -> "FederationView":
         """From what ``as_dict`` gave; raises ValueError if it is of another format."""
         if whole.get("format") != FORMAT:
             raise ValueError(f"a picture of format {whole.get('format')}, not {FORMAT}")
@@ -282,7 +282,7 @@ class Picture:
         }
         return made
 
-    def succeeds(self, older: "Picture") -> None:
+    def succeeds(self, older: "FederationView") -> None:
         """Take over who was in which round: a coordinator that began anew does not know it."""
         if older.run != self.run:
             return
@@ -306,29 +306,29 @@ _PLAIN: Final = (
     "updates", "model_bytes", "bytes_up", "bytes_down", "reasons", "trouble", "best",
 )  # fmt: skip
 _ROUND_FIELDS: Final = ("version", "time", "updates", "seconds", "norm", "bytes_up", "rejected")
-_TAKES: Final[Mapping[str, Callable[[Picture, Event], None]]] = {
-    "client.joined": Picture._joined,
-    "client.failed": Picture._failed,
-    "client.flooding": Picture._flooding,
-    "coordinator.alive": Picture._alive,
-    "round.waiting": Picture._waiting,
-    "round.rejected": Picture._all_rejected,
-    "update.accepted": Picture._accepted,
-    "update.rejected": Picture._rejected,
-    "round.overdue": Picture._overdue,
-    "round.closed": Picture._closed,
-    "round.diverged": Picture._diverged,
-    "model.published": Picture._published,
-    "model.best": Picture._found_best,
-    "model.evaluated": Picture._evaluated,
-    "federation.finished": Picture._published,
-    "coordinator.stalled": Picture._stalled,
-    "coordinator.recovered": Picture._recovered,
-    "coordinator.stopped": Picture._has_stopped,
+_TAKES: Final[Mapping[str, Callable[[FederationView, Event], None]]] = {
+    "client.joined": FederationView._joined,
+    "client.failed": FederationView._failed,
+    "client.flooding": FederationView._flooding,
+    "coordinator.alive": FederationView._alive,
+    "round.waiting": FederationView._waiting,
+    "round.rejected": FederationView._all_rejected,
+    "update.accepted": FederationView._accepted,
+    "update.rejected": FederationView._rejected,
+    "round.overdue": FederationView._overdue,
+    "round.closed": FederationView._closed,
+    "round.diverged": FederationView._diverged,
+    "model.published": FederationView._published,
+    "model.best": FederationView._found_best,
+    "model.evaluated": FederationView._evaluated,
+    "federation.finished": FederationView._published,
+    "coordinator.stalled": FederationView._stalled,
+    "coordinator.recovered": FederationView._recovered,
+    "coordinator.stopped": FederationView._has_stopped,
 }
 
 
-def silence(picture: Picture, seconds: float) -> str:
+def silence(picture: FederationView, seconds: float) -> str:
     """What to say when a coordinator that gives signs of life has not for ``seconds``."""
     if picture.finished or picture.stopped or not picture.alive_s:
         return ""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from coordinator_worker.monitoring.federation_view import Picture
+from coordinator_worker.monitoring.federation_view import FederationView
 from warren_shared.amqp import queue_browser
 from warren_shared.amqp.delivery import Delivery, Subscription
 from warren_shared.amqp.session import Session
@@ -21,8 +21,8 @@ EMPTY: Final = 4
 LOOK_PAUSE_S: Final = 0.25
 LOOK_S: Final = 15.0
 LAST_WORD_S: Final = 1.5  # it may be a second old
-LEAST_LOOKS: Final = 2
-MOST_LOOKS: Final = 5
+MIN_LOOKS: Final = 2
+MAX_LOOKS: Final = 5
 
 
 class Watch(AbstractContextManager["Watch"]):
@@ -66,7 +66,7 @@ def _read(delivery: Delivery) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-def last_word(broker: str | Broker, name: str) -> Picture | None:
+def fetch_snapshot(broker: str | Broker, name: str) -> FederationView | None:
     """What the coordinator left for those who come later; None if there is nothing.
 
     Raises:
@@ -91,9 +91,9 @@ def last_word(broker: str | Broker, name: str) -> Picture | None:
     return None
 
 
-def _written(body: bytes) -> Picture:
+def _written(body: bytes) -> FederationView:
     try:
-        return Picture.of(json.loads(body))
+        return FederationView.of(json.loads(body))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ConfigError(
             f"{STATE_QUEUE} holds what this version of Warren cannot read: use the coordinator's"
@@ -112,7 +112,7 @@ class Follower(AbstractContextManager["Follower"]):
     def __init__(
         self, broker: str | Broker, name: str, changed: Callable[[dict[str, Any]], None]
     ) -> None:
-        self.picture = Picture()
+        self.picture = FederationView()
         self.lock: AbstractContextManager[Any] = threading.RLock()
         self.notice = ""
         self._heard = time.monotonic()  # when the coordinator gave its last sign
@@ -160,7 +160,7 @@ class Follower(AbstractContextManager["Follower"]):
             elif self._misses_before(event):
                 self._begin_to_look([event])
                 threading.Thread(target=self._look, args=(LAST_WORD_S,), daemon=True).start()
-            self.picture.feed(event)
+            self.picture.apply(event)
         self._changed(event)
 
     def _misses_before(self, event: dict[str, Any]) -> bool:
@@ -176,7 +176,7 @@ class Follower(AbstractContextManager["Follower"]):
         return number > had + 1 or (number <= had and self._is_newer(event, self.picture))
 
     @staticmethod
-    def _is_newer(event: dict[str, Any], picture: Picture) -> bool:
+    def _is_newer(event: dict[str, Any], picture: FederationView) -> bool:
         return float(event.get("time", 0.0)) > picture.time
 
     def _look(self, after_s: float = 0.0) -> None:
@@ -185,12 +185,12 @@ class Follower(AbstractContextManager["Follower"]):
         At least twice: what happened just before we began to listen may not be in the first.
         """
         notice, complete, looks = "", False, 0
-        while (not complete or looks < LEAST_LOOKS) and looks < MOST_LOOKS:
+        while (not complete or looks < MIN_LOOKS) and looks < MAX_LOOKS:
             if self._left.wait(after_s):
                 break
             looks, after_s = looks + 1, LAST_WORD_S
             try:
-                found = last_word(self._broker, self._name)
+                found = fetch_snapshot(self._broker, self._name)
             except WarrenError as error:
                 notice = f"what was before is not known: {error}"
                 break
@@ -203,7 +203,7 @@ class Follower(AbstractContextManager["Follower"]):
         self._looked.set()
         self._changed({})
 
-    def _adopt(self, found: Picture | None) -> bool:
+    def _adopt(self, found: FederationView | None) -> bool:
         """Go on from ``found``; whether it joins up with what we heard since."""
         recent = self._recent or []
         if found is None or found.time < self._known:
@@ -218,7 +218,7 @@ class Follower(AbstractContextManager["Follower"]):
         )
         for event in recent:
             if self._is_newer(event, found):
-                found.feed(event)
+                found.apply(event)
         if not recent:
             self._heard = time.monotonic() - max(0.0, time.time() - found.time)
         self.picture = found

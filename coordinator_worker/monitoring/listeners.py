@@ -8,7 +8,7 @@ from warren_shared.observability.log import Log
 log = Log(__name__)
 
 
-def of(settings: CoordinatorSettings) -> list[Listener]:
+def from_settings(settings: CoordinatorSettings) -> list[Listener]:
     """The listeners.
 
     Raises:
@@ -32,7 +32,7 @@ def _metrics(settings: CoordinatorSettings) -> Listener | None:
         # A second coordinator on one machine is no reason not to coordinate.
         log.info("metrics_off", "no metrics: %s", error)
         return None
-    return Metrics.of(settings, endpoint)
+    return Metrics.from_settings(settings, endpoint)
 
 
 def _spans(settings: CoordinatorSettings) -> Listener | None:

@@ -9,8 +9,8 @@ from warren_shared.observability.prometheus import OTHER, Endpoint, Few, Meters
 
 Fields = Mapping[str, Any]
 
-MOST_CLIENTS: Final = 100  # with series of their own
-MOST_METRICS: Final = 64  # names that clients make up
+MAX_CLIENTS: Final = 100  # with series of their own
+MAX_METRICS: Final = 64  # names that clients make up
 STALENESS: Final = (0, 1, 2, 3, 5, 8, 13, 21, 50, 100)
 ROUND_S: Final = (0.1, 0.3, 1, 3, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 WORK_S: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
@@ -32,11 +32,11 @@ class Metrics:
             endpoint.show(self.meters.registry)
 
     @classmethod
-    def of(cls, settings: CoordinatorSettings, endpoint: Endpoint) -> "Metrics":
+    def from_settings(cls, settings: CoordinatorSettings, endpoint: Endpoint) -> "Metrics":
         """As ``settings`` say, on view at ``endpoint``."""
         return cls(settings.federation, settings.quorum, endpoint)
 
-    def hear(self, topic: str, fields: Fields) -> None:
+    def on_event(self, topic: str, fields: Fields) -> None:
         """Count, set and observe."""
         parts = (self._progress, self._updates, self._members, self._learned, self._health)
         kind = ".".join(topic.split(".", 2)[:2])  # update.accepted.<client>
@@ -179,12 +179,12 @@ class _Members:
             "share of all examples that the clients of a status have, 0 to 1",
             "status",
         )
-        self._few = Few(MOST_CLIENTS)
-        named = f"by client, the first {MOST_CLIENTS}; then `{OTHER}`"
+        self._few = Few(MAX_CLIENTS)
+        named = f"by client, the first {MAX_CLIENTS}; then `{OTHER}`"
         self._contributed = meters.counters(
             "warren_member_updates", f"updates that are part of a round, {named}", "client"
         )
-        only = f"by client, the first {MOST_CLIENTS}"
+        only = f"by client, the first {MAX_CLIENTS}"
         self._seen = meters.gauges(
             "warren_member_last_update_timestamp_seconds",
             f"when a client's newest update was taken, seconds since 1970, {only}",
@@ -235,7 +235,7 @@ class _Learned:
     def __init__(self, meters: Meters) -> None:
         about = (
             "a metric of the model: `source` is `clients` for what they report, pooled or averaged"
-            f" by examples (the first {MOST_METRICS} names), `evaluation` for `--evaluate`"
+            f" by examples (the first {MAX_METRICS} names), `evaluation` for `--evaluate`"
         )
         self._figures = meters.gauges("warren_metric", about, "source", "name")
         self._best = meters.gauges("warren_best_version", "version that `--monitor` found best")
@@ -250,7 +250,7 @@ class _Learned:
     def _set(self, source: str, figures: Mapping[str, float]) -> None:
         before = self._shown.get(source, ())
         # Or one client that makes up names could push out those that somebody looks at.
-        names = sorted(figures, key=lambda name: (name not in before, name))[:MOST_METRICS]
+        names = sorted(figures, key=lambda name: (name not in before, name))[:MAX_METRICS]
         self._shown = self._shown | {source: names}
         for name in names:
             self._figures.one(source, name).set(figures[name])

@@ -5,23 +5,23 @@ from math import isfinite
 from typing import Any, Final
 
 from coordinator_worker.monitoring.event_publisher import Events
-from coordinator_worker.monitoring.federation_view import Picture
+from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.monitoring.waiting import MAX_NAMED, TICK_S, in_words, remedy
 from coordinator_worker.rounds.round import evaluation_of, metrics_of
 from coordinator_worker.state.training_state import Best, State
 from coordinator_worker.storage.audit_log import Audit
 from warren_shared.errors import Rejected
-from warren_shared.observability.event_bus import Phases
+from warren_shared.observability.event_bus import Timings
 from warren_shared.observability.log import Log
 from warren_shared.protocol.messages import Failed, ModelManifest, UpdateManifest
 from warren_shared.tensors.evaluation import SCORE_BINS
 
 log = Log(__name__)
 
-MOST_AUC_ERROR: Final = 0.01
+MAX_AUC_ERROR: Final = 0.01
 
 
-class Chronicle:
+class RunReporter:
     """Tells of a federation whose rounds close at ``quorum`` updates."""
 
     def __init__(self, events: Events, quorum: int, audit: Audit) -> None:
@@ -92,7 +92,7 @@ class Chronicle:
         self._events.post(
             f"update.rejected.{client}", client=client, reason=reason, detail=rejected.detail
         )
-        if self._events.ask(Picture.all_rejected):
+        if self._events.ask(FederationView.all_rejected):
             self._say_all_rejected(reason)
 
     def _say_all_rejected(self, reason: str) -> None:
@@ -114,7 +114,7 @@ class Chronicle:
 
     def waited_for(self) -> list[str]:
         """Clients that the open round lacks."""
-        return [one.client for one in self._events.ask(Picture.waiting)]
+        return [one.client for one in self._events.ask(FederationView.waiting)]
 
     def waiting(self, updates: int) -> None:
         """The open round has waited long for ``updates`` to become enough: say whom for."""
@@ -160,7 +160,7 @@ class Chronicle:
         )
         self._events.post("round.overdue", version=version, quorum=(updates, self._quorum))
 
-    def closed(self, run: str, record: Mapping[str, Any], phases: Phases) -> None:
+    def closed(self, run: str, record: Mapping[str, Any], phases: Timings) -> None:
         """A round has made a model, which is in the checkpoint."""
         self._events.post("round.closed", run=run, **record)
         self._events.tell("round.timed", version=record["version"], phases=phases)
@@ -215,7 +215,7 @@ class Chronicle:
         if entry is None or not entry.scores or client in self._coarse:
             return
         error = evaluation_of(entry).tie_error()
-        if error > MOST_AUC_ERROR:
+        if error > MAX_AUC_ERROR:
             self._coarse.add(client)
             log.warning(
                 "coarse_scores",
@@ -262,7 +262,7 @@ class Chronicle:
         log.info("run_ends", "version %d is the last: %s", version, reason, version=version)
         self._events.post("run.ends", version=version, reason=reason)
 
-    def published(self, state: State, model: ModelManifest, phases: Phases) -> None:
+    def published(self, state: State, model: ModelManifest, phases: Timings) -> None:
         """Every mailbox has the model; ``phases`` of the round that made it, if one did."""
         version = state.version
         self._events.begin(state)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
-from coordinator_worker.monitoring.federation_view import Picture
+from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.state.training_state import State
 from warren_shared import strict_json
 from warren_shared.amqp.publisher import Publication
@@ -25,12 +25,12 @@ SHARE: Final = 20
 AT_ONCE: Final = frozenset({"federation.finished", "coordinator.stopped"})
 
 
-class Bulletin:
+class SnapshotPublisher:
     """Posts the picture of the events through ``session``; for any thread."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._picture = Picture()
+        self._picture = FederationView()
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
         self._next = 0.0  # monotonic: not before then
@@ -42,7 +42,7 @@ class Bulletin:
             if known != (state.run, state.version):
                 self._picture.resume(state)
 
-    def ask(self, question: Callable[[Picture], T]) -> T:
+    def ask(self, question: Callable[[FederationView], T]) -> T:
         """What ``question`` finds in the picture; for any thread."""
         with self._lock:
             return question(self._picture)
@@ -50,7 +50,7 @@ class Bulletin:
     def note(self, event: Mapping[str, Any]) -> None:
         """Take an event; what it changes is posted at once or after a pause."""
         with self._lock:
-            self._picture.feed(event)
+            self._picture.apply(event)
             if event["event"] in AT_ONCE:
                 self._post()
             elif self._timer is None:

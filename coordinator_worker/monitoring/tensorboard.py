@@ -87,7 +87,7 @@ class Curves:
         self._over = False
         _library()
 
-    def hear(self, topic: str, fields: Mapping[str, Any]) -> None:
+    def on_event(self, topic: str, fields: Mapping[str, Any]) -> None:
         """Write what closed a round."""
         if topic != "round.closed" or self._over:
             return

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from warren_shared.observability.event_bus import Phase, Phases
+from warren_shared.observability.event_bus import Phase, Timings
 from warren_shared.observability.tracing import Place, Tracer, round_of, training_of, within
 
-MOST_FOLDS: Final = 200  # spans of single updates in a round
+MAX_FOLDS: Final = 200  # spans of single updates in a round
 TOLD: Final = ("updates", "incomplete", "norm", "bytes_up")
 
 
@@ -18,7 +18,7 @@ class Spans:
         self._tracer = Tracer("warren-coordinator", federation)
         self._closed: Mapping[str, Any] = {}
 
-    def hear(self, topic: str, fields: Mapping[str, Any]) -> None:
+    def on_event(self, topic: str, fields: Mapping[str, Any]) -> None:
         """Wait for the end of a round."""
         if topic == "round.closed":
             self._closed = fields
@@ -29,19 +29,19 @@ class Spans:
         """Send what is left."""
         self._tracer.close()
 
-    def _send(self, run: str, record: Mapping[str, Any], phases: Phases) -> None:
+    def _send(self, run: str, record: Mapping[str, Any], phases: Timings) -> None:
         version = record["version"]
         top = round_of(self._federation, run, version)
         folds = [phase for phase in phases.done if phase.name == "fold"]
         others = [phase for phase in phases.done if phase.name != "fold"]
         whole = Phase("round", phases.began, max(phase.ended for phase in phases.done), {})
         told = {name: record[name] for name in TOLD}
-        hidden = max(0, len(folds) - MOST_FOLDS)
+        hidden = max(0, len(folds) - MAX_FOLDS)
         self._tracer.span(whole, top, run=run, version=version, folds_not_shown=hidden, **told)
         quorum = min(phase.began for phase in others)
         for phase in (Phase("collect", phases.began, quorum, {}), *others):
             self._tracer.span(phase, within(top, phase.name), top)
-        for phase in folds[:MOST_FOLDS]:
+        for phase in folds[:MAX_FOLDS]:
             self._fold(run, top, phase)
 
     def _fold(self, run: str, top: Place, phase: Phase) -> None:

@@ -9,8 +9,8 @@ from typing import Final
 from coordinator_worker.trust.shares import Judgement, factors, judge, kept_names
 from warren_shared.tensors.evaluation import Counts, Evaluation, ScoreCounts, pool
 
-MOST_TABLES: Final = 64  # that are held one by one, those of the most examples; 12 kB each
-MOST_LEFT_OUT: Final = 32  # clients without which tables are pooled: 10 ms each, and 3 % at most
+MAX_TABLES: Final = 64  # that are held one by one, those of the most examples; 12 kB each
+MAX_LEFT_OUT: Final = 32  # clients without which tables are pooled: 10 ms each, and 3 % at most
 
 
 @dataclass(eq=False)
@@ -50,14 +50,14 @@ class EvaluationPool:
         self._parts.append(part)
         if part.has_tables:
             self._held.append(part)
-        if len(self._held) >= 2 * MOST_TABLES:
+        if len(self._held) >= 2 * MAX_TABLES:
             self._put_together()
 
     def _put_together(self) -> None:
         """Keep the MOST_TABLES largest; many at once, since pooling sorts all of them."""
         self._held.sort(key=lambda part: -part.evaluation.num_examples)
-        small = self._held[MOST_TABLES:]
-        del self._held[MOST_TABLES:]
+        small = self._held[MAX_TABLES:]
+        del self._held[MAX_TABLES:]
         tables = [replace(part.evaluation, means={}) for part in small]
         self._rest = [pool([*self._rest, *tables])]
         for part in small:
@@ -107,7 +107,7 @@ class EvaluationPool:
         """The metric of all but one, for each of those that weigh most."""
         largest = sorted(self._parts, key=lambda part: -part.evaluation.num_examples)
         found = []
-        for left_out in largest[:MOST_LEFT_OUT]:
+        for left_out in largest[:MAX_LEFT_OUT]:
             others = [part for part in self._parts if part is not left_out]
             if others and metric in left_out.evaluation.metrics():
                 found.append(_pooled(others, self._rest, self._share).metrics().get(metric, nan))

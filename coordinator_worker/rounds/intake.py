@@ -13,21 +13,21 @@ from typing import Final, NamedTuple
 
 from coordinator_worker.aggregation.aggregators import NO_LOCAL_STEPS
 from coordinator_worker.aggregation.weighted_sum import sum_of_squares
-from coordinator_worker.rounds.norm_bound import NormBound
+from coordinator_worker.rounds.norm_bound import UpdateNormLimit
 from coordinator_worker.rounds.policy import Policy
-from coordinator_worker.rounds.rate_limiter import Allowance
+from coordinator_worker.rounds.rate_limiter import TokenBucket
 from coordinator_worker.rounds.staging import Piece, Staging
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import State
 from coordinator_worker.trust.fleet_sizes import FleetSizes
 from coordinator_worker.trust.model_size import CheckSize, ModelSizeLimit
 from warren_shared.amqp.delivery import Delivery
-from warren_shared.amqp.session import MOST_UNACKNOWLEDGED
+from warren_shared.amqp.session import MAX_UNACKNOWLEDGED
 from warren_shared.errors import Rejected
 from warren_shared.naming import COORDINATOR_USER, speaks_for
 from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import decode, layout_of
-from warren_shared.protocol.encryption import Opener
+from warren_shared.protocol.encryption import UpdateDecryptor
 from warren_shared.protocol.messages import (
     OLDEST,
     Chunk,
@@ -61,7 +61,7 @@ class Held(NamedTuple):
 
 
 @dataclass(eq=False)
-class Arrival:
+class IncomingUpdate:
     """A transfer that is arriving or has arrived: its pieces, and the deliveries it came in.
 
     The deliveries stay unacknowledged until the round that the update is in has closed; ``tags``
@@ -148,7 +148,7 @@ class Outcome:
     ``rejected`` says why something must not count, ``client`` who sent it.
     """
 
-    whole: Arrival | None = None
+    whole: IncomingUpdate | None = None
     join: Join | None = None
     failed: Failed | None = None
     evaluated: Evaluated | None = None
@@ -167,8 +167,8 @@ class Intake:
         federation: str,
         policy: Policy,
         staging: Staging,
-        opener: Opener | None = None,
-        bound: NormBound | None = None,
+        opener: UpdateDecryptor | None = None,
+        bound: UpdateNormLimit | None = None,
         *,
         models_need: int = OLDEST,
         admission: Admission | None = None,
@@ -177,13 +177,15 @@ class Intake:
         self._federation = federation
         self._policy = policy
         self._staging = staging
-        self._opener = opener or Opener((), federation)
-        self._bound = bound or NormBound("off")
+        self._opener = opener or UpdateDecryptor((), federation)
+        self._bound = bound or UpdateNormLimit("off")
         self._admission = admission or Admission()
         self._models_need = models_need  # the protocol in which this federation's models are
-        self._joins = Allowance(JOINS, JOINS_PER_SECOND)  # each is answered with a whole model
-        self._failures = Allowance(JOINS, JOINS_PER_SECOND)  # each is told to everybody
-        self._arriving: dict[str, Arrival] = {}  # by transfer id; one for each client at most
+        self._joins = TokenBucket(JOINS, JOINS_PER_SECOND)  # each is answered with a whole model
+        self._failures = TokenBucket(JOINS, JOINS_PER_SECOND)  # each is told to everybody
+        self._arriving: dict[
+            str, IncomingUpdate
+        ] = {}  # by transfer id; one for each client at most
         self._senders: dict[str, str] = {}  # transfer id -> the user who announced it
         self._here: set[tuple[str, int]] = set()  # contributions whole and not yet in a model
         self._unfinished = 0  # deliveries of what is arriving
@@ -198,8 +200,8 @@ class Intake:
         was_asked: Callable[[str], bool],
     ) -> "Intake":
         """As ``settings`` say; raises ConfigError if one of them means nothing."""
-        opener = Opener.of(settings.secret(settings.decrypt_keys), settings.federation)
-        bound = NormBound(settings.max_update_norm)
+        opener = UpdateDecryptor.of(settings.secret(settings.decrypt_keys), settings.federation)
+        bound = UpdateNormLimit(settings.max_update_norm)
         needed = ModelManifest.SIGNED_SINCE if settings.secret(settings.signing_keys) else OLDEST
         fleets = FleetSizes.of(settings.broker, settings.federation)
         size = ModelSizeLimit(settings.checkpoint_dir, settings.max_model_bytes)
@@ -355,7 +357,7 @@ class Intake:
             if not asked:
                 raise Rejected("unasked", "nobody asked it for initial weights")
             self._admission.check_size(manifest.size_bytes)
-            arrival = Arrival(manifest, layout, self._staging)
+            arrival = IncomingUpdate(manifest, layout, self._staging)
         elif state is None:
             raise Rejected("run", "there is no model yet that it could be an update to")
         elif (again := self._came_again(manifest.transfer, 0, delivery)) is not None:
@@ -380,7 +382,7 @@ class Intake:
             contribution in self._here or state.has_applied(*contribution)
         )
 
-    def _admit(self, manifest: UpdateManifest, state: State) -> Arrival:
+    def _admit(self, manifest: UpdateManifest, state: State) -> IncomingUpdate:
         """Check all that a manifest claims before a byte of its data is kept."""
         layout = state.weights.layout
         if manifest.run != state.run:
@@ -403,7 +405,7 @@ class Intake:
             self._policy.check_examples(manifest.evaluation.num_examples)
         if self._policy.needs_local_steps and manifest.local_steps is None:
             raise Rejected("local-steps", NO_LOCAL_STEPS)
-        return Arrival(manifest, layout, self._staging)
+        return IncomingUpdate(manifest, layout, self._staging)
 
     def _chunk(
         self, chunk: Chunk, data: memoryview, delivery: Delivery, state: State | None
@@ -435,7 +437,7 @@ class Intake:
 
     def _add(
         self,
-        arrival: Arrival,
+        arrival: IncomingUpdate,
         index: int,
         data: memoryview,
         delivery: Delivery,
@@ -476,7 +478,7 @@ class Intake:
         it a client or a fleet, else whoever has sent nothing for longest.
         """
         messages = message_count(state.weights.layout.size_bytes) if state is not None else 1
-        room = MOST_UNACKNOWLEDGED - self._policy.quorum * messages
+        room = MAX_UNACKNOWLEDGED - self._policy.quorum * messages
         room = max(room * 3 // 4, 2 * messages)
         if state is None or self._unfinished <= room:
             return []
@@ -492,7 +494,7 @@ class Intake:
             " consumer may hold %d in all",
             self._arriving[longest].manifest.client,
             self._unfinished,
-            MOST_UNACKNOWLEDGED,
+            MAX_UNACKNOWLEDGED,
         )
         return self._give_up(longest)
 
@@ -515,7 +517,7 @@ class Intake:
         arrival.release()
         return arrival.tags
 
-    def _drop(self, transfer: str) -> Arrival:
+    def _drop(self, transfer: str) -> IncomingUpdate:
         del self._senders[transfer]
         arrival = self._arriving.pop(transfer)
         self._unfinished -= len(arrival.tags)

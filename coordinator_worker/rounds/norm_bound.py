@@ -15,7 +15,7 @@ ROUNDS: Final = 10
 FIRST_FACTOR: Final = 1e19
 
 
-class NormBound:
+class UpdateNormLimit:
     """Refuses updates whose L2 norm is above ``--max-update-norm``.
 
     ``auto``: FACTOR times what the model's own norm and the largest of the last ROUNDS rounds'

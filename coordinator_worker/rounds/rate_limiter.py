@@ -7,10 +7,10 @@ from typing import Final
 # A fleet's replicas share one user, so this is for all of them together.
 BURST: Final = 50
 PER_SECOND: Final = 1.0
-MOST_SENDERS: Final = 10_000
+MAX_SENDERS: Final = 10_000
 
 
-class Allowance:
+class TokenBucket:
     """A bucket of ``burst`` tokens for each sender, filled at ``per_second``.
 
     A full bucket is not remembered, so what is remembered are the senders of the last minute or so.
@@ -33,7 +33,7 @@ class Allowance:
         missing, when = self._spent.get(sender, (0.0, now))
         missing = max(0.0, missing - (now - when) * self._per_second)
         given = missing + 1 <= self._burst
-        if sender not in self._spent and len(self._spent) >= MOST_SENDERS:
+        if sender not in self._spent and len(self._spent) >= MAX_SENDERS:
             self._forget(now)
         self._spent[sender] = (missing + given, now)
         if not missing:
@@ -54,5 +54,5 @@ class Allowance:
             for sender, (missing, when) in self._spent.items()
             if missing > (now - when) * self._per_second
         }
-        self._spent = left if len(left) < MOST_SENDERS else {}
+        self._spent = left if len(left) < MAX_SENDERS else {}
         self._over &= self._spent.keys()

@@ -11,9 +11,9 @@ from typing import Any, Final, NamedTuple
 
 from coordinator_worker.aggregation import Cohort, Contribution
 from coordinator_worker.rounds.evaluation_pool import EvaluationPool
-from coordinator_worker.rounds.intake import Arrival
+from coordinator_worker.rounds.intake import IncomingUpdate
 from coordinator_worker.trust.shares import Judgement, factors, judge, kept_names
-from warren_shared.observability.event_bus import Phases
+from warren_shared.observability.event_bus import Timings
 from warren_shared.protocol.messages import EvaluationEntry, UpdateManifest
 from warren_shared.tensors.evaluation import Evaluation, of_histograms
 
@@ -69,7 +69,7 @@ class Round:
         self._evaluations: dict[int, EvaluationPool] = {}  # by the version that was evaluated
         self._norms: list[float] = []
         self._bytes_up = 0
-        self.phases = Phases()
+        self.phases = Timings()
 
     @property
     def tags(self) -> list[int]:
@@ -96,7 +96,7 @@ class Round:
         """How many updates are in it."""
         return self.cohort.count
 
-    def fold(self, arrival: Arrival, rarity: float = 1.0) -> None:
+    def fold(self, arrival: IncomingUpdate, rarity: float = 1.0) -> None:
         """Take a whole update; its deliveries now belong to this round.
 
         Raises Rejected if it lacks what the aggregator needs.
@@ -109,7 +109,7 @@ class Round:
             manifest.num_examples, arrival.staleness_weight, norm, manifest.local_steps, rarity
         )
         told = {"client": manifest.client, "base_version": manifest.base_version, "norm": norm}
-        with self.phases.during("fold", **told):
+        with self.phases.measure("fold", **told):
             weight = self.cohort.take(contribution, arrival)
         self._held.append(arrival.tags)
         self.entries.append(

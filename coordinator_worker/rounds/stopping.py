@@ -74,7 +74,7 @@ class Monitor:
 
 
 @dataclass(frozen=True)
-class Goal:
+class StoppingCriteria:
     """When a run is over; None: never.
 
     After so many ``rounds``, when a metric reaches its ``target``, or when the ``monitor``ed one
@@ -91,7 +91,7 @@ class Goal:
     needed: int = 1
 
     @classmethod
-    def of(cls, settings: CoordinatorSettings) -> Self:
+    def from_settings(cls, settings: CoordinatorSettings) -> Self:
         """The goal that ``settings`` name."""
         target = Target.parse(settings.target) if settings.target else None
         monitor = Monitor.parse(settings.monitor) if settings.monitor else None

@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from coordinator_worker.monitoring.reporter import Chronicle
+from coordinator_worker.monitoring.reporter import RunReporter
 from coordinator_worker.rounds.intake import Outcome
-from coordinator_worker.rounds.rate_limiter import Allowance
+from coordinator_worker.rounds.rate_limiter import TokenBucket
 from coordinator_worker.runtime.notices import Notices
 from warren_shared.amqp.delivery import Delivery
 from warren_shared.amqp.publisher import Publication
@@ -21,11 +21,11 @@ class Rejections:
     allowance of its own and is no flood: a fleet shares one user, and may be late as a whole.
     """
 
-    def __init__(self, session: Session, notices: Notices, chronicle: Chronicle) -> None:
+    def __init__(self, session: Session, notices: Notices, reporter: RunReporter) -> None:
         self._session = session
         self._notices = notices
-        self._chronicle = chronicle
-        self._allowance, self._late = Allowance(), Allowance()
+        self._reporter = reporter
+        self._token_bucket, self._late = TokenBucket(), TokenBucket()
         self.counted: Counter[str] = Counter()
 
     def put(self, outcome: Outcome, rejected: Rejected, delivery: Delivery) -> bool:
@@ -39,10 +39,10 @@ class Rejections:
         self.counted[rejected.reason] += 1
         sender = delivery.user or ""
         is_late = rejected.reason == "stale"
-        allowance = self._late if is_late else self._allowance
+        allowance = self._late if is_late else self._token_bucket
         if not allowance.take(sender):
             first = not is_late and allowance.news(sender)
-            self._chronicle.flooded(delivery.user, rejected, first=first)
+            self._reporter.flooded(delivery.user, rejected, first=first)
             return False
         headers = {"reason": rejected.reason, "detail": rejected.detail, "client": client}
         # To the queue itself: what comes through the exchange was written by no coordinator.
@@ -59,5 +59,5 @@ class Rejections:
                 detail=rejected.detail,
                 base_version=outcome.base_version,
             )
-        self._chronicle.rejected(client, rejected, delivery.user)
+        self._reporter.rejected(client, rejected, delivery.user)
         return True

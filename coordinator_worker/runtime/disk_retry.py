@@ -2,18 +2,18 @@
 
 from collections.abc import Callable
 
-from coordinator_worker.monitoring.reporter import Chronicle
-from coordinator_worker.runtime.event_loop import Links
+from coordinator_worker.monitoring.reporter import RunReporter
+from coordinator_worker.runtime.event_loop import CoordinatorLoop
 from warren_shared.amqp.backoff import backoff_s
 from warren_shared.errors import Stopped
 
 
-class Patience:
+class DiskRetry:
     """With a disk that is full: say so once, and try again for ever, at growing intervals."""
 
-    def __init__(self, chronicle: Chronicle, links: Links) -> None:
-        self._chronicle = chronicle
-        self._links = links
+    def __init__(self, reporter: RunReporter, links: CoordinatorLoop) -> None:
+        self._reporter = reporter
+        self._loop = links
         self._attempts = 0
         self._of_staging = False
 
@@ -25,9 +25,9 @@ class Patience:
         self._attempts += 1
         self._of_staging = self._of_staging or of_staging
         if self._attempts == 1:
-            self._chronicle.stalled(error)
-        self._links.supervisor.alive("the checkpoint folder cannot be written; trying again")
-        if self._links.stopped_within(backoff_s(self._attempts)):
+            self._reporter.stalled(error)
+        self._loop.supervisor.alive("the checkpoint folder cannot be written; trying again")
+        if self._loop.stopped_within(backoff_s(self._attempts)):
             raise Stopped("stopped while the checkpoint folder could not be written")
 
     def persist(self, write: Callable[[], None], *, is_small: bool = False) -> None:
@@ -45,4 +45,4 @@ class Patience:
     def _over(self) -> None:
         if self._attempts:
             self._attempts, self._of_staging = 0, False
-            self._chronicle.recovered()
+            self._reporter.recovered()

@@ -11,19 +11,19 @@ from typing import Final
 from coordinator_worker.rounds import newest_version
 from coordinator_worker.runtime.inbox import (
     Asked,
-    Beat,
     Connected,
     Event,
     Inbox,
     Lost,
-    Quiet,
     Seen,
+    StandbyTimeout,
     Stop,
+    WatchdogTick,
 )
 from coordinator_worker.runtime.notices import probe
 from coordinator_worker.settings import CoordinatorSettings
 from warren_shared.amqp.delivery import Delivery, Subscription
-from warren_shared.amqp.session import MOST_UNACKNOWLEDGED, WAIT_S, Session
+from warren_shared.amqp.session import MAX_UNACKNOWLEDGED, WAIT_S, Session
 from warren_shared.errors import ConfigError
 from warren_shared.naming import UPDATE_QUEUE, mailboxes
 from warren_shared.protocol.messages import Newest
@@ -44,14 +44,14 @@ class NotPublished(Exception):
 def check_room(quorum: int, model_bytes: int) -> None:
     """Raise ConfigError if a round's updates are more messages than a consumer may hold."""
     messages = quorum * message_count(model_bytes)
-    if messages > MOST_UNACKNOWLEDGED:
+    if messages > MAX_UNACKNOWLEDGED:
         raise ConfigError(
             f"--quorum {quorum}: so many updates of this model are {messages} messages, and a"
-            f" consumer may hold {MOST_UNACKNOWLEDGED}; lower the quorum"
+            f" consumer may hold {MAX_UNACKNOWLEDGED}; lower the quorum"
         )
 
 
-class Links:
+class CoordinatorLoop:
     """``updates`` is the connection that consumes, ``models`` the one that publishes.
 
     Two, since a broker short of memory stops reading from a connection that publishes, and
@@ -130,11 +130,11 @@ class Links:
         return True
 
     def ask_whether_active(self) -> None:
-        """Something will be delivered if we are the active one, ``Quiet`` comes in any case."""
+        """Something is delivered if we are the active one; ``StandbyTimeout`` comes in any case."""
         if self._asking.acquire(blocking=False):
             # Not by this thread: it may be a while until the queue has room for it.
             threading.Thread(target=self._ask, daemon=True).start()
-        self.remind(QUIET_S, Quiet())
+        self.remind(QUIET_S, StandbyTimeout())
 
     def _ask(self) -> None:
         try:
@@ -182,7 +182,7 @@ class Links:
             self.supervisor.alive(what)
 
     def _ask_whether_alive(self) -> None:
-        self.updates.on_thread(lambda: self._inbox.put(Beat()))
+        self.updates.on_thread(lambda: self._inbox.put(WatchdogTick()))
 
     def _connected(self) -> None:
         self.supervisor.ready()

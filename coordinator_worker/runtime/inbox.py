@@ -22,7 +22,7 @@ class Connected:
 
 
 @dataclass(frozen=True, slots=True)
-class Quiet:
+class StandbyTimeout:
     """Time to see whether connecting has made us the active coordinator."""
 
 
@@ -34,17 +34,17 @@ class Deadline:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class ModelPublished:
     """The global model that was being published is published, or could not be."""
 
 
 @dataclass(frozen=True, slots=True)
-class AskAgain:
+class InitialWeightsTimeout:
     """Time to see whether the client that was asked for initial weights sends them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class WatchdogTick:
     """Time to say that we are alive (`warren_shared.service.watchdog`)."""
 
 
@@ -89,8 +89,9 @@ class Stop:
 
 
 Event = (
-    Judged | Enough | Doubt | Asked | Tick | Seen | Beat | Connected | Quiet | Lost | Sent
-    | AskAgain | Deadline | Stop
+    Judged | Enough | Doubt | Asked | Tick | Seen | WatchdogTick | Connected | StandbyTimeout
+    | Lost | ModelPublished
+    | InitialWeightsTimeout | Deadline | Stop
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ PATIENCE_S: Final = 10.0
 MAX_SLOW: Final = 6  # reminders that one transfer is waited for before the next is asked, too
 
 
-class Initiation:
+class InitialWeightsRequest:
     """Asks one client at a time, in the order in which they joined.
 
     All could be asked at once and the first answer taken, but then each of a hundred clients would

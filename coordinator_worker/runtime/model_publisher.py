@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
-from warren_shared.amqp.publisher import HELD_BACK, Publication
+from warren_shared.amqp.publisher import BLOCKED, Publication
 from warren_shared.amqp.session import Session
 from warren_shared.naming import MODEL_EXCHANGE, NEWEST_QUEUE, mailboxes
 from warren_shared.protocol.codec import encode, tensor_entries
@@ -16,7 +16,7 @@ from warren_shared.tensors.layout import Array, Weights
 
 
 @dataclass(frozen=True)
-class _Letters:
+class OutgoingMessages:
     """The messages of one transfer, addressed; made anew each time they are iterated.
 
     The last, without which no client has a model, waits for ``may_end``. ``headers`` are for people
@@ -33,7 +33,7 @@ class _Letters:
     def __iter__(self) -> Iterator[Publication | None]:
         for number, body in enumerate(self.bodies, start=1):
             while number == len(self.bodies) and not self.may_end.is_set():
-                yield HELD_BACK
+                yield BLOCKED
             if number == len(self.bodies) and self.mark is not None:
                 yield self.mark
             kind, headers = ("model", self.headers) if number == 1 else ("chunk", None)
@@ -47,7 +47,7 @@ class _Letters:
             )
 
 
-class Fanout:
+class ModelPublisher:
     """Publishes global models through ``session``: to all clients, or again to one that joined.
 
     A version is announced, digested and signed once, however many clients take it. Model messages
@@ -84,7 +84,7 @@ class Fanout:
     def release(self) -> None:
         """The model may become whole."""
         self._may_end.set()
-        self._session.nudge()
+        self._session.resume_publishing()
 
     @property
     def manifest(self) -> ModelManifest:
@@ -117,10 +117,10 @@ class Fanout:
 
     def _letters(
         self, exchange: str, routing_key: str, mark: Publication | None = None
-    ) -> _Letters:
+    ) -> OutgoingMessages:
         told = {name: getattr(self._announced, name) for name in ("run", "version", "final")}
         told["messages"] = len(self._outgoing)
-        return _Letters(self._outgoing, exchange, routing_key, self._may_end, told, mark)
+        return OutgoingMessages(self._outgoing, exchange, routing_key, self._may_end, told, mark)
 
     def _announce(self, weights: Weights) -> Outgoing:
         manifest = ModelManifest(

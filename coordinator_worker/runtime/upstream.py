@@ -25,8 +25,8 @@ import numpy as np
 from client_worker.runtime.mailbox import GlobalModel, Shelved
 from client_worker.runtime.upstream_client import Handover, Region, Result, settings_above
 from coordinator_worker.rounds.round import Round
-from coordinator_worker.runtime.inbox import Event, Quiet
-from coordinator_worker.runtime.model_publisher import Fanout
+from coordinator_worker.runtime.inbox import Event, StandbyTimeout
+from coordinator_worker.runtime.model_publisher import ModelPublisher
 from coordinator_worker.runtime.worker import CoordinatorWorker
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import State
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 log = Log(__name__)
 
-MOST_FIGURES: Final = 64  # in an update's metrics
+MAX_FIGURES: Final = 64  # in an update's metrics
 REPLACED_S: Final = 30.0  # not active for so long: another coordinator is
 
 
@@ -76,7 +76,7 @@ class Origin:
         self.version, self.model = version, model
 
 
-class Relay(Fanout):
+class Relay(ModelPublisher):
     """Gives each model that the coordinator made up, and publishes what comes down instead."""
 
     def __init__(self, region: "RegionCoordinator", *told: Any, **manifest: Any) -> None:
@@ -134,7 +134,7 @@ class RegionCoordinator(CoordinatorWorker):
         result = None
         if origin.model is not None and origin.version == state.version - 1:
             result = _result(state, mine, origin.model)
-        model = self._handover.exchange(result, self._links.waiting)
+        model = self._handover.exchange(result, self._loop.waiting)
         above = model.manifest
         log.info(
             "model_from_above",
@@ -145,7 +145,7 @@ class RegionCoordinator(CoordinatorWorker):
             version=state.version,
             above=above.version,
         )
-        self._patience.persist(partial(origin.put, state.version, model))
+        self._disk_retry.persist(partial(origin.put, state.version, model))
         return model
 
     # --- as a coordinator -----------------------------------------------------------------------
@@ -154,27 +154,27 @@ class RegionCoordinator(CoordinatorWorker):
         self._handover.close()
         if self._client is not None:
             self._client.stop()
-        if self._fanout is not None:
-            self._fanout.release()  # or the sender would wait for a checkpoint for ever
+        if self._model_publisher is not None:
+            self._model_publisher.release()  # or the sender would wait for a checkpoint for ever
         super()._close()
         self._thread.shutdown()
 
     def _heed(self, event: Event) -> None:
         super()._heed(event)
-        if not isinstance(event, Quiet) or self._client is None:
+        if not isinstance(event, StandbyTimeout) or self._client is None:
             return
         if self._active:
             self._replaced_s = 0.0
         elif self._replaced_s < REPLACED_S:
             self._replaced_s += REPLACED_S
-            self._links.remind(REPLACED_S, Quiet())
+            self._loop.remind(REPLACED_S, StandbyTimeout())
         else:
             raise BrokerRefused(
                 "another coordinator of this region is active, and only one can be the client"
                 " above: start this one again, and it will be the standby"
             )
 
-    def _make_fanout(self, *told: Any, **manifest: Any) -> Fanout:
+    def _make_fanout(self, *told: Any, **manifest: Any) -> ModelPublisher:
         relay = Relay(self, *told, **manifest)
         if self._origin is None:
             self._origin = Origin(self._store.folder / ABOVE)
@@ -193,12 +193,12 @@ class RegionCoordinator(CoordinatorWorker):
         self._look_for_end()
 
     def _look_for_end(self) -> None:
-        if self._finished or self._fanout is None or self._state is None:
+        if self._finished or self._model_publisher is None or self._state is None:
             return
-        if self._fanout.manifest.final:
+        if self._model_publisher.manifest.final:
             self._finished = True
             log.info("finished", "the federation above has ended, and its last model is out")
-            self._patience.persist(partial(self._store.save, self._state))  # it is that model now
+            self._disk_retry.persist(partial(self._store.save, self._state))  # it is that model now
 
     def _aggregate(self, state: State, closed: Round, record: dict[str, Any]) -> Weights:
         found = closed.evaluation_of(state.version)
@@ -219,7 +219,7 @@ class RegionCoordinator(CoordinatorWorker):
     def _taken_part(self, done: "Future[int]") -> None:
         if done.exception() is not None:
             self._handover.close()
-            self._links.ask_to_stop()
+            self._loop.ask_to_stop()
 
 
 def client_above(settings: CoordinatorSettings) -> "ClientSettings":
@@ -243,7 +243,7 @@ def _result(state: State, weights: Weights, base: GlobalModel) -> Result:
     if evaluation is not None and len(evaluation.scores) == 2:  # in a checkpoint from before
         scores = of_histograms(evaluation.scores)
         evaluation = replace(evaluation, scores=scores, is_coarse=True)
-    metrics = dict(list(record["metrics"].items())[:MOST_FIGURES])
+    metrics = dict(list(record["metrics"].items())[:MAX_FIGURES])
     examples = min(int(told["examples"]), MAX_EXAMPLES)
     return Result(base.manifest, Update(delta, examples, metrics, None, evaluation))
 

@@ -16,44 +16,44 @@ from functools import partial
 from typing import Any, Final
 
 from coordinator_worker.aggregation import Diverged
-from coordinator_worker.aggregation.algorithm import Learning
+from coordinator_worker.aggregation.algorithm import Algorithm
 from coordinator_worker.monitoring import listeners
 from coordinator_worker.monitoring.event_publisher import Events
-from coordinator_worker.monitoring.reporter import Chronicle
+from coordinator_worker.monitoring.reporter import RunReporter
 from coordinator_worker.monitoring.waiting import TICK_S, WaitingReport
 from coordinator_worker.rounds import newest_version
 from coordinator_worker.rounds.final_evaluation import FinalEvaluation, with_figures
 from coordinator_worker.rounds.fixed_states import FixedStates
-from coordinator_worker.rounds.intake import Arrival, Intake
+from coordinator_worker.rounds.intake import IncomingUpdate, Intake
 from coordinator_worker.rounds.missing import Missing
 from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.rounds.round import Round
 from coordinator_worker.rounds.staging import Staging
-from coordinator_worker.rounds.stopping import Goal
+from coordinator_worker.rounds.stopping import StoppingCriteria
 from coordinator_worker.runtime.activity import LOOK_S, Activity
 from coordinator_worker.runtime.dead_letters import Rejections
-from coordinator_worker.runtime.disk_retry import Patience
+from coordinator_worker.runtime.disk_retry import DiskRetry
 from coordinator_worker.runtime.evaluator import Evaluator
-from coordinator_worker.runtime.event_loop import Links, NotPublished, check_room
+from coordinator_worker.runtime.event_loop import CoordinatorLoop, NotPublished, check_room
 from coordinator_worker.runtime.inbox import (
-    AskAgain,
     Asked,
-    Beat,
     Connected,
     Deadline,
     Doubt,
     Enough,
     Event,
+    InitialWeightsTimeout,
     Judged,
     Lost,
-    Quiet,
+    ModelPublished,
     Seen,
-    Sent,
+    StandbyTimeout,
     Stop,
     Tick,
+    WatchdogTick,
 )
-from coordinator_worker.runtime.initial_weights import Initiation
-from coordinator_worker.runtime.model_publisher import Fanout
+from coordinator_worker.runtime.initial_weights import InitialWeightsRequest
+from coordinator_worker.runtime.model_publisher import ModelPublisher
 from coordinator_worker.runtime.notices import Notices
 from coordinator_worker.settings import CoordinatorSettings, parse_config
 from coordinator_worker.state import roster
@@ -62,7 +62,7 @@ from coordinator_worker.storage.store import Store
 from warren_shared.amqp.delivery import Delivery
 from warren_shared.errors import BrokerUnavailable, Stopped
 from warren_shared.naming import COORDINATOR_USER
-from warren_shared.observability.event_bus import Audience, Phases
+from warren_shared.observability.event_bus import EventBus, Timings
 from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import kind_of
 from warren_shared.protocol.messages import InitialManifest, Join, UpdateManifest
@@ -85,25 +85,27 @@ class CoordinatorWorker:
     def __init__(self, settings: CoordinatorSettings) -> None:
         self._settings = settings
         self._config = parse_config(settings.config)
-        self._goal = Goal.of(settings)
-        self._learning = Learning.of(settings)
+        self._stopping = StoppingCriteria.from_settings(settings)
+        self._learning = Algorithm.from_settings(settings)
         self._policy = Policy.from_settings(settings, self._learning.aggregator)
-        self._links = Links(settings)
-        self._store = Store(settings, self._links.stopped_within)
+        self._loop = CoordinatorLoop(settings)
+        self._store = Store(settings, self._loop.stopped_within)
         self._state: State | None = None
         self._staging = Staging(self._store.folder, memory_bytes=0)
-        self._initiation = Initiation(self._ask_for_weights, lambda: self._links.put(AskAgain()))
-        asked = self._initiation.was_asked
+        self._initial_weights = InitialWeightsRequest(
+            self._ask_for_weights, lambda: self._loop.put(InitialWeightsTimeout())
+        )
+        asked = self._initial_weights.was_asked
         self._intake = Intake.of(settings, self._policy, self._staging, asked)
-        self._audience = Audience()
-        self._audience.invite(listeners.of(settings))
-        events = Events(self._links.models, self._audience, federation=settings.federation)
+        self._event_bus = EventBus()
+        self._event_bus.subscribe(listeners.from_settings(settings))
+        events = Events(self._loop.models, self._event_bus, federation=settings.federation)
         self._signer = Signer.of(settings.secret(settings.signing_keys))
-        self._notices = Notices(self._links.models, self._signer, spares=settings.spare_mailboxes)
+        self._notices = Notices(self._loop.models, self._signer, spares=settings.spare_mailboxes)
         self._audit = self._store.audit
-        self._chronicle = Chronicle(events, settings.quorum, self._audit)
-        self._rejections = Rejections(self._links.models, self._notices, self._chronicle)
-        self._patience = Patience(self._chronicle, self._links)
+        self._reporter = RunReporter(events, settings.quorum, self._audit)
+        self._rejections = Rejections(self._loop.models, self._notices, self._reporter)
+        self._disk_retry = DiskRetry(self._reporter, self._loop)
         self._evaluator = (
             Evaluator(settings.evaluate, self._store.folder, self._evaluated)
             if settings.evaluate
@@ -115,13 +117,13 @@ class CoordinatorWorker:
         self._active = False
         self._activity = Activity()
         self._epoch = 0  # of the connection over which all that is unacknowledged came
-        self._fanout: Fanout | None = None
+        self._model_publisher: ModelPublisher | None = None
         self._round: Round
         self._finished = False
         self._overdue = False
         self._abandoned = 0  # epoch of which nothing more is taken: it lacks a message
         self._sender = ThreadPoolExecutor(1, "send")
-        self._sending: tuple[Future[None], list[int], int, Phases] | None = None
+        self._sending: tuple[Future[None], list[int], int, Timings] | None = None
 
     def run(self) -> int:
         """Serve until the goal is reached or a signal asks to stop; return the exit code.
@@ -130,9 +132,9 @@ class CoordinatorWorker:
         """
         stop_signal = on_stop_signal(self.stop)
         try:
-            self._links.start()
+            self._loop.start()
             while not self._finished:
-                item = self._links.get()
+                item = self._loop.get()
                 if isinstance(item, Stop):
                     log.info("stopping", "asked to stop; what is in no model stays in the broker")
                     break
@@ -154,7 +156,7 @@ class CoordinatorWorker:
                 self._collect_final()
             if self._finished and self._evaluator is not None and self._state is not None:
                 last = self._state
-                self._evaluator.finish(last.version, last.weights, self._links.goes_on)
+                self._evaluator.finish(last.version, last.weights, self._loop.goes_on)
                 self._save_judged()
         except Stopped as error:
             log.warning("stopped", "%s; nothing is lost", error)
@@ -164,7 +166,7 @@ class CoordinatorWorker:
 
     def stop(self) -> None:
         """End ``run``; safe in a signal handler."""
-        self._links.ask_to_stop()
+        self._loop.ask_to_stop()
 
     # --- after the last version -----------------------------------------------------------------
 
@@ -175,29 +177,29 @@ class CoordinatorWorker:
             return
         final = FinalEvaluation(state, self._settings.max_evaluation_share)
         held: list[int] = []  # until they are in a checkpoint
-        self._links.remind(final.patience_s, Enough())
+        self._loop.remind(final.patience_s, Enough())
         while not final.is_complete:
-            item = self._links.get()
+            item = self._loop.get()
             if isinstance(item, (Enough, Stop, Lost)):
                 break
             if isinstance(item, Judged):
                 self._judge(item)
-            if isinstance(item, Delivery) and item.epoch == self._links.updates.epoch:
+            if isinstance(item, Delivery) and item.epoch == self._loop.updates.epoch:
                 held += self._take_final(item, state, final)
         record = final.record
         if record is None:
             return
         state = with_figures(self._state or state, state.version, {"final_evaluation": record})
-        judged = self._goal.judge(final.judgement)
+        judged = self._stopping.judge(final.judgement)
         told = {"metrics": record["metrics"], "evaluation": record, "judged": judged}
-        typical = self._goal.typical(state)
-        if (best := self._goal.better(state.best, told, state.version, typical)) is not None:
+        typical = self._stopping.typical(state)
+        if (best := self._stopping.better(state.best, told, state.version, typical)) is not None:
             self._keep_best(state, best)
             state = replace(state, best=best)
         self._state = state
-        self._patience.persist(partial(self._store.save, state))
-        self._links.updates.acknowledge(held, self._epoch)
-        self._chronicle.final_evaluated(state.version, record["metrics"])
+        self._disk_retry.persist(partial(self._store.save, state))
+        self._loop.updates.acknowledge(held, self._epoch)
+        self._reporter.final_evaluated(state.version, record["metrics"])
 
     def _take_final(self, item: Delivery, state: State, final: FinalEvaluation) -> tuple[int, ...]:
         """Add an evaluation; return its deliveries. The rest is the next run's to judge."""
@@ -218,20 +220,20 @@ class CoordinatorWorker:
 
     def _save_judged(self) -> None:
         """What was said of the last version has no next checkpoint."""
-        while (item := self._links.poll()) is not None:
+        while (item := self._loop.poll()) is not None:
             if isinstance(item, Judged):
                 self._judge(item)
         if self._state is not None:
-            self._patience.persist(partial(self._store.save, self._state))
+            self._disk_retry.persist(partial(self._store.save, self._state))
 
     def _close(self) -> None:
         if self._evaluator is not None:
             self._evaluator.close()
         if self._active:
-            self._chronicle.stopped()
-        self._links.close()
+            self._reporter.stopped()
+        self._loop.close()
         self._sender.shutdown()
-        self._audience.close()
+        self._event_bus.close()
         self._store.close()
 
     # --- becoming and being the active coordinator ----------------------------------------------
@@ -239,31 +241,31 @@ class CoordinatorWorker:
     def _heed(self, event: Event) -> None:
         match event:
             case Connected():
-                self._chronicle.link("connected")
-                self._links.ask_whether_active()
-            case Beat():
+                self._reporter.link("connected")
+                self._loop.ask_whether_active()
+            case WatchdogTick():
                 updates = self._round.updates if self._state is not None else 0
                 told = status(self._state, updates, self._policy.quorum, active=self._active)
-                self._links.supervisor.alive(told)
+                self._loop.supervisor.alive(told)
             case Asked() | Doubt() | Tick() | Seen() | Judged() if self._active:
                 self._look_around(event)
-            case Quiet() if not self._active:
-                self._chronicle.link("standby")
+            case StandbyTimeout() if not self._active:
+                self._reporter.link("standby")
                 log.info("standby", "another coordinator is active; waiting for its end")
             case Lost():
-                self._chronicle.link("lost")
+                self._reporter.link("lost")
                 self._let_go()
-            case Sent() if self._sending is not None and self._sending[0].done():
+            case ModelPublished() if self._sending is not None and self._sending[0].done():
                 self._settle_sending()
-            case AskAgain() if self._active and self._state is None:
-                self._initiation.reminded()
+            case InitialWeightsTimeout() if self._active and self._state is None:
+                self._initial_weights.reminded()
             case Deadline(version) if self._active and self._state is not None:
                 if version == self._state.version:
                     self._overdue = True
                     self._look_at_deadline(self._state)
 
     def _deliver(self, item: Delivery) -> None:
-        if item.epoch != self._links.updates.epoch or item.epoch == self._abandoned:
+        if item.epoch != self._loop.updates.epoch or item.epoch == self._abandoned:
             return  # of a connection that is gone; it comes again over the new one
         self._activity.heard(time.monotonic())
         if not self._active and not self._become_active(item.epoch):
@@ -273,9 +275,9 @@ class CoordinatorWorker:
         try:
             self._receive(item)
         except OSError as error:  # of the staging file
-            self._patience.wait(error, of_staging=True)
+            self._disk_retry.wait(error, of_staging=True)
             self._abandoned = item.epoch
-            self._links.updates.reopen()  # what is unacknowledged comes again
+            self._loop.updates.reopen()  # what is unacknowledged comes again
 
     def _become_active(self, epoch: int) -> bool:
         """Something was delivered, so the broker chose us: go on from the newest checkpoint.
@@ -284,26 +286,26 @@ class CoordinatorWorker:
         """
         changed = self._store.take_over()
         try:
-            out = self._links.newest()
+            out = self._loop.newest()
         except BrokerUnavailable as error:
             log.info("not_active_yet", "%s; connecting again", error)
             self._store.give_back()
             self._abandoned = epoch
-            self._links.updates.reopen()
+            self._loop.updates.reopen()
             return False
         told = (self._store.folder, self._store.damaged)
         newest_version.check(self._store.state, out, *told, is_published=self._alone)
         self._active = True
-        self._chronicle.link("active")
+        self._reporter.link("active")
         self._missing.begin()
-        self._links.put(Tick())
-        self._links.remind(LOOK_S, Doubt())
+        self._loop.put(Tick())
+        self._loop.remind(LOOK_S, Doubt())
         self._settle_sending()
         state = self._store.state if changed else self._state or self._store.state
-        self._patience.persist(partial(self._audit.take_over, state), is_small=True)
+        self._disk_retry.persist(partial(self._audit.take_over, state), is_small=True)
         if state is None:
             self._notices.call_together()
-        elif changed or self._fanout is None:
+        elif changed or self._model_publisher is None:
             self._begin(state)
         else:
             self._await_deadline(state)
@@ -318,36 +320,36 @@ class CoordinatorWorker:
             case Judged():
                 self._judge(event)
             case Seen(away):
-                self._chronicle.alive(away)
-                self._chronicle.waiting(self._round.updates if self._state is not None else 0)
+                self._reporter.alive(away)
+                self._reporter.waiting(self._round.updates if self._state is not None else 0)
                 if self._missing.seen(away):
-                    self._links.ask_whether_active()
+                    self._loop.ask_whether_active()
             case Tick():
                 self._show_life()
 
     def _show_life(self) -> None:
         """Give a sign of life; if the round has been open for long, say whom it waits for."""
-        self._links.remind(TICK_S, Tick())
-        self._chronicle.alive()
+        self._loop.remind(TICK_S, Tick())
+        self._reporter.alive()
         version = self._state.version if self._state is not None else -1
         if self._waiting.due(version, time.monotonic()) and not self._finished:
             here = self._round.clients if self._state is not None else ()
-            names = self._missing.look(self._state, here, self._chronicle.waited_for())
-            self._links.look_for(names)
+            names = self._missing.look(self._state, here, self._reporter.waited_for())
+            self._loop.look_for(names)
 
     def _look_at_activity(self) -> None:
         """The broker may have made another the active one without a word."""
         step = self._activity.next_step(time.monotonic())
         if step == "ask":
-            self._links.ask_whether_active()
+            self._loop.ask_whether_active()
         elif step == "let go":
             log.warning(
                 "no_longer_active",
                 "a message of ours does not come back from the queue: another coordinator is active"
                 " there; connecting again",
             )
-            self._links.updates.reopen()
-        self._links.remind(LOOK_S, Doubt())
+            self._loop.updates.reopen()
+        self._loop.remind(LOOK_S, Doubt())
 
     def _let_another_try(self) -> None:
         """The checkpoint has the model that we cannot publish; so has whoever takes over."""
@@ -355,8 +357,8 @@ class CoordinatorWorker:
             "not_published",
             "the newest model cannot be published from here; another coordinator may try",
         )
-        self._abandoned = self._links.updates.epoch
-        self._links.updates.reopen()
+        self._abandoned = self._loop.updates.epoch
+        self._loop.updates.reopen()
         self._finished = False  # `_begin` knows
         self._let_go()
 
@@ -366,21 +368,21 @@ class CoordinatorWorker:
         publishes = self._sending is not None and not self._sending[0].done()
         if publishes and self._alone:
             # Or an old model might go out after another coordinator's newer one.
-            self._links.models.give_up()
-            self._sending = self._fanout = None
+            self._loop.models.give_up()
+            self._sending = self._model_publisher = None
         self._store.give_back()
         self._intake.reset()
-        self._initiation.reset()
-        if self._state is not None and self._fanout is not None:
+        self._initial_weights.reset()
+        if self._state is not None and self._model_publisher is not None:
             self._round.cohort.release()
             self._begin_round(self._round.cohort.sum.total)
 
     def _begin(self, state: State) -> None:
         """Start from ``state``: everybody hears of its model, whoever missed it before."""
         check_room(self._policy.quorum, state.weights.buffer.nbytes)
-        self._finished = self._goal.reached(state)
-        self._fanout = self._make_fanout(
-            self._links.models,
+        self._finished = self._stopping.reached(state)
+        self._model_publisher = self._make_fanout(
+            self._loop.models,
             state.weights,
             self._signer,
             federation=state.federation,
@@ -393,26 +395,26 @@ class CoordinatorWorker:
             final=self._finished,
             fixed_state=dict(state.fixed_state),
         )
-        self._coordinator = self._learning.coordinator(self._fanout, state)
+        self._coordinator = self._learning.coordinator(self._model_publisher, state)
         self._state = state = replace(state, slots=self._coordinator.slots)
         self._begin_round()
         self._staging.memory_bytes = max(0, state.weights.buffer.nbytes - IN_FLIGHT_BYTES)
         sending = self._sender.submit(self._coordinator.send, state.weights)
-        self._sending = (sending, [], self._epoch, Phases())
-        self._links.wait_for(sending)
+        self._sending = (sending, [], self._epoch, Timings())
+        self._loop.wait_for(sending)
         self._sending = None
-        self._chronicle.published(state, self._fanout.manifest, Phases())
+        self._reporter.published(state, self._model_publisher.manifest, Timings())
         self._await_deadline(state)
         if self._finished:
             log.info(
                 "finished",
                 "version %d is the last: %s; nothing is left to do",
                 state.version,
-                self._goal.reason(state),
+                self._stopping.reason(state),
             )
 
-    def _make_fanout(self, *told: Any, **manifest: Any) -> Fanout:
-        return Fanout(*told, spares=self._settings.spare_mailboxes, **manifest)
+    def _make_fanout(self, *told: Any, **manifest: Any) -> ModelPublisher:
+        return ModelPublisher(*told, spares=self._settings.spare_mailboxes, **manifest)
 
     # --- a round --------------------------------------------------------------------------------
 
@@ -428,19 +430,19 @@ class CoordinatorWorker:
         outcome = self._intake.receive(item, self._state)
         self._missing.heard(outcome.client, item.reads)
         if self._state is None and not outcome.settled:
-            self._initiation.moved()
+            self._initial_weights.moved()
         if outcome.join is not None:
             self._welcome(outcome.join)
         if outcome.failed is not None:
-            self._chronicle.failed(outcome.failed)
+            self._reporter.failed(outcome.failed)
         if outcome.rejected is not None and self._state is None:
-            self._initiation.refused(outcome.client or "")
+            self._initial_weights.refused(outcome.client or "")
         if outcome.rejected is not None and self._rejections.put(outcome, outcome.rejected, item):
             self._remember(partial(roster.rejected, client=outcome.client or ""))
         if outcome.whole is not None:
             self._take(outcome.whole)
         if outcome.settled:
-            self._links.updates.acknowledge(outcome.settled, item.epoch)
+            self._loop.updates.acknowledge(outcome.settled, item.epoch)
         if outcome.client == COORDINATOR_USER and self._state is not None:
             self._tell_the_missing(self._state)
 
@@ -461,14 +463,14 @@ class CoordinatorWorker:
 
     def _welcome(self, join: Join) -> None:
         client = join.client
-        self._chronicle.joined(client)
+        self._reporter.joined(client)
         self._fixed_states.compare(client, join.fixed_state)
         self._remember(partial(roster.joined, client=client, now=time.time()))
-        if self._fanout is None:
-            self._initiation.joined(client)
+        if self._model_publisher is None:
+            self._initial_weights.joined(client)
         else:
             self._settle_sending()  # or it would hear of a model that is not published yet
-            self._fanout.send_to(client)
+            self._model_publisher.send_to(client)
             if self._overdue and self._settings.participation < 1 and self._state is not None:
                 self._notices.call_all_hands(self._state.version, client)
 
@@ -476,7 +478,7 @@ class CoordinatorWorker:
         local = self._learning.local_at(0)
         self._notices.tell(client, notice="send-initial", config=self._config, local=local)
 
-    def _take(self, arrival: Arrival) -> None:
+    def _take(self, arrival: IncomingUpdate) -> None:
         if not isinstance(arrival.manifest, UpdateManifest):
             self._take_initial(arrival)
             return
@@ -488,33 +490,33 @@ class CoordinatorWorker:
             rarity = roster.rarity(state.roster, arrival.manifest.client)
         self._round.fold(arrival, rarity)
         updates = self._round.updates
-        self._chronicle.accepted(arrival.manifest, state.version, updates, arrival.norm)
+        self._reporter.accepted(arrival.manifest, state.version, updates, arrival.norm)
         if self._policy.closes(updates, overdue=self._overdue):
             self._close_round(state)
 
-    def _take_initial(self, arrival: Arrival) -> None:
+    def _take_initial(self, arrival: IncomingUpdate) -> None:
         manifest = arrival.manifest
         if self._state is None and isinstance(manifest, InitialManifest):
             weights = Weights.uninitialized(arrival.layout)
             for start, data in arrival.chunks():
                 weights.buffer[start : start + len(data)] = data
             state = self._store.version_zero(self._learning.initial(weights), manifest.fixed_state)
-            self._patience.persist(partial(self._store.save, state))
+            self._disk_retry.persist(partial(self._store.save, state))
             self._audit.resumed(state)
             client = manifest.client
             log.info("initial_model", "%s sent the initial model", client, client=client)
             self._begin(state)
         arrival.release()
-        self._links.updates.acknowledge(arrival.tags, self._epoch)
+        self._loop.updates.acknowledge(arrival.tags, self._epoch)
 
     def _await_deadline(self, state: State) -> None:
         self._overdue = False
         if self._settings.deadline_s is not None:
-            self._links.remind(self._settings.deadline_s, Deadline(state.version))
+            self._loop.remind(self._settings.deadline_s, Deadline(state.version))
 
     def _look_at_deadline(self, state: State) -> None:
         updates = self._round.updates
-        self._chronicle.overdue(state.version + 1, updates, self._policy.min_quorum)
+        self._reporter.overdue(state.version + 1, updates, self._policy.min_quorum)
         if self._policy.closes(updates, overdue=True):
             self._close_round(state)
         elif self._settings.participation < 1:
@@ -534,10 +536,10 @@ class CoordinatorWorker:
         closed, spare = self._round, state.weights
         version = state.version + 1
         record = closed.record(version, self._intake.incomplete, self._rejections.counted)
-        record["judged"] = self._goal.judge(closed.judgement)
-        self._chronicle.judged(record, self._goal.watched(), self._goal.doubts(record))
-        typical = self._goal.typical(state)
-        if (best := self._goal.better(state.best, record, state.version, typical)) is not None:
+        record["judged"] = self._stopping.judge(closed.judgement)
+        self._reporter.judged(record, self._stopping.watched(), self._stopping.doubts(record))
+        typical = self._stopping.typical(state)
+        if (best := self._stopping.better(state.best, record, state.version, typical)) is not None:
             self._keep_best(state, best)
             state = replace(state, best=best)
         weights = closed.phases.timing("aggregate", self._aggregate)(state, closed, record)
@@ -547,31 +549,31 @@ class CoordinatorWorker:
         state = replace(state, roster=members).after(
             weights, closed.contributions, record, staleness
         )
-        self._finished = self._goal.reached(state)
+        self._finished = self._stopping.reached(state)
         if self._finished:
             self._coordinator.average_into(weights)
-        if self._fanout is None:
+        if self._model_publisher is None:
             raise RuntimeError("a round closed before there was a model")
-        self._fanout.describe(
+        self._model_publisher.describe(
             version=version, final=self._finished, local=self._learning.local_at(version)
         )
-        self._fanout.hold()
+        self._model_publisher.hold()
         send = closed.phases.timing("publish", self._coordinator.send)
         sending = self._sender.submit(send, weights)
         self._audit.aggregated(version, closed.entries, record.get("diverged"))
         save = partial(self._store.save, state)
-        closed.phases.timing("checkpoint", self._patience.persist)(save)
-        self._fanout.release()
+        closed.phases.timing("checkpoint", self._disk_retry.persist)(save)
+        self._model_publisher.release()
         self._sending = (sending, closed.tags, self._epoch, closed.phases)
-        sending.add_done_callback(lambda _sending: self._links.put(Sent()))
+        sending.add_done_callback(lambda _sending: self._loop.put(ModelPublished()))
         self._state = state
-        self._links.updates.acknowledge(self._intake.round_closed(state), self._epoch)
+        self._loop.updates.acknowledge(self._intake.round_closed(state), self._epoch)
         self._rejections.counted.clear()
         self._begin_round(spare)
         self._await_deadline(state)
-        self._chronicle.closed(state.run, record, closed.phases)
+        self._reporter.closed(state.run, record, closed.phases)
         if self._finished:
-            self._chronicle.ends(version, self._goal.reason(state))
+            self._reporter.ends(version, self._stopping.reason(state))
 
     def _aggregate(self, state: State, closed: Round, record: dict[str, Any]) -> Weights:
         """The next model; the last good one again if it would not be finite."""
@@ -580,30 +582,30 @@ class CoordinatorWorker:
             return self._coordinator.aggregate([closed.cohort])
         except Diverged as error:
             record["diverged"] = str(error)
-            self._chronicle.diverged(state.version, error)
+            self._reporter.diverged(state.version, error)
             same = closed.cohort.sum.total
             same.buffer[:] = state.weights.buffer
             return same
 
     def _evaluated(self, version: int, figures: Mapping[str, float]) -> None:
         """On the evaluator's thread: a version was judged."""
-        self._chronicle.evaluated(version, figures)
-        self._links.put(Judged(version, figures))
+        self._reporter.evaluated(version, figures)
+        self._loop.put(Judged(version, figures))
 
     def _keep_best(self, state: State, best: Best) -> None:
         """Before the checkpoint that says so; a crash in between leaves a copy that is too new."""
-        self._patience.persist(partial(self._store.save_best, state.weights))
-        self._chronicle.found_best(best)
+        self._disk_retry.persist(partial(self._store.save_best, state.weights))
+        self._reporter.found_best(best)
 
     def _settle_sending(self) -> None:
         """Wait until the newest model is published, if it is not; let its updates go."""
         if self._sending is None or self._state is None:
             return
         sending, tags, epoch, phases = self._sending
-        self._links.wait_for(sending)
+        self._loop.wait_for(sending)
         self._sending = None
-        phases.timing("acknowledge", self._links.updates.acknowledge)(tags, epoch)
-        if self._fanout is not None:
-            self._chronicle.published(self._state, self._fanout.manifest, phases)
+        phases.timing("acknowledge", self._loop.updates.acknowledge)(tags, epoch)
+        if self._model_publisher is not None:
+            self._reporter.published(self._state, self._model_publisher.manifest, phases)
         if self._evaluator is not None:
             self._evaluator.look_at(self._state.version, self._state.weights)

@@ -31,7 +31,7 @@ NO_LINE: Final = "0" * 64  # the line before the first
 MADE: Final = ("aggregated", "rolled_back")  # what a line says that tells how a version was made
 # Of what one sender has rejected in one round so many are listed and the rest counted: who floods
 # the coordinator must not fill its disk.
-MOST_LISTED: Final = 100
+MAX_LISTED: Final = 100
 _TAIL_BYTES: Final = 16 << 20  # longer than any line
 
 
@@ -120,7 +120,7 @@ class Audit:
         """Something that came from ``user`` must not count."""
         sender = user or ""
         self._rejected[sender] += 1
-        if self._rejected[sender] > MOST_LISTED:
+        if self._rejected[sender] > MAX_LISTED:
             self._unlisted[sender] += 1
         else:
             reason, detail = rejected.reason[:64], rejected.detail[:300]

@@ -14,7 +14,7 @@ log = Log(__name__)
 RETRY_S: Final = 0.5
 
 
-class Lease:
+class FolderLock:
     """A lock on ``folder`` itself, which the system takes back however its holder ends.
 
     The broker lets one coordinator at a time consume, but it cannot know what one that was cut off

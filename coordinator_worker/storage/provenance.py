@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from coordinator_worker.aggregation.settings import LearningSettings
+from coordinator_worker.aggregation.settings import AlgorithmSettings
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import Record
 
@@ -15,12 +15,12 @@ ROUND: Final = (
     "quorum", "deadline_s", "min_quorum", "participation", "max_staleness", "staleness_exponent",
     "staleness_hinge", "max_examples", "max_update_norm", "config",
 )  # fmt: skip
-MOST_CHANGES: Final = 50  # a checkpoint is written whole each round
+MAX_CHANGES: Final = 50  # a checkpoint is written whole each round
 
 
 def setup_of(settings: CoordinatorSettings) -> dict[str, Any]:
     """``settings`` that make the model, and the programs that do."""
-    names = (*LearningSettings.model_fields, *ROUND)
+    names = (*AlgorithmSettings.model_fields, *ROUND)
     given = settings.model_dump(mode="json", include=set(names))
     told = {name: given[name] for name in names if given[name] is not None}
     trust = {
@@ -47,4 +47,4 @@ def since(setup: tuple[Record, ...], first: int, now: Record) -> tuple[Record, .
     if setup and {name: value for name, value in setup[-1].items() if name != "version"} == now:
         return setup
     longer = (*setup, {"version": first, **now})
-    return longer if len(longer) <= MOST_CHANGES else (longer[0], *longer[2:])
+    return longer if len(longer) <= MAX_CHANGES else (longer[0], *longer[2:])

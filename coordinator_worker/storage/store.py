@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
 
-from coordinator_worker.aggregation.algorithm import Learning
+from coordinator_worker.aggregation.algorithm import Algorithm
 from coordinator_worker.settings import CoordinatorSettings, read_initial_model
 from coordinator_worker.state.training_state import Record, State
 from coordinator_worker.storage import provenance
 from coordinator_worker.storage.audit_log import Audit
 from coordinator_worker.storage.checkpoint import Checkpoint
-from coordinator_worker.storage.folder_lock import Lease
-from coordinator_worker.storage.version_archive import Archive, Retention
+from coordinator_worker.storage.folder_lock import FolderLock
+from coordinator_worker.storage.version_archive import Retention, VersionArchive
 from warren_shared import weights_file
 from warren_shared.errors import ConfigError
 from warren_shared.files import PRIVATE, writable
@@ -40,11 +40,11 @@ class Store:
         self.folder = writable(settings.checkpoint_dir, "--checkpoint-dir")
         self._settings = settings
         self._stopped_within = stopped_within
-        self._lease = Lease(self.folder)
+        self._lease = FolderLock(self.folder)
         self.audit = Audit(self.folder)
         self._syncer = ThreadPoolExecutor(1, "sync")
         retention = Retention(settings.keep_versions, settings.keep_every)
-        self._archive = Archive(self.folder, retention)
+        self._archive = VersionArchive(self.folder, retention)
         self._setup: tuple[Record, ...] = ()
         self._setup_now = provenance.setup_of(settings)
         self._checkpoint: Checkpoint | None = None
@@ -133,13 +133,13 @@ class Store:
         """A region's clients hold other models than its checkpoint: nobody else may go on."""
         was_region, is_region = (self.folder / ABOVE).is_dir(), self._settings.parent is not None
         if was_region and not is_region:
-            mend = "give --parent, or another --checkpoint-dir"
-            raise ConfigError(f"{self.folder} has a run with a federation above: {mend}")
+            hint = "give --parent, or another --checkpoint-dir"
+            raise ConfigError(f"{self.folder} has a run with a federation above: {hint}")
         if is_region and not was_region and version:
-            mend = "leave out --parent, or give another --checkpoint-dir"
-            raise ConfigError(f"{self.folder} has a run without a federation above: {mend}")
+            hint = "leave out --parent, or give another --checkpoint-dir"
+            raise ConfigError(f"{self.folder} has a run without a federation above: {hint}")
 
     def _complete(self, brought: State) -> None:
         """Nobody has seen the weights yet that a person ``brought``: add what the run needs."""
-        weights = Learning.of(self._settings).initial(brought.weights)
+        weights = Algorithm.from_settings(self._settings).initial(brought.weights)
         self.state = replace(brought, weights=weights)

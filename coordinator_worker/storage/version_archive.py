@@ -57,7 +57,7 @@ class Retention:
 
 
 @dataclass(frozen=True)
-class Kept:
+class ArchivedVersion:
     """A past version in a file."""
 
     run: str
@@ -85,7 +85,7 @@ class Kept:
         return found
 
 
-class Archive:
+class VersionArchive:
     """Writes and prunes the past versions in ``folder``, while we have the folder's lease."""
 
     def __init__(self, folder: Path, retention: Retention) -> None:
@@ -118,7 +118,7 @@ class Archive:
         """
         self.settle()
         if self._retention.wants(state.version):
-            self._writing = self._thread.submit(self._keep, state, digest)
+            self._writing = self._thread.submit(self._update_store, state, digest)
 
     def settle(self) -> None:
         """Wait for what is being written."""
@@ -130,7 +130,7 @@ class Archive:
         """Nothing will be kept any more."""
         self._thread.shutdown()
 
-    def _keep(self, state: State, digest: int) -> None:
+    def _update_store(self, state: State, digest: int) -> None:
         try:
             milestone = self._retention.is_milestone(state.version)
             write(self._folder.parent, state, digest, milestone=milestone)
@@ -185,18 +185,18 @@ def facts(state: State, digest: int, made: str) -> dict[str, str]:
     }
 
 
-def kept_in(folder: Path, run: str | None = None) -> list[Kept]:
+def kept_in(folder: Path, run: str | None = None) -> list[ArchivedVersion]:
     """The past versions of ``folder``, of ``run`` only if it is given, oldest first."""
     found = []
     if (folder / FOLDER).is_dir():
         for path in (folder / FOLDER).iterdir():
             named = _NAME.fullmatch(path.name)
             if named is not None and run in (None, named[1]):
-                found.append(Kept(named[1], int(named[2]), path, bool(named[3])))
+                found.append(ArchivedVersion(named[1], int(named[2]), path, bool(named[3])))
     return sorted(found, key=lambda kept: (kept.run, kept.version))
 
 
-def _is_whole(kept: Kept) -> bool:
+def _is_whole(kept: ArchivedVersion) -> bool:
     """As far as its length tells; its digest is looked at when it is read."""
     try:
         return bool(kept.facts)

@@ -26,7 +26,7 @@ from warren_shared.protocol.codec import kind_of
 from warren_shared.tls import Broker
 
 SHOWN: Final = 50  # in a table, unless asked for more
-MOST_REASONS: Final = 8
+MAX_REASONS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Rejection:
     size_bytes: int
 
 
-def read(letter: queue_browser.Letter) -> Rejection:
+def read(letter: queue_browser.QueuedMessage) -> Rejection:
     """What a letter says. Needs no word of it to be true or well-formed."""
     kind, size_bytes = kind_of(letter.body) or "", len(letter.body)
     if letter.unreadable:  # the coordinator writes none like that
@@ -106,7 +106,7 @@ class Summary:
 
     def total(self) -> str:
         """``7 rejected: 4 stale, 3 malformed``, and how many of them are not shown."""
-        counted = self.by_reason.most_common(MOST_REASONS)
+        counted = self.by_reason.most_common(MAX_REASONS)
         words = [f"{count} {plain(reason)}" for reason, count in counted]
         if others := self.by_reason.total() - sum(count for _, count in counted):
             words.append(f"{others} for other reasons")

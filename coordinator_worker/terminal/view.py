@@ -15,13 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator_worker.monitoring.client_view import Row
-from coordinator_worker.monitoring.federation_view import Picture, silence
+from coordinator_worker.monitoring.federation_view import FederationView, silence
 from coordinator_worker.terminal.participation import STYLES
 from coordinator_worker.text.formatting import UNKNOWN, duration, figure, plain, size, sparkline
 from coordinator_worker.text.table import LONGEST, WIDE, Column, fitted
 
 BAR: Final = 24
-LEAST_ROWS: Final = 3
+MIN_ROWS: Final = 3
 REFUSALS: Final = 3
 MAX_LINES: Final = 3  # of one thing that is amiss
 LINES: Final = 12  # of a board that is not told how high it may be, above and below its table
@@ -33,7 +33,7 @@ class Source(Protocol):
     ``silence_s``: seconds since the coordinator was heard of.
     """
 
-    picture: Picture
+    picture: FederationView
     lock: AbstractContextManager[Any]
     notice: str
 
@@ -47,13 +47,13 @@ class Source(Protocol):
 class Still:
     """A picture that only its board feeds."""
 
-    picture: Picture = field(default_factory=Picture)
+    picture: FederationView = field(default_factory=FederationView)
     lock: AbstractContextManager[Any] = field(default_factory=threading.RLock)
     notice: str = ""
     silence_s: float = 0.0
 
 
-class Board:
+class TerminalView:
     """What the events so far say, as a rich renderable.
 
     With more clients than lines it shows those that stand out, and says how the others are.
@@ -65,14 +65,14 @@ class Board:
         self._source = source or Still()
 
     @property
-    def picture(self) -> Picture:
+    def picture(self) -> FederationView:
         """What is drawn."""
         return self._source.picture
 
-    def feed(self, event: Mapping[str, Any]) -> None:
+    def apply(self, event: Mapping[str, Any]) -> None:
         """Take one event."""
         with self._source.lock:
-            self.picture.feed(event)
+            self.picture.apply(event)
             if self.picture.finished:
                 self.finished.set()
 
@@ -104,13 +104,13 @@ class Board:
         rows = picture.rows()
         room = len(rows) if height is None else height - len(above) - len(below) - 4
         if room < len(rows):
-            shown = rows[: max(LEAST_ROWS, room - 1)]
+            shown = rows[: max(MIN_ROWS, room - 1)]
             rest = [_others(rows[len(shown) :])]
         else:
             shown, rest = sorted(rows, key=lambda row: row.name), []
         return Group(*above, Text(), fitted(_columns(picture, shown), width), *rest, *below)
 
-    def _head(self, picture: Picture) -> Text:
+    def _head(self, picture: FederationView) -> Text:
         words = Text(no_wrap=True, overflow="ellipsis")
         words.append(plain(self.title), "bold")
         words.append(f"  version {picture.version}", "bold cyan")
@@ -125,7 +125,7 @@ class Board:
         return words
 
 
-def _quorum(picture: Picture, width: int) -> Table:
+def _quorum(picture: FederationView, width: int) -> Table:
     have, need = picture.quorum
     line = Table.grid(padding=(0, 2, 0, 0))
     cells: list[RenderableType] = [
@@ -143,11 +143,11 @@ def _quorum(picture: Picture, width: int) -> Table:
     return line
 
 
-def _traffic(picture: Picture) -> str:
+def _traffic(picture: FederationView) -> str:
     return f"up {size(picture.bytes_up)}, down {size(picture.bytes_down)}"
 
 
-def _metrics(picture: Picture, width: int) -> list[Text]:
+def _metrics(picture: FederationView, width: int) -> list[Text]:
     """The newest figures of all clients together, each with how it has gone, as many as fit."""
     words = Text(no_wrap=True)
     last = picture.rounds[-1]["metrics"] if picture.rounds else {}
@@ -163,11 +163,11 @@ def _metrics(picture: Picture, width: int) -> list[Text]:
     return lines if width >= WIDE else [*lines, Text(_traffic(picture), "dim")]
 
 
-def _troubles(picture: Picture) -> list[str]:
+def _troubles(picture: FederationView) -> list[str]:
     return list(picture.trouble.values())
 
 
-def _refusals(picture: Picture) -> list[Text]:
+def _refusals(picture: FederationView) -> list[Text]:
     """How much was rejected, and the newest reasons."""
     if not picture.rejected:
         return []
@@ -188,7 +188,7 @@ def _others(rows: list[Row]) -> Text:
     return Text(f"{words}, {away} rounds missed", "dim", no_wrap=True, overflow="ellipsis")
 
 
-def _columns(picture: Picture, rows: list[Row]) -> list[Column]:
+def _columns(picture: FederationView, rows: list[Row]) -> list[Column]:
     clients = [row.client for row in rows]
     names = [Text(plain(row.name), "bold red" if row.refused else "") for row in rows]
     for name in names:

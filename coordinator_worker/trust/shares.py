@@ -7,7 +7,7 @@ from itertools import accumulate
 from math import isfinite, nan
 from typing import Any, Final
 
-LEAST_CLIENTS: Final = 3  # of two neither can be told from the other
+MIN_CLIENTS: Final = 3  # of two neither can be told from the other
 MAX_NAMES: Final = 64  # of metrics in a round's record
 MAX_LONE_NAMES: Final = 16  # up to so many a name counts that only one of several clients has
 
@@ -19,7 +19,7 @@ def factors(examples: Sequence[int], share: float) -> list[float]:
     c = share (k c + r). All are 1 where nobody is above, and for fewer than LEAST_CLIENTS clients.
     Where ``share`` is less than one of n equal parts, all weigh the same.
     """
-    if share >= 1 or len(examples) < LEAST_CLIENTS:
+    if share >= 1 or len(examples) < MIN_CLIENTS:
         return [1.0] * len(examples)
     sizes = sorted(examples, reverse=True)
     rest = float(sum(sizes))
@@ -110,7 +110,7 @@ def _without_outliers(weights: Sequence[float], values: Sequence[float]) -> floa
     there = [(v, w) for v, w in zip(values, weights, strict=True) if isfinite(v)]
     if 2 * len(there) <= len(values):
         return nan
-    if len(there) >= LEAST_CLIENTS:
+    if len(there) >= MIN_CLIENTS:
         ordered = sorted(there)
         (least, next_least), (next_most, most) = (
             (ordered[0], ordered[1]),
@@ -129,7 +129,7 @@ def kept_names(reporting: Counter[str], clients: int) -> set[str]:
     first, and where there are many, what only one client says is not kept.
     """
     ranked = sorted(reporting, key=lambda name: (-reporting[name], name))
-    several = clients >= LEAST_CLIENTS
+    several = clients >= MIN_CLIENTS
     return {
         name
         for rank, name in enumerate(ranked[:MAX_NAMES])

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from coordinator_worker.text.formatting import plain
 from coordinator_worker.text.table import console
-from coordinator_worker.versions.registry import Model, Past
+from coordinator_worker.versions.registry import Model, ModelRegistry
 from warren_shared import strict_json
 from warren_shared.tensors.layout import Array
 
@@ -82,7 +82,7 @@ def differences(a: Model, b: Model) -> list[Difference]:
     return [*found, whole.named("")]
 
 
-def show(past: Past, first: str, second: str, *, as_json: bool) -> None:
+def show(past: ModelRegistry, first: str, second: str, *, as_json: bool) -> None:
     """Print how the models that these words name differ."""
     a, b = past.find(first), past.find(second)
     found = differences(a, b)

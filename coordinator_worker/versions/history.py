@@ -23,7 +23,7 @@ Record = Mapping[str, Any]
 Row = dict[str, float | int | str]
 
 SHOWN: Final = 30
-MOST_METRICS: Final = 5
+MAX_METRICS: Final = 5
 FIRST: Final = ("version", "time", "seconds", "updates", "incomplete", "norm", "bytes_up")
 
 
@@ -95,7 +95,7 @@ def to_json(history: Sequence[Record]) -> None:
 def show(state: State) -> None:
     """Print the newest rounds; what matters least is left out where there is no room."""
     rows = aligned(state.history)[-SHOWN:]
-    metrics = [name for name in columns(rows) if name.startswith("metric/")][:MOST_METRICS]
+    metrics = [name for name in columns(rows) if name.startswith("metric/")][:MAX_METRICS]
     refused = [
         sum(int(v) for name, v in figures.items() if name.startswith("rejected/"))
         for figures in rows

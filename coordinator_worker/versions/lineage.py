@@ -13,7 +13,7 @@ from coordinator_worker.state.training_state import Record
 from coordinator_worker.storage.audit_log import NAME, digest_of
 from coordinator_worker.versions import audit_report
 from coordinator_worker.versions.audit_report import Made
-from coordinator_worker.versions.registry import Past
+from coordinator_worker.versions.registry import ModelRegistry
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Lineage:
     head: str | None
 
 
-def lineage(past: Past, version: int) -> Lineage:
+def lineage(past: ModelRegistry, version: int) -> Lineage:
     """That of ``version``, from checkpoint and audit log."""
     log = past.folder / NAME
     lines = list(audit_report.read(log)) if log.exists() else []
@@ -54,12 +54,12 @@ def lineage(past: Past, version: int) -> Lineage:
     )
 
 
-def records(past: Past, line: Lineage) -> list[Record]:
+def records(past: ModelRegistry, line: Lineage) -> list[Record]:
     """What the history still knows of its rounds."""
     return [record for number in line.rounds if (record := past.record(number))]
 
 
-def _rounds(past: Past, made: Mapping[int, Made], version: int) -> Iterator[int]:
+def _rounds(past: ModelRegistry, made: Mapping[int, Made], version: int) -> Iterator[int]:
     """Newest first. A copy of a file that a person brought has nothing behind it that we know."""
     while version > 0:
         origin = past.record(version).get("rolled_back")
@@ -92,7 +92,7 @@ def _entries(made: Made) -> list[Mapping[str, Any]]:
     return list(made.line.get("contributions", []))
 
 
-def _digest(past: Past, made: Mapping[int, Made], version: int) -> str | None:
+def _digest(past: ModelRegistry, made: Mapping[int, Made], version: int) -> str | None:
     if version == past.state.version:
         return past.find("current").facts["digest"]
     if version in past.kept:

@@ -11,17 +11,17 @@ from rich.text import Text
 from coordinator_worker.storage.store import BEST_FILE
 from coordinator_worker.text.formatting import plain, size
 from coordinator_worker.text.table import Column, console, fitted
-from coordinator_worker.versions.registry import Past
+from coordinator_worker.versions.registry import ModelRegistry
 from warren_shared import strict_json
 from warren_shared.weights_file import digest_text
 
-MOST_METRICS: Final = 3
+MAX_METRICS: Final = 3
 SHOWN_DIGITS: Final = 8  # of a digest; --json has them all
 
 
 def show(folder: Path, *, as_json: bool) -> None:
     """Print the versions in ``folder``, oldest first."""
-    past = Past(folder)
+    past = ModelRegistry(folder)
     found = versions(past)
     if as_json:
         sys.stdout.write(strict_json.dumps(found, indent=1) + "\n")
@@ -31,7 +31,7 @@ def show(folder: Path, *, as_json: bool) -> None:
     out.print(fitted(_columns(found), out.width))
 
 
-def versions(past: Past) -> list[dict[str, Any]]:
+def versions(past: ModelRegistry) -> list[dict[str, Any]]:
     """Each version that is there, as plain figures."""
     best = past.state.best.version if past.state.best is not None else None
     there = {*past.kept, past.state.version}
@@ -40,7 +40,7 @@ def versions(past: Past) -> list[dict[str, Any]]:
     return [_line(past, version, best) for version in sorted(there)]
 
 
-def _line(past: Past, version: int, best: int | None) -> dict[str, Any]:
+def _line(past: ModelRegistry, version: int, best: int | None) -> dict[str, Any]:
     record, kept, state = past.record(version), past.kept.get(version), past.state
     if kept is not None:
         digest, bytes_ = kept.facts.get("digest"), kept.path.stat().st_size
@@ -105,7 +105,7 @@ def _marks(line: dict[str, Any]) -> Text:
 def _worth_a_column(lines: Sequence[dict[str, Any]]) -> list[str]:
     """The metrics to show: what models are worth before what training said."""
     names = dict.fromkeys(name for line in lines for name in line["metrics"])
-    return sorted(names, key=lambda name: not name.startswith("eval_"))[:MOST_METRICS]
+    return sorted(names, key=lambda name: not name.startswith("eval_"))[:MAX_METRICS]
 
 
 def _figure(value: float | None) -> str:

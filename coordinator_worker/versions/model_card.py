@@ -17,11 +17,11 @@ from coordinator_worker.state.training_state import Record
 from coordinator_worker.text.formatting import size
 from coordinator_worker.text.markdown import sparkline, table, text
 from coordinator_worker.versions.lineage import Lineage, lineage, records
-from coordinator_worker.versions.registry import Past
+from coordinator_worker.versions.registry import ModelRegistry
 from warren_shared.errors import ConfigError
 from warren_shared.tensors.layout import CONTROL
 
-MOST_ROWS: Final = 50
+MAX_ROWS: Final = 50
 ALWAYS: Final = ("aggregator", "server_optimizer", "quorum", "participation", "max_staleness")
 LIMITS: Final = """\
 Nobody but you knows these. Replace each line; a card without them is not finished.
@@ -34,7 +34,7 @@ Nobody but you knows these. Replace each line; a card without them is not finish
 """
 
 
-def card(past: Past, wanted: str, *, names: bool, day: str) -> str:
+def card(past: ModelRegistry, wanted: str, *, names: bool, day: str) -> str:
     """The card of the version that ``wanted`` names, written on ``day``.
 
     With ``names`` clients are called by theirs, else numbered by their share of the data.
@@ -62,7 +62,7 @@ def card(past: Past, wanted: str, *, names: bool, day: str) -> str:
 # --- sections -------------------------------------------------------------------------------------
 
 
-def _head(past: Past, line: Lineage, day: str) -> str:
+def _head(past: ModelRegistry, line: Lineage, day: str) -> str:
     state = past.state
     facts: list[tuple[str, object]] = [
         ("federation", state.federation),
@@ -86,7 +86,7 @@ def _head(past: Past, line: Lineage, day: str) -> str:
     return "\n".join((title, about, table(("", ""), facts)))
 
 
-def _model(past: Past) -> str:
+def _model(past: ModelRegistry) -> str:
     tensors = [t for t in past.state.weights.layout.tensors if not t.name.startswith(CONTROL)]
     sizes = [prod(tensor.shape) for tensor in tensors]
     rows = [
@@ -97,11 +97,11 @@ def _model(past: Past) -> str:
         f"{len(tensors)} tensors, {sum(sizes):,} parameters,"
         f" {size(sum(tensor.size_bytes for tensor in tensors))}.\n"
     )
-    rows_shown = table(("tensor", "shape", "type", "parameters"), rows[:MOST_ROWS])
+    rows_shown = table(("tensor", "shape", "type", "parameters"), rows[:MAX_ROWS])
     return "\n".join(("## Model\n", said, rows_shown + _more(len(rows), "tensors")))
 
 
-def _data(past: Past, line: Lineage, *, names: bool) -> str:
+def _data(past: ModelRegistry, line: Lineage, *, names: bool) -> str:
     standings = participation(line.roster, len(line.rounds))
     standings.sort(key=lambda standing: (-standing.member.examples, standing.client))
     total = sum(standing.member.examples for standing in standings)
@@ -122,7 +122,7 @@ def _data(past: Past, line: Lineage, *, names: bool) -> str:
     if not line.complete:
         said.append("The audit log does not tell of every round, so some are not counted here.\n")
     rows_shown = table(
-        ("client", "examples", "share", "updates", "last took part"), rows[:MOST_ROWS]
+        ("client", "examples", "share", "updates", "last took part"), rows[:MAX_ROWS]
     )
     missing = [standing for standing in standings if standing.status == "gone"]
     silent = set(past.state.roster) - set(line.roster)
@@ -138,7 +138,7 @@ def _data(past: Past, line: Lineage, *, names: bool) -> str:
     return "\n".join(("## Training data\n", *said))
 
 
-def _algorithm(past: Past, version: int) -> str:
+def _algorithm(past: ModelRegistry, version: int) -> str:
     setups = [each for each in past.state.setup if each["version"] <= version]
     parts = ["## Algorithm and settings\n"]
     if (brought := next((s["imported"] for s in setups if "imported" in s), None)) is not None:
@@ -200,7 +200,7 @@ def _rounds(line: Lineage, known: Sequence[Record]) -> str:
     return "\n".join(filter(None, ("## Rounds\n", said, table(("", ""), facts))))
 
 
-def _metrics(past: Past, line: Lineage) -> str:
+def _metrics(past: ModelRegistry, line: Lineage) -> str:
     curves: dict[str, list[tuple[int, float]]] = {}
     versions = [*line.rounds, *({line.version} - set(line.rounds))]
     for version in versions:
@@ -275,9 +275,9 @@ def _standing(standing: Standing) -> str:
 
 def _listed(clients: Iterable[str]) -> str:
     there = sorted(clients)
-    shown = ", ".join(text(client) for client in there[:MOST_ROWS])
-    return f" ({shown}{', …' if len(there) > MOST_ROWS else ''})" if there else ""
+    shown = ", ".join(text(client) for client in there[:MAX_ROWS])
+    return f" ({shown}{', …' if len(there) > MAX_ROWS else ''})" if there else ""
 
 
 def _more(count: int, what: str) -> str:
-    return f"\n… and {count - MOST_ROWS} more {what}.\n" if count > MOST_ROWS else ""
+    return f"\n… and {count - MAX_ROWS} more {what}.\n" if count > MAX_ROWS else ""

@@ -43,7 +43,7 @@ class Model:
     facts: weights_file.Facts
 
 
-class Past:
+class ModelRegistry:
     """The checkpoint in ``folder``, which may be in use, and the past versions beside it.
 
     Raises ConfigError if there is no checkpoint.

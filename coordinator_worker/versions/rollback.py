@@ -18,10 +18,10 @@ from coordinator_worker.state.training_state import Best, State
 from coordinator_worker.storage import version_archive
 from coordinator_worker.storage.audit_log import Audit
 from coordinator_worker.storage.checkpoint import Checkpoint
-from coordinator_worker.storage.folder_lock import Lease
+from coordinator_worker.storage.folder_lock import FolderLock
 from coordinator_worker.storage.provenance import software
 from coordinator_worker.storage.store import ABOVE
-from coordinator_worker.versions.registry import Past
+from coordinator_worker.versions.registry import ModelRegistry
 from warren_shared import weights_file
 from warren_shared.errors import ConfigError, WarrenError
 from warren_shared.files import writable
@@ -78,7 +78,7 @@ def rollback(folder: Path, wanted: str, after: int | None = None) -> State:
     if (folder / ABOVE).is_dir():
         raise ConfigError(f"{folder} is a region's, whose models come from above: roll back there")
     with _alone(folder):
-        past = Past(folder)
+        past = ModelRegistry(folder)
         model = past.find(wanted)
         if model.version == past.state.version and after is None:
             raise ConfigError(f"version {model.version} is the newest already")
@@ -143,7 +143,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Nobody else writes ``folder`` meanwhile; a disk that is full is one line."""
     if not folder.is_dir():
         raise ConfigError(f"--checkpoint-dir {folder} holds no checkpoint yet")
-    lease = Lease(folder)
+    lease = FolderLock(folder)
     if not lease.take():
         raise ConfigError(f"a coordinator that runs has {folder}: stop it first, then try again")
     try:

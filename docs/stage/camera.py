@@ -16,7 +16,7 @@ FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-MOST_BYTES = 150_000
+MAX_BYTES = 150_000
 COLORS = 256
 COLORED = TerminalTheme(
     (18, 22, 30),
@@ -54,7 +54,7 @@ class Camera:
         image = image.crop((0, 0, image.width, min(image.height, high)))
         path = self.folder / f"{name}.png"
         image.quantize(COLORS, kmeans=2, dither=Image.Dither.NONE).save(path, optimize=True)
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"{path} is {path.stat().st_size} bytes: show less of it")
 
     def take_terminal(self, drawn: RenderableType, name: str, width: int, height: int) -> None:

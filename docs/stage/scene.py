@@ -13,8 +13,8 @@ from broker_config.declaration.federation import Federation, Fleet
 from broker_config.node import lifecycle
 from broker_config.node.record import Node
 from broker_config.secrets.bundles import bundle_path
-from coordinator_worker.monitoring.federation_view import Picture
-from coordinator_worker.monitoring.follower import last_word
+from coordinator_worker.monitoring.federation_view import FederationView
+from coordinator_worker.monitoring.follower import fetch_snapshot
 from warren_shared.tls import Broker
 
 ROOT = Path(__file__).parents[2]
@@ -68,11 +68,11 @@ class Scene:
         self.processes[name].kill()
         self.processes[name].wait()
 
-    def picture(self) -> Picture:
+    def picture(self) -> FederationView:
         """How the federation is now."""
-        return last_word(self.watcher, "screenshots") or Picture()
+        return fetch_snapshot(self.watcher, "screenshots") or FederationView()
 
-    def until(self, wanted: Callable[[Picture], bool]) -> Picture:
+    def until(self, wanted: Callable[[FederationView], bool]) -> FederationView:
         """Wait until the federation is as ``wanted``."""
         deadline = time.monotonic() + DEADLINE_S
         while not wanted(found := self.picture()):

@@ -12,7 +12,7 @@ from broker_config.secrets.bundles import bundle_path
 from coordinator_worker.monitoring.follower import Watch
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
-from coordinator_worker.terminal.view import Board
+from coordinator_worker.terminal.view import TerminalView
 from examples.stage.processes import Child, ChildFailed
 from examples.stage.study import Study
 from examples.stage.view import View
@@ -29,7 +29,7 @@ class Run:
     """One seed's training: where it ended, and what it cost."""
 
     state: State
-    board: Board
+    board: TerminalView
     coordinator_rss_bytes: int
     seconds_to_consuming: float
 
@@ -54,7 +54,7 @@ class Stage:
             self.node = lifecycle.up(self._home, federation, tls="mutual" if self._tls else "")
             watcher = Broker.from_bundle(bundle_path(self._home, "watcher"))
             self.version = lifecycle.status(self._home).version or "unknown"
-            unless_complete.enter_context(Watch(watcher, self._view.feed))
+            unless_complete.enter_context(Watch(watcher, self._view.apply))
             for number, name in enumerate(self._names):
                 task = ("--task", f"{self._study.module}:clinic", *self._study.arguments(number))
                 client = self._child(name, "client-worker", *task, "--stay")

@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from coordinator_worker.terminal.view import Board
+from coordinator_worker.terminal.view import TerminalView
 from coordinator_worker.text.formatting import size
 
 
@@ -21,7 +21,7 @@ class View:
         self._console = Console()
         self._status = "starting"
         self._lock = threading.Lock()
-        self.boards: list[Board] = []
+        self.boards: list[TerminalView] = []
         self.history: list[dict[int, Mapping[str, float]]] = []
         self._live = Live(
             self, console=self._console, refresh_per_second=8, transient=True
@@ -42,20 +42,20 @@ class View:
         if self._live is None:
             print(status, flush=True)
 
-    def begin(self, name: str) -> Board:
+    def begin(self, name: str) -> TerminalView:
         """A new run: events from now on are about it."""
         with self._lock:
-            self.boards.append(Board(f"{self._title}, {name}"))
+            self.boards.append(TerminalView(f"{self._title}, {name}"))
             self.history.append({})
             return self.boards[-1]
 
-    def feed(self, event: dict[str, Any]) -> None:
+    def apply(self, event: dict[str, Any]) -> None:
         """Take an event of the run in progress."""
         with self._lock:
             if not self.boards:
                 return
             board = self.boards[-1]
-            board.feed(event)
+            board.apply(event)
             if event.get("event") != "round.closed":
                 return
             self.history[-1][event["version"]] = event["metrics"]

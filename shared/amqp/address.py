@@ -149,9 +149,9 @@ def diagnose(error: Exception, where: str, *, by_token: bool = False) -> tuple[W
         return BrokerUnavailable(f"{where} ended while it let us in: it may be restarting"), False
     if isinstance(error, exceptions.ConnectionClosedByBroker):
         return refusal(error, where), error.reply_code in (403, 530)
-    for kind, words, mend, final in (*(_OF_A_TOKEN if by_token else ()), *_REFUSALS):
+    for kind, words, hint, final in (*(_OF_A_TOKEN if by_token else ()), *_REFUSALS):
         if isinstance(error, kind) and words in str(error):
-            return BrokerRefused(f"{where} refused{mend}"), final
+            return BrokerRefused(f"{where} refused{hint}"), final
     root = _root(error)
     if isinstance(root, ProxyFailed):
         kind = BrokerRefused if root.final else BrokerUnavailable
@@ -159,13 +159,13 @@ def diagnose(error: Exception, where: str, *, by_token: bool = False) -> tuple[W
     if isinstance(root, ssl.SSLError) or "[SSL" in str(root):  # pika may have only its text
         said, final = explain(str(root))
         return (BrokerRefused if final else BrokerUnavailable)(f"{where}: {said}"), final
-    mend = "start one with `broker-config up`, or check WARREN_BROKER_URL"
+    hint = "start one with `broker-config up`, or check WARREN_BROKER_URL"
     if THROUGH in where:
-        mend = "does the proxy run, and let this through? (WARREN_PROXY; none: without it)"
+        hint = "does the proxy run, and let this through? (WARREN_PROXY; none: without it)"
     if isinstance(root, exceptions.IncompatibleProtocolError):
-        mend = "if it speaks TLS there, begin WARREN_BROKER_URL with amqps://"
+        hint = "if it speaks TLS there, begin WARREN_BROKER_URL with amqps://"
     said = str(root) or type(root).__name__
-    return BrokerUnavailable(f"cannot reach {where} ({said}): {mend}"), False
+    return BrokerUnavailable(f"cannot reach {where} ({said}): {hint}"), False
 
 
 _OF_A_TOKEN: Final = (

@@ -53,7 +53,7 @@ class Subscription:
     spares: bool = False
 
 
-class Unacknowledged:
+class AckTracker:
     """Tags of a channel's deliveries that the broker has not heard of yet, oldest first.
 
     Settled deliveries wait for the connection's thread, which takes all of them at once: under a

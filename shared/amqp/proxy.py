@@ -22,7 +22,7 @@ from warren_shared.errors import ConfigError
 NONE: Final = "none"  # the setting that goes straight, whatever the environment has
 FORM: Final = "http://user:password@host:port or socks5://user:password@host:port"
 ANSWER_S: Final = 8.0  # for all of the proxy's answers; less than pika gives a connection
-MOST_BYTES: Final = 16384  # of an answer to CONNECT
+MAX_BYTES: Final = 16384  # of an answer to CONNECT
 PORTS: Final = {"http": 3128, "socks5": 1080, "socks5h": 1080}
 
 _SOCKS_REFUSALS: Final = {
@@ -163,7 +163,7 @@ class _Lines:
     def until(self, end: bytes) -> bytes:
         found = b""
         while not found.endswith(end):
-            if len(found) >= MOST_BYTES:
+            if len(found) >= MAX_BYTES:
                 raise ProxyFailed("its answer has no end; is it an HTTP proxy?")
             found += self.exactly(1)
         return found

@@ -15,7 +15,7 @@ from typing import Any, Final
 from warren_shared.protocol.codec import Body
 
 WINDOW_BYTES: Final = 16 << 20
-HELD_BACK: Final = None  # instead of a message: the next may not go out yet
+BLOCKED: Final = None  # instead of a message: the next may not go out yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class NotTaken(Unconfirmed):
 
 
 @dataclass(eq=False)
-class Job:
+class PublishBatch:
     """Messages that succeed or fail together; ``done`` is set either way, ``error`` says which.
 
     Where ``messages`` yields HELD_BACK it is asked again at the next ``pump``.
@@ -72,18 +72,18 @@ class Job:
             self.done.set()
 
 
-class Pipeline:
+class ConfirmWindow:
     """Jobs in order; ``send(number, message)`` puts a message out under its delivery number."""
 
     def __init__(self, send: Callable[[int, Publication], None]) -> None:
         self._send = send
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[PublishBatch] = deque()
         self._reset()
 
     def _reset(self) -> None:
         self._messages: Iterator[Publication | None] | None = None  # of the first job
         # Job, size in bytes and kind by number, oldest first; not the bodies, which take memory.
-        self._outstanding: dict[int, tuple[Job, int, str]] = {}
+        self._outstanding: dict[int, tuple[PublishBatch, int, str]] = {}
         self._window_bytes = 0
         self._number = 0  # RabbitMQ numbers a channel's publishes from 1
         self.progress = 0  # grows with everything that goes out or is confirmed
@@ -101,7 +101,7 @@ class Pipeline:
         _job, size_bytes, kind = self._outstanding[max(self._outstanding)]
         return f"a message of {size_bytes} bytes ({kind})"
 
-    def append(self, job: Job) -> None:
+    def append(self, job: PublishBatch) -> None:
         """Queue a job; safe from any thread (a deque's append is atomic)."""
         self._jobs.append(job)
 
@@ -112,7 +112,7 @@ class Pipeline:
             if self._messages is None:
                 self._messages = iter(job.messages)
             message = _OVER if job.done.is_set() else next(self._messages, _OVER)
-            if message is HELD_BACK:
+            if message is BLOCKED:
                 return
             if message is _OVER:
                 self._jobs.popleft()
@@ -170,6 +170,6 @@ class Pipeline:
             self._jobs.popleft().finish(error)
 
     @staticmethod
-    def _settle(job: Job) -> None:
+    def _settle(job: PublishBatch) -> None:
         if job.exhausted and not job.unconfirmed:
             job.finish()

@@ -21,7 +21,7 @@ SILENCE_S: Final = 10.0  # fewer may come than were there: some were too old and
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class QueuedMessage:
     """A message in a queue: who the broker says sent it, and what is written on the outside.
 
     ``timestamp`` is Unix seconds, if whoever published it set it. ``headers`` and ``body`` may
@@ -36,7 +36,7 @@ class Letter:
     unreadable: bool = False
 
 
-def peek(broker: str | Broker, name: str, queue: str) -> Iterator[Letter]:
+def peek(broker: str | Broker, name: str, queue: str) -> Iterator[QueuedMessage]:
     """Every message that waits in ``queue``, oldest first; at the end all of them are back.
 
     One at a time: a queue may hold more than fits into memory.
@@ -59,7 +59,7 @@ def peek(broker: str | Broker, name: str, queue: str) -> Iterator[Letter]:
         ):
             if method is None:
                 break
-            yield Letter(
+            yield QueuedMessage(
                 body,
                 properties.headers or {},
                 properties.user_id,

@@ -12,7 +12,7 @@ FIRST_S: Final = 0.002  # a try takes about as long
 LONGEST_S: Final = 1.0
 
 
-class Places:
+class QueueClaim:
     """``wanted`` of ``queues``: the first that are free, so that a row fills from its beginning.
 
     Those that we ``had`` before are tried first: who only lost its connection stays who it was, and

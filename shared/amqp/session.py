@@ -31,11 +31,17 @@ from warren_shared.amqp.address import (
 from warren_shared.amqp.backoff import backoff_s
 from warren_shared.amqp.confirm_deadline import ConfirmDeadline
 from warren_shared.amqp.consumer_probe import ask, follow
-from warren_shared.amqp.delivery import Subscription, Unacknowledged
+from warren_shared.amqp.delivery import AckTracker, Subscription
 from warren_shared.amqp.hosts import Hosts
 from warren_shared.amqp.properties import delivery, outgoing
-from warren_shared.amqp.publisher import Job, NotTaken, Pipeline, Publication, Unconfirmed
-from warren_shared.amqp.queue_claim import Places
+from warren_shared.amqp.publisher import (
+    ConfirmWindow,
+    NotTaken,
+    Publication,
+    PublishBatch,
+    Unconfirmed,
+)
+from warren_shared.amqp.queue_claim import QueueClaim
 from warren_shared.amqp.zero_copy import Connection, say_when_blocked
 from warren_shared.errors import BrokerUnavailable, NotThere, Stopped, Taken, WarrenError
 from warren_shared.naming import SPARE, spare
@@ -61,7 +67,7 @@ WAIT_S: Final = 10.0
 HOPELESS_S: Final = 0.5  # for a broker that has not confirmed a word in DRAIN_S
 # A consumer that names no limit gets 2000 messages from a quorum queue and then, until it
 # acknowledges, nothing: a round of 2 GB would wait for ever. This is the highest that can be named.
-MOST_UNACKNOWLEDGED: Final = 65535
+MAX_UNACKNOWLEDGED: Final = 65535
 
 
 class Session:
@@ -87,11 +93,11 @@ class Session:
         self._parameters = found[0]
         self.user: str = self._parameters.credentials.username
         self.epoch = 0
-        self._unacknowledged = Unacknowledged(0)
+        self._unacknowledged = AckTracker(0)
         self._subscription = subscription
         self._on_ready, self._on_lost, self._on_wait = on_ready, on_lost, on_wait
         self._thread = threading.Thread(target=self._run, name=f"amqp {name}", daemon=True)
-        self._pipeline = Pipeline(self._send)
+        self._pipeline = ConfirmWindow(self._send)
         self._deadline = ConfirmDeadline()
         self._has_published = False
         self.fails_since: float | None = None  # monotonic; of what is being published
@@ -137,7 +143,7 @@ class Session:
         """
         attempt, refusals, given_up = 0, 0, self._given_up
         while True:
-            job = Job(messages)
+            job = PublishBatch(messages)
             self._submit(job)
             while not job.done.wait(WAIT_S):
                 self._on_wait()
@@ -175,14 +181,14 @@ class Session:
         """Whether the broker has not let us in yet, nor refused us for good."""
         return not self._first.is_set()
 
-    def nudge(self) -> None:
+    def resume_publishing(self) -> None:
         """What was held back may go out."""
         self._call(self._pump)
 
     def post(self, message: Publication) -> None:
         """Publish ``message`` some time soon, or drop it if the link is down: for events."""
         if self._ready:
-            self._submit(Job([message]))
+            self._submit(PublishBatch([message]))
 
     def acknowledge(self, tags: Iterable[int], epoch: int) -> None:
         """Acknowledge deliveries of ``epoch``; those of a lost connection come again instead."""
@@ -212,7 +218,7 @@ class Session:
         self._is_closed = True
         patience_s = DRAIN_S
         if self._ready and not self._closing.is_set():
-            last = Job([])
+            last = PublishBatch([])
             self._submit(last)
             if not last.done.wait(DRAIN_S):
                 patience_s = HOPELESS_S
@@ -234,7 +240,7 @@ class Session:
         timer.daemon = True
         timer.start()
 
-    def _submit(self, job: Job) -> None:
+    def _submit(self, job: PublishBatch) -> None:
         self._pipeline.append(job)
         if self._closing.is_set():  # asked after appending: the thread may have ended in between
             job.finish(Stopped("the session is closed"))
@@ -279,9 +285,11 @@ class Session:
     def _connect_once(self) -> bool:
         """One connection from attempt to end; True if it was ready in between."""
         self.epoch += 1
-        self._unacknowledged = Unacknowledged(self.epoch)
+        self._unacknowledged = AckTracker(self.epoch)
         wanted = self._subscription
-        self.places = Places(wanted.queues, wanted.places, self._had) if wanted else Places(())
+        self.places = (
+            QueueClaim(wanted.queues, wanted.places, self._had) if wanted else QueueClaim(())
+        )
         self._was_up = False
         self._waiting: dict[str, int] = {}  # messages that were there before us, by consumer
         self._away: set[str] = set()  # mailboxes and spares whose nodes are down
@@ -375,7 +383,7 @@ class Session:
 
     def _begin_consuming(self, queue: str, wanted: Subscription) -> None:
         if wanted.manual_ack:
-            self._channel.basic_qos(prefetch_count=MOST_UNACKNOWLEDGED)
+            self._channel.basic_qos(prefetch_count=MAX_UNACKNOWLEDGED)
         self._channel.basic_consume(
             self._reachable(queue),
             partial(self._delivered, wanted),
@@ -450,7 +458,7 @@ class Session:
             self._waiting[method.consumer_tag] = waited - 1
         wanted.on_delivery(delivery(self.epoch, method, properties, body, waited=waited > 0))
 
-    def _acknowledge(self, known: Unacknowledged) -> None:
+    def _acknowledge(self, known: AckTracker) -> None:
         last, others = known.settle()
         if not self._ready or known.epoch != self.epoch or not self._channel.is_open:
             return

@@ -34,8 +34,8 @@ log = Log(__name__)
 LONGEST_BYTES: Final = MAX_SEALED_BYTES + 4096
 BEGINNING_BYTES: Final = 1 << 16
 BETWEEN_BYTES: Final = 4096  # what is between two bodies is some 200
-MOST_CONSUMED_BYTES: Final = 1 << 20  # before others of the loop have their turn
-MOST_GATHERED: Final = 64  # pieces a system call; a socket seldom takes more at once
+MAX_CONSUMED_BYTES: Final = 1 << 20  # before others of the loop have their turn
+MAX_GATHERED: Final = 64  # pieces a system call; a socket seldom takes more at once
 
 SIGN_OF_LIFE_S: Final = 10.0
 
@@ -274,7 +274,7 @@ class _Tunnelled(SelectorIOServicesAdapter):  # type: ignore[misc]
 
     def __init__(self, loop: Any, proxy: Proxy, goal: tuple[str, int]) -> None:
         super().__init__(loop)
-        self._proxy, self._goal = proxy, goal
+        self._proxy, self._stopping = proxy, goal
 
     def getaddrinfo(self, host: str, port: int, on_done: Any, **more: Any) -> Any:  # noqa: ARG002
         """Look the proxy up, for the broker is its affair."""
@@ -286,7 +286,7 @@ class _Tunnelled(SelectorIOServicesAdapter):  # type: ignore[misc]
         def connected(error: BaseException | None) -> None:
             if error is None:
                 try:
-                    self._proxy.open(sock, *self._goal)
+                    self._proxy.open(sock, *self._stopping)
                     sock.setblocking(False)
                 except OSError as failed:
                     error = failed
@@ -413,7 +413,7 @@ def _produce(transport: Any) -> None:
     """Send the pieces that wait, many with each system call; pika's own takes one at a time."""
     waiting = transport._tx_buffers
     while waiting:
-        sent = transport._sock.sendmsg(list(islice(waiting, MOST_GATHERED)))
+        sent = transport._sock.sendmsg(list(islice(waiting, MAX_GATHERED)))
         transport._tx_buffered_byte_count -= sent
         while sent:
             first = waiting.popleft()
@@ -429,7 +429,7 @@ def _consume(transport: Any) -> None:
         _stock_consume(transport)  # somebody else's, such as a task's that uses pika itself
         return
     taken = 0
-    while transport._state == transport._STATE_ACTIVE and taken < MOST_CONSUMED_BYTES:
+    while transport._state == transport._STATE_ACTIVE and taken < MAX_CONSUMED_BYTES:
         room = transport.connection.room()
         if room:
             size = transport._sock.recvmsg_into(room)[0]

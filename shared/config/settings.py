@@ -204,8 +204,8 @@ def load(
     known, rest = command_line.parser(kind, description, own, commands).parse_known_args(argv)
     if rest and not keep_unknown:
         flag = rest[0].partition("=")[0]
-        mend = command_line.nearest(flag, command_line.flags(kind)) or "see --help"
-        raise ConfigError(f"unknown option {flag}: {mend}")
+        hint = command_line.nearest(flag, command_line.flags(kind)) or "see --help"
+        raise ConfigError(f"unknown option {flag}: {hint}")
     given = {name: value for name, value in vars(known).items() if value is not None}
     path = given.pop("settings", None) or os.environ.get("WARREN_SETTINGS")
     found = (
@@ -276,10 +276,10 @@ def _first_of(
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "missing":
         flag = command_line.flag_of(name)
-        mend = f": you wrote {misspelt[name]}" if name in misspelt else "; see --help"
+        hint = f": you wrote {misspelt[name]}" if name in misspelt else "; see --help"
         if name == "broker_url" and name not in misspelt:
-            mend = ": name the bundle that `broker-config` wrote for you with --env-file"
-        return ConfigError(f"{flag} (or WARREN_{name.upper()}) is needed{mend}")
+            hint = ": name the bundle that `broker-config` wrote for you with --env-file"
+        return ConfigError(f"{flag} (or WARREN_{name.upper()}) is needed{hint}")
     if not name:
         return ConfigError(first["msg"].removeprefix("Value error, "))
     place = places[name] if name in places and name not in elsewhere else command_line.flag_of(name)

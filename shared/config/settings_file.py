@@ -104,8 +104,8 @@ def _unknown_on_top(
 
 
 def _unknown(place: str, name: str, known: Collection[str]) -> str:
-    mend = nearest(name, [one.replace("_", "-") for one in known])
-    return f"{place} is no setting: {mend or 'see --help'}"
+    hint = nearest(name, [one.replace("_", "-") for one in known])
+    return f"{place} is no setting: {hint or 'see --help'}"
 
 
 def _put(found: SettingsFile, kind: type[BaseSettings], name: str, place: str, value: Any) -> None:

@@ -15,7 +15,7 @@ R = TypeVar("R")
 class Listener(Protocol):
     """Hears everything and keeps what it is there for; must be quick, and safe on any thread."""
 
-    def hear(self, topic: str, fields: Mapping[str, Any]) -> None:
+    def on_event(self, topic: str, fields: Mapping[str, Any]) -> None:
         """``topic`` is what happened, such as ``round.closed``; ``fields`` stay as they are."""
         ...
 
@@ -24,20 +24,20 @@ class Listener(Protocol):
         ...
 
 
-class Audience:
+class EventBus:
     """All listeners of a worker; if there are none, telling them costs nothing."""
 
     def __init__(self) -> None:
         self._listeners: tuple[Listener, ...] = ()
 
-    def invite(self, listeners: Iterable[Listener]) -> None:
+    def subscribe(self, listeners: Iterable[Listener]) -> None:
         """Let these hear what happens from now on."""
         self._listeners = (*self._listeners, *listeners)
 
     def tell(self, topic: str, **fields: Any) -> None:
         """Let everybody hear of ``topic``."""
         for listener in self._listeners:
-            listener.hear(topic, fields)
+            listener.on_event(topic, fields)
 
     def close(self) -> None:
         """Send everybody home."""
@@ -59,7 +59,7 @@ class Phase(NamedTuple):
         return self.ended - self.began
 
 
-class Phases:
+class Timings:
     """What the time of a round, or of one update, went into; ``done`` in the order of the ends."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Phases:
         self.done: list[Phase] = []
 
     @contextmanager
-    def during(self, name: str, **about: Any) -> "Iterator[None]":
+    def measure(self, name: str, **about: Any) -> "Iterator[None]":
         """Time what is done in the block; a block that fails is not counted."""
         began = monotonic()
         yield
@@ -77,7 +77,7 @@ class Phases:
         """``function``, timed; it may be called on another thread."""
 
         def timed(*arguments: P.args, **named: P.kwargs) -> R:
-            with self.during(name):
+            with self.measure(name):
                 return function(*arguments, **named)
 
         return timed

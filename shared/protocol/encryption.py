@@ -20,7 +20,7 @@ from warren_shared.protocol.messages import Sealed
 _SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
-class Sealer:
+class UpdateEncryptor:
     """Seals what ``user`` sends to the coordinator of ``federation``."""
 
     def __init__(self, key: X25519PublicKey, federation: str, user: str) -> None:
@@ -29,7 +29,7 @@ class Sealer:
         self._header = Sealed(key=key_id(key.public_bytes_raw()))
 
     @classmethod
-    def of(cls, text: str | None, federation: str, user: str) -> "Sealer | None":
+    def of(cls, text: str | None, federation: str, user: str) -> "UpdateEncryptor | None":
         """From a bundle's WARREN_ENCRYPT_KEY; None if it has none."""
         if not text:
             return None
@@ -41,7 +41,7 @@ class Sealer:
         return encode(self._header, _SUITE.encrypt(b"".join(body), self._key, self._info))
 
 
-class Opener:
+class UpdateDecryptor:
     """Opens what is sealed to one of ``keys``."""
 
     def __init__(self, keys: Sequence[X25519PrivateKey], federation: str) -> None:
@@ -49,7 +49,7 @@ class Opener:
         self._federation = federation
 
     @classmethod
-    def of(cls, text: str | None, federation: str) -> "Opener":
+    def of(cls, text: str | None, federation: str) -> "UpdateDecryptor":
         """From a bundle's WARREN_DECRYPT_KEYS; opens nothing if it has none."""
         read = X25519PrivateKey.from_private_bytes
         return cls(read_keys("WARREN_DECRYPT_KEYS", text, read) if text else (), federation)

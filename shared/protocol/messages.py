@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, model_validator
 
 from warren_shared.naming import USER_PATTERN
-from warren_shared.tensors.evaluation import MAX_SCORES, MOST_CLASSES, SCORE_BINS
+from warren_shared.tensors.evaluation import MAX_CLASSES, MAX_SCORES, SCORE_BINS
 from warren_shared.tensors.layout import MAX_NAME, Role
 
 PROTOCOL: Final = 3  # the newest that is known here: raised with each field or kind that is added
@@ -190,7 +190,7 @@ class EvaluationEntry(Strict):
 
     num_examples: Annotated[int, Field(gt=0, le=MAX_EXAMPLES)]
     means: Figures = {}
-    confusion: Annotated[list[Row], Field(max_length=MOST_CLASSES), FailFast()] = []
+    confusion: Annotated[list[Row], Field(max_length=MAX_CLASSES), FailFast()] = []
     scores: Annotated[list[Row], Field(max_length=2), FailFast()] = []
     score_table: Annotated[ScoreTable | None, Since(3)] = None
     not_finite: Annotated[NotFinite, Since(3)] = []

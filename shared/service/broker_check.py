@@ -93,8 +93,8 @@ class Inspection:
         try:
             found = {entry[4][0] for entry in socket.getaddrinfo(host, at.port)}
         except OSError as error:
-            mend = "check WARREN_PROXY" if self._told.proxy else "check the broker URL"
-            return fail("name", f"{host} has no address ({error.strerror}): {mend}")
+            hint = "check WARREN_PROXY" if self._told.proxy else "check the broker URL"
+            return fail("name", f"{host} has no address ({error.strerror}): {hint}")
         return ok("name", f"{host} is {', '.join(sorted(map(str, found)))}")
 
     def _port(self) -> Finding:
@@ -105,11 +105,11 @@ class Inspection:
         except OSError as error:
             why = error.strerror or error
             way = f"{host}:{port}"
-            mend = "is the broker up, and does a firewall let this machine out?"
+            hint = "is the broker up, and does a firewall let this machine out?"
             if proxy is not None:
                 way += f" through {proxy}"
-                mend = "WARREN_PROXY names the proxy, WARREN_PROXY=none goes without"
-            return fail("port", f"{way} cannot be reached ({why}): {mend}")
+                hint = "WARREN_PROXY names the proxy, WARREN_PROXY=none goes without"
+            return fail("port", f"{way} cannot be reached ({why}): {hint}")
         return ok("port", f"{host}:{port} answers{f' through {proxy}' if proxy else ''}")
 
     def _connect(self) -> socket.socket:

@@ -51,5 +51,5 @@ def _while_read(run: Callable[[list[str]], None], words: list[str]) -> None:
 
 
 def _refuse(name: str, known: Mapping[str, str]) -> None:
-    mend = nearest(name, known) or f"there are {', '.join(known)}"
-    raise ConfigError(f"unknown command {name}: {mend}; see --help")
+    hint = nearest(name, known) or f"there are {', '.join(known)}"
+    raise ConfigError(f"unknown command {name}: {hint}; see --help")

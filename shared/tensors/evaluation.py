@@ -18,7 +18,7 @@ from warren_shared.errors import ConfigError
 SCORE_BINS: Final = 512  # equal bins of [0, 1]: what protocols 1 and 2 said of scores
 MAX_SCORES: Final = 512  # distinct scores of one evaluation as it travels; more are put together
 MAX_POOLED_SCORES: Final = 32_768  # of a pool in memory
-MOST_CLASSES: Final = 64
+MAX_CLASSES: Final = 64
 OF_SCORES: Final = ("accuracy", "precision", "recall", "f1", "macro_f1", "auc")
 
 Counts = tuple[tuple[int, ...], ...]
@@ -75,8 +75,8 @@ def of_classes(
     is predicted is NaN, as ``most_likely`` says it, all that follows from them is.
     Raises ConfigError for any other label.
     """
-    if not 2 <= classes <= MOST_CLASSES:
-        raise ConfigError(f"{classes} classes: an evaluation counts from 2 to {MOST_CLASSES}")
+    if not 2 <= classes <= MAX_CLASSES:
+        raise ConfigError(f"{classes} classes: an evaluation counts from 2 to {MAX_CLASSES}")
     if not np.isfinite(np.asarray(predicted, np.float64)).all():
         return not_finite(np.asarray(true).size, **means)
     truth, guess = np.asarray(true, np.int64).ravel(), np.asarray(predicted, np.int64).ravel()

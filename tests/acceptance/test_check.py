@@ -14,7 +14,7 @@ from client_worker.cli import main as client_main
 from coordinator_worker.cli import main as coordinator_main
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
-from coordinator_worker.storage.folder_lock import Lease
+from coordinator_worker.storage.folder_lock import FolderLock
 from tests.conftest import FLEET, Place
 from tests.processes import KEYS, Worker, workers
 from tests.tasks import line
@@ -371,7 +371,7 @@ def test_room_is_counted_in_what_is_going_to_be_written() -> None:
 
 
 def test_a_coordinator_that_runs_has_the_lease(coordinator, tmp_path: Path) -> None:
-    lease = Lease(tmp_path)
+    lease = FolderLock(tmp_path)
     assert lease.take()
     assert coordinator().about("lease")[0].startswith("warn  lease: a coordinator that runs has it")
     lease.give_back()

@@ -39,7 +39,7 @@ def stage(nodes: Cluster, tmp_path: Path) -> Iterator[WholeCluster]:
         yield found
     finally:
         found.close()
-        nodes.mend()
+        nodes.hint()
         nodes.ask("DELETE", f"vhosts/{VHOST}")
 
 
@@ -93,13 +93,13 @@ def test_a_client_goes_on_at_its_spare_mailbox_and_keeps_its_lease(stage: WholeC
     # While the mailbox is away, and when it is back and the first one still has the spare.
     for name in ("client-0-second", "client-0-third"):
         stage.crew.add(replace(stage._client("client-0"), name=name))
-        assert stage.until(lambda name=name: is_refused(stage, name), 30.0)  # type: ignore[misc]
+        assert stage.until(lambda name=name: record_rejection(stage, name), 30.0)  # type: ignore[misc]
         assert stage.heard(name, "connected") == 0
-        stage.cluster.mend()
+        stage.cluster.hint()
     stage.wait_for_progress(2)
 
 
-def is_refused(stage: WholeCluster, name: str) -> bool:
+def record_rejection(stage: WholeCluster, name: str) -> bool:
     return any("is taken" in str(each["message"]) for each in stage.crew.records(name))
 
 

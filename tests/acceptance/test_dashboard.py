@@ -21,7 +21,7 @@ from tests.browser import chromium, opened
 from tests.conftest import Place
 from tests.processes import BIN, DEADLINE_S, ROOT, workers
 from warren_shared.amqp.session import Session
-from warren_shared.observability.event_bus import Audience
+from warren_shared.observability.event_bus import EventBus
 
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>hacked=1</script>'
 
@@ -53,7 +53,7 @@ def coordinator(place: Place) -> Iterator[Events]:
     session = Session(place.urls["coordinator"], "coordinator")
     session.start(patience_s=10.0)
     try:
-        yield Events(session, Audience(), federation=HOSTILE)
+        yield Events(session, EventBus(), federation=HOSTILE)
     finally:
         session.close()
 

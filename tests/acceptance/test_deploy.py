@@ -264,13 +264,13 @@ def test_a_copy_of_the_checkpoint_is_gone_on_from(endless: Deployment) -> None:
     endless.run("coordinator", "rm -r checkpoint && mv backup checkpoint")
     endless.start("coordinator", text)
     refused = endless.said("coordinator", r"is out, and .* holds version")
-    mend = re.search(r"`(coordinator-worker rollback current --after (\d+))`", refused)
-    assert mend is not None, refused
-    endless.run("coordinator", mend[1])
+    hint = re.search(r"`(coordinator-worker rollback current --after (\d+))`", refused)
+    assert hint is not None, refused
+    endless.run("coordinator", hint[1])
     endless.start("coordinator", text)
     first = re.search(r"version (\d+) is published", endless.said("coordinator", "is published"))
     assert first is not None
-    assert int(first[1]) == int(mend[2]) + 1 > copied + 1
+    assert int(first[1]) == int(hint[2]) + 1 > copied + 1
     endless.goes_on()
 
 

@@ -9,7 +9,7 @@ import pika
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from coordinator_worker.runtime.model_publisher import Fanout
+from coordinator_worker.runtime.model_publisher import ModelPublisher
 from coordinator_worker.runtime.notices import Notices
 from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
@@ -54,12 +54,14 @@ def test_a_client_trains_from_no_model_that_the_coordinator_did_not_sign(
             (1, None, "not signed"),
             (2, stranger, "not in this client's bundle"),
         ):
-            Fanout(session, weights, signer, version=version, **fields).set_weights(list(weights))
+            ModelPublisher(session, weights, signer, version=version, **fields).set_weights(
+                list(weights)
+            )
             refused = started[0].wait_for("not_genuine")
             assert words in refused["message"]
         Notices(session, None).tell("alfa", notice="send-initial")
         assert "notice" in started[0].wait_for("not_genuine")["message"]
-        Fanout(session, weights, genuine, version=3, **fields).set_weights(list(weights))
+        ModelPublisher(session, weights, genuine, version=3, **fields).set_weights(list(weights))
         started[0].wait_for("update_confirmed", base_version=3)
         assert "version 1" not in started[0].said
         assert "version 2" not in started[0].said

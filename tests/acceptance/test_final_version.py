@@ -12,7 +12,7 @@ from coordinator_worker.rounds.final_evaluation import FinalEvaluation
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from coordinator_worker.versions.history import aligned
-from coordinator_worker.versions.registry import Past
+from coordinator_worker.versions.registry import ModelRegistry
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.conftest import Place
 from tests.processes import BIN, workers
@@ -33,7 +33,7 @@ def test_the_clients_evaluate_the_final_model_and_it_can_be_the_best(
         started += [*clients, coordinator]
         assert coordinator.wait_for("run_ends")["message"].endswith("--rounds 4 are made")
         assert [worker.end() for worker in started] == [0, 0, 0]
-    past = Past(tmp_path)
+    past = ModelRegistry(tmp_path)
     last = past.metrics(4)
     assert last["eval_loss"] < past.record(4)["metrics"]["eval_loss"], "of version 3"
     final = past.record(4)["final_evaluation"]

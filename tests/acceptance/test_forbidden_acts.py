@@ -44,7 +44,7 @@ from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.queue_browser import peek
 from warren_shared.amqp.session import Session
 from warren_shared.protocol.codec import encode, tensor_entries
-from warren_shared.protocol.encryption import Sealer
+from warren_shared.protocol.encryption import UpdateEncryptor
 from warren_shared.protocol.messages import Message, ModelManifest, Probe
 from warren_shared.protocol.transfer import transfer_fields
 
@@ -83,7 +83,7 @@ def state(place: Place) -> dict[str, Any]:
     "act", [pytest.param(act, id=act.name) for acts in ACTS.values() for act in acts]
 )
 def test_the_broker_refuses_to(guarded: Place, act: Act) -> None:
-    is_refused(guarded, act)
+    record_rejection(guarded, act)
 
 
 @pytest.mark.parametrize(
@@ -92,10 +92,10 @@ def test_the_broker_refuses_to(guarded: Place, act: Act) -> None:
      for act in WATCHERS_ACTS[part]],
 )  # fmt: skip
 def test_the_broker_refuses_a_watcher_to(guarded: Place, act: Act) -> None:
-    is_refused(guarded, act)
+    record_rejection(guarded, act)
 
 
-def is_refused(place: Place, act: Act) -> None:
+def record_rejection(place: Place, act: Act) -> None:
     before = state(place)
     assert all(before[queue] == 1 for queue in QUEUES)
     answers = (act.answer, act.elsewhere[1]) if act.elsewhere else (act.answer,)
@@ -194,7 +194,7 @@ def spoilt(site: Site, value: float) -> list[bytes]:
 
 
 def sealed(site: Site) -> bytes:
-    sealer = Sealer(X25519PrivateKey.generate().public_key(), site.place.name, site.user)
+    sealer = UpdateEncryptor(X25519PrivateKey.generate().public_key(), site.place.name, site.user)
     return b"".join(sealer.seal((site.bodies()[0],)))
 
 

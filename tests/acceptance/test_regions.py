@@ -45,7 +45,7 @@ from shared import amqp
 import client_worker.runtime.upstream_client
 owner, method, when, count = os.environ["DIE"].split()
 found = {{
-    "Store": store.Store, "Origin": region.Origin, "Fanout": fanout.Fanout,
+    "Store": store.Store, "Origin": region.Origin, "ModelPublisher": fanout.ModelPublisher,
     "Above": client_worker.runtime.upstream_client._Above, "Session": amqp.Session,
 }}[owner]
 whole, calls = getattr(found, method), 0
@@ -75,8 +75,8 @@ DEATHS = (
     "Above _hand_in after 3",
     "Origin put before 3",
     "Origin put after 3",
-    "Fanout set_weights before 3",
-    "Fanout set_weights after 3",
+    "ModelPublisher set_weights before 3",
+    "ModelPublisher set_weights after 3",
     "Session acknowledge before 9",
 )
 LEDGER = ("--index", "--size", "300000")  # two messages, so an update is never one

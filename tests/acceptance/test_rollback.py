@@ -10,7 +10,7 @@ from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from coordinator_worker.storage.audit_log import NAME
 from coordinator_worker.versions.audit_report import faults, read, versions
-from coordinator_worker.versions.registry import Past
+from coordinator_worker.versions.registry import ModelRegistry
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.conftest import Place
 from tests.processes import BIN, ROOT, Worker, workers
@@ -114,7 +114,7 @@ def test_a_run_that_begins_with_an_import_has_its_weights_as_version_zero(
         assert "initial_model" not in coordinator.said
     assert state_in(folder).run == run
     np.testing.assert_array_equal(state_in(folder).weights[0][:3], [101.5, 101.5, 100])
-    past = Past(folder)
+    past = ModelRegistry(folder)
     assert sorted(past.kept) == [0, 1, 2, 3]
     assert past.find("0").weights.buffer.tobytes() == brought.buffer.tobytes()
     setup = state_in(folder).setup

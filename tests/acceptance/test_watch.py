@@ -14,15 +14,15 @@ from pika import exceptions
 
 from coordinator_worker.cli import main
 from coordinator_worker.monitoring.event_publisher import Events
-from coordinator_worker.monitoring.federation_view import Picture
-from coordinator_worker.monitoring.follower import Follower, last_word
+from coordinator_worker.monitoring.federation_view import FederationView
+from coordinator_worker.monitoring.follower import Follower, fetch_snapshot
 from tests.conftest import Place
 from tests.processes import BIN, ROOT, Worker, workers
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.session import Session
 from warren_shared.errors import BrokerUnavailable
 from warren_shared.naming import EVENT_EXCHANGE, STATE_QUEUE
-from warren_shared.observability.event_bus import Audience
+from warren_shared.observability.event_bus import EventBus
 
 DEADLINE_S = 20.0
 
@@ -42,7 +42,7 @@ def coordinator(place: Place) -> Iterator[Events]:
     session = Session(place.urls["coordinator"], "coordinator")
     session.start(patience_s=10.0)
     try:
-        yield Events(session, Audience(), federation=place.name)
+        yield Events(session, EventBus(), federation=place.name)
     finally:
         session.close()
 
@@ -54,11 +54,11 @@ def round_closed(events: Events, version: int) -> None:
     )  # fmt: skip
 
 
-def seen(url: str, wanted: Callable[[Picture], bool]) -> Picture:
-    found: list[Picture] = []
+def seen(url: str, wanted: Callable[[FederationView], bool]) -> FederationView:
+    found: list[FederationView] = []
 
     def there() -> bool:
-        picture = last_word(url, "test")
+        picture = fetch_snapshot(url, "test")
         found[:] = [picture] if picture is not None else []
         return picture is not None and wanted(picture)
 
@@ -79,7 +79,7 @@ def test_who_comes_when_all_is_over_still_sees_how_it_went(place: Place, tmp_pat
     with workers() as started:
         federated(place, tmp_path, started, rounds=4)
         assert [worker.end() for worker in started] == [0, 0, 0]
-    picture = last_word(place.urls["watcher"], "test")
+    picture = fetch_snapshot(place.urls["watcher"], "test")
     assert picture is not None
     assert (picture.federation, picture.version, picture.finished) == (place.name, 4, True)
     assert picture.stopped
@@ -94,7 +94,7 @@ def test_who_comes_when_all_is_over_still_sees_how_it_went(place: Place, tmp_pat
         assert row.client.bytes == 40
     assert rows["bravo"].share == pytest.approx(120 / 220, abs=1e-4)
     # It is looked at, not taken out.
-    assert last_word(place.urls["watcher"], "test") is not None
+    assert fetch_snapshot(place.urls["watcher"], "test") is not None
 
 
 def test_a_coordinator_that_starts_again_leaves_what_its_checkpoint_knows(
@@ -106,7 +106,7 @@ def test_a_coordinator_that_starts_again_leaves_what_its_checkpoint_knows(
         words = ("--quorum", "2", "--rounds", "3", "--checkpoint-dir", str(tmp_path / "c"))
         started.append(Worker("coordinator-worker", place.urls["coordinator"], *words))
         assert started[-1].end() == 0
-    picture = last_word(place.urls["watcher"], "test")
+    picture = fetch_snapshot(place.urls["watcher"], "test")
     assert picture is not None
     assert [record["version"] for record in picture.rounds] == [1, 2, 3]
     assert {row.name: row.client.updates for row in picture.rows()} == {"alfa": 3, "bravo": 3}
@@ -141,7 +141,7 @@ def test_an_event_that_was_missed_is_made_up_for(place: Place) -> None:
     changed = threading.Event()
     session = Forgetful(place.urls["coordinator"], "coordinator")
     session.start(patience_s=10.0)
-    events = Events(session, Audience(), federation=place.name)
+    events = Events(session, EventBus(), federation=place.name)
     round_closed(events, 1)
     seen(place.urls["watcher"], lambda picture: picture.version == 1)
     with Follower(place.urls["watcher"], "late", lambda _event: changed.set()) as follower:
@@ -170,7 +170,7 @@ def test_what_a_coordinator_that_began_anew_did_before_it_was_heard_is_made_up_f
         assert follower.picture.number == 13
         session = Forgetful(place.urls["coordinator"], "coordinator")
         session.start(patience_s=10.0)
-        again = Events(session, Audience(), federation=place.name)
+        again = Events(session, EventBus(), federation=place.name)
         session.forgets = True
         for version in range(1, 6):
             round_closed(again, version)
@@ -199,7 +199,7 @@ def test_a_coordinator_that_is_killed_and_started_again_leaves_no_gap_with_a_wat
         until(lambda: follower.picture.finished and follower.picture.stopped, changed)
         until(lambda: len(follower.picture.rounds) == 40, changed)
         versions = [record["version"] for record in follower.picture.rounds]
-        last = last_word(place.urls["watcher"], "test")
+        last = fetch_snapshot(place.urls["watcher"], "test")
         assert last is not None
         assert versions == list(range(1, 41))
         assert follower.picture.number == last.number
@@ -232,14 +232,14 @@ def test_a_watcher_whose_connection_was_cut_sees_what_it_missed(place: Place) ->
 
 
 def test_many_look_at_the_same_time_and_all_see(place: Place) -> None:
-    found: queue.SimpleQueue[Picture | None] = queue.SimpleQueue()
+    found: queue.SimpleQueue[FederationView | None] = queue.SimpleQueue()
     with coordinator(place) as events:
         round_closed(events, 1)
         seen(place.urls["watcher"], lambda picture: picture.version == 1)
 
         def look() -> None:
             try:
-                found.put(last_word(place.urls["watcher"], "one of many"))
+                found.put(fetch_snapshot(place.urls["watcher"], "one of many"))
             except BrokerUnavailable:
                 found.put(None)
 

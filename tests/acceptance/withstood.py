@@ -19,7 +19,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from tests.conftest import FLEET, Place
 from tests.hostile import TIMESTAMP, Raw, deep, nested, raw_headers
-from warren_shared.protocol.encryption import Sealer
+from warren_shared.protocol.encryption import UpdateEncryptor
 from warren_shared.tensors.layout import Weights
 
 MIB: Final = 1 << 20
@@ -209,7 +209,9 @@ def _update(**claims: Any) -> Callable[[Hostile], object]:
 
 
 def _sealed(hostile: Hostile, inner: bytes) -> bytes:
-    sealer = Sealer(X25519PrivateKey.generate().public_key(), hostile.place.name, hostile.user)
+    sealer = UpdateEncryptor(
+        X25519PrivateKey.generate().public_key(), hostile.place.name, hostile.user
+    )
     return b"".join(sealer.seal((inner,)))
 
 

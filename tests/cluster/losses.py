@@ -103,7 +103,7 @@ def lose(stage: WholeCluster, fault: Callable[[WholeCluster, str], None], node: 
     fault(stage, node)
     went_on = stage.until(lambda: stage.crew.version >= before + ROUNDS, WITHIN_S)
     taken = time.monotonic() - began
-    stage.cluster.mend()
+    stage.cluster.hint()
     if not went_on:
         raise Stuck(f"{fault.__name__} of {node}: version {stage.crew.version} for {WITHIN_S} s")
     return taken
@@ -114,7 +114,7 @@ def lose_majority(stage: WholeCluster, fault: Callable[[WholeCluster, str], None
     for node in stage.random.sample(NODES, 2):
         fault(stage, node)
     stage.pause(MAJORITY_S)
-    stage.cluster.mend()
+    stage.cluster.hint()
 
 
 def run(
@@ -151,7 +151,7 @@ def run(
                 stage.wait_for_progress(1)
             except (Stuck, AssertionError) as error:
                 stuck.append(f"fault {number}: {error}")
-                cluster.mend()
+                cluster.hint()
                 if not stage.until(lambda: time.monotonic() < stage.crew.last_news + 5, STUCK_S):
                     break
             told(f"{number} {fault.__name__} version {stage.crew.version} {stuck}")

@@ -90,7 +90,7 @@ class Cluster:
         if number == signal.SIGSTOP:
             self._halted.add(name)
 
-    def mend(self) -> None:
+    def hint(self) -> None:
         """Have all nodes run, as one cluster; one that does not come back is started anew."""
         self.heal()
         for name in self._halted:

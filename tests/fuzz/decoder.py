@@ -8,13 +8,13 @@ from tests.fuzz.frames import Wire, hostile
 from tests.fuzz.instructions import Instructions, packed
 from warren_shared.errors import Rejected
 from warren_shared.protocol.codec import decode, encode, kind_of, layout_of
-from warren_shared.protocol.encryption import Opener, Sealer
+from warren_shared.protocol.encryption import UpdateDecryptor, UpdateEncryptor
 from warren_shared.protocol.messages import InitialManifest, ModelManifest, Sealed, Transfer
 from warren_shared.protocol.transfer import Incoming
 
 KEY = X25519PrivateKey.from_private_bytes(bytes(range(32)))
-OPENER = Opener([KEY], "f")
-SEALER = Sealer(KEY.public_key(), "f", "alfa")
+OPENER = UpdateDecryptor([KEY], "f")
+SEALER = UpdateEncryptor(KEY.public_key(), "f", "alfa")
 
 
 # Built of instructions instead of taken as it is: a byte that begins no msgpack object.

@@ -16,7 +16,7 @@ from warren_shared.amqp.delivery import Delivery
 from warren_shared.amqp.properties import delivery
 from warren_shared.amqp.zero_copy import Connection
 
-MOST_BODY: Final = 131072 - 8
+MAX_BODY: Final = 131072 - 8
 _CONSUMER: Final = "coordinator"
 _USER_ID_BIT: Final = 1 << 4
 _HEADERS_BIT: Final = 1 << 13
@@ -27,7 +27,7 @@ class Wire:
 
     def __init__(self) -> None:
         self._connection = Connection(on_open_callback=print, internal_connection_workflow=False)
-        self._connection.params.frame_max = MOST_BODY + 8
+        self._connection.params.frame_max = MAX_BODY + 8
         self._came: list[tuple[Any, Any, memoryview]] = []
         self._channel = Channel(self._connection, 1, print)
         self._channel._consumers[_CONSUMER] = lambda _channel, *told: self._came.append(told)
@@ -41,8 +41,8 @@ class Wire:
         method = spec.Basic.Deliver(_CONSUMER, tag, redelivered, "update", "update")
         header = (60).to_bytes(2, "big") + bytes(2) + len(body).to_bytes(8, "big") + properties
         data = frame.Method(1, method).marshal() + _framed(spec.FRAME_HEADER, header)
-        for start in range(0, len(body), MOST_BODY):
-            data += _framed(spec.FRAME_BODY, body[start : start + MOST_BODY])
+        for start in range(0, len(body), MAX_BODY):
+            data += _framed(spec.FRAME_BODY, body[start : start + MAX_BODY])
         cut %= len(data)
         for part in (data[:cut], data[cut:]):
             if part:

@@ -11,8 +11,8 @@ import numpy as np
 
 from coordinator_worker.aggregation import Cohort
 from coordinator_worker.aggregation.aggregators import mean
-from coordinator_worker.rounds.intake import Arrival, Intake, Outcome
-from coordinator_worker.rounds.norm_bound import NormBound
+from coordinator_worker.rounds.intake import IncomingUpdate, Intake, Outcome
+from coordinator_worker.rounds.norm_bound import UpdateNormLimit
 from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.rounds.round import Round
 from coordinator_worker.state.training_state import State
@@ -36,7 +36,7 @@ from warren_shared.tensors.layout import Layout, Weights, bytes_of
 USERS: Final = ("alfa", "bravo", "phone", "coordinator", None)
 CLIENTS: Final = ("alfa", "bravo", "phone.0", "phone.1", "phone", "ALFA", "alfa.")
 RUN: Final = "ab" * 4
-MOST_STEPS: Final = 60
+MAX_STEPS: Final = 60
 SMALL = Layout.of([np.zeros(3, np.float32), np.zeros(2, np.float64)])
 # Two messages; its first megabyte is the same each time and costs a hash.
 LARGE = Layout.of([np.zeros((1 << 18) + 2, np.float32)])
@@ -49,7 +49,7 @@ class Coordinator:
         self.layout = layout
         self.staging = staging(memory_bytes)
         self.policy = Policy(quorum=3, max_staleness=1, max_examples=1000)
-        self.intake = Intake("f", self.policy, self.staging, OPENER, NormBound("auto"))
+        self.intake = Intake("f", self.policy, self.staging, OPENER, UpdateNormLimit("auto"))
         self.state: State | None = None
         self.tag = 0
         self.open: set[int] = set()
@@ -95,7 +95,7 @@ class Coordinator:
                 or (speaks_for(user, outcome.client))
             )
 
-    def take(self, arrival: Arrival) -> None:
+    def take(self, arrival: IncomingUpdate) -> None:
         manifest = arrival.manifest
         if isinstance(manifest, InitialManifest):
             if self.state is None and arrival.layout == self.layout:
@@ -252,7 +252,7 @@ def run(data: bytes) -> None:
         weights = Weights.empty(coordinator.layout)
         coordinator.state = State("f", RUN, 5, weights, applied={})
     sender = Sender(told, coordinator)
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         if not told:
             break
         step = told.below(40)

@@ -13,7 +13,7 @@ from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import Best, State
 from coordinator_worker.storage import version_archive
 from coordinator_worker.storage.store import Store
-from coordinator_worker.storage.version_archive import Archive, Retention, kept_in
+from coordinator_worker.storage.version_archive import Retention, VersionArchive, kept_in
 from warren_shared import weights_file
 from warren_shared.tensors.layout import Weights
 
@@ -31,7 +31,7 @@ def numbers(folder: Path, run: str = RUN) -> list[int]:
     return [kept.version for kept in kept_in(folder, run)]
 
 
-def keep(archive_: Archive, *states: State) -> None:
+def keep(archive_: VersionArchive, *states: State) -> None:
     for each in states:
         archive_.keep(each, weights_file.digest(each.weights.buffer))
     archive_.settle()
@@ -46,7 +46,7 @@ def test_the_newest_and_the_best_are_kept_and_nothing_else(
 
 
 def test_versions_come_and_go_as_the_settings_say(tmp_path: Path) -> None:
-    here = Archive(tmp_path, Retention(2, 4))
+    here = VersionArchive(tmp_path, Retention(2, 4))
     keep(here, *(state(version, best=3 if version > 3 else None) for version in range(10)))
     assert numbers(tmp_path) == [0, 3, 4, 7, 8, 9]
     (three,) = [kept for kept in kept_in(tmp_path) if kept.version == 3]
@@ -60,25 +60,25 @@ def test_versions_come_and_go_as_the_settings_say(tmp_path: Path) -> None:
 
 
 def test_a_milestone_stays_whatever_later_settings_say(tmp_path: Path) -> None:
-    keep(Archive(tmp_path, Retention(1, 3)), *(state(version) for version in range(1, 8)))
-    later = Archive(tmp_path, Retention(0))
+    keep(VersionArchive(tmp_path, Retention(1, 3)), *(state(version) for version in range(1, 8)))
+    later = VersionArchive(tmp_path, Retention(0))
     later.take_over(state(7))
     assert numbers(tmp_path) == [3, 6]
 
 
 def test_none_are_kept_unless_asked_for(tmp_path: Path) -> None:
-    keep(Archive(tmp_path, Retention(0)), state(1), state(2))
+    keep(VersionArchive(tmp_path, Retention(0)), state(1), state(2))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_crash_left_is_removed_when_the_next_one_takes_over(tmp_path: Path) -> None:
-    here = Archive(tmp_path, Retention(5))
+    here = VersionArchive(tmp_path, Retention(5))
     keep(here, *(state(version) for version in range(1, 6)))
     torn = tmp_path / version_archive.FOLDER / f"{RUN}-000004.safetensors"
     torn.write_bytes(torn.read_bytes()[:-1])
     (tmp_path / version_archive.FOLDER / f"{RUN}-000006.safetensors.tmp").write_bytes(b"half")
     (tmp_path / version_archive.FOLDER / "notes.txt").write_text("mine")
-    Archive(tmp_path, Retention(2)).take_over(state(5))
+    VersionArchive(tmp_path, Retention(2)).take_over(state(5))
     assert sorted(path.name for path in (tmp_path / version_archive.FOLDER).iterdir()) == [
         f"{RUN}-000003.safetensors",
         f"{RUN}-000005.safetensors",
@@ -88,9 +88,9 @@ def test_what_a_crash_left_is_removed_when_the_next_one_takes_over(tmp_path: Pat
 
 def test_other_runs_and_versions_from_before_a_backup_are_left_alone(tmp_path: Path) -> None:
     other = "cd" * 4
-    here = Archive(tmp_path, Retention(5))
+    here = VersionArchive(tmp_path, Retention(5))
     keep(here, state(1, run=other), *(state(version) for version in range(1, 6)))
-    again = Archive(tmp_path, Retention(1))
+    again = VersionArchive(tmp_path, Retention(1))
     again.take_over(state(2))
     assert numbers(tmp_path) == [2, 3, 4, 5]
     assert numbers(tmp_path, other) == [1]
@@ -106,7 +106,7 @@ def test_a_full_disk_costs_one_warning_and_no_round(
     def full(*_: object, **__: object) -> Path:
         raise OSError(28, "No space left on device")
 
-    here = Archive(tmp_path, Retention(5))
+    here = VersionArchive(tmp_path, Retention(5))
     monkeypatch.setattr(version_archive, "write", full)
     keep(here, state(1), state(2))
     assert caplog.text.count("past versions are not kept") == 1
@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_made_costs_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / version_archive.FOLDER).write_text("a file")
-    here = Archive(tmp_path, Retention(5))
+    here = VersionArchive(tmp_path, Retention(5))
     here.take_over(state(1))
     keep(here, state(1), state(2))
     assert caplog.text.count("past versions are not kept") == 1

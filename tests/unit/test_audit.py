@@ -15,7 +15,7 @@ from coordinator_worker.cli import main
 from coordinator_worker.rounds.round import Entry
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
-from coordinator_worker.storage.audit_log import MOST_LISTED, NAME, Audit
+from coordinator_worker.storage.audit_log import MAX_LISTED, NAME, Audit
 from coordinator_worker.versions.audit_report import faults, read, versions
 from warren_shared.errors import Rejected
 from warren_shared.protocol.messages import UpdateManifest
@@ -144,12 +144,12 @@ def test_a_line_that_was_changed_or_taken_out_shows(
 
 
 def test_who_floods_the_coordinator_does_not_fill_its_disk(audit: Audit, tmp_path: Path) -> None:
-    for _ in range(MOST_LISTED + 7):
+    for _ in range(MAX_LISTED + 7):
         audit.rejected("mallory", "mallory", STALE)
     audit.rejected("alfa", "alfa", STALE)
     audit.aggregated(1, [entry()], None)
     written = lines(tmp_path)
-    assert len([line for line in written if line.get("user") == "mallory"]) == MOST_LISTED
+    assert len([line for line in written if line.get("user") == "mallory"]) == MAX_LISTED
     assert len([line for line in written if line.get("user") == "alfa"]) == 1
     assert written[-1]["rejected_unlisted"] == {"mallory": 7}
     audit.rejected("mallory", "mallory", STALE)

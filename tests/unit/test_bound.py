@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator_worker.rounds.norm_bound import FACTOR, NormBound
+from coordinator_worker.rounds.norm_bound import FACTOR, UpdateNormLimit
 from coordinator_worker.state.training_state import State
 from warren_shared.errors import ConfigError, Rejected
 from warren_shared.tensors.layout import Weights
@@ -19,7 +19,7 @@ def state(*norms: float, weights: float = 0.0, version: int = 3) -> State:
 
 def refuses(norm: float, at: State, setting: str = "auto") -> bool:
     try:
-        NormBound(setting).check(norm, at)
+        UpdateNormLimit(setting).check(norm, at)
     except Rejected as rejected:
         return rejected.reason == "norm"
     return False
@@ -53,7 +53,7 @@ def test_an_update_of_nothing_is_fine() -> None:
 
 
 def test_the_models_norm_is_taken_anew_for_each_version() -> None:
-    bound = NormBound("auto")
+    bound = UpdateNormLimit("auto")
     bound.check(10.0, state(1e-12, weights=1.0, version=3))
     with pytest.raises(Rejected):
         bound.check(10.0, state(1e-12, weights=1e-6, version=4))
@@ -65,4 +65,4 @@ def test_a_number_or_off() -> None:
     assert not refuses(1e30, state(), "off")
     for wrong in ("0", "-1", "nan", "much"):
         with pytest.raises(ConfigError, match="--max-update-norm"):
-            NormBound(wrong)
+            UpdateNormLimit(wrong)

@@ -18,7 +18,7 @@ from coordinator_worker.storage.provenance import setup_of, since
 from coordinator_worker.text.markdown import SPARK_POINTS, SPARKS, sparkline, table
 from coordinator_worker.versions.lineage import lineage
 from coordinator_worker.versions.model_card import card
-from coordinator_worker.versions.registry import Past
+from coordinator_worker.versions.registry import ModelRegistry
 from coordinator_worker.versions.rollback import rollback
 from tests.runs import federation, loaded
 from warren_shared.errors import ConfigError
@@ -27,7 +27,7 @@ DAY = "2026-01-31"
 
 
 def written(folder: Path, wanted: str = "current", *, names: bool = False) -> str:
-    return card(Past(folder), wanted, names=names, day=DAY)
+    return card(ModelRegistry(folder), wanted, names=names, day=DAY)
 
 
 def rows(text: str, heading: str) -> dict[str, list[str]]:
@@ -91,7 +91,7 @@ def test_the_card_of_an_older_version_knows_only_what_was_before_it(tmp_path: Pa
 def test_who_is_only_in_what_was_rolled_back_is_not_in_the_model(tmp_path: Path) -> None:
     federation(tmp_path)
     rollback(tmp_path, "2")
-    past = Past(tmp_path)
+    past = ModelRegistry(tmp_path)
     line = lineage(past, 7)
     assert line.rounds == (1, 2)
     assert {name: member.contributions for name, member in line.roster.items()} == {
@@ -104,14 +104,14 @@ def test_who_is_only_in_what_was_rolled_back_is_not_in_the_model(tmp_path: Path)
     assert "rolled back to | version 2" in text
     assert rows(text, "Rounds")["rounds"] == ["2"]
     rollback(tmp_path, "5")
-    assert lineage(Past(tmp_path), 8).rounds == (1, 2, 3, 4, 5)
+    assert lineage(ModelRegistry(tmp_path), 8).rounds == (1, 2, 3, 4, 5)
 
 
 def test_nothing_but_the_day_depends_on_when_it_is_written(tmp_path: Path) -> None:
     federation(tmp_path)
     first, again = written(tmp_path), written(tmp_path)
     assert first == again
-    later = card(Past(tmp_path), "current", names=False, day="2031-12-01")
+    later = card(ModelRegistry(tmp_path), "current", names=False, day="2031-12-01")
     assert later.replace("2031-12-01", DAY) == first
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from coordinator_worker.monitoring.event_publisher import Events
-from coordinator_worker.monitoring.reporter import Chronicle
+from coordinator_worker.monitoring.reporter import RunReporter
 from coordinator_worker.storage.audit_log import Audit
 from warren_shared.amqp.publisher import Publication
 from warren_shared.errors import Rejected
-from warren_shared.observability.event_bus import Audience, Phases
+from warren_shared.observability.event_bus import EventBus, Timings
 
 
 class Outbox:
@@ -35,7 +35,7 @@ class Ear:
         self.heard: list[tuple[str, Mapping[str, Any]]] = []
         self.closed = False
 
-    def hear(self, topic: str, fields: Mapping[str, Any]) -> None:
+    def on_event(self, topic: str, fields: Mapping[str, Any]) -> None:
         self.heard.append((topic, fields))
 
     def close(self) -> None:
@@ -55,49 +55,49 @@ def outbox() -> Outbox:
 
 
 @pytest.fixture
-def audience() -> Audience:
-    return Audience()
+def event_bus() -> EventBus:
+    return EventBus()
 
 
 @pytest.fixture
-def chronicle(outbox: Outbox, audience: Audience, tmp_path: Path) -> Chronicle:
-    events = Events(outbox, audience, federation="clinics")  # type: ignore[arg-type]
-    return Chronicle(events, 2, Audit(tmp_path))
+def reporter(outbox: Outbox, event_bus: EventBus, tmp_path: Path) -> RunReporter:
+    events = Events(outbox, event_bus, federation="clinics")  # type: ignore[arg-type]
+    return RunReporter(events, 2, Audit(tmp_path))
 
 
 def test_listeners_hear_each_of_a_flood_and_everybody_only_the_first(
-    chronicle: Chronicle, outbox: Outbox, audience: Audience
+    reporter: RunReporter, outbox: Outbox, event_bus: EventBus
 ) -> None:
     ear = Ear()
-    audience.invite([ear])
+    event_bus.subscribe([ear])
     for first in (True, False, False):
-        chronicle.flooded("alfa", Rejected("malformed", "rubbish"), first=first)
+        reporter.flooded("alfa", Rejected("malformed", "rubbish"), first=first)
     assert outbox.topics == ["client.flooding.alfa"]
     flooded = [fields for topic, fields in ear.heard if topic == "update.flooded"]
     assert flooded == [{"client": "alfa", "reason": "malformed"}] * 3
 
 
 def test_what_the_time_went_into_is_for_listeners_alone(
-    chronicle: Chronicle, outbox: Outbox, audience: Audience
+    reporter: RunReporter, outbox: Outbox, event_bus: EventBus
 ) -> None:
-    ear, phases = Ear(), Phases()
-    audience.invite([ear])
-    chronicle.closed("ab" * 4, RECORD, phases)
-    chronicle.link("lost")
+    ear, phases = Ear(), Timings()
+    event_bus.subscribe([ear])
+    reporter.closed("ab" * 4, RECORD, phases)
+    reporter.link("lost")
     assert outbox.topics == ["round.closed"]
     assert [topic for topic, _ in ear.heard] == ["round.closed", "round.timed", "link.lost"]
     assert ear.heard[1][1] == {"version": 3, "phases": phases}
-    audience.close()
+    event_bus.close()
     assert ear.closed
 
 
 def test_phases_know_how_long_their_kind_took_together_and_leave_out_what_failed() -> None:
-    phases = Phases()
+    phases = Timings()
     for number in range(3):
-        with phases.during("fold", client=f"c{number}"):
+        with phases.measure("fold", client=f"c{number}"):
             pass
     assert phases.timing("aggregate", lambda a, b: a + b)(1, b=2) == 3
-    with pytest.raises(OSError, match="full"), phases.during("checkpoint"):
+    with pytest.raises(OSError, match="full"), phases.measure("checkpoint"):
         raise OSError("full")
     assert [phase.name for phase in phases.done] == ["fold", "fold", "fold", "aggregate"]
     total = sum(phase.ended - phase.began for phase in phases.done[:3])
@@ -106,7 +106,7 @@ def test_phases_know_how_long_their_kind_took_together_and_leave_out_what_failed
 
 
 def test_a_metric_that_is_nan_and_one_that_is_gone_are_told_once_until_they_are_back(
-    chronicle: Chronicle, outbox: Outbox, caplog: pytest.LogCaptureFixture
+    reporter: RunReporter, outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     watched = {"eval_auc": "--monitor and --patience"}
     sound = RECORD | {"metrics": {"eval_auc": 0.5, "loss": 0.5}}
@@ -114,7 +114,7 @@ def test_a_metric_that_is_nan_and_one_that_is_gone_are_told_once_until_they_are_
     broken = RECORD | {"metrics": {"eval_auc": 0.5, "loss": nan}, "clients": alfa}
     gone = RECORD | {"metrics": {"loss": 0.5}}
     for record in (sound, broken, broken, sound, gone, gone, sound, broken):
-        chronicle.judged(record, watched)
+        reporter.judged(record, watched)
     topics = [topic for topic in outbox.topics if topic.startswith("round.")]
     assert topics == ["round.not-finite", "round.metric-missing", "round.not-finite"]
     said = [record.getMessage() for record in caplog.records]
@@ -125,10 +125,10 @@ def test_a_metric_that_is_nan_and_one_that_is_gone_are_told_once_until_they_are_
 
 @pytest.mark.parametrize("name", ["name", "message", "version", "args", "time", "client", "self"])
 def test_a_programs_figures_may_have_any_name(
-    chronicle: Chronicle, outbox: Outbox, caplog: pytest.LogCaptureFixture, name: str
+    reporter: RunReporter, outbox: Outbox, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     """Such a name ended the evaluator's thread."""
     with caplog.at_level("INFO"):
-        chronicle.evaluated(3, {name: 0.5})
+        reporter.evaluated(3, {name: 0.5})
     assert f"{name} 0.5" in caplog.records[-1].getMessage()
     assert outbox.topics == ["model.evaluated"]

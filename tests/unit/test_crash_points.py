@@ -135,7 +135,7 @@ class Life:
     def post(self, message: Publication) -> None:
         pass
 
-    def nudge(self) -> None:
+    def resume_publishing(self) -> None:
         pass
 
     def acknowledge(self, tags: Iterable[int], epoch: int) -> None:

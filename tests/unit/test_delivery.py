@@ -2,11 +2,11 @@
 
 import threading
 
-from warren_shared.amqp.delivery import Unacknowledged
+from warren_shared.amqp.delivery import AckTracker
 
 
-def known(*tags: int) -> Unacknowledged:
-    found = Unacknowledged(1)
+def known(*tags: int) -> AckTracker:
+    found = AckTracker(1)
     for tag in tags:
         found.add(tag)
     return found

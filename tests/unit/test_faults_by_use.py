@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client_worker.runtime.client_state import Memory
-from client_worker.runtime.mailbox import GlobalModel, Shelf, Shelved
+from client_worker.runtime.client_state import ClientState
+from client_worker.runtime.mailbox import GlobalModel, ModelCache, Shelved
 from client_worker.runtime.participant import Participant
-from client_worker.runtime.update_store import Keep
+from client_worker.runtime.update_store import UpdateStore
 from client_worker.settings import ClientSettings
 from client_worker.tasks.feature_statistics import Statistics
 from coordinator_worker.dashboard.server import DashboardServer
 from coordinator_worker.monitoring.event_publisher import Events
-from coordinator_worker.runtime.disk_retry import Patience
+from coordinator_worker.runtime.disk_retry import DiskRetry
 from coordinator_worker.runtime.evaluator import Evaluator
-from coordinator_worker.runtime.event_loop import Links
+from coordinator_worker.runtime.event_loop import CoordinatorLoop
 from coordinator_worker.settings import CoordinatorSettings
 from warren_shared import weights_file
 from warren_shared.amqp import zero_copy
@@ -29,7 +29,7 @@ from warren_shared.config.settings import load
 from warren_shared.errors import ConfigError
 from warren_shared.files import replacing
 from warren_shared.naming import mailbox
-from warren_shared.observability.event_bus import Audience
+from warren_shared.observability.event_bus import EventBus
 from warren_shared.protocol.codec import tensor_entries
 from warren_shared.protocol.messages import ModelManifest, Notice
 from warren_shared.protocol.transfer import transfer_fields
@@ -52,7 +52,7 @@ def test_the_dashboard_can_be_had_at_every_address_of_this_machine(address: str)
 def test_a_stop_is_heard_by_everybody_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first who waited ate it, so a region on a full disk hung."""
     settings = CoordinatorSettings(broker_url="amqp://u:p@127.0.0.1:1/f", quorum=1)
-    links = Links(settings)
+    links = CoordinatorLoop(settings)
     monkeypatch.setattr(links.models, "close_within", lambda _seconds: None)
     links.ask_to_stop()
     began = time.monotonic()
@@ -80,7 +80,7 @@ class Slow:
 
 def test_events_of_two_threads_go_out_in_the_order_of_their_numbers() -> None:
     session = Slow()
-    events = Events(session, Audience(), federation="f")  # type: ignore[arg-type]
+    events = Events(session, EventBus(), federation="f")  # type: ignore[arg-type]
     first = threading.Thread(target=events.post, args=("round.first",))
     first.start()
     assert session.first_is_in.wait(DEADLINE_S)
@@ -122,7 +122,7 @@ def test_a_file_that_could_not_be_written_leaves_nothing_behind(
     with pytest.raises(Full), replacing(path) as temporary:
         fails(temporary.write_text("half"))
     monkeypatch.setattr("os.fdatasync", fails)
-    Keep(tmp_path).confirmed("alfa", "ab" * 4, 3)
+    UpdateStore(tmp_path).confirmed("alfa", "ab" * 4, 3)
     monkeypatch.setattr(np, "savez_compressed", fails)
     with pytest.raises(Full):
         Statistics.of([[1.0]]).save(tmp_path / "statistics.npz")
@@ -205,7 +205,7 @@ def test_a_replica_that_comes_back_in_another_place_writes_that_places_files(
     from warren_shared.protocol.messages import LocalTraining
 
     client, local = Ours().client, LocalTraining(scaffold=True)
-    memory = Memory("f", Keep(tmp_path))
+    memory = ClientState("f", UpdateStore(tmp_path))
     memory.resume(client, "phone.1", "ab" * 4, local)
     memory.resume(client, "phone.2", "ab" * 4, local)
     memory._write_control()
@@ -242,7 +242,7 @@ class Bureau:
     """An office without a broker: what is published is remembered."""
 
     def __init__(self) -> None:
-        self.shelf, self.keep, self.audience = Shelf(), None, Audience()
+        self.shelf, self.keep, self.event_bus = ModelCache(), None, EventBus()
         self.sent: list[Any] = []
 
     def publish(self, bodies: Any, kind: str) -> None:
@@ -294,23 +294,25 @@ def all_hands(version: int) -> Notice:
 
 def test_what_a_client_skipped_or_was_called_for_ends_with_the_run() -> None:
     first, second = "aa" * 4, "bb" * 4
-    office = bureau()
-    one = office.participant
+    context = bureau()
+    one = context.participant
     one._work(model_of(first, 5))  # not drawn
     one._heed(all_hands(5))
-    assert office.sent == [("aa", 5)]
+    assert context.sent == [("aa", 5)]
     one._work(model_of(first, 6))
     one._work(model_of(second, 5))
-    assert office.sent == [("aa", 5)], "the call was for another run's version 5"
+    assert context.sent == [("aa", 5)], "the call was for another run's version 5"
     one._heed(all_hands(6))
-    assert office.sent == [("aa", 5)], "what was skipped before is no version 6"
+    assert context.sent == [("aa", 5)], "what was skipped before is no version 6"
     one._heed(all_hands(0))
     one._work(model_of(first, 0))
-    assert office.sent[-1] == ("aa", 0), "a call may come before its model is looked at"
+    assert context.sent[-1] == ("aa", 0), "a call may come before its model is looked at"
     one._work(model_of(first, 7))
     one._work(model_of(second, 1, participation=1.0))
     one._heed(all_hands(7))
-    assert office.sent[-1] == ("bb", 1), "what was skipped in the run before is no part of this one"
+    assert context.sent[-1] == ("bb", 1), (
+        "what was skipped in the run before is no part of this one"
+    )
 
 
 class Told:
@@ -333,7 +335,7 @@ class Told:
 def test_that_there_is_room_again_is_said_once_and_when_it_is_so() -> None:
     """Each line of the audit log that still fitted was taken for room: 26 times in one outage."""
     told = Told()
-    patience = Patience(told, told)  # type: ignore[arg-type]
+    patience = DiskRetry(told, told)  # type: ignore[arg-type]
     for _ in range(26):
         patience.wait(Full("no room for an update"), of_staging=True)
         patience.persist(lambda: None, is_small=True)  # the audit log says that we go on

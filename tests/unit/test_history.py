@@ -127,15 +127,15 @@ def test_a_run_is_not_written_twice_over_itself(
 
 def test_a_run_that_is_killed_and_goes_on_is_one_curve(tmp_path: Path) -> None:
     first, second = Curves(tmp_path), Curves(tmp_path)
-    first.hear("round.closed", {"run": RUN, **record(1)})
-    first.hear("update.accepted.alfa", {})
-    first.hear("round.closed", {"run": RUN, **record(2)})
+    first.on_event("round.closed", {"run": RUN, **record(1)})
+    first.on_event("update.accepted.alfa", {})
+    first.on_event("round.closed", {"run": RUN, **record(2)})
     # Killed: it is not closed, and what it has written is there all the same.
     assert curves(tmp_path / RUN)["metric/loss"] == {1: 1, 2: 0.5}
     first.close()
     # Another process has another number and another second in its file's name.
     os.rename(next((tmp_path / RUN).iterdir()), tmp_path / RUN / "events.out.tfevents.1.vm.1")
-    second.hear("round.closed", {"run": RUN, **record(3)})
+    second.on_event("round.closed", {"run": RUN, **record(3)})
     second.close()
     assert list(curves(tmp_path / RUN)["metric/loss"]) == [1, 2, 3]
 
@@ -146,7 +146,7 @@ def test_a_full_disk_ends_the_curves_and_not_the_coordinator(
     written = Curves(tmp_path)
     (tmp_path / RUN).write_text("a file where a folder should be")
     for version in (1, 2):
-        written.hear("round.closed", {"run": RUN, **record(version)})
+        written.on_event("round.closed", {"run": RUN, **record(version)})
     written.close()
     assert [line.action for line in caplog.records] == ["curves_off"]
 

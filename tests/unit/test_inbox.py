@@ -1,6 +1,6 @@
 """The inbox: in order, and bounded by pausing whoever fills it."""
 
-from coordinator_worker.runtime.inbox import LIMIT_BYTES, Inbox, Sent, Stop
+from coordinator_worker.runtime.inbox import LIMIT_BYTES, Inbox, ModelPublished, Stop
 from warren_shared.amqp.delivery import Delivery
 
 
@@ -27,10 +27,10 @@ def test_deliveries_and_events_come_out_in_order() -> None:
     inbox = Reading().inbox
     first, second = delivery(1, 10), delivery(2, 10)
     inbox.deliver(first)
-    inbox.put(Sent())
+    inbox.put(ModelPublished())
     inbox.deliver(second)
     inbox.put(Stop())
-    assert [inbox.get() for _ in range(4)] == [first, Sent(), second, Stop()]
+    assert [inbox.get() for _ in range(4)] == [first, ModelPublished(), second, Stop()]
 
 
 def test_reading_pauses_at_the_limit_and_goes_on_at_half_of_it() -> None:

@@ -5,7 +5,7 @@ from queue import SimpleQueue
 import pytest
 
 from coordinator_worker.runtime import initial_weights
-from coordinator_worker.runtime.initial_weights import Initiation
+from coordinator_worker.runtime.initial_weights import InitialWeightsRequest
 
 
 class Asking:
@@ -13,7 +13,7 @@ class Asking:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.initiation = Initiation(self.asked.append, lambda: None)
+        self.initial_weights_request = InitialWeightsRequest(self.asked.append, lambda: None)
 
 
 @pytest.fixture
@@ -24,26 +24,26 @@ def asking(monkeypatch: pytest.MonkeyPatch) -> Asking:
 
 def test_only_the_first_that_joins_is_asked(asking: Asking) -> None:
     for client in ("alfa", "bravo", "charlie"):
-        asking.initiation.joined(client)
+        asking.initial_weights_request.joined(client)
     assert asking.asked == ["alfa"]
 
 
 def test_the_next_is_asked_when_nothing_comes(asking: Asking) -> None:
     for client in ("alfa", "bravo"):
-        asking.initiation.joined(client)
-    asking.initiation.reminded()
-    asking.initiation.reminded()
+        asking.initial_weights_request.joined(client)
+    asking.initial_weights_request.reminded()
+    asking.initial_weights_request.reminded()
     assert asking.asked == ["alfa", "bravo", "alfa"]
 
 
 def test_a_transfer_that_moves_is_waited_for(asking: Asking) -> None:
     for client in ("alfa", "bravo"):
-        asking.initiation.joined(client)
+        asking.initial_weights_request.joined(client)
     for _ in range(initial_weights.MAX_SLOW - 1):
-        asking.initiation.moved()
-        asking.initiation.reminded()
+        asking.initial_weights_request.moved()
+        asking.initial_weights_request.reminded()
     assert asking.asked == ["alfa"]
-    asking.initiation.reminded()
+    asking.initial_weights_request.reminded()
     assert asking.asked == ["alfa", "bravo"]
 
 
@@ -51,38 +51,40 @@ def test_a_transfer_that_hardly_moves_does_not_keep_the_next_from_being_asked(
     asking: Asking,
 ) -> None:
     for client in ("alfa", "bravo"):
-        asking.initiation.joined(client)
+        asking.initial_weights_request.joined(client)
     for _ in range(initial_weights.MAX_SLOW):
-        asking.initiation.moved()
-        asking.initiation.reminded()
+        asking.initial_weights_request.moved()
+        asking.initial_weights_request.reminded()
     assert asking.asked == ["alfa", "bravo"]
-    assert asking.initiation.was_asked("alfa"), "one with a slow line may still be the first"
+    assert asking.initial_weights_request.was_asked("alfa"), (
+        "one with a slow line may still be the first"
+    )
 
 
 def test_one_whose_weights_are_refused_gives_way_at_once(asking: Asking) -> None:
     for client in ("alfa", "bravo"):
-        asking.initiation.joined(client)
-    asking.initiation.refused("charlie")
-    asking.initiation.refused("alfa")
+        asking.initial_weights_request.joined(client)
+    asking.initial_weights_request.refused("charlie")
+    asking.initial_weights_request.refused("alfa")
     assert asking.asked == ["alfa", "bravo"]
-    assert not asking.initiation.was_asked("alfa")
-    asking.initiation.refused("bravo")
-    asking.initiation.joined("alfa")
+    assert not asking.initial_weights_request.was_asked("alfa")
+    asking.initial_weights_request.refused("bravo")
+    asking.initial_weights_request.joined("alfa")
     assert asking.asked == ["alfa", "bravo", "alfa"], "there is nobody else"
 
 
 def test_only_who_was_asked_may_send_and_only_until_the_link_is_lost(asking: Asking) -> None:
     for client in ("alfa", "bravo"):
-        asking.initiation.joined(client)
-    assert asking.initiation.was_asked("alfa")
-    assert not asking.initiation.was_asked("bravo")
-    asking.initiation.reset()
-    assert not asking.initiation.was_asked("alfa")
+        asking.initial_weights_request.joined(client)
+    assert asking.initial_weights_request.was_asked("alfa")
+    assert not asking.initial_weights_request.was_asked("bravo")
+    asking.initial_weights_request.reset()
+    assert not asking.initial_weights_request.was_asked("alfa")
 
 
 def test_one_that_was_asked_and_joins_again_is_asked_again(asking: Asking) -> None:
     for client in ("alfa", "bravo", "bravo", "alfa"):
-        asking.initiation.joined(client)
+        asking.initial_weights_request.joined(client)
     assert asking.asked == ["alfa", "alfa"]
 
 
@@ -93,7 +95,7 @@ def test_after_the_connection_was_lost_the_next_is_asked_as_before(
     monkeypatch.setattr(initial_weights, "PATIENCE_S", 0.01)
     asked: SimpleQueue[str] = SimpleQueue()
     reminders: SimpleQueue[None] = SimpleQueue()
-    now = Initiation(asked.put, lambda: reminders.put(None))
+    now = InitialWeightsRequest(asked.put, lambda: reminders.put(None))
     now.joined("alfa")
     assert asked.get(timeout=10) == "alfa"
     reminders.get(timeout=10)  # nobody heeds it: we are not the active one
@@ -107,7 +109,7 @@ def test_after_the_connection_was_lost_the_next_is_asked_as_before(
 
 
 def test_a_reminder_from_before_asks_nobody(asking: Asking) -> None:
-    asking.initiation.joined("alfa")
-    asking.initiation.reset()
-    asking.initiation.reminded()
+    asking.initial_weights_request.joined("alfa")
+    asking.initial_weights_request.reset()
+    asking.initial_weights_request.reminded()
     assert asking.asked == ["alfa"]

@@ -18,7 +18,7 @@ from coordinator_worker.aggregation import Cohort, server_optimizer
 from coordinator_worker.aggregation.aggregators import mean
 from coordinator_worker.rounds import intake
 from coordinator_worker.rounds.intake import Admission, Intake, Outcome
-from coordinator_worker.rounds.norm_bound import NormBound
+from coordinator_worker.rounds.norm_bound import UpdateNormLimit
 from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.rounds.round import Round
 from coordinator_worker.state.training_state import State
@@ -95,14 +95,14 @@ def test_nobody_has_more_examples_than_are_believed() -> None:
 
 def test_an_absurd_update_is_refused_when_it_is_whole_and_leaves_nothing() -> None:
     queue = Queue()
-    queue.intake = Intake("f", Policy(quorum=9), staging(), bound=NormBound("10"))
+    queue.intake = Intake("f", Policy(quorum=9), staging(), bound=UpdateNormLimit("10"))
     first, second = (queue.deliver(body) for body in bodies())
     assert first.rejected is None
     assert second.rejected is not None
     assert second.rejected.reason == "norm"
     assert second.settled == (1, 2)
     assert second.whole is None
-    queue.intake = Intake("f", Policy(quorum=9), staging(), bound=NormBound("1e6"))
+    queue.intake = Intake("f", Policy(quorum=9), staging(), bound=UpdateNormLimit("1e6"))
     assert [queue.deliver(body) for body in bodies()][1].whole is not None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client_worker.runtime.update_store import Keep
+from client_worker.runtime.update_store import UpdateStore
 from coordinator_worker.cli import main
 from coordinator_worker.monitoring.follower import _read, _written
 from coordinator_worker.runtime.evaluator import Evaluator
@@ -94,7 +94,7 @@ def test_a_number_in_the_audit_log_that_no_float_holds(
 @pytest.mark.parametrize("text", NO_OBJECTS.values(), ids=NO_OBJECTS)
 def test_a_clients_note_of_what_was_confirmed(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "alfa.confirmed").write_bytes(text)
-    assert Keep(tmp_path).last_confirmed("alfa") is None
+    assert UpdateStore(tmp_path).last_confirmed("alfa") is None
 
 
 @pytest.mark.parametrize("text", NO_OBJECTS.values(), ids=NO_OBJECTS)

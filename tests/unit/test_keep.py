@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client_worker.runtime.update_store import Keep
+from client_worker.runtime.update_store import UpdateStore
 from warren_shared.naming import CHUNK_BYTES
 from warren_shared.protocol.messages import UpdateManifest
 from warren_shared.protocol.transfer import Outgoing, transfer_fields
@@ -23,8 +23,8 @@ def update(client: str = "alfa") -> Outgoing:
 
 
 def test_what_is_kept_comes_back_the_same_until_it_is_confirmed(tmp_path: Path) -> None:
-    Keep(tmp_path).put(update(), "alfa")
-    keep = Keep(tmp_path)
+    UpdateStore(tmp_path).put(update(), "alfa")
+    keep = UpdateStore(tmp_path)
     found = keep.get("alfa", DELTA.layout)
     assert found is not None
     assert found.manifest.transfer
@@ -33,14 +33,14 @@ def test_what_is_kept_comes_back_the_same_until_it_is_confirmed(tmp_path: Path) 
     assert keep.last_confirmed("alfa") is None
     keep.confirmed("alfa", "ab" * 4, 3)
     assert keep.get("alfa", DELTA.layout) is None
-    assert Keep(tmp_path).last_confirmed("alfa") == ("ab" * 4, 3)
+    assert UpdateStore(tmp_path).last_confirmed("alfa") == ("ab" * 4, 3)
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 100, CHUNK_BYTES, CHUNK_BYTES + 300])
 def test_what_a_crash_cut_short_is_no_update(
     tmp_path: Path, size: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keep = Keep(tmp_path)
+    keep = UpdateStore(tmp_path)
     keep.put(update(), "alfa")
     path = tmp_path / "alfa.update"
     path.write_bytes(path.read_bytes()[:size])
@@ -50,7 +50,7 @@ def test_what_a_crash_cut_short_is_no_update(
 
 
 def test_one_flipped_bit_is_no_update(tmp_path: Path) -> None:
-    keep = Keep(tmp_path)
+    keep = UpdateStore(tmp_path)
     keep.put(update(), "alfa")
     path = tmp_path / "alfa.update"
     data = bytearray(path.read_bytes())
@@ -60,22 +60,22 @@ def test_one_flipped_bit_is_no_update(tmp_path: Path) -> None:
 
 
 def test_an_update_of_another_model_is_not_used(tmp_path: Path) -> None:
-    keep = Keep(tmp_path)
+    keep = UpdateStore(tmp_path)
     keep.put(update(), "alfa")
     assert keep.get("alfa", Weights.of([np.zeros(3)]).layout) is None
 
 
 def test_a_damaged_note_of_what_was_confirmed_means_that_nothing_is_known(tmp_path: Path) -> None:
     (tmp_path / "alfa.confirmed").write_text("[1")
-    assert Keep(tmp_path).last_confirmed("alfa") is None
+    assert UpdateStore(tmp_path).last_confirmed("alfa") is None
     (tmp_path / "alfa.confirmed").write_text("[]")
-    assert Keep(tmp_path).last_confirmed("alfa") is None
+    assert UpdateStore(tmp_path).last_confirmed("alfa") is None
 
 
 def test_a_folder_that_takes_nothing_costs_the_copy_and_not_the_update(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keep = Keep(tmp_path / "s")
+    keep = UpdateStore(tmp_path / "s")
     (tmp_path / "s").rmdir()
     keep.put(update(), "alfa")
     assert "cannot be written" in caplog.text

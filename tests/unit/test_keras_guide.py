@@ -1,4 +1,4 @@
-"""Keras trains as a Guide says: step by step as the model in plain numpy does."""
+"""Keras trains as a TrainingPlan says: step by step as the model in plain numpy does."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ import tensorflow as tf
 from client_worker import FederatedClient, KerasTask, LinearRegressionModel, interpolate
 from client_worker.models import linear_regression
 from client_worker.models.keras_model import KerasModel
-from client_worker.training.plan import Guide
+from client_worker.training.plan import TrainingPlan
 from client_worker.training.scaffold import longer
 from warren_shared.errors import ConfigError
 from warren_shared.protocol.messages import LocalTraining
@@ -84,7 +84,7 @@ def test_without_a_guide_the_optimizer_is_untouched_and_steps_are_counted() -> N
     model = LinearRegressionModel(3)
     adapted = KerasModel(model, epochs=3, batch_size=16)
     before = model.optimizer.apply
-    metrics = adapted.fit((X, Y), 0.01, Guide(START, epochs=2))
+    metrics = adapted.fit((X, Y), 0.01, TrainingPlan(START, epochs=2))
     assert model.optimizer.apply == before
     assert metrics["local_steps"] == 2 * 4
     assert adapted.fit((X, Y), 0.01)["local_steps"] == 3 * 4

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator_worker.aggregation.algorithm import Learning
+from coordinator_worker.aggregation.algorithm import Algorithm
 from coordinator_worker.aggregation.schedules import schedule
 from coordinator_worker.rounds.policy import Policy
-from coordinator_worker.rounds.stopping import Goal, Monitor, Target
+from coordinator_worker.rounds.stopping import Monitor, StoppingCriteria, Target
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import Best, State
 from warren_shared.errors import ConfigError
@@ -23,9 +23,9 @@ def settings(**given: Any) -> CoordinatorSettings:
     return CoordinatorSettings(broker_url=URL, **given)
 
 
-def learning(**given: Any) -> Learning:
+def learning(**given: Any) -> Algorithm:
     found = settings(**given)
-    made = Learning.of(found)
+    made = Algorithm.from_settings(found)
     Policy.from_settings(found, made.aggregator)
     return made
 
@@ -130,18 +130,18 @@ def record(version: int, value: float) -> dict[str, Any]:
 
 
 def test_the_best_version_is_the_one_that_was_evaluated_not_the_one_being_made() -> None:
-    goal = Goal(monitor=Monitor("eval_auc", more=True))
+    goal = StoppingCriteria(monitor=Monitor("eval_auc", more=True))
     assert goal.better(None, record(4, 0.7), 4) == Best(4, 0.7)
     assert goal.better(Best(2, 0.8), record(4, 0.7), 4) is None
     assert goal.better(None, record(3, 0.9), 4) is None  # its weights are gone
     assert goal.better(None, {"metrics": {}, "evaluation": None}, 4) is None
-    assert Goal().better(None, record(4, 0.7), 4) is None
-    less = Goal(monitor=Monitor.parse("eval_auc:min"))
+    assert StoppingCriteria().better(None, record(4, 0.7), 4) is None
+    less = StoppingCriteria(monitor=Monitor.parse("eval_auc:min"))
     assert less.better(Best(2, 0.8), record(4, 0.7), 4) == Best(4, 0.7)
 
 
 def test_a_run_stops_when_nothing_has_got_better_for_long() -> None:
-    goal = Goal(monitor=Monitor("eval_auc", more=True), patience=3)
+    goal = StoppingCriteria(monitor=Monitor("eval_auc", more=True), patience=3)
     weights = Weights.of([np.ones(1)])
     assert not goal.reached(state(weights, 9))
     assert not goal.reached(state(weights, 9, best=Best(6, 0.5)))
@@ -161,7 +161,7 @@ def said(low: float, high: float, value: float, clients: int = 3) -> dict[str, A
 
 
 def target_is_met(record: dict[str, Any], needed: int = 3) -> bool:
-    goal = Goal(target=Target("eval_auc", True, 0.9), needed=needed)
+    goal = StoppingCriteria(target=Target("eval_auc", True, 0.9), needed=needed)
     return goal.reached(replace(state(Weights.of([np.ones(1)]), 10), history=(record,)))
 
 
@@ -175,7 +175,7 @@ def test_a_target_is_met_by_a_quorum_and_also_without_any_one_of_them() -> None:
 
 
 def test_it_is_said_why_a_target_that_looks_met_is_not() -> None:
-    goal = Goal(target=Target("eval_auc", True, 0.9), needed=3)
+    goal = StoppingCriteria(target=Target("eval_auc", True, 0.9), needed=3)
     assert goal.doubts(said(0.9, 0.95, 0.92)) == []
     assert "only with the word of one" in goal.doubts(said(0.7, 0.95, 0.92))[0]
     assert "fewer than 3 of a round's clients" in goal.doubts(said(1, 1, 1, clients=2))[0]
@@ -192,11 +192,11 @@ def test_it_is_said_why_a_target_that_looks_met_is_not() -> None:
     ],
 )
 def test_so_many_clients_have_to_report_what_ends_a_run(given: dict[str, Any], needed: int) -> None:
-    assert Goal.of(settings(**given)).needed == needed
+    assert StoppingCriteria.from_settings(settings(**given)).needed == needed
 
 
 def test_versions_of_which_too_few_say_anything_are_neither_best_nor_waited_for() -> None:
-    goal = Goal(monitor=Monitor("eval_auc", more=True), patience=3, needed=4)
+    goal = StoppingCriteria(monitor=Monitor("eval_auc", more=True), patience=3, needed=4)
     assert goal.better(None, said(0.9, 0.9, 0.9, clients=3), 9) == Best(9, 0.9)
     assert goal.better(None, said(0.9, 0.9, 0.9, clients=2), 9) is None
     few = tuple({**said(0.9, 0.9, 0.9, clients=2), "version": v} for v in range(1, 11))
@@ -207,7 +207,7 @@ def test_versions_of_which_too_few_say_anything_are_neither_best_nor_waited_for(
 
 
 def test_one_clients_word_makes_no_version_the_best_and_hides_none() -> None:
-    goal = Goal(monitor=Monitor("eval_auc", more=True))
+    goal = StoppingCriteria(monitor=Monitor("eval_auc", more=True))
     lie, better, same = said(0, 1, 0.6), said(0, 1, 0.7), said(0, 1, 0.601)
     lie["metrics"]["eval_auc"] = 0.9
     assert goal.better(Best(5, 0.61), lie, 9, 0.61) is None
@@ -217,7 +217,7 @@ def test_one_clients_word_makes_no_version_the_best_and_hides_none() -> None:
 
 
 def test_one_client_that_cannot_compute_a_metric_hides_no_version() -> None:
-    goal = Goal(monitor=Monitor("eval_auc", more=True))
+    goal = StoppingCriteria(monitor=Monitor("eval_auc", more=True))
     record = said(nan, nan, 0.7)
     record["metrics"]["eval_auc"] = nan
     assert goal.better(Best(5, 0.6), record, 9, 0.6) == Best(9, 0.7)
@@ -226,7 +226,7 @@ def test_one_client_that_cannot_compute_a_metric_hides_no_version() -> None:
 
 
 def test_what_was_typical_of_the_best_version_is_in_the_history() -> None:
-    goal = Goal(monitor=Monitor("eval_auc", more=True))
+    goal = StoppingCriteria(monitor=Monitor("eval_auc", more=True))
     history = tuple({**said(0, 1, v / 10), "version": v} for v in range(1, 10))
     now = replace(state(Weights.of([np.ones(1)]), 9, best=Best(5, 0.95)), history=history)
     assert goal.typical(now) == 0.6

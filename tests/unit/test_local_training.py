@@ -6,7 +6,7 @@ import pytest
 from client_worker import FederatedClient
 from client_worker.models import linear_regression
 from client_worker.models.numpy_model import NumpyModel
-from client_worker.training.plan import Guide, takes_guide
+from client_worker.training.plan import TrainingPlan, takes_plan
 from client_worker.training.scaffold import longer
 from coordinator_worker import FederatedCoordinator
 from tests.tasks import Line
@@ -89,11 +89,11 @@ def test_a_fit_without_a_guide_stays_valid_until_something_is_asked_of_it() -> N
 
 
 def test_who_takes_a_guide_is_seen_in_the_parameters() -> None:
-    assert takes_guide(linear_regression(2).fit)
-    assert not takes_guide(Line(2).fit)
-    assert not takes_guide(max)
-    assert Guide(START).asked() == []
-    assert Guide(START, correction=START, steps=1).asked() == ["correction", "steps"]
+    assert takes_plan(linear_regression(2).fit)
+    assert not takes_plan(Line(2).fit)
+    assert not takes_plan(max)
+    assert TrainingPlan(START).asked() == []
+    assert TrainingPlan(START, correction=START, steps=1).asked() == ["correction", "steps"]
 
 
 # --- SCAFFOLD ---------------------------------------------------------------------------------
@@ -184,7 +184,9 @@ def test_control_variates_lie_behind_the_weights_under_their_names() -> None:
 
 def test_a_model_that_does_not_count_its_steps_cannot_be_corrected() -> None:
     class Silent(NumpyModel):
-        def fit(self, data: object, learning_rate: float, guide: Guide | None = None) -> None:  # type: ignore[override]
+        def fit(
+            self, data: object, learning_rate: float, guide: TrainingPlan | None = None
+        ) -> None:  # type: ignore[override]
             pass
 
     silent = Silent([np.zeros(2)], lambda *_: (0.0, [np.zeros(2)]))

@@ -7,8 +7,8 @@ import pytest
 
 from client_worker import FederatedClient, Task, interpolate
 from client_worker.models import linear_regression
-from client_worker.runtime.client_state import MOST_REVOCABLE, Memory
-from client_worker.runtime.update_store import Keep
+from client_worker.runtime.client_state import MAX_REVOCABLE, ClientState
+from client_worker.runtime.update_store import UpdateStore
 from client_worker.training.scaffold import longer
 from warren_shared.protocol.messages import LocalTraining, UpdateManifest
 from warren_shared.protocol.transfer import Outgoing, transfer_fields
@@ -27,8 +27,8 @@ class Process:
 
     def __init__(self, folder: Path | None, run: str = RUN, **options: object) -> None:
         self.client = Task(linear_regression(2), DATA, 0.1, **options).client()  # type: ignore[arg-type]
-        self.keep = None if folder is None else Keep(folder)
-        self.memory = Memory("f", self.keep)
+        self.keep = None if folder is None else UpdateStore(folder)
+        self.memory = ClientState("f", self.keep)
         self.memory.resume(self.client, "alfa", run, LOCAL)
         kept = self.keep.get("alfa", self.client.layout_for(LOCAL)) if self.keep else None
         if kept is not None:
@@ -124,7 +124,7 @@ def test_a_rejected_update_is_taken_back_also_after_others_and_after_a_restart(
 def test_a_rejection_that_comes_before_the_first_model_is_not_lost(tmp_path: Path) -> None:
     first = Process(tmp_path)
     first.confirm(first.put(first.train(0), 0))
-    again = Memory("f", Keep(tmp_path))
+    again = ClientState("f", UpdateStore(tmp_path))
     again.rejected(0)
     client = FederatedClient(linear_regression(2), DATA, 0.1)
     again.resume(client, "alfa", RUN, LOCAL)
@@ -141,7 +141,7 @@ def test_another_run_begins_at_nothing(tmp_path: Path) -> None:
 
 def test_only_so_many_changes_are_held(tmp_path: Path) -> None:
     first = Process(None)
-    for version in range(MOST_REVOCABLE + 3):
+    for version in range(MAX_REVOCABLE + 3):
         first.confirm(first.put(first.train(version), version))
     before = first.control
     first.memory.rejected(0)
@@ -178,5 +178,5 @@ def test_without_a_folder_it_is_said_once(caplog: pytest.LogCaptureFixture) -> N
     assert caplog.text.count("give it --state-dir") == 1
     caplog.clear()
     plain = FederatedClient(linear_regression(2), DATA, 0.1)
-    Memory("f", None).resume(plain, "alfa", RUN, LocalTraining())
+    ClientState("f", None).resume(plain, "alfa", RUN, LocalTraining())
     assert "--state-dir" not in caplog.text

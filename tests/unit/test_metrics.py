@@ -10,10 +10,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from client_worker.runtime.prometheus import Metrics as ClientMetrics
-from coordinator_worker.monitoring.prometheus import MOST_CLIENTS, MOST_METRICS, Metrics
+from coordinator_worker.monitoring.prometheus import MAX_CLIENTS, MAX_METRICS, Metrics
 from tests.ports import free_port
 from warren_shared.errors import ConfigError
-from warren_shared.observability.event_bus import Phase, Phases
+from warren_shared.observability.event_bus import Phase, Timings
 from warren_shared.observability.prometheus import Endpoint, Meters
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +36,8 @@ def closed(**changed: Any) -> dict[str, Any]:
     return record | changed
 
 
-def phases(*done: tuple[str, float, dict[str, Any]]) -> Phases:
-    found = Phases()
+def phases(*done: tuple[str, float, dict[str, Any]]) -> Timings:
+    found = Timings()
     found.done = [Phase(name, 10.0, 10.0 + seconds, about) for name, seconds, about in done]
     return found
 
@@ -52,8 +52,8 @@ def value(metrics: Metrics | ClientMetrics, name: str, /, **labels: str) -> floa
 
 
 def test_updates_are_counted_and_their_staleness_is_spread(metrics: Metrics) -> None:
-    metrics.hear("update.accepted.alfa", accepted("alfa", have=1))
-    metrics.hear("update.accepted.bravo", accepted("bravo", base=2, have=2))
+    metrics.on_event("update.accepted.alfa", accepted("alfa", have=1))
+    metrics.on_event("update.accepted.bravo", accepted("bravo", base=2, have=2))
     assert value(metrics, "warren_updates_accepted_total") == 2
     assert value(metrics, "warren_update_bytes_total") == 200
     assert value(metrics, "warren_quorum_updates") == 2
@@ -64,18 +64,18 @@ def test_updates_are_counted_and_their_staleness_is_spread(metrics: Metrics) -> 
 
 
 def test_rejections_are_counted_by_why_also_those_of_a_flood(metrics: Metrics) -> None:
-    metrics.hear("update.rejected.alfa", {"client": "alfa", "reason": "stale"})
-    metrics.hear("update.flooded", {"client": "alfa", "reason": "stale"})
-    metrics.hear("client.flooding.alfa", {"client": "alfa", "reason": "stale"})
-    metrics.hear("update.rejected.bravo", {"client": "bravo", "reason": "norm"})
+    metrics.on_event("update.rejected.alfa", {"client": "alfa", "reason": "stale"})
+    metrics.on_event("update.flooded", {"client": "alfa", "reason": "stale"})
+    metrics.on_event("client.flooding.alfa", {"client": "alfa", "reason": "stale"})
+    metrics.on_event("update.rejected.bravo", {"client": "bravo", "reason": "norm"})
     assert value(metrics, "warren_updates_rejected_total", reason="stale") == 2
     assert value(metrics, "warren_updates_rejected_total", reason="norm") == 1
     assert value(metrics, "warren_floods_total") == 1
 
 
 def test_a_round_that_closed_says_who_took_part_and_what_is_missing(metrics: Metrics) -> None:
-    metrics.hear("update.accepted.alfa", accepted("alfa", have=3))
-    metrics.hear("round.closed", closed())
+    metrics.on_event("update.accepted.alfa", accepted("alfa", have=3))
+    metrics.on_event("round.closed", closed())
     assert value(metrics, "warren_quorum_updates") == 0
     assert value(metrics, "warren_round_duration_seconds_sum") == 2.5
     assert value(metrics, "warren_updates_incomplete_total") == 1
@@ -88,9 +88,11 @@ def test_a_round_that_closed_says_who_took_part_and_what_is_missing(metrics: Met
 def test_the_time_of_a_round_is_told_by_what_it_went_into(metrics: Metrics) -> None:
     fold = {"client": "alfa", "base_version": 4, "norm": 7.0}
     done = phases(("fold", 1, fold), ("fold", 2, fold), ("aggregate", 3, {}), ("checkpoint", 4, {}))
-    metrics.hear("round.timed", {"version": 5, "phases": done})
-    metrics.hear("round.sent", {"version": 5, "phases": phases(("publish", 5, {}))})
-    metrics.hear("round.sent", {"version": 0, "phases": phases()})  # of no round: not zero seconds
+    metrics.on_event("round.timed", {"version": 5, "phases": done})
+    metrics.on_event("round.sent", {"version": 5, "phases": phases(("publish", 5, {}))})
+    metrics.on_event(
+        "round.sent", {"version": 0, "phases": phases()}
+    )  # of no round: not zero seconds
     for name, seconds in (
         ("warren_fold_seconds_total", 3),
         ("warren_aggregate_duration_seconds_sum", 3),
@@ -105,20 +107,20 @@ def test_the_time_of_a_round_is_told_by_what_it_went_into(metrics: Metrics) -> N
 def test_what_there_is_not_yet_is_not_shown_as_zero(metrics: Metrics) -> None:
     assert value(metrics, "warren_model_version") is None
     assert value(metrics, "warren_best_version") is None
-    metrics.hear("model.published", {"version": 3, "bytes": 40})
-    metrics.hear("model.best", {"version": 2, "value": 0.9})
+    metrics.on_event("model.published", {"version": 3, "bytes": 40})
+    metrics.on_event("model.best", {"version": 2, "value": 0.9})
     assert value(metrics, "warren_model_version") == 3
     assert value(metrics, "warren_best_value") == 0.9
 
 
 def test_the_link_and_the_disk_are_told(metrics: Metrics) -> None:
     for topic in ("link.connected", "link.active", "coordinator.stalled"):
-        metrics.hear(topic, {})
+        metrics.on_event(topic, {})
     assert value(metrics, "warren_broker_connected") == 1
     assert value(metrics, "warren_coordinator_active") == 1
     assert value(metrics, "warren_checkpoint_stalled") == 1
     for topic in ("link.lost", "coordinator.recovered"):
-        metrics.hear(topic, {})
+        metrics.on_event(topic, {})
     assert value(metrics, "warren_broker_connected") == 0
     assert value(metrics, "warren_coordinator_active") == 0
     assert value(metrics, "warren_checkpoint_stalled") == 0
@@ -126,31 +128,31 @@ def test_the_link_and_the_disk_are_told(metrics: Metrics) -> None:
 
 
 def test_only_so_many_clients_have_series_of_their_own(metrics: Metrics) -> None:
-    for number in range(MOST_CLIENTS + 30):
-        metrics.hear("update.accepted.x", accepted(f"c{number}"))
-    last = {"client": f"c{MOST_CLIENTS + 29}", "base_version": 4, "norm": 1.0}
-    metrics.hear("round.timed", {"version": 5, "phases": phases(("fold", 1, last))})
+    for number in range(MAX_CLIENTS + 30):
+        metrics.on_event("update.accepted.x", accepted(f"c{number}"))
+    last = {"client": f"c{MAX_CLIENTS + 29}", "base_version": 4, "norm": 1.0}
+    metrics.on_event("round.timed", {"version": 5, "phases": phases(("fold", 1, last))})
     families = {family.name: family.samples for family in metrics.meters.registry.collect()}
     for name in ("updates", "last_update_timestamp_seconds", "base_version", "update_norm"):
         clients = [sample.labels["client"] for sample in families[f"warren_member_{name}"]]
-        assert len(clients) <= MOST_CLIENTS + 1
+        assert len(clients) <= MAX_CLIENTS + 1
     assert value(metrics, "warren_member_updates_total", client="other") == 30
     assert value(metrics, "warren_member_base_version", client="other") is None
 
 
 def test_made_up_metrics_push_out_none_that_was_there(metrics: Metrics) -> None:
-    metrics.hear("round.closed", closed(metrics={"loss": 0.5}))
+    metrics.on_event("round.closed", closed(metrics={"loss": 0.5}))
     rubbish = {f"a{number}": 1.0 for number in range(200)}
-    metrics.hear("round.closed", closed(metrics=rubbish | {"loss": 0.25}))
+    metrics.on_event("round.closed", closed(metrics=rubbish | {"loss": 0.25}))
     (family,) = [f for f in metrics.meters.registry.collect() if f.name == "warren_metric"]
-    assert len(family.samples) == MOST_METRICS
+    assert len(family.samples) == MAX_METRICS
     assert value(metrics, "warren_metric", source="clients", name="loss") == 0.25
 
 
 def test_a_metric_that_is_no_longer_reported_is_no_longer_shown(metrics: Metrics) -> None:
-    metrics.hear("round.closed", closed(metrics={"loss": 0.5, "auc": 0.9}))
-    metrics.hear("model.evaluated", {"version": 5, "metrics": {"auc": 0.8}})
-    metrics.hear("round.closed", closed(metrics={"loss": 0.25}))
+    metrics.on_event("round.closed", closed(metrics={"loss": 0.5, "auc": 0.9}))
+    metrics.on_event("model.evaluated", {"version": 5, "metrics": {"auc": 0.8}})
+    metrics.on_event("round.closed", closed(metrics={"loss": 0.25}))
     assert value(metrics, "warren_metric", source="clients", name="auc") is None
     assert value(metrics, "warren_metric", source="evaluation", name="auc") == 0.8
 
@@ -168,7 +170,7 @@ def test_a_client_tells_of_its_training_and_of_what_became_of_it() -> None:
         ("update.rejected", {"client": "alfa", "reason": "stale"}),
         ("link.lost", {}),
     ):  # fmt: skip
-        metrics.hear(topic, fields)
+        metrics.on_event(topic, fields)
     for name, expected in (
         ("model_version", 4), ("model_bytes_total", 100), ("lag_versions", 2),
         ("training_duration_seconds_sum", 3), ("publish_duration_seconds_sum", 1),

@@ -20,7 +20,7 @@ from client_worker.models import (
 )
 from client_worker.models.kmeans import PSEUDO_COUNT, assign
 from client_worker.models.numpy_model import NumpyModel
-from client_worker.training.plan import Guide
+from client_worker.training.plan import TrainingPlan
 from coordinator_worker import FederatedCoordinator
 from warren_shared.errors import ConfigError
 from warren_shared.protocol.messages import LocalTraining
@@ -75,7 +75,7 @@ def test_a_gradient_is_what_finite_differences_say(model: NumpyModel, y: np.ndar
 
 def optimum(model: NumpyModel, y: np.ndarray, rate: float, steps: int) -> list[np.ndarray]:
     model.batch_size = None
-    model.fit((X, y), rate, Guide(model.weights, steps=steps))
+    model.fit((X, y), rate, TrainingPlan(model.weights, steps=steps))
     return [array.ravel() for array in model.weights]
 
 
@@ -177,7 +177,7 @@ def test_steps_go_before_epochs_and_both_before_the_models_own(
         return 1.0, [np.ones(1)]
 
     model = NumpyModel([np.zeros(1)], gradient, epochs=2, batch_size=16)
-    metrics = model.fit((X, NOISY), 0.5, Guide([np.zeros(1)], **guide))  # type: ignore[arg-type]
+    metrics = model.fit((X, NOISY), 0.5, TrainingPlan([np.zeros(1)], **guide))  # type: ignore[arg-type]
     assert (metrics["local_steps"], len(seen)) == (steps, steps)
     assert seen[: min(8, steps)] == [16] * min(7, steps) + [8] * (steps >= 8)
     np.testing.assert_allclose(model.weights[0], -0.5 * steps)
@@ -189,7 +189,7 @@ def test_a_step_is_clipped_then_pulled_and_corrected() -> None:
         lambda *_: (0.0, [np.array([3.0]), np.array([4.0])]),
         batch_size=None,
     )
-    guide = Guide(
+    guide = TrainingPlan(
         [np.zeros(1), np.zeros(1)],
         proximal=0.5,
         correction=[np.array([0.25]), np.array([-0.25])],
@@ -202,7 +202,7 @@ def test_a_step_is_clipped_then_pulled_and_corrected() -> None:
 
 def test_a_gradient_within_the_norm_is_left_alone() -> None:
     model = NumpyModel([np.zeros(1)], lambda *_: (0.0, [np.array([3.0])]), batch_size=None)
-    model.fit((X, NOISY), 1.0, Guide([np.zeros(1)], clip_norm=4.0))
+    model.fit((X, NOISY), 1.0, TrainingPlan([np.zeros(1)], clip_norm=4.0))
     np.testing.assert_array_equal(model.weights[0], [-3.0])
 
 

@@ -13,7 +13,7 @@ from coordinator_worker.state.training_state import Best
 from coordinator_worker.storage import version_archive
 from coordinator_worker.storage.version_archive import kept_in
 from coordinator_worker.versions.diff import differences
-from coordinator_worker.versions.registry import Model, Past
+from coordinator_worker.versions.registry import Model, ModelRegistry
 from coordinator_worker.versions.rollback import rollback
 from tests.runs import RUN, federation, weights
 from warren_shared import weights_file
@@ -56,7 +56,9 @@ def test_without_past_versions_there_are_the_current_one_and_the_best(
         kept.path.unlink()
     weights_file.write(tmp_path / "best.npz", weights(2))
     assert [line["version"] for line in told(capsys, tmp_path, "versions")] == [2, 6]
-    assert Past(tmp_path).find("best").weights.buffer.tobytes() == weights(2).buffer.tobytes()
+    assert (
+        ModelRegistry(tmp_path).find("best").weights.buffer.tobytes() == weights(2).buffer.tobytes()
+    )
     assert main(["versions", "--checkpoint-dir", str(tmp_path)]) == 0
 
 
@@ -65,7 +67,7 @@ def test_other_runs_are_not_ours(tmp_path: Path, capsys: pytest.CaptureFixture[s
     kept = kept_in(tmp_path)[0]
     kept.path.rename(kept.path.with_name(f"{'cd' * 4}-000001.safetensors"))
     assert [line["version"] for line in told(capsys, tmp_path, "versions")] == [2, 3, 4, 5, 6]
-    assert set(Past(tmp_path).kept) == {2, 3, 4, 5, state.version}
+    assert set(ModelRegistry(tmp_path).kept) == {2, 3, 4, 5, state.version}
 
 
 def model(*arrays: Any) -> Model:
@@ -140,7 +142,7 @@ def test_control_variates_are_no_part_of_an_exported_model(tmp_path: Path) -> No
     arrays = [np.ones(3, np.float32), np.zeros(3, np.float32)]
     whole = Weights(Layout.of(arrays, ["w", "control/0"]), Weights.of(arrays).buffer)
     federation(tmp_path)
-    found = Past(tmp_path).find("3")
+    found = ModelRegistry(tmp_path).find("3")
     from coordinator_worker.versions.export import export
 
     export(Model("m", whole, 3, found.facts), tmp_path / "m.safetensors", None, ())
@@ -192,7 +194,7 @@ def test_a_copy_of_the_best_that_a_crash_left_too_new_goes_under_no_other_number
         kept.path.unlink()
     weights_file.write(tmp_path / "best.npz", weights(6))
     with pytest.raises(ConfigError, match=r"best\.npz is version 6, which was about to become"):
-        Past(tmp_path).find("best")
+        ModelRegistry(tmp_path).find("best")
     with pytest.raises(ConfigError, match=r"best\.npz is version 6"):
         rollback(tmp_path, "best")
-    assert Past(tmp_path).find("6").version == 6
+    assert ModelRegistry(tmp_path).find("6").version == 6

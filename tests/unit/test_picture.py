@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator_worker.monitoring.client_view import WINDOW, Row
-from coordinator_worker.monitoring.federation_view import MOST_METRICS, MOST_REJECTED, Picture
+from coordinator_worker.monitoring.federation_view import MAX_METRICS, MAX_REJECTED, FederationView
 from coordinator_worker.state.roster import Member
 from coordinator_worker.state.training_state import State
 from coordinator_worker.text.formatting import duration, figure, plain, size, sparkline
@@ -45,14 +45,14 @@ def rejected(client: str, reason: str = "stale") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def picture_of(*events: dict[str, Any]) -> Picture:
-    picture = Picture()
+def picture_of(*events: dict[str, Any]) -> FederationView:
+    picture = FederationView()
     for event in events:
-        picture.feed(event)
+        picture.apply(event)
     return picture
 
 
-def row(picture: Picture, client: str) -> Row:
+def row(picture: FederationView, client: str) -> Row:
     (found,) = [row for row in picture.rows() if row.name == client]
     return found
 
@@ -61,7 +61,7 @@ def test_a_client_is_as_late_as_the_rounds_that_it_was_not_in() -> None:
     picture = picture_of(published(0), accepted("alfa", 1), accepted("bravo", 1), closed(1))
     for version in (2, 3, 4):
         for event in (accepted("alfa", version), closed(version), published(version)):
-            picture.feed(event)
+            picture.apply(event)
     assert (row(picture, "alfa").status, row(picture, "alfa").behind) == ("in", 0)
     bravo = row(picture, "bravo")
     assert (bravo.status, bravo.behind, bravo.missed) == ("late", 3, 3)
@@ -89,8 +89,8 @@ def test_the_share_of_data_is_that_of_all_examples() -> None:
 
 def test_a_refused_update_is_marked_and_a_stranger_gets_no_line() -> None:
     picture = picture_of(published(0), accepted("alfa", 1), closed(1), rejected("alfa"))
-    picture.feed(rejected("nobody"))
-    picture.feed(closed(2))
+    picture.apply(rejected("nobody"))
+    picture.apply(closed(2))
     assert row(picture, "alfa").client.strip(2) == "0x"
     assert row(picture, "alfa").missed == 1
     assert len(picture.rows()) == 1
@@ -99,7 +99,7 @@ def test_a_refused_update_is_marked_and_a_stranger_gets_no_line() -> None:
 
 def test_another_run_begins_anew_and_keeps_the_clients() -> None:
     picture = picture_of(published(0), accepted("alfa", 1), closed(1), rejected("alfa"))
-    picture.feed(published(0, run="bb"))
+    picture.apply(published(0, run="bb"))
     assert (picture.run, picture.version, len(picture.rounds)) == ("bb", 0, 0)
     assert (picture.reasons, picture.staleness) == ({}, {})
     assert row(picture, "alfa").status == "silent"
@@ -113,39 +113,39 @@ def test_troubles_go_when_what_caused_them_has() -> None:
         {"event": "round.diverged", "detail": "infinite"},
     )
     assert set(picture.trouble) == {"overdue", "flood", "diverged"}
-    picture.feed(closed(1, diverged="infinite", rejected={"malformed": 3}))
+    picture.apply(closed(1, diverged="infinite", rejected={"malformed": 3}))
     assert set(picture.trouble) == {"flood", "diverged"}
-    picture.feed(closed(2, rejected={}))
+    picture.apply(closed(2, rejected={}))
     assert picture.trouble == {}
 
 
 def test_what_is_evaluated_beside_belongs_to_its_version() -> None:
     picture = picture_of(closed(1), closed(2))
-    picture.feed({"event": "model.evaluated", "version": 1, "metrics": {"auc": 0.9}})
+    picture.apply({"event": "model.evaluated", "version": 1, "metrics": {"auc": 0.9}})
     assert picture.rounds[0]["metrics"]["evaluate: auc"] == 0.9
     assert "evaluate: auc" in picture.metrics
 
 
 def test_nobody_can_make_it_grow_without_bound() -> None:
-    picture = Picture()
-    for number in range(3 * MOST_REJECTED):
-        picture.feed(rejected("alfa") | {"detail": "x" * 100_000})
-        picture.feed(accepted("alfa", number) | {"metrics": {f"{number}": 1.0, "y" * 9000: 1.0}})
-        picture.feed(closed(number + 1))
-    assert len(picture.rejected) == MOST_REJECTED
-    assert len(picture.metrics) == MOST_METRICS
+    picture = FederationView()
+    for number in range(3 * MAX_REJECTED):
+        picture.apply(rejected("alfa") | {"detail": "x" * 100_000})
+        picture.apply(accepted("alfa", number) | {"metrics": {f"{number}": 1.0, "y" * 9000: 1.0}})
+        picture.apply(closed(number + 1))
+    assert len(picture.rejected) == MAX_REJECTED
+    assert len(picture.metrics) == MAX_METRICS
     assert len(picture.clients["alfa"].rounds) == WINDOW + 1
     assert len(json.dumps(picture.as_dict())) < 60_000
 
 
 def test_names_that_one_client_makes_up_give_way_to_those_of_the_rounds() -> None:
-    picture = Picture()
-    picture.feed(accepted("alfa", 0) | {"metrics": {f"junk{n}": 1.0 for n in range(64)}})
-    assert len(picture.metrics) == MOST_METRICS
-    picture.feed(closed(1) | {"metrics": {"loss": 0.5, "auc": 0.7, "junk0": 1.0}})
+    picture = FederationView()
+    picture.apply(accepted("alfa", 0) | {"metrics": {f"junk{n}": 1.0 for n in range(64)}})
+    assert len(picture.metrics) == MAX_METRICS
+    picture.apply(closed(1) | {"metrics": {"loss": 0.5, "auc": 0.7, "junk0": 1.0}})
     assert {"loss", "auc"} <= picture.metrics.keys()
     assert picture.rounds[-1]["metrics"] == {"loss": 0.5, "auc": 0.7, "junk0": 1.0}
-    assert len(picture.metrics) <= MOST_METRICS
+    assert len(picture.metrics) <= MAX_METRICS
 
 
 def test_a_picture_that_was_a_message_is_the_same_and_goes_on_alike() -> None:
@@ -153,26 +153,26 @@ def test_a_picture_that_was_a_message_is_the_same_and_goes_on_alike() -> None:
         published(0), accepted("alfa", 1, late=0), closed(1), published(1), rejected("alfa"),
         accepted("bravo", 2, late=1), {"event": "model.best", "version": 1, "value": 0.5},
     )  # fmt: skip
-    again = Picture.of(json.loads(json.dumps(picture.as_dict())))
+    again = FederationView.of(json.loads(json.dumps(picture.as_dict())))
     for both in (picture, again):
         assert both.as_dict()["clients"][1]["now"] == 1
     assert json.dumps(again.as_dict()) == json.dumps(picture.as_dict())
     for event in (closed(2), published(2), accepted("alfa", 3)):
-        picture.feed(event)
-        again.feed(event)
+        picture.apply(event)
+        again.apply(event)
     assert json.dumps(again.as_dict()) == json.dumps(picture.as_dict())
 
 
 def test_a_picture_of_another_format_is_refused() -> None:
     with pytest.raises(ValueError, match="format 7"):
-        Picture.of(Picture().as_dict() | {"format": 7})
+        FederationView.of(FederationView().as_dict() | {"format": 7})
 
 
 def test_it_begins_with_what_the_checkpoint_knows() -> None:
     members = {"alfa": Member(1.0, 2.0, 7, 5, 100), "bravo": Member(1.0, 2.0, 6, 4, 300)}
     history = tuple(closed(v) | {"clients": {}} for v in range(1, 8))
     weights = Weights.of([np.zeros(3, np.float32)])
-    picture = Picture()
+    picture = FederationView()
     picture.resume(State("clinics", "aa", 7, weights, {}, history, members))
     assert (picture.federation, picture.version, len(picture.rounds)) == ("clinics", 7, 7)
     bravo = row(picture, "bravo")

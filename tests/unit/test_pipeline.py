@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from warren_shared.amqp.publisher import (
-    HELD_BACK,
+    BLOCKED,
     WINDOW_BYTES,
-    Job,
-    Pipeline,
+    ConfirmWindow,
     Publication,
+    PublishBatch,
     Unconfirmed,
 )
 
 BIG = bytes(WINDOW_BYTES // 4)
 
 
-def job(*bodies: bytes) -> Job:
-    return Job([Publication("x", "k", (body,), "test") for body in bodies])
+def job(*bodies: bytes) -> PublishBatch:
+    return PublishBatch([Publication("x", "k", (body,), "test") for body in bodies])
 
 
 @pytest.fixture
@@ -29,18 +29,18 @@ def sent() -> list[int]:
 
 
 @pytest.fixture
-def pipeline(sent: list[int]) -> Pipeline:
-    return Pipeline(lambda number, _message: sent.append(number))
+def pipeline(sent: list[int]) -> ConfirmWindow:
+    return ConfirmWindow(lambda number, _message: sent.append(number))
 
 
-def submit(pipeline: Pipeline, *jobs: Job) -> None:
+def submit(pipeline: ConfirmWindow, *jobs: PublishBatch) -> None:
     for each in jobs:
         pipeline.append(each)
     pipeline.pump()
 
 
 def test_a_job_is_done_when_its_last_message_is_confirmed(
-    pipeline: Pipeline, sent: list[int]
+    pipeline: ConfirmWindow, sent: list[int]
 ) -> None:
     mine = job(b"a", b"b", b"c")
     submit(pipeline, mine)
@@ -53,7 +53,7 @@ def test_a_job_is_done_when_its_last_message_is_confirmed(
     assert mine.error is None
 
 
-def test_one_confirm_may_stand_for_many(pipeline: Pipeline) -> None:
+def test_one_confirm_may_stand_for_many(pipeline: ConfirmWindow) -> None:
     first, second = job(b"a", b"b"), job(b"c")
     submit(pipeline, first, second)
     pipeline.confirmed(2, True, True)
@@ -61,14 +61,14 @@ def test_one_confirm_may_stand_for_many(pipeline: Pipeline) -> None:
     assert not second.done.is_set()
 
 
-def test_a_full_queue_fails_the_job_for_another_try(pipeline: Pipeline) -> None:
+def test_a_full_queue_fails_the_job_for_another_try(pipeline: ConfirmWindow) -> None:
     mine = job(b"a", b"b")
     submit(pipeline, mine)
     pipeline.confirmed(1, False, False)
     assert isinstance(mine.error, Unconfirmed)
 
 
-def test_a_returned_message_fails_the_job_although_it_is_confirmed(pipeline: Pipeline) -> None:
+def test_a_returned_message_fails_the_job_although_it_is_confirmed(pipeline: ConfirmWindow) -> None:
     mine = job(b"a")
     submit(pipeline, mine)
     pipeline.returned(1, ValueError("no queue"))
@@ -77,7 +77,7 @@ def test_a_returned_message_fails_the_job_although_it_is_confirmed(pipeline: Pip
 
 
 def test_a_lost_link_fails_what_had_begun_and_keeps_the_rest(
-    pipeline: Pipeline, sent: list[int]
+    pipeline: ConfirmWindow, sent: list[int]
 ) -> None:
     confirmed, begun, waiting = job(b"a"), job(*[BIG] * 6), job(b"z")
     submit(pipeline, confirmed, begun, waiting)
@@ -94,7 +94,7 @@ def test_a_lost_link_fails_what_had_begun_and_keeps_the_rest(
 
 
 def test_a_link_lost_before_the_last_message_was_made_takes_the_job_off_the_queue(
-    pipeline: Pipeline, sent: list[int]
+    pipeline: ConfirmWindow, sent: list[int]
 ) -> None:
     """Its publisher submits it again; what is left of the first attempt must not go out too."""
     begun, after = job(*[BIG] * 6), job(b"z")
@@ -103,7 +103,7 @@ def test_a_link_lost_before_the_last_message_was_made_takes_the_job_off_the_queu
     assert list(pipeline._jobs) == [after]
 
 
-def test_a_job_without_messages_is_done_when_its_turn_comes(pipeline: Pipeline) -> None:
+def test_a_job_without_messages_is_done_when_its_turn_comes(pipeline: ConfirmWindow) -> None:
     empty = job()
     submit(pipeline, empty)
     assert empty.done.is_set()
@@ -114,9 +114,9 @@ class Confirms(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pipeline = Pipeline(self._send)
+        self.pipeline = ConfirmWindow(self._send)
         self.open: dict[int, bytes] = {}
-        self.jobs: list[tuple[Job, int]] = []
+        self.jobs: list[tuple[PublishBatch, int]] = []
         self.accepted: dict[int, int] = {}
         self.owner: dict[int, int] = {}
 
@@ -127,7 +127,9 @@ class Confirms(RuleBasedStateMachine):
     @rule(sizes=st.lists(st.sampled_from([1, 1000, len(BIG)]), max_size=7))
     def submit(self, sizes: list[int]) -> None:
         number = len(self.jobs)
-        made = Job([Publication(str(number), "k", (BIG[:size],), "test") for size in sizes])
+        made = PublishBatch(
+            [Publication(str(number), "k", (BIG[:size],), "test") for size in sizes]
+        )
         self.jobs.append((made, len(sizes)))
         self.pipeline.append(made)
         self.pipeline.pump()
@@ -166,7 +168,7 @@ TestConfirms = Confirms.TestCase
 TestConfirms.settings = settings(max_examples=60, deadline=None, stateful_step_count=30)
 
 
-def test_one_refusal_may_stand_for_many(pipeline: Pipeline) -> None:
+def test_one_refusal_may_stand_for_many(pipeline: ConfirmWindow) -> None:
     first, second, third = job(b"a", b"b"), job(b"c"), job(b"d")
     submit(pipeline, first, second, third)
     pipeline.confirmed(3, True, False)
@@ -175,7 +177,9 @@ def test_one_refusal_may_stand_for_many(pipeline: Pipeline) -> None:
     assert not third.done.is_set()
 
 
-def test_the_rest_of_a_job_that_failed_is_not_sent(pipeline: Pipeline, sent: list[int]) -> None:
+def test_the_rest_of_a_job_that_failed_is_not_sent(
+    pipeline: ConfirmWindow, sent: list[int]
+) -> None:
     failing, after = job(*[BIG] * 6), job(b"z")
     submit(pipeline, failing, after)
     assert sent == [1, 2, 3, 4]
@@ -189,7 +193,7 @@ def test_the_rest_of_a_job_that_failed_is_not_sent(pipeline: Pipeline, sent: lis
 
 
 def test_the_window_is_filled_and_not_exceeded_by_more_than_a_message(
-    pipeline: Pipeline, sent: list[int]
+    pipeline: ConfirmWindow, sent: list[int]
 ) -> None:
     submit(pipeline, job(*[BIG] * 9))
     assert len(sent) == 4
@@ -200,7 +204,7 @@ def test_the_window_is_filled_and_not_exceeded_by_more_than_a_message(
     assert len(sent) == 5
 
 
-def test_messages_are_made_one_at_a_time_while_the_window_has_room(pipeline: Pipeline) -> None:
+def test_messages_are_made_one_at_a_time_while_the_window_has_room(pipeline: ConfirmWindow) -> None:
     made = 0
 
     def messages():  # type: ignore[no-untyped-def]
@@ -209,18 +213,20 @@ def test_messages_are_made_one_at_a_time_while_the_window_has_room(pipeline: Pip
             made += 1
             yield Publication("x", "k", (BIG,), "test")
 
-    submit(pipeline, Job(messages()))
+    submit(pipeline, PublishBatch(messages()))
     assert made == 4
 
 
-def test_what_the_broker_closed_the_channel_over_fails_with_its_reason(pipeline: Pipeline) -> None:
+def test_what_the_broker_closed_the_channel_over_fails_with_its_reason(
+    pipeline: ConfirmWindow,
+) -> None:
     begun = job(b"a")
     submit(pipeline, begun)
     pipeline.lost(PermissionError("refused"))
     assert isinstance(begun.error, PermissionError)
 
 
-def test_abandoning_ends_every_job(pipeline: Pipeline) -> None:
+def test_abandoning_ends_every_job(pipeline: ConfirmWindow) -> None:
     begun, waiting = job(*[BIG] * 6), job(b"z")
     submit(pipeline, begun, waiting)
     pipeline.abandon(TimeoutError("closed"))
@@ -238,12 +244,12 @@ class AtLeastOnce(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pipeline = Pipeline(self._send)
+        self.pipeline = ConfirmWindow(self._send)
         self.stored: list[tuple[str, int]] = []
         self.in_flight: list[tuple[int, tuple[str, int]]] = []  # sent, and not yet read by it
         self.answers: list[tuple[int, bool]] = []
         self.transfers: dict[str, int] = {}
-        self.open: dict[str, Job] = {}
+        self.open: dict[str, PublishBatch] = {}
 
     def _send(self, number: int, message: Publication) -> None:
         self.in_flight.append((number, (message.exchange, int(message.routing_key))))
@@ -252,7 +258,7 @@ class AtLeastOnce(RuleBasedStateMachine):
         messages = [
             Publication(name, str(index), (BIG,), "test") for index in range(self.transfers[name])
         ]
-        self.open[name] = Job(messages)
+        self.open[name] = PublishBatch(messages)
         self.pipeline.append(self.open[name])
         self.pipeline.pump()
 
@@ -322,17 +328,17 @@ TestAtLeastOnce.settings = settings(max_examples=40, deadline=None, stateful_ste
 
 
 def test_what_is_held_back_waits_for_a_pump_and_so_do_the_jobs_behind_it(
-    pipeline: Pipeline, sent: list[int]
+    pipeline: ConfirmWindow, sent: list[int]
 ) -> None:
     released = False
 
     def messages() -> Iterator[Publication | None]:
         yield Publication("x", "k", (b"a",), "test")
         while not released:
-            yield HELD_BACK
+            yield BLOCKED
         yield Publication("x", "k", (b"b",), "test")
 
-    held = Job(messages())
+    held = PublishBatch(messages())
     submit(pipeline, held, job(b"c"))
     pipeline.confirmed(1, False, True)
     pipeline.pump()

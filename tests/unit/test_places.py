@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warren_shared.amqp.queue_claim import FIRST_WINDOW, Places
+from warren_shared.amqp.queue_claim import FIRST_WINDOW, QueueClaim
 
 ROW = tuple(f"model.phone.{number}" for number in range(10_000))
 
@@ -16,7 +16,7 @@ class Broker:
         self.taken = {ROW[number] for number in taken}
         self.questions = self.channels = 0
 
-    def serve(self, places: Places) -> bool:
+    def serve(self, places: QueueClaim) -> bool:
         """Do for ``places`` what a session does; whether it got all that it wanted."""
         while not places.complete:
             if queues := places.to_ask():
@@ -35,7 +35,7 @@ class Broker:
                 places.got()
         return True
 
-    def answer(self, places: Places, queues: tuple[str, ...]) -> None:
+    def answer(self, places: QueueClaim, queues: tuple[str, ...]) -> None:
         for queue in queues:
             if queue not in ROW[: self.size]:
                 self.channels += 1
@@ -50,7 +50,7 @@ def test_the_first_free_places_are_taken_and_no_others(
     size: int, taken: set[int], wanted: int
 ) -> None:
     free = [ROW[number] for number in range(size) if number not in taken]
-    broker, places = Broker(size, taken), Places(ROW, wanted)
+    broker, places = Broker(size, taken), QueueClaim(ROW, wanted)
     assert broker.serve(places) == (len(free) >= wanted)
     assert places.held == free[:wanted]
     if len(free) < wanted:
@@ -60,7 +60,7 @@ def test_the_first_free_places_are_taken_and_no_others(
 
 
 def test_the_place_behind_a_thousand_is_found_in_a_few_questions_and_one_channel() -> None:
-    broker, places = Broker(1001, set(range(1000))), Places(ROW)
+    broker, places = Broker(1001, set(range(1000))), QueueClaim(ROW)
     assert broker.serve(places)
     assert places.held == ["model.phone.1000"]
     assert broker.questions <= 6
@@ -68,13 +68,13 @@ def test_the_place_behind_a_thousand_is_found_in_a_few_questions_and_one_channel
 
 
 def test_the_first_place_costs_one_question() -> None:
-    broker, places = Broker(10_000, set()), Places(ROW)
+    broker, places = Broker(10_000, set()), QueueClaim(ROW)
     assert broker.serve(places)
     assert (broker.questions, broker.channels) == (1, 0)
 
 
 def test_who_comes_back_takes_the_places_that_were_its_own_without_asking() -> None:
-    broker, places = Broker(100, set()), Places(ROW, 2, (ROW[40], ROW[7]))
+    broker, places = Broker(100, set()), QueueClaim(ROW, 2, (ROW[40], ROW[7]))
     assert broker.serve(places)
     assert places.held == [ROW[40], ROW[7]]
     assert broker.questions == 0
@@ -82,13 +82,13 @@ def test_who_comes_back_takes_the_places_that_were_its_own_without_asking() -> N
 
 def test_who_comes_back_and_finds_its_place_taken_or_gone_takes_the_first_that_is_free() -> None:
     for size, taken in ((100, {0, 40}), (30, {0})):
-        broker, places = Broker(size, taken), Places(ROW, 1, (ROW[40],))
+        broker, places = Broker(size, taken), QueueClaim(ROW, 1, (ROW[40],))
         assert broker.serve(places)
         assert places.held == [ROW[1]]
 
 
 def test_one_that_was_faster_is_given_way_for_longer_and_longer_but_not_for_ever() -> None:
-    places = Places(ROW)
+    places = QueueClaim(ROW)
     waits = []
     for _ in range(100):
         places.to_ask()
@@ -102,13 +102,13 @@ def test_one_that_was_faster_is_given_way_for_longer_and_longer_but_not_for_ever
 
 
 def test_a_row_that_is_not_there_is_a_mistake_and_not_a_fleet_without_places() -> None:
-    places = Places(ROW)
+    places = QueueClaim(ROW)
     places.to_ask()
     assert not places.missing()
 
 
 def test_a_client_of_its_own_has_one_place_and_asks_for_none() -> None:
-    places = Places(("model.alfa",))
+    places = QueueClaim(("model.alfa",))
     assert not places.to_ask()
     assert places.next() == "model.alfa"
     assert places.taken() == 0.0

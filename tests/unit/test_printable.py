@@ -11,7 +11,7 @@ from warren_shared.errors import Rejected
 from warren_shared.observability.log import Log, Readable
 from warren_shared.printable import printable
 from warren_shared.protocol.messages import MAX_FIGURE, EvaluationEntry, Figures
-from warren_shared.tensors.evaluation import MOST_CLASSES
+from warren_shared.tensors.evaluation import MAX_CLASSES
 
 ESC = "\x1b]0;owned\x07\x1b[2J\x1b[31mFAKE\n20:00:00 version 99 is published\r\u202edne"
 
@@ -66,7 +66,7 @@ def test_a_figure_whose_sum_would_overflow_is_refused(value: float) -> None:
     [
         {"confusion": [[1 << 40, 0], [0, 1]]},
         {"scores": [[1 << 40] + [0] * 511, [0] * 512]},
-        {"confusion": [[1] * MOST_CLASSES] * MOST_CLASSES},
+        {"confusion": [[1] * MAX_CLASSES] * MAX_CLASSES},
     ],
 )
 def test_an_evaluation_counts_no_more_than_its_examples(tables: dict[str, object]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client_worker.runtime.update_store import Keep
+from client_worker.runtime.update_store import UpdateStore
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint, version_archive
@@ -62,7 +62,7 @@ def test_all_that_is_kept(tmp_path: Path, umask: int) -> None:
     audit = Audit(store.folder)
     audit.take_over(STATE)
     audit.give_back()
-    keep = Keep(tmp_path / "state")
+    keep = UpdateStore(tmp_path / "state")
     keep.confirmed("alfa", "ab" * 4, 1)
     kept = [path for name in ("checkpoint", "state") for path in (tmp_path / name).rglob("*")]
     files = {path.name: mode(path) for path in kept if path.is_file()}

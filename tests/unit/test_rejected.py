@@ -10,7 +10,7 @@ from rich.console import Console
 from coordinator_worker.terminal.rejected import Rejection, Summary, read
 from coordinator_worker.text.formatting import plain
 from tests.bodies import encode
-from warren_shared.amqp.queue_browser import Letter
+from warren_shared.amqp.queue_browser import QueuedMessage
 from warren_shared.protocol.messages import Join
 
 JOIN = encode(Join(federation="clinics", client="alfa"))
@@ -34,7 +34,7 @@ def drawn(summary: Summary, width: int) -> list[str]:
 
 
 def test_the_coordinators_letter_says_who_and_why() -> None:
-    found = read(Letter(JOIN, OURS, "coordinator", NOON))
+    found = read(QueuedMessage(JOIN, OURS, "coordinator", NOON))
     assert found == Rejection(NOON, "alfa", "stale", OURS["detail"], "join", len(JOIN))
 
 
@@ -45,7 +45,7 @@ def test_a_letter_of_the_broker_is_its_senders_whatever_the_sender_wrote_on_it()
         "time": datetime.fromtimestamp(NOON, UTC),
     }
     forged = {"reason": "none", "client": "bravo", "x-death": [death]}
-    found = read(Letter(b"\xc1", forged, "alfa", 7))
+    found = read(QueuedMessage(b"\xc1", forged, "alfa", 7))
     assert (found.client, found.reason, found.time) == ("alfa", "delivery_limit", NOON)
     assert found.detail == "given up by the broker in queue update"
 
@@ -55,7 +55,7 @@ def test_a_letter_of_the_broker_is_its_senders_whatever_the_sender_wrote_on_it()
 def test_a_letter_that_says_nothing_is_listed_all_the_same(
     body: bytes, headers: dict[str, object]
 ) -> None:
-    summary = Summary.of([read(Letter(body, headers, None, 1 << 63))], None)
+    summary = Summary.of([read(QueuedMessage(body, headers, None, 1 << 63))], None)
     assert len(drawn(summary, 80)) == 2
     assert summary.total().startswith("1 rejected: 1 ")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator_worker.aggregation.algorithm import Learning
+from coordinator_worker.aggregation.algorithm import Algorithm
 from coordinator_worker.aggregation.coordinator import FederatedCoordinator
 from coordinator_worker.cli import main
 from coordinator_worker.rounds.intake import Intake
@@ -18,7 +18,7 @@ from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import Best
 from coordinator_worker.storage import checkpoint, version_archive
 from coordinator_worker.storage.audit_log import NAME, Audit
-from coordinator_worker.storage.folder_lock import Lease
+from coordinator_worker.storage.folder_lock import FolderLock
 from coordinator_worker.storage.store import Store
 from coordinator_worker.versions.audit_report import faults, read, versions
 from coordinator_worker.versions.rollback import import_model, rollback
@@ -100,7 +100,7 @@ def test_while_a_coordinator_runs_nothing_is_changed(
 ) -> None:
     federation(tmp_path)
     files = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    lease = Lease(tmp_path)
+    lease = FolderLock(tmp_path)
     assert lease.take()
     assert main(["rollback", "3", "--checkpoint-dir", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -176,16 +176,16 @@ def test_the_moments_begin_anew_whatever_the_server_optimizer_is(tmp_path: Path)
         settings = CoordinatorSettings(
             broker_url="amqp://a:b@localhost/f", server_optimizer=optimizer
         )
-        made = Learning.of(settings).coordinator(Model(), loaded(tmp_path)).slots
+        made = Algorithm.from_settings(settings).coordinator(Model(), loaded(tmp_path)).slots
         fresh = FederatedCoordinator([Model()], server_optimizer=optimizer).slots
         assert {name: slot.buffer.tobytes() for name, slot in made.items()} == {
             name: slot.buffer.tobytes() for name, slot in fresh.items()
         }
     after_a_round = loaded(tmp_path).after(weights(4), (), record(8), 0)
     with pytest.raises(ConfigError, match="begun with another"):
-        Learning.of(settings.model_copy(update={"server_optimizer": "adam"})).coordinator(
-            Model(), after_a_round
-        )
+        Algorithm.from_settings(
+            settings.model_copy(update={"server_optimizer": "adam"})
+        ).coordinator(Model(), after_a_round)
 
 
 @pytest.mark.parametrize(("base", "fate"), [(6, "stale"), (5, None), (7, "whole")])

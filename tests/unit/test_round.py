@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from coordinator_worker.aggregation import Cohort
 from coordinator_worker.aggregation.aggregators import mean
-from coordinator_worker.rounds.evaluation_pool import MOST_TABLES
-from coordinator_worker.rounds.intake import Arrival
+from coordinator_worker.rounds.evaluation_pool import MAX_TABLES
+from coordinator_worker.rounds.intake import IncomingUpdate
 from coordinator_worker.rounds.round import Round, weighted_means
 from tests.bodies import bodies_of, staging
 from warren_shared.protocol.codec import decode, tensor_entries
@@ -30,12 +30,14 @@ from warren_shared.tensors.layout import Weights
 DELTA = Weights.of([np.array([1.0, 2.0]), np.array([3.0], np.float32)])
 
 
-def arrival(client: str, base: int, examples: int, weight: float, **metrics: float) -> Arrival:
+def arrival(
+    client: str, base: int, examples: int, weight: float, **metrics: float
+) -> IncomingUpdate:
     manifest = UpdateManifest(
         federation="f", run="ab" * 4, client=client, base_version=base, num_examples=examples,
         layout=DELTA.layout.digest, metrics=metrics, **transfer_fields(DELTA.buffer),
     )  # fmt: skip
-    made = Arrival(
+    made = IncomingUpdate(
         manifest,
         DELTA.layout,
         staging(),
@@ -99,7 +101,7 @@ def test_initial_weights_are_not_an_update() -> None:
         **transfer_fields(DELTA.buffer),
     )  # fmt: skip
     with pytest.raises(TypeError, match="initial is not an update"):
-        Round(Cohort(DELTA.layout, mean())).fold(Arrival(manifest, DELTA.layout, staging()))
+        Round(Cohort(DELTA.layout, mean())).fold(IncomingUpdate(manifest, DELTA.layout, staging()))
 
 
 reports = st.dictionaries(
@@ -128,7 +130,7 @@ def test_a_mean_is_over_those_who_report_and_lies_among_them(
         assert min(values) - slack <= means[name] <= max(values) + slack
 
 
-def judged(client: str, entry: EvaluationEntry | None, **told: Any) -> Arrival:
+def judged(client: str, entry: EvaluationEntry | None, **told: Any) -> IncomingUpdate:
     made = arrival(client, 4, 10, 10.0)
     update = {"evaluation": entry, **told}
     made.manifest = made.manifest.model_copy(update=update)  # type: ignore[union-attr]
@@ -210,12 +212,12 @@ def test_clients_several_versions_apart_are_a_quorum_together() -> None:
 
 def test_more_tables_than_are_held_are_judged_by_all_of_them() -> None:
     now = Round(Cohort(DELTA.layout, mean()), share=0.5)
-    for number in range(3 * MOST_TABLES):
+    for number in range(3 * MAX_TABLES):
         entry = EvaluationEntry(num_examples=10 + number, confusion=[[5, 0], [1, 4]])
         now.fold(judged(f"phone.{number}", entry))
     found = now.judgement("eval_accuracy", 3)
     assert found is not None
-    assert (found.clients, found.low) == (3 * MOST_TABLES, pytest.approx(0.9))
+    assert (found.clients, found.low) == (3 * MAX_TABLES, pytest.approx(0.9))
 
 
 def test_one_of_many_clients_that_claims_one_example_meets_no_target() -> None:

@@ -9,12 +9,12 @@ from broker_config.secrets.keys import ensure_keys, rotate_keys
 from warren_shared.errors import Rejected
 from warren_shared.naming import CHUNK_BYTES
 from warren_shared.protocol.codec import decode, encode
-from warren_shared.protocol.encryption import Opener, Sealer
+from warren_shared.protocol.encryption import UpdateDecryptor, UpdateEncryptor
 from warren_shared.protocol.messages import Chunk, Join, Sealed
 
 KEY = X25519PrivateKey.generate()
-SEALER = Sealer(KEY.public_key(), "f", "alfa")
-OPENER = Opener([KEY], "f")
+SEALER = UpdateEncryptor(KEY.public_key(), "f", "alfa")
+OPENER = UpdateDecryptor([KEY], "f")
 JOIN = Join(federation="f", client="alfa")
 
 
@@ -22,7 +22,7 @@ def joined(body: tuple[bytes | memoryview, ...]) -> bytes:
     return b"".join(body)
 
 
-def opened(body: bytes, user: str | None = "alfa", opener: Opener = OPENER) -> bytes:
+def opened(body: bytes, user: str | None = "alfa", opener: UpdateDecryptor = OPENER) -> bytes:
     message, data = decode(body)
     assert isinstance(message, Sealed)
     return opener.open(message, data, user)
@@ -59,7 +59,7 @@ def test_it_is_nothing_in_anothers_name(user: str | None) -> None:
 
 def test_it_is_nothing_in_another_federation() -> None:
     with pytest.raises(Rejected, match="not encrypted by the user"):
-        opened(joined(SEALER.seal(encode(JOIN))), "alfa", Opener([KEY], "g"))
+        opened(joined(SEALER.seal(encode(JOIN))), "alfa", UpdateDecryptor([KEY], "g"))
 
 
 @given(st.data())
@@ -88,11 +88,13 @@ def test_the_last_keys_updates_are_still_read_and_those_before_it_are_not(
 ) -> None:
     home = tmp_path_factory.mktemp("home")
     keys = ensure_keys(home)
-    sealer = Sealer.of(keys.encrypt, "f", "alfa")
+    sealer = UpdateEncryptor.of(keys.encrypt, "f", "alfa")
     assert sealer is not None
     sealed = joined(sealer.seal(encode(JOIN)))
     keys = rotate_keys(home, keys)
-    assert opened(sealed, "alfa", Opener.of(",".join(keys.decrypt), "f")) == joined(encode(JOIN))
+    assert opened(sealed, "alfa", UpdateDecryptor.of(",".join(keys.decrypt), "f")) == joined(
+        encode(JOIN)
+    )
     keys = rotate_keys(home, keys)
     with pytest.raises(Rejected, match="newest bundle"):
-        opened(sealed, "alfa", Opener.of(",".join(keys.decrypt), "f"))
+        opened(sealed, "alfa", UpdateDecryptor.of(",".join(keys.decrypt), "f"))

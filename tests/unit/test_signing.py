@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_config.secrets.keys import Keys, ensure_keys, rotate_keys
-from client_worker.runtime.mailbox import Mailbox, Shelf
+from client_worker.runtime.mailbox import Mailbox, ModelCache
 from tests.bodies import bodies_of, encode
 from warren_shared.amqp.delivery import Delivery
 from warren_shared.errors import ConfigError, Rejected
@@ -148,7 +148,7 @@ def test_keys_that_are_damaged_are_named_and_not_shown() -> None:
 class Client:
     """A mailbox that believes only what is signed."""
 
-    def __init__(self, shelf: Shelf | None = None) -> None:
+    def __init__(self, shelf: ModelCache | None = None) -> None:
         self.torn = 0
         self.mailbox = Mailbox("f", lambda: None, self._tear, shelf, VERIFIER)
         self.mailbox.expect(LAYOUT)
@@ -214,7 +214,7 @@ def test_without_keys_everything_is_taken_as_before() -> None:
 
 def test_bytes_slipped_into_another_mailbox_of_the_process_are_noticed() -> None:
     """Virtual clients share a model's buffer, and the broker fills each one's mailbox."""
-    shelf = Shelf()
+    shelf = ModelCache()
     one, other = Client(shelf), Client(shelf)
     first, second = bodies(SIGNER.sign(manifest()))
     slipped = bytearray(first)

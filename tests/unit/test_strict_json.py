@@ -4,7 +4,7 @@ import json
 import re
 from math import inf, isnan, nan
 
-from coordinator_worker.monitoring.federation_view import Picture
+from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.text.formatting import sparkline
 from coordinator_worker.text.markdown import sparkline as in_markdown
 from tests.processes import ROOT
@@ -29,17 +29,17 @@ def test_nothing_that_is_written_for_others_is_written_in_another_way() -> None:
 
 
 def test_a_late_comer_sees_nan_where_the_coordinator_saw_it() -> None:
-    picture = Picture()
+    picture = FederationView()
     common = {"time": 1.0, "number": 1, "federation": "f"}
     metrics = {"loss": nan, "eval_auc": 0.5}
     accepted = {"client": "alfa", "base_version": 0, "examples": 1, "metrics": metrics}
     accepted["quorum"] = [1, 2]
-    picture.feed({"event": "client.joined", "client": "alfa", **common})
-    picture.feed({"event": "update.accepted.alfa", "version": 0, **accepted, **common})
+    picture.apply({"event": "client.joined", "client": "alfa", **common})
+    picture.apply({"event": "update.accepted.alfa", "version": 0, **accepted, **common})
     closed = {"version": 1, "updates": 1, "metrics": metrics, "clients": {"alfa": {}}}
-    picture.feed({"event": "round.closed", **closed, **common})
-    late = Picture.of(json.loads(strict_json.dumps(picture.as_dict())))
-    late.feed(json.loads(strict_json.dumps({"event": "round.closed", **closed, **common})))
+    picture.apply({"event": "round.closed", **closed, **common})
+    late = FederationView.of(json.loads(strict_json.dumps(picture.as_dict())))
+    late.apply(json.loads(strict_json.dumps({"event": "round.closed", **closed, **common})))
     for found in (*late.rounds, late.clients["alfa"]):
         figures = found["metrics"] if isinstance(found, dict) else found.metrics
         assert isnan(figures["loss"])

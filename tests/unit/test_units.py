@@ -15,7 +15,7 @@ from warren_shared.service import systemd
 from warren_shared.service.systemd import CLIENT, COORDINATOR, Unit
 
 DEPLOYED = Path("/opt/warren/.venv/bin")
-MOST_EXPOSED = 20  # of 100; a service that asks for nothing has 96
+MAX_EXPOSED = 20  # of 100; a service that asks for nothing has 96
 
 BOTH = pytest.mark.parametrize("unit", [COORDINATOR, CLIENT], ids=["coordinator", "client"])
 
@@ -45,11 +45,11 @@ def test_systemd_finds_nothing_wrong_with_the_unit(unit: Unit, user: bool, tmp_p
 @BOTH
 def test_the_unit_is_confined(unit: Unit, tmp_path: Path) -> None:
     path = written(tmp_path, unit)
-    done = systemd_analyze("security", "--offline=yes", f"--threshold={MOST_EXPOSED}", str(path))
+    done = systemd_analyze("security", "--offline=yes", f"--threshold={MAX_EXPOSED}", str(path))
     assert done.returncode == 0, done.stdout[-200:]
     open_to_all = path.read_text().replace("NoNewPrivileges", "#").replace("Protect", "#")
     path.write_text(open_to_all)
-    done = systemd_analyze("security", "--offline=yes", f"--threshold={MOST_EXPOSED}", str(path))
+    done = systemd_analyze("security", "--offline=yes", f"--threshold={MAX_EXPOSED}", str(path))
     assert done.returncode == 1
 
 

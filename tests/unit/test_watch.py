@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from coordinator_worker.terminal import event_lines
-from coordinator_worker.terminal.view import Board
+from coordinator_worker.terminal.view import TerminalView
 
 
 def accepted(client: str, have: int = 1, *, made: int = 4, **metrics: float) -> dict[str, Any]:
@@ -32,7 +32,7 @@ REJECTED = {
 }  # fmt: skip
 
 
-def drawn(board: Board, width: int = 120, height: int | None = None) -> str:
+def drawn(board: TerminalView, width: int = 120, height: int | None = None) -> str:
     page = io.StringIO()
     console = Console(width=width, height=height, file=page, force_terminal=height is not None,
                       color_system=None)  # fmt: skip
@@ -41,20 +41,20 @@ def drawn(board: Board, width: int = 120, height: int | None = None) -> str:
 
 
 @pytest.fixture
-def board() -> Board:
-    return Board("clinics")
+def board() -> TerminalView:
+    return TerminalView("clinics")
 
 
-def test_a_board_without_events_can_be_drawn(board: Board) -> None:
+def test_a_board_without_events_can_be_drawn(board: TerminalView) -> None:
     assert "clinics" in drawn(board)
     assert "0 of 1" in drawn(board)
 
 
-def test_a_round_is_counted_when_it_closes(board: Board) -> None:
+def test_a_round_is_counted_when_it_closes(board: TerminalView) -> None:
     for event in (
         accepted("alfa", 1, loss=0.5), accepted("bravo", 2, loss=0.0), CLOSED, published(4),
     ):  # fmt: skip
-        board.feed(event)
+        board.apply(event)
     picture = board.picture
     assert (len(picture.rounds), picture.updates, picture.version) == (1, 2, 4)
     assert (picture.bytes_up, picture.bytes_down) == (2000, 2000)
@@ -65,21 +65,23 @@ def test_a_round_is_counted_when_it_closes(board: Board) -> None:
     assert "last round 3.0 s" in text
 
 
-def test_the_quorum_grows_with_each_update(board: Board) -> None:
-    board.feed(accepted("alfa", 1))
+def test_the_quorum_grows_with_each_update(board: TerminalView) -> None:
+    board.apply(accepted("alfa", 1))
     assert "1 of 2" in drawn(board)
     assert "━" in drawn(board)
 
 
-def test_a_client_that_joined_has_its_line_before_it_contributes(board: Board) -> None:
-    board.feed({"event": "client.joined", "client": "charlie"})
+def test_a_client_that_joined_has_its_line_before_it_contributes(board: TerminalView) -> None:
+    board.apply({"event": "client.joined", "client": "charlie"})
     assert "charlie" in drawn(board)
-    board.feed(published(1))
+    board.apply(published(1))
     assert board.picture.bytes_down == 1000
 
 
-def test_a_rejected_update_is_not_a_contribution_and_its_reason_is_shown(board: Board) -> None:
-    board.feed(REJECTED)
+def test_a_rejected_update_is_not_a_contribution_and_its_reason_is_shown(
+    board: TerminalView,
+) -> None:
+    board.apply(REJECTED)
     picture = board.picture
     assert (len(picture.rounds), picture.updates, picture.bytes_up) == (0, 0, 0)
     assert "rejected 1: 1 stale" in drawn(board)
@@ -87,34 +89,36 @@ def test_a_rejected_update_is_not_a_contribution_and_its_reason_is_shown(board: 
     assert "five late" in drawn(board)
 
 
-def test_the_last_model_finishes_the_federation(board: Board) -> None:
-    board.feed(published(9, "federation.finished"))
+def test_the_last_model_finishes_the_federation(board: TerminalView) -> None:
+    board.apply(published(9, "federation.finished"))
     assert board.finished.is_set()
     assert "version 9" in drawn(board)
 
 
-def test_a_coordinator_that_waits_for_its_disk_is_shown_until_it_goes_on(board: Board) -> None:
-    board.feed({"event": "coordinator.stalled", "detail": "No space left on device"})
+def test_a_coordinator_that_waits_for_its_disk_is_shown_until_it_goes_on(
+    board: TerminalView,
+) -> None:
+    board.apply({"event": "coordinator.stalled", "detail": "No space left on device"})
     assert "the coordinator waits: No space left" in drawn(board)
-    board.feed({"event": "coordinator.recovered"})
+    board.apply({"event": "coordinator.recovered"})
     assert "waits" not in drawn(board)
 
 
-def test_an_event_that_it_does_not_know_changes_nothing(board: Board) -> None:
+def test_an_event_that_it_does_not_know_changes_nothing(board: TerminalView) -> None:
     before = drawn(board)
-    board.feed({})
-    board.feed({"event": "weather.changed"})
+    board.apply({})
+    board.apply({"event": "weather.changed"})
     assert drawn(board) == before
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_no_line_is_wider_than_the_terminal_and_what_matters_is_never_cut(
-    board: Board, width: int
+    board: TerminalView, width: int
 ) -> None:
     for number in range(5):
         name = f"university-hospital-{number}"
-        board.feed(accepted(name, 1, **{f"a_rather_long_metric_{m}": 0.123 for m in range(9)}))
-    board.feed(CLOSED)
+        board.apply(accepted(name, 1, **{f"a_rather_long_metric_{m}": 0.123 for m in range(9)}))
+    board.apply(CLOSED)
     text = drawn(board, width)
     assert max(map(len, text.splitlines())) <= width
     (heading,) = [line for line in text.splitlines() if line.startswith("client ")]
@@ -126,15 +130,15 @@ def test_no_line_is_wider_than_the_terminal_and_what_matters_is_never_cut(
 
 @pytest.mark.parametrize("height", [24, 40])
 def test_a_thousand_clients_fit_the_terminal_and_the_one_that_is_away_is_shown(
-    board: Board, height: int
+    board: TerminalView, height: int
 ) -> None:
     names = [f"phone.{number}" for number in range(1000)]
     for name in (*names, "zulu"):
-        board.feed(accepted(name, made=1))
+        board.apply(accepted(name, made=1))
     for version in range(2, 5):
         for name in names:
-            board.feed(accepted(name, made=version))
-        board.feed(CLOSED | {"version": version})
+            board.apply(accepted(name, made=version))
+        board.apply(CLOSED | {"version": version})
     text = drawn(board, 80, height)
     assert len(text.splitlines()) <= height
     (zulu,) = [line for line in text.splitlines() if line.startswith("zulu")]
@@ -144,9 +148,9 @@ def test_a_thousand_clients_fit_the_terminal_and_the_one_that_is_away_is_shown(
     assert f"and {1000 - shown} more: {1000 - shown} in" in text
 
 
-def test_names_cannot_act_on_the_terminal(board: Board) -> None:
-    board.feed(accepted("\x1b[2Jalfa", **{"loss\x1b]0;owned\x07": 1.0}))
-    board.feed(REJECTED | {"client": "\x1b[31m", "detail": "[link=x]\x1b[0m"})
+def test_names_cannot_act_on_the_terminal(board: TerminalView) -> None:
+    board.apply(accepted("\x1b[2Jalfa", **{"loss\x1b]0;owned\x07": 1.0}))
+    board.apply(REJECTED | {"client": "\x1b[31m", "detail": "[link=x]\x1b[0m"})
     text = drawn(board)
     assert "\x1b" not in text
     assert "\x07" not in text

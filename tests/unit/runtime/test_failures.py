@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from client_worker import Task
-from client_worker.runtime.mailbox import Shelf
+from client_worker.runtime.mailbox import ModelCache
 from client_worker.runtime.participant import Participant
 from client_worker.settings import ClientSettings
 from client_worker.tasks.failures import PAUSES_S, UserCodeError, reason_of, user_code
@@ -15,7 +15,7 @@ from client_worker.tasks.task import TaskSource
 from tests.bodies import bodies_of, encode
 from warren_shared.amqp.delivery import Delivery
 from warren_shared.errors import ConfigError, TaskFailed
-from warren_shared.observability.event_bus import Audience
+from warren_shared.observability.event_bus import EventBus
 from warren_shared.protocol.codec import decode, tensor_entries
 from warren_shared.protocol.messages import MAX_REASON, Failed, ModelManifest, Notice
 from warren_shared.protocol.transfer import Outgoing, transfer_fields
@@ -51,11 +51,11 @@ def task() -> Task:
     return Task(Model(), np.zeros(3), 0.1)
 
 
-class Office:
+class WorkerContext:
     """A process without a broker: what is published is kept, and time passes when it is told."""
 
     def __init__(self) -> None:
-        self.shelf, self.keep, self.audience = Shelf(), None, Audience()
+        self.shelf, self.keep, self.event_bus = ModelCache(), None, EventBus()
         self.published: list[tuple[str, Any]] = []
         self.later: list[tuple[float, Callable[[], None]]] = []
         self.one = Participant(
@@ -95,10 +95,10 @@ class Office:
 
 
 @pytest.fixture
-def office() -> Office:
+def context() -> WorkerContext:
     CALLS.clear()
     FAILING.clear()
-    made = Office()
+    made = WorkerContext()
     made.one.prepare()
     made.one.lease("alfa")
     made.one.look()
@@ -106,12 +106,12 @@ def office() -> Office:
 
 
 def test_a_failure_is_told_with_its_traceback_and_tried_again_after_a_pause(
-    office: Office, caplog: pytest.LogCaptureFixture
+    context: WorkerContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     FAILING.append(KeyError("age"))
-    office.model(1)
-    assert office.kinds() == ["join", "failed"]
-    failed = office.published[-1][1]
+    context.model(1)
+    assert context.kinds() == ["join", "failed"]
+    failed = context.published[-1][1]
     assert isinstance(failed, Failed)
     assert (failed.client, failed.version, failed.ends) == ("alfa", 1, False)
     assert failed.reason.startswith("KeyError: 'age' (test_failures.py:")
@@ -119,66 +119,66 @@ def test_a_failure_is_told_with_its_traceback_and_tried_again_after_a_pause(
     assert line.exc_info is not None
     assert line.getMessage().startswith("KeyError: 'age'")
 
-    office.model(2)  # comes during the pause, and is not burnt
+    context.model(2)  # comes during the pause, and is not burnt
     assert CALLS.count("fit") == 1
-    [(pause, over)] = office.later
+    [(pause, over)] = context.later
     assert pause == PAUSES_S[0]
     over()
-    office.one.look()
-    assert office.kinds()[2:] == ["join", "update"]
-    assert office.published[-1][1].base_version == 2
+    context.one.look()
+    assert context.kinds()[2:] == ["join", "update"]
+    assert context.published[-1][1].base_version == 2
 
 
-def test_after_the_last_attempt_the_client_ends_and_says_so(office: Office) -> None:
+def test_after_the_last_attempt_the_client_ends_and_says_so(context: WorkerContext) -> None:
     FAILING.extend(ValueError(f"no {number}") for number in range(9))
-    office.model(1)
+    context.model(1)
     for version in range(2, len(PAUSES_S) + 2):
-        office.later[-1][1]()
+        context.later[-1][1]()
         if version == len(PAUSES_S) + 1:
             with pytest.raises(TaskFailed, match=r"failed 4 times: ValueError: no 3"):
-                office.model(version)
+                context.model(version)
         else:
-            office.model(version)
-    told = [message for kind, message in office.published if kind == "failed"]
+            context.model(version)
+    told = [message for kind, message in context.published if kind == "failed"]
     assert [message.ends for message in told] == [False, False, False, True]
-    assert [seconds for seconds, _ in office.later] == list(PAUSES_S)
+    assert [seconds for seconds, _ in context.later] == list(PAUSES_S)
     assert sorted(PAUSES_S) == list(PAUSES_S)
     assert TaskFailed.exit_code != 0
 
 
-def test_an_attempt_that_succeeds_is_a_new_beginning(office: Office) -> None:
+def test_an_attempt_that_succeeds_is_a_new_beginning(context: WorkerContext) -> None:
     for version in range(1, 8):
         FAILING.append(OSError("busy"))
-        office.model(2 * version)
-        office.later[-1][1]()
-        office.model(2 * version + 1)
-    assert office.kinds().count("update") == 7
-    assert {seconds for seconds, _ in office.later} == {PAUSES_S[0]}
+        context.model(2 * version)
+        context.later[-1][1]()
+        context.model(2 * version + 1)
+    assert context.kinds().count("update") == 7
+    assert {seconds for seconds, _ in context.later} == {PAUSES_S[0]}
 
 
-def test_what_cannot_get_better_is_told_and_not_tried_again(office: Office) -> None:
+def test_what_cannot_get_better_is_told_and_not_tried_again(context: WorkerContext) -> None:
     FAILING.append(ConfigError("give the task\n another optimizer"))
     with pytest.raises(ConfigError):
-        office.model(1)
-    failed = office.published[-1][1]
+        context.model(1)
+    failed = context.published[-1][1]
     assert (failed.reason, failed.ends) == ("give the task another optimizer", True)
-    assert not office.later
+    assert not context.later
 
 
 def test_a_client_that_was_there_before_the_coordinator_makes_its_task_once(
-    office: Office,
+    context: WorkerContext,
 ) -> None:
-    office.deliver(encode(Notice(notice="join")))
+    context.deliver(encode(Notice(notice="join")))
     for _ in range(2):
-        office.deliver(encode(Notice(notice="send-initial")))
-    office.model(0)
-    assert office.kinds() == ["join", "join", "initial", "initial", "update"]
+        context.deliver(encode(Notice(notice="send-initial")))
+    context.model(0)
+    assert context.kinds() == ["join", "join", "initial", "initial", "update"]
     assert CALLS == ["made", "fit"]
 
 
-def test_weights_that_have_been_trained_are_no_initial_model(office: Office) -> None:
-    office.model(0)
-    office.deliver(encode(Notice(notice="send-initial")))
+def test_weights_that_have_been_trained_are_no_initial_model(context: WorkerContext) -> None:
+    context.model(0)
+    context.deliver(encode(Notice(notice="send-initial")))
     assert CALLS == ["made", "fit", "made"]
 
 
