@@ -129,7 +129,7 @@ class NumpyModel:
 def descend(
     weights: Sequence[Array], gradients: Sequence[Array], learning_rate: float, guide: TrainingPlan
 ) -> None:
-    """One step in place, w <- w - learning_rate * d, d as in TrainingPlan; ``gradients`` are used up."""
+    """One step in place, w <- w - learning_rate * d, d as in TrainingPlan; spends ``gradients``."""
     if guide.clip_norm is not None:
         norm = sqrt(sum(float(np.vdot(array, array)) for array in gradients))
         if norm > guide.clip_norm:

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -11,12 +12,13 @@ from coordinator_worker.settings import CoordinatorSettings, read_initial_model
 from coordinator_worker.state.training_state import Record, State
 from coordinator_worker.storage import provenance
 from coordinator_worker.storage.audit_log import Audit
-from coordinator_worker.storage.checkpoint import Checkpoint
+from coordinator_worker.storage.checkpoint import Checkpoint, load
 from coordinator_worker.storage.folder_lock import FolderLock
 from coordinator_worker.storage.version_archive import Retention, VersionArchive
 from warren_shared import weights_file
 from warren_shared.errors import ConfigError
 from warren_shared.files import PRIVATE, writable
+from warren_shared.protocol.signing import Signer
 from warren_shared.tensors.layout import Weights
 
 StoppedWithin = Callable[[float], bool]
@@ -41,16 +43,22 @@ class Store:
         self._settings = settings
         self._stopped_within = stopped_within
         self._lease = FolderLock(self.folder)
-        self.audit = Audit(self.folder)
+        self.audit = Audit(self.folder, settings.audit_rotate_bytes)
         self._syncer = ThreadPoolExecutor(1, "sync")
         retention = Retention(settings.keep_versions, settings.keep_every)
         self._archive = VersionArchive(self.folder, retention)
         self._setup: tuple[Record, ...] = ()
         self._setup_now = provenance.setup_of(settings)
         self._checkpoint: Checkpoint | None = None
-        if self._lease.take():  # else its faults show when it is our turn
-            self._read()
-            self._lease.give_back()
+        signer = Signer.of(settings.secret(settings.signing_keys))
+        self._signers = signer.key_ids if signer is not None else ()
+        if self._lease.take():  # else most of its faults show when it is our turn
+            try:
+                self._read()
+            finally:
+                self._lease.give_back()
+        else:
+            self._check_whose(self._as_somebody_writes_it())
 
     def take_over(self) -> bool:
         """Take the folder's lease; whether ``state`` is another now than when we last looked."""
@@ -88,7 +96,10 @@ class Store:
         self.audit.write()
         synced = self._syncer.submit(self.audit.sync)  # each takes a millisecond or more
         self._setup = provenance.since(self._setup, state.version, self._setup_now)
-        self._checkpoint.save(replace(state, setup=self._setup, audit_head=self.audit.head))
+        signers = self._signers or state.signers
+        self._checkpoint.save(
+            replace(state, setup=self._setup, audit_head=self.audit.head, signers=signers)
+        )
         synced.result()
         self.state = state
         # Waits for the version before this one to be written: its memory is the next round's.
@@ -120,14 +131,36 @@ class Store:
             self._complete(self.state)
         elif self.state is not None and self._setup and "imported" in self._setup[-1]:
             self._complete(self.state)
-        if self.state is not None and self.state.federation != settings.federation:
-            raise ConfigError(
-                f"{self.folder} holds a checkpoint of federation {self.state.federation!r}, this"
-                f" is {settings.federation!r}: give another --checkpoint-dir"
-            )
+        self._check_whose(self.state)
         if self.state is not None:
             self._check_kind(self.state.version)
         return True
+
+    def _as_somebody_writes_it(self) -> State | None:
+        with suppress(ConfigError):  # no file of it was whole just then
+            return load(self.folder)
+        return None
+
+    def _check_whose(self, state: State | None) -> None:
+        """Refuse what another federation left, also one of the same name.
+
+        Keys are replaced one at a time, and the one before stays good: of two coordinators of one
+        home at least one key is the same.
+        """
+        if state is None:
+            return
+        if state.federation != self._settings.federation:
+            raise ConfigError(
+                f"{self.folder} holds a checkpoint of federation {state.federation!r}, this"
+                f" is {self._settings.federation!r}: give another --checkpoint-dir"
+            )
+        if state.signers and self._signers and not set(state.signers) & set(self._signers):
+            raise ConfigError(
+                f"{self.folder} holds a checkpoint of another federation {state.federation!r}, that"
+                " signs with other keys: give another --checkpoint-dir (or if it is the same one"
+                " with a new home, `coordinator-worker rollback current --after"
+                f" {state.version}` first)"
+            )
 
     def _check_kind(self, version: int) -> None:
         """A region's clients hold other models than its checkpoint: nobody else may go on."""

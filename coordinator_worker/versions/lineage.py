@@ -10,7 +10,8 @@ from typing import Any
 
 from coordinator_worker.state.roster import Member, Roster
 from coordinator_worker.state.training_state import Record
-from coordinator_worker.storage.audit_log import NAME, digest_of
+from coordinator_worker.storage import audit_files
+from coordinator_worker.storage.audit_log import digest_of
 from coordinator_worker.versions import audit_report
 from coordinator_worker.versions.audit_report import Made
 from coordinator_worker.versions.registry import ModelRegistry
@@ -36,8 +37,8 @@ class Lineage:
 
 def lineage(past: ModelRegistry, version: int) -> Lineage:
     """That of ``version``, from checkpoint and audit log."""
-    log = past.folder / NAME
-    lines = list(audit_report.read(log)) if log.exists() else []
+    folder = past.folder
+    lines = list(audit_files.read(folder)) if audit_files.any_of(folder) else []
     run = past.state.run
     made = {m.version: m for m in audit_report.versions(lines).values() if m.run == run}
     rounds = tuple(reversed(list(_rounds(past, made, version))))

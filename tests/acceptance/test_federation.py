@@ -11,8 +11,8 @@ from client_worker import FederatedClient
 from coordinator_worker import FederatedCoordinator
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
-from coordinator_worker.storage.audit_log import NAME
-from coordinator_worker.versions.audit_report import faults, read, versions
+from coordinator_worker.storage.audit_files import read
+from coordinator_worker.versions.audit_report import faults, versions
 from tests import tasks
 from tests.conftest import Place
 from tests.processes import Worker, workers
@@ -128,11 +128,11 @@ def test_a_coordinator_killed_in_mid_round_counts_every_update_once(
     # Each round adds 1/3 for each of three contributions, and the killed folds left no trace.
     np.testing.assert_allclose(counts[:3], rounds / 3, rtol=1e-6)
     assert not counts[3:].any()
-    made = versions(read(tmp_path / NAME))
+    made = versions(read(tmp_path))
     assert [version for _, version in made] == list(range(1, rounds + 1))
     for one in made.values():
         assert len({entry["client"] for entry in one.line["contributions"]}) == 3
-    assert not list(faults(read(tmp_path / NAME)))
+    assert not list(faults(read(tmp_path)))
 
 
 def test_a_second_coordinator_on_the_same_folder_waits_and_goes_on_where_the_first_ended(

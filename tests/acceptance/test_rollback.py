@@ -8,8 +8,8 @@ import numpy as np
 
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
-from coordinator_worker.storage.audit_log import NAME
-from coordinator_worker.versions.audit_report import faults, read, versions
+from coordinator_worker.storage.audit_files import read
+from coordinator_worker.versions.audit_report import faults, versions
 from coordinator_worker.versions.registry import ModelRegistry
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.conftest import Place
@@ -85,8 +85,8 @@ def test_stopped_rolled_back_and_started_again_everybody_goes_on_from_the_old_mo
     # Each effect is there once: the rounds before the old model, and the four after the rollback;
     # nothing of what was rolled back, though its updates were waiting in the broker.
     assert list(counts(tmp_path)) == [target + 4, target + 4]
-    assert list(faults(read(tmp_path / NAME))) == []
-    made = versions(read(tmp_path / NAME))
+    assert list(faults(read(tmp_path))) == []
+    made = versions(read(tmp_path))
     assert [number for _, number in made] == list(range(1, rounds + 1))
     copy = made[before.run, after.version]
     assert copy.rolled_back_to is not None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from coordinator_worker.cli import main
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.storage import checkpoint
-from coordinator_worker.storage.audit_log import NAME
+from coordinator_worker.storage.audit_files import NAME
 from coordinator_worker.storage.provenance import setup_of, since
 from coordinator_worker.text.markdown import SPARK_POINTS, SPARKS, sparkline, table
 from coordinator_worker.versions.lineage import lineage

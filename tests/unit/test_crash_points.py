@@ -22,8 +22,8 @@ from coordinator_worker.runtime.inbox import Connected, Event, Stop
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint, store
-from coordinator_worker.storage.audit_log import NAME
-from coordinator_worker.versions.audit_report import faults, read, versions
+from coordinator_worker.storage.audit_files import read
+from coordinator_worker.versions.audit_report import faults, versions
 from tests.bodies import encode
 from warren_shared.amqp.delivery import Delivery
 from warren_shared.amqp.publisher import Publication
@@ -247,7 +247,7 @@ def test_cut_off_after_any_effect_every_update_counts_once(
 
 def check_audit(state: State, folder: Path) -> None:
     """The log tells of each version whose updates made it, and of nothing that was undone."""
-    made = versions(read(folder / NAME))
+    made = versions(read(folder))
     assert list(made) == [(RUN, version) for version in range(1, state.version + 1)]
     counted = np.zeros(UPDATES)
     for version in made.values():
@@ -255,7 +255,7 @@ def check_audit(state: State, folder: Path) -> None:
         for entry in version.line["contributions"]:
             counted[int(entry["client"][1:])] += 1
     np.testing.assert_array_equal(counted, state.weights[0] * QUORUM)
-    assert list(faults(read(folder / NAME))) == []
+    assert list(faults(read(folder))) == []
 
 
 def check(state: State, broker: Broker) -> None:

@@ -12,7 +12,8 @@ from client_worker.runtime.update_store import UpdateStore
 from coordinator_worker.cli import main
 from coordinator_worker.monitoring.follower import _read, _written
 from coordinator_worker.runtime.evaluator import Evaluator
-from coordinator_worker.storage.audit_log import NAME, Audit
+from coordinator_worker.storage.audit_files import NAME
+from coordinator_worker.storage.audit_log import Audit
 from tests.unit.test_audit import STALE, entry, manifest, state
 from warren_shared.amqp.delivery import Delivery
 from warren_shared.errors import ConfigError
