@@ -13,7 +13,7 @@ from warren_shared.observability.log import Log
 
 log = Log(__name__)
 
-MISSING: Final = "--tensorboard needs tensorboardX: pip install 'warren[tensorboard]'"
+MISSING: Final = "--tensorboard needs tensorboardX: pip install 'warren-fl[tensorboard]'"
 
 
 class EventFile:

@@ -33,7 +33,7 @@ def setup_of(settings: CoordinatorSettings) -> dict[str, Any]:
 def software() -> dict[str, str]:
     """What runs here."""
     try:
-        warren = version("warren")
+        warren = version("warren-fl")
     except PackageNotFoundError:  # run from its sources
         warren = "unknown"
     return {"warren": warren, "python": platform.python_version(), "numpy": np.__version__}

@@ -115,7 +115,7 @@ def location(*hosts: Any) -> str:
 def _version() -> str:
     """Ours: or the management UI would show pika's beside our name."""
     try:
-        return metadata.version("warren")
+        return metadata.version("warren-fl")
     except metadata.PackageNotFoundError:
         return "unknown"
 

@@ -27,7 +27,7 @@ log = Log(__name__)
 LAST_CHANCE_S: Final = 2.0  # how long a collector may keep a worker from ending
 GIVING_UP_S: Final = 1.0
 JUMP_NS: Final = 1_000_000  # by which the machine's clock has to differ to be looked at again
-MISSING: Final = "--traces needs OpenTelemetry: pip install 'warren[traces]'"
+MISSING: Final = "--traces needs OpenTelemetry: pip install 'warren-fl[traces]'"
 
 
 class Place(NamedTuple):

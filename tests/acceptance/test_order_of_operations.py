@@ -27,7 +27,8 @@ DEADLINE_S = 30.0
 
 STUCK = """#!{python}
 import threading
-from coordinator_worker import checkpoint, cli
+from coordinator_worker import cli
+from coordinator_worker.storage import checkpoint
 checkpoint.Checkpoint.save = lambda self, state: threading.Event().wait()
 raise SystemExit(cli.main())
 """

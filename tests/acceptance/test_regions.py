@@ -39,14 +39,15 @@ from warren_shared.tensors.layout import Layout, Weights
 # A coordinator that kills itself before or after its Nth call of what DIE names.
 MORTAL = """#!{python}
 import os, signal
-from client_worker import participant
-from coordinator_worker import cli, fanout, region, store
-from shared import amqp
-import client_worker.runtime.upstream_client
+from client_worker.runtime import upstream_client
+from coordinator_worker import cli
+from coordinator_worker.runtime import model_publisher, upstream
+from coordinator_worker.storage import store
+from warren_shared.amqp import session
 owner, method, when, count = os.environ["DIE"].split()
 found = {{
-    "Store": store.Store, "Origin": region.Origin, "ModelPublisher": fanout.ModelPublisher,
-    "Above": client_worker.runtime.upstream_client._Above, "Session": amqp.Session,
+    "Store": store.Store, "Origin": upstream.Origin, "Session": session.Session,
+    "ModelPublisher": model_publisher.ModelPublisher, "Above": upstream_client._Above,
 }}[owner]
 whole, calls = getattr(found, method), 0
 def mortal(self, *arguments, **more):
@@ -63,8 +64,9 @@ setattr(found, method, mortal)
 raise SystemExit(cli.main())
 """
 IMPATIENT = """#!{python}
-from coordinator_worker import cli, region
-region.REPLACED_S = 1.0
+from coordinator_worker import cli
+from coordinator_worker.runtime import upstream
+upstream.REPLACED_S = 1.0
 raise SystemExit(cli.main())
 """
 # Each effect of a region's round, in order: its checkpoint, its update, the next model.

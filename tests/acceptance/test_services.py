@@ -95,7 +95,8 @@ def test_a_coordinator_tells_systemd_how_it_is(
 
 STUCK = """#!{python}
 import threading
-from coordinator_worker import checkpoint, cli
+from coordinator_worker import cli
+from coordinator_worker.storage import checkpoint
 checkpoint.Checkpoint.save = lambda self, state: threading.Event().wait()
 raise SystemExit(cli.main())
 """

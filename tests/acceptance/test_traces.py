@@ -134,6 +134,6 @@ def test_a_missing_extra_is_one_line(place: Place, tmp_path: Path, command: str)
         check=False,
     )
     assert done.returncode == 2
-    told = f"{command}: --traces needs OpenTelemetry: pip install 'warren[traces]'"
+    told = f"{command}: --traces needs OpenTelemetry: pip install 'warren-fl[traces]'"
     assert done.stderr.splitlines()[-1] == told
     assert "Traceback" not in done.stderr

@@ -507,7 +507,7 @@ def test_an_interrupt_while_a_node_is_stopped_leaves_nothing_of_it(
         f"""
         import os
         from pathlib import Path
-        from broker_config import boot, node
+        from broker_config.node import boot, lifecycle
         stop = boot.ask_to_stop
 
         def interrupted(running):
@@ -515,7 +515,7 @@ def test_an_interrupt_while_a_node_is_stopped_leaves_nothing_of_it(
             stop(running)
 
         boot.ask_to_stop = interrupted
-        node.down(Path({str(tmp_path)!r}))
+        lifecycle.down(Path({str(tmp_path)!r}))
         print("went on")
         """
     )

@@ -226,13 +226,13 @@ def test_an_address_that_is_not_ours_is_one_clear_line() -> None:
 def test_who_asked_for_no_metrics_does_not_even_load_the_library() -> None:
     program = (
         "import sys; import coordinator_worker.runtime.worker;"
-        "from coordinator_worker import observers as one;"
-        "from client_worker import observers as two; import client_worker.runtime.worker;"
+        "from coordinator_worker.monitoring import listeners as one;"
+        "from client_worker.runtime import listeners as two; import client_worker.runtime.worker;"
         "from coordinator_worker.settings import CoordinatorSettings as C;"
         "from client_worker.settings import ClientSettings as D;"
         "url = 'amqp://a:b@127.0.0.1/f';"
-        "assert one.of(C(broker_url=url, metrics_port='off')) == [];"
-        "assert two.of(D(broker_url=url, task='a:b')) == [];"
+        "assert one.from_settings(C(broker_url=url, metrics_port='off')) == [];"
+        "assert two.from_settings(D(broker_url=url, task='a:b')) == [];"
         "print([m for m in sys.modules if m.startswith(('prom', 'opentel', 'tensorb'))])"
     )  # fmt: skip
     said = subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT)
