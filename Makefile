@@ -81,7 +81,7 @@ soak: $(VENV)/.dev $(BARE)/.installed ## every hostile act at once, what has gro
 # make test takes 30 of them.
 property: $(VENV)/.dev ## random Keras models against Keras's own fit: make property EXAMPLES=500
 	@OMP_NUM_THREADS=1 WARREN_TEST_EXAMPLES=$(or $(EXAMPLES),500) $(BIN)/python -m pytest \
-	  tests/unit/models/test_random_models.py -q --timeout 0
+	  tests/unit/client_worker/models/test_random_models.py -q --timeout 0
 
 # make test takes half of them.
 admin-crashes: $(VENV)/.dev ## kill broker-config before each of its effects, on a real node
@@ -94,12 +94,12 @@ fuzz: $(VENV)/.fuzz ## hostile bytes, led by coverage: make fuzz SECONDS=600 TAR
 	  $(BIN)/python -m tests.fuzz $$target --seconds $(or $(SECONDS),600) || exit 1; done
 
 screenshots: $(VENV)/.dev $(VENV)/.programs ## take the pictures of docs/monitoring.md anew
-	@$(BIN)/python docs/screenshots.py
+	@$(BIN)/python tools/screenshots.py
 
 settings: $(VENV)/.dev ## write what is written from the code: settings, metrics, Grafana's dashboard
-	@$(BIN)/python docs/settings_reference.py > docs/settings.md
-	@$(BIN)/python docs/api_reference.py > docs/reference.md
-	@$(BIN)/python docs/metrics_reference.py --write
+	@$(BIN)/python tools/settings_reference.py > docs/settings.md
+	@$(BIN)/python tools/api_reference.py > docs/reference.md
+	@$(BIN)/python tools/metrics_reference.py --write
 	@$(BIN)/python deploy/grafana/dashboard.py
 
 test: lint types imports unit ## everything that has to pass

@@ -22,7 +22,7 @@ from broker_config.declaration.federation import Federation, Fleet
 from broker_config.node import lifecycle as private_node
 from broker_config.node.ports import Ports
 from broker_config.node.record import Node
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 # On two shared cores an example may take long for reasons that are not the code's.
 settings.register_profile("warren", deadline=None)

@@ -10,9 +10,9 @@ import pika
 
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
-from tests.bodies import bodies_of
 from tests.conftest import CLIENTS, FLEET, Place
-from tests.processes import Worker
+from tests.support.bodies import bodies_of
+from tests.support.processes import Worker
 from warren_shared.naming import CHUNK_BYTES
 from warren_shared.protocol.messages import EvaluationEntry, UpdateManifest
 from warren_shared.protocol.transfer import Outgoing, transfer_fields

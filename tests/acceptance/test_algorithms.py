@@ -13,7 +13,7 @@ from coordinator_worker.storage import checkpoint
 from tests import tasks
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.conftest import Place
-from tests.processes import BIN, Worker, workers
+from tests.support.processes import BIN, Worker, workers
 
 ROUNDS = 5
 CLIENTS = ("alfa", "bravo", "charlie")

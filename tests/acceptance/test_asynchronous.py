@@ -13,7 +13,7 @@ from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from tests.acceptance.test_federation import final_weights, start_client, start_coordinator
 from tests.conftest import CLIENTS, Place
-from tests.processes import workers
+from tests.support.processes import workers
 from warren_shared.protocol.sampling import is_drawn
 
 

@@ -9,7 +9,7 @@ import pytest
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
-from tests.processes import Worker, workers
+from tests.support.processes import Worker, workers
 from warren_shared.tensors.layout import Weights
 
 NOBODY = "amqp://a:b@127.0.0.1:1/f"

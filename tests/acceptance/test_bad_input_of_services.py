@@ -12,7 +12,7 @@ from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from tests.acceptance.test_bad_input import NOBODY, run
 from tests.conftest import Place
-from tests.processes import BIN, Worker, workers
+from tests.support.processes import BIN, Worker, workers
 from warren_shared.tensors.layout import Weights
 
 FLEET = NOBODY.replace("a:b", "fleet:b")

@@ -20,7 +20,7 @@ from benchmarks.report import Row, from_json, publish
 from benchmarks.wording import against_limit, against_peer
 from coordinator_worker.aggregation.aggregators import AGGREGATORS
 from coordinator_worker.aggregation.optimizers import SERVER_OPTIMIZERS
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 FLAGS = {
     "round": ["--no-peers"],

@@ -10,8 +10,8 @@ import pytest
 from broker_config.node.lifecycle import Node
 from tests.acceptance.test_federation import final_weights, start_client, start_coordinator
 from tests.conftest import Place
-from tests.inside import consumer_timeout, disk_alarm, memory_alarm
-from tests.processes import Worker, workers
+from tests.support.inside import consumer_timeout, disk_alarm, memory_alarm
+from tests.support.processes import Worker, workers
 
 
 @pytest.mark.parametrize("alarm", [memory_alarm, disk_alarm])

@@ -16,7 +16,7 @@ from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from coordinator_worker.storage.folder_lock import FolderLock
 from tests.conftest import FLEET, Place
-from tests.processes import KEYS, Worker, workers
+from tests.support.processes import KEYS, Worker, workers
 from tests.tasks import line
 from warren_shared.naming import mailbox
 from warren_shared.protocol.codec import encode, tensor_entries
@@ -142,7 +142,7 @@ def test_a_coordinator_that_can_work_is_told_so_and_nothing_is_changed(place, co
 
 
 def test_the_command_ends_with_one_if_something_fails(place: Place) -> None:
-    from tests.processes import BIN, ROOT
+    from tests.support.processes import BIN, ROOT
 
     done = subprocess.run(
         [BIN / "client-worker", "check", "--broker-url", "amqp://a:b@127.0.0.1:1/f"],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import Place
-from tests.processes import BIN, Worker, workers
+from tests.support.processes import BIN, Worker, workers
 
 
 def test_a_running_coordinator_has_loaded_no_framework(place: Place, tmp_path: Path) -> None:

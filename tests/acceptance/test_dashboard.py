@@ -17,9 +17,9 @@ from playwright.sync_api import Browser, Page
 from coordinator_worker.cli import main
 from coordinator_worker.monitoring.event_publisher import Events
 from tests.acceptance.test_watch import federated, round_closed, seen, until
-from tests.browser import chromium, opened
 from tests.conftest import Place
-from tests.processes import BIN, DEADLINE_S, ROOT, workers
+from tests.support.browser import chromium, opened
+from tests.support.processes import BIN, DEADLINE_S, ROOT, workers
 from warren_shared.amqp.session import Session
 from warren_shared.observability.event_bus import EventBus
 

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from coordinator_worker.storage import checkpoint
-from tests import documents
-from tests.documents import Block, blocks
-from tests.machines import network
-from tests.processes import ROOT
-from tests.reader import Deployment, install, wait_for
+from tests.support import documents
+from tests.support.documents import Block, blocks
+from tests.support.machines import network
+from tests.support.processes import ROOT
+from tests.support.reader import Deployment, install, wait_for
 
 PAGE = "docs/deploy.md"
 SITES = ("hospital-a", "hospital-b")

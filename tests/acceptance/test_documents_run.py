@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import documents
-from tests.command_lines import commands
-from tests.documents import as_printed, blocks
+from tests.support import documents
+from tests.support.command_lines import commands
+from tests.support.documents import as_printed, blocks
 
 HERE = Path(__file__).parent
 TASK = """

@@ -13,7 +13,7 @@ from coordinator_worker.runtime.model_publisher import ModelPublisher
 from coordinator_worker.runtime.notices import Notices
 from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
-from tests.processes import ENCRYPT, KEYS, Worker, key_text, workers
+from tests.support.processes import ENCRYPT, KEYS, Worker, key_text, workers
 from warren_shared.amqp.session import Session
 from warren_shared.protocol.codec import decode
 from warren_shared.protocol.messages import Sealed

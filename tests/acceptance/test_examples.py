@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 
 def command(*arguments: str) -> list[str]:

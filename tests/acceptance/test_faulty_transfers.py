@@ -12,9 +12,9 @@ import pytest
 
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
-from tests.bodies import bodies_of
 from tests.conftest import Place
-from tests.processes import Worker, workers
+from tests.support.bodies import bodies_of
+from tests.support.processes import Worker, workers
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.session import Session
 from warren_shared.naming import CHUNK_BYTES

@@ -15,7 +15,7 @@ from coordinator_worker.storage.audit_files import read
 from coordinator_worker.versions.audit_report import faults, versions
 from tests import tasks
 from tests.conftest import Place
-from tests.processes import Worker, workers
+from tests.support.processes import Worker, workers
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.session import Session
 from warren_shared.protocol.messages import UpdateManifest

@@ -15,7 +15,7 @@ from coordinator_worker.versions.history import aligned
 from coordinator_worker.versions.registry import ModelRegistry
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.conftest import Place
-from tests.processes import BIN, workers
+from tests.support.processes import BIN, workers
 from warren_shared.protocol.messages import Evaluated, EvaluationEntry
 from warren_shared.tensors.layout import Weights
 

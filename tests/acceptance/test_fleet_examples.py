@@ -12,7 +12,7 @@ from examples.air_quality import STATIONS
 from examples.air_quality.task import AHEAD_H, YEAR_H, station
 from examples.fashion_phones import FILES, PHONES
 from examples.fashion_phones.task import parts
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 
 def run(example: str, data: Path, out: Path) -> subprocess.CompletedProcess[str]:

@@ -39,7 +39,7 @@ from tests.acceptance.test_faulty_transfers import (
     with_size,
 )
 from tests.conftest import CLIENTS, FLEET, Place, new_place
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.queue_browser import peek
 from warren_shared.amqp.session import Session

@@ -8,7 +8,7 @@ from xxhash import xxh3_64
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.acceptance.withstood import Hostile, body
 from tests.conftest import Place
-from tests.processes import workers
+from tests.support.processes import workers
 from warren_shared.tensors.layout import Weights
 
 TIB = {"name": "w", "shape": [1 << 38], "dtype": "float32"}

@@ -15,8 +15,8 @@ from broker_config.declaration.federation import Federation
 from coordinator_worker.storage import checkpoint
 from tests.acceptance.test_federation import final_weights, start_client, start_coordinator
 from tests.conftest import Place
-from tests.processes import Worker, workers
-from tests.relay import Relay, relay
+from tests.support.processes import Worker, workers
+from tests.support.relay import Relay, relay
 
 SIZE = 1_000_000  # four chunks
 UNLIMITED = resource.RLIM_INFINITY

@@ -15,8 +15,8 @@ from broker_config.node import lifecycle as private_node
 from broker_config.node.record import Node
 from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
-from tests.processes import ROOT, Worker, workers
-from tests.relay import Relay, relay
+from tests.support.processes import ROOT, Worker, workers
+from tests.support.relay import Relay, relay
 
 CROWD = 12
 KILLED = 10

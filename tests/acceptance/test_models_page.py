@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import documents
-from tests.processes import ROOT
+from tests.support import documents
+from tests.support.processes import ROOT
 
 DOCUMENT = "docs/models.md"
 PAGE = documents.text_of(DOCUMENT)

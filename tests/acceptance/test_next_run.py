@@ -6,7 +6,7 @@ import pytest
 
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.conftest import Place
-from tests.processes import Worker, workers
+from tests.support.processes import Worker, workers
 
 
 def first_run(place: Place, folder: Path, started: list[Worker]) -> None:

@@ -17,9 +17,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Place
-from tests.ports import free_port
-from tests.processes import DEADLINE_S, Worker, workers
-from tests.promql import PROMETHEUS_ADDS, Sample, asked, faults, samples
+from tests.support.ports import free_port
+from tests.support.processes import DEADLINE_S, Worker, workers
+from tests.support.promql import PROMETHEUS_ADDS, Sample, asked, faults, samples
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.session import Session
 

@@ -8,7 +8,7 @@ from coordinator_worker.storage.audit_files import read
 from coordinator_worker.versions.audit_report import faults
 from tests.acceptance.test_rollback import command, counts, start_clients, state_in, train
 from tests.conftest import Place
-from tests.processes import workers
+from tests.support.processes import workers
 
 
 def test_a_copied_folder_is_refused_and_the_original_goes_on(place: Place, tmp_path: Path) -> None:

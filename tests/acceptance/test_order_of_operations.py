@@ -11,7 +11,7 @@ from client_worker.runtime.mailbox import GlobalModel, Mailbox
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
-from tests.processes import Worker, workers
+from tests.support.processes import Worker, workers
 from warren_shared.amqp.delivery import Delivery, Subscription
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.session import Session

@@ -9,8 +9,8 @@ import pytest
 
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.conftest import Place
-from tests.hostile import TIMESTAMP, deep, nested, raw_headers
-from tests.processes import workers
+from tests.support.hostile import TIMESTAMP, deep, nested, raw_headers
+from tests.support.processes import workers
 
 JOIN = {"protocol": 1, "kind": "join", "client": "alfa"}
 POISON: dict[str, tuple[dict[str, object], Callable[[str], bytes]]] = {

@@ -12,10 +12,10 @@ import pytest
 
 from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
-from tests.machines import Machine, network
-from tests.processes import BIN, ROOT, Worker, environment_of, workers
-from tests.proxy import KINDS, proxy
-from tests.reader import wait_for
+from tests.support.machines import Machine, network
+from tests.support.processes import BIN, ROOT, Worker, environment_of, workers
+from tests.support.proxy import KINDS, proxy
+from tests.support.reader import wait_for
 
 if TYPE_CHECKING:
     import subprocess
@@ -79,7 +79,17 @@ def test_both_workers_reach_the_broker_through_the_proxy_alone(
     hospital: Hospital, kind: str
 ) -> None:
     python = str(BIN / "python")
-    serve = (python, "-m", "tests.proxy", "--kind", kind, "--port", str(OUT), "--login", LOGIN)
+    serve = (
+        python,
+        "-m",
+        "tests.support.proxy",
+        "--kind",
+        kind,
+        "--port",
+        str(OUT),
+        "--login",
+        LOGIN,
+    )
     goals = hospital.start("proxy", f"proxy-{kind}", *serve)
     serving = hospital.running.pop()
     scheme = "http" if kind == "connect" else "socks5"

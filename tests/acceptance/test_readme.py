@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import documents
-from tests.documents import blocks
+from tests.support import documents
+from tests.support.documents import blocks
 
 README = "README.md"
 

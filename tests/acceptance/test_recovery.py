@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.acceptance.test_federation import final_weights, start_client, start_coordinator
 from tests.conftest import Place
-from tests.processes import workers
+from tests.support.processes import workers
 
 BACK_S = 10.0  # 0.5 on a machine with nothing else to do; the tests share theirs
 

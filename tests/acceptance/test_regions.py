@@ -30,7 +30,7 @@ from coordinator_worker.versions.audit_report import versions
 from coordinator_worker.versions.rollback import rollback
 from tests import tasks
 from tests.conftest import CLIENTS
-from tests.processes import BIN, DEADLINE_S, KEYS, Worker, workers
+from tests.support.processes import BIN, DEADLINE_S, KEYS, Worker, workers
 from warren_shared.errors import ConfigError
 from warren_shared.protocol.codec import decode
 from warren_shared.protocol.messages import LocalTraining, UpdateManifest

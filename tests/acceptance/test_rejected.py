@@ -23,9 +23,9 @@ from coordinator_worker.monitoring.follower import Watch
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from tests.conftest import CLIENTS, FLEET, Place
-from tests.hostile import TIMESTAMP as POISON
-from tests.hostile import raw_headers
-from tests.processes import BIN, DEADLINE_S, ROOT, Worker, workers
+from tests.support.hostile import TIMESTAMP as POISON
+from tests.support.hostile import raw_headers
+from tests.support.processes import BIN, DEADLINE_S, ROOT, Worker, workers
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.queue_browser import peek
 from warren_shared.amqp.session import Session

@@ -13,7 +13,7 @@ from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from tests.acceptance.test_federation import start_coordinator
 from tests.conftest import Place, new_place
-from tests.processes import workers
+from tests.support.processes import workers
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.session import Session
 from warren_shared.naming import CHUNK_BYTES

@@ -13,7 +13,7 @@ from coordinator_worker.versions.audit_report import faults, versions
 from coordinator_worker.versions.registry import ModelRegistry
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.conftest import Place
-from tests.processes import BIN, ROOT, Worker, workers
+from tests.support.processes import BIN, ROOT, Worker, workers
 from warren_shared import weights_file
 
 USERS = ("alfa", "bravo")

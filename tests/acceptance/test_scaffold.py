@@ -10,7 +10,7 @@ from coordinator_worker.storage import checkpoint
 from tests import tasks
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.conftest import Place
-from tests.processes import workers
+from tests.support.processes import workers
 from warren_shared.protocol.messages import LocalTraining
 from warren_shared.tensors.layout import Weights
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pika
 import pytest
 
-from tests import documents
 from tests.conftest import Place
-from tests.processes import BIN, DEADLINE_S, ROOT, Worker, workers
-from tests.relay import relay
+from tests.support import documents
+from tests.support.processes import BIN, DEADLINE_S, ROOT, Worker, workers
+from tests.support.relay import relay
 from warren_shared.service.systemd import CLIENT, COORDINATOR, Unit
 
 WATCHDOG_S = 1.5  # a worker asks itself every half second

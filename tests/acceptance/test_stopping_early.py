@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Worker, workers
+from tests.support.processes import Worker, workers
 
 NOBODY = "amqp://alfa:x@127.0.0.1:1/f"
 

@@ -23,8 +23,8 @@ from broker_config.node.record import Node
 from coordinator_worker.storage import checkpoint
 from tests.acceptance.withstood import ESCAPES, Hostile, body
 from tests.conftest import Place, new_place
-from tests.ports import free_port
-from tests.processes import BIN, DEADLINE_S, KEYS, ROOT, environment_of
+from tests.support.ports import free_port
+from tests.support.processes import BIN, DEADLINE_S, KEYS, ROOT, environment_of
 from warren_shared.tensors.layout import Layout, Tensor, Weights
 
 FORGED = "20:00:00 version 99 is published"

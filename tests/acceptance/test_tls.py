@@ -21,7 +21,7 @@ from broker_config.secrets.bundles import bundle_path
 from broker_config.secrets.certificates import Authority
 from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
-from tests.processes import Worker, workers
+from tests.support.processes import Worker, workers
 from warren_shared.amqp.address import parameters
 from warren_shared.tls import Broker
 

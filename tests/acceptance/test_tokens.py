@@ -20,7 +20,7 @@ from broker_config.declaration.federation import Federation
 from broker_config.node import config_files
 from broker_config.node import lifecycle as private
 from broker_config.node.lifecycle import Node
-from tests.processes import Worker, workers
+from tests.support.processes import Worker, workers
 from warren_shared.amqp.broker_url import BrokerUrl
 
 FEDERATION = Federation("tokens", clients=("alfa", "bravo"), fleets=())

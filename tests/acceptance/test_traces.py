@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.collector import Collector, Span, collector
 from tests.conftest import Place
-from tests.ports import free_port
-from tests.processes import BIN, ROOT, Worker, workers
+from tests.support.collector import Collector, Span, collector
+from tests.support.ports import free_port
+from tests.support.processes import BIN, ROOT, Worker, workers
 from warren_shared.observability.tracing import round_of
 
 ROUNDS = 3

@@ -10,9 +10,9 @@ import pytest
 
 from broker_config.node import lifecycle as private_node
 from coordinator_worker.storage import checkpoint
-from tests import yesterday
 from tests.conftest import Place
-from tests.processes import BIN, ENCRYPT, ROOT, Worker, environment_of, workers
+from tests.support import yesterday
+from tests.support.processes import BIN, ENCRYPT, ROOT, Worker, environment_of, workers
 
 UNSIGNED = {"WARREN_SIGNING_KEYS": ""}
 UNVERIFIED = {"WARREN_VERIFY_KEYS": ""}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.conftest import Place
-from tests.processes import Worker, workers
+from tests.support.processes import Worker, workers
 
 
 def test_a_training_that_fails_once_is_told_and_tried_again(place: Place, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from tests.acceptance.test_federation import start_coordinator
 from tests.conftest import Place, new_place
-from tests.processes import Worker, workers
+from tests.support.processes import Worker, workers
 
 CLIENTS, ROUNDS = 20, 4
 

@@ -17,7 +17,7 @@ from coordinator_worker.monitoring.event_publisher import Events
 from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.monitoring.follower import Follower, fetch_snapshot
 from tests.conftest import Place
-from tests.processes import BIN, ROOT, Worker, workers
+from tests.support.processes import BIN, ROOT, Worker, workers
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.session import Session
 from warren_shared.errors import BrokerUnavailable

@@ -9,7 +9,7 @@ from broker_config.node import lifecycle as private_node
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.acceptance.test_rollback import state_in
 from tests.conftest import CLIENTS, FLEET, Place
-from tests.processes import workers
+from tests.support.processes import workers
 
 
 @pytest.mark.timeout(240)

@@ -9,7 +9,7 @@ from coordinator_worker.storage import checkpoint
 from tests.acceptance.scene import MEMBERS, RUN, WEIGHTS, Scene
 from tests.acceptance.withstood import ACTS, Act, Hostile, markdown
 from tests.conftest import new_place
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import BIN
+from tests.support.processes import BIN
 
 BUNDLES = {
     "coordinator": "WARREN_BROKER_URL=amqp://coordinator:geheim@127.0.0.1:1/f\nWARREN_CLIENTS=2\n",

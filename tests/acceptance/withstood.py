@@ -18,7 +18,7 @@ from pika import exceptions, spec
 from pika.adapters.blocking_connection import BlockingChannel
 
 from tests.conftest import FLEET, Place
-from tests.hostile import TIMESTAMP, Raw, deep, nested, raw_headers
+from tests.support.hostile import TIMESTAMP, Raw, deep, nested, raw_headers
 from warren_shared.protocol.encryption import UpdateEncryptor
 from warren_shared.tensors.layout import Weights
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.processes import BIN, ROOT
+from tests.support.processes import BIN, ROOT
 
 EXPECTED = {0, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM}
 TEND_S = 0.02

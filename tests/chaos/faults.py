@@ -9,10 +9,10 @@ from typing import Final
 
 from broker_config.node import lifecycle as private_node
 from broker_config.node.lifecycle import Node
-from tests import inside
 from tests.chaos.poison import publish_poison
 from tests.chaos.stage import CLIENTS, Stage
-from tests.relay import Relay
+from tests.support import inside
+from tests.support.relay import Relay
 from warren_shared.errors import BrokerConfigError
 
 Fault = Callable[[Stage], None]

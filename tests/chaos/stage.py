@@ -16,7 +16,7 @@ from broker_config.broker.management_api import Management
 from broker_config.declaration.federation import Federation
 from broker_config.node import lifecycle as private_node
 from tests.chaos.crew import Crew, Post
-from tests.relay import Relay
+from tests.support.relay import Relay
 from warren_shared.errors import BrokerConfigError
 
 if TYPE_CHECKING:

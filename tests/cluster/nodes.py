@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from broker_config.node.install import ensure_server
-from tests.machines import Machine, network
-from tests.processes import BIN, ROOT
+from tests.support.machines import Machine, network
+from tests.support.processes import BIN, ROOT
 
 NODES = ("node-1", "node-2", "node-3")
 SITE = "site"

@@ -7,7 +7,7 @@ from broker_config.declaration.federation import Federation
 from tests.chaos.crew import Crew
 from tests.chaos.stage import CLIENTS, HEARTBEAT_S, Plan, Stage
 from tests.cluster.nodes import ADMIN, SITE, Cluster
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 VHOST = "chaos"
 

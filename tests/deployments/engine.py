@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 HERE: Final = Path(__file__).parent
 UNPACKED: Final = ROOT / ".engine"

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 BOOT: Final = Path(__file__).with_name("boot.sh")
 READY_S: Final = 30.0

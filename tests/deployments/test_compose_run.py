@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.deployments.engine import TREE, WITHIN_S, Engine, engine
-from tests.documents import blocks
+from tests.support.documents import blocks
 
 COORDINATOR = "warren-coordinator-1"
 CLIENTS = tuple(f"warren-client-{number}" for number in (1, 2, 3, 4))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 SETUP = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["setup"]
 

@@ -16,10 +16,10 @@ from coordinator_worker.rounds.norm_bound import UpdateNormLimit
 from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.rounds.round import Round
 from coordinator_worker.state.training_state import State
-from tests.bodies import staging
 from tests.fuzz.decoder import OPENER, SEALER, WIRE
 from tests.fuzz.frames import honest, hostile
 from tests.fuzz.instructions import VALUES, Instructions, packed
+from tests.support.bodies import staging
 from warren_shared.naming import speaks_for
 from warren_shared.protocol.codec import encode, tensor_entries
 from warren_shared.protocol.messages import (

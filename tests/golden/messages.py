@@ -3,7 +3,7 @@
 import sys
 from typing import Final
 
-from tests.bodies import encode
+from tests.support.bodies import encode
 from warren_shared.protocol import messages as m
 from warren_shared.tensors.evaluation import SCORE_BINS
 

@@ -20,8 +20,8 @@ from broker_config.declaration.federation import Federation
 from broker_config.home import lock
 from broker_config.node import lifecycle as private_node
 from broker_config.node.lifecycle import Node
-from tests.administrator import Administrator
-from tests.processes import BIN
+from tests.support.administrator import Administrator
+from tests.support.processes import BIN
 
 FEDERATION = Federation(clients=("alfa",), fleets=(), model_bytes=1 << 20)
 

@@ -24,7 +24,7 @@ from broker_config.node import lifecycle as private_node
 from broker_config.node.lifecycle import Node
 from broker_config.secrets.certificates import Authority, Identity
 from broker_config.secrets.keys import ensure_keys
-from tests.administrator import KILLED, Administrator, Ran
+from tests.support.administrator import KILLED, Administrator, Ran
 
 ALL = os.environ.get("WARREN_TEST_CRASH_POINTS") == "all"
 FEDERATION = Federation(clients=("alfa",), fleets=(Fleet("phone", 2),), model_bytes=1 << 20)

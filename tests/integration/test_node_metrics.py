@@ -13,7 +13,7 @@ from broker_config.declaration.federation import Federation
 from broker_config.node import lifecycle as private
 from broker_config.node.lifecycle import Node
 from broker_config.node.ports import NO_PORT, Ports, settle
-from tests.ports import free_port
+from tests.support.ports import free_port
 from warren_shared.errors import BrokerConfigError
 
 FEDERATION = Federation(clients=("alfa",), fleets=())

@@ -27,7 +27,7 @@ from broker_config.node.ports import is_free
 from broker_config.node.processes import is_ours, wait_for
 from broker_config.secrets.bundles import load_passwords
 from broker_config.secrets.keys import ensure_keys
-from tests.inside import evaluate
+from tests.support.inside import evaluate
 from warren_shared.amqp.address import diagnose
 from warren_shared.errors import BrokerConfigError
 

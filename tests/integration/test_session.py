@@ -15,7 +15,7 @@ from broker_config.node import lifecycle as private_node
 from broker_config.node.lifecycle import Node
 from client_worker.runtime.mailbox import GlobalModel, Mailbox
 from tests.conftest import CLIENTS, FLEET, Place
-from tests.relay import relay
+from tests.support.relay import relay
 from warren_shared.amqp import address, confirm_deadline, zero_copy
 from warren_shared.amqp import session as amqp
 from warren_shared.amqp.delivery import Delivery, Subscription

@@ -27,8 +27,8 @@ from coordinator_worker.state.training_state import HISTORY_ROUNDS
 from tests.acceptance.scene import ROUND_S, RUN, WEIGHTS, Scene
 from tests.acceptance.withstood import ACTS, Hostile
 from tests.conftest import new_place
-from tests.hostile import raw_headers
-from tests.ports import free_port
+from tests.support.hostile import raw_headers
+from tests.support.ports import free_port
 
 WARM_UP: Final = HISTORY_ROUNDS + 100  # honest rounds, after which a federation grows no more
 COOL_DOWN: Final = 3

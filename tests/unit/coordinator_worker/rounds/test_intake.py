@@ -1,0 +1,719 @@
+"""The coordinator's intake: nothing lost, nothing twice, nothing believed but the broker."""
+
+import gc
+import itertools
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from coordinator_worker.aggregation import Cohort, server_optimizer
+from coordinator_worker.aggregation.aggregators import mean
+from coordinator_worker.rounds import intake
+from coordinator_worker.rounds.intake import Admission, Intake, Outcome
+from coordinator_worker.rounds.norm_bound import UpdateNormLimit
+from coordinator_worker.rounds.policy import Policy
+from coordinator_worker.rounds.round import Round
+from coordinator_worker.state.training_state import State
+from tests.support.bodies import bodies_of, encode, staging
+from warren_shared.amqp.delivery import Delivery
+from warren_shared.errors import Rejected
+from warren_shared.naming import CHUNK_BYTES
+from warren_shared.protocol.codec import decode, tensor_entries
+from warren_shared.protocol.messages import (
+    EvaluationEntry,
+    Failed,
+    InitialManifest,
+    Join,
+    Notice,
+    UpdateManifest,
+)
+from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.layout import Layout, Weights
+
+RUN = "ab" * 4
+SIZE = CHUNK_BYTES // 4 + 100  # float32 values: two chunks
+WEIGHTS = Weights.of([np.zeros(SIZE, np.float32)])
+STATE = State("f", RUN, 5, WEIGHTS, applied={})
+DELTA = Weights.of([np.ones(SIZE, np.float32)])
+
+
+def bodies(client: str = "alfa", **change: Any) -> list[bytes]:
+    fields = {
+        "federation": "f", "run": RUN, "client": client, "base_version": 5, "num_examples": 2,
+        "layout": WEIGHTS.layout.digest, **transfer_fields(DELTA.buffer), **change,
+    }  # fmt: skip
+    return bodies_of(Outgoing(UpdateManifest(**fields), DELTA.buffer), 2)
+
+
+class Queue:
+    """Gives deliveries their tags, as a channel does."""
+
+    def __init__(self, max_staleness: int = 0) -> None:
+        self.intake = Intake("f", Policy(quorum=9, max_staleness=max_staleness), staging())
+        self.state: State | None = STATE
+        self._tags = itertools.count(1)
+
+    def deliver(self, body: bytes, user: str | None = "alfa") -> Outcome:
+        return self.intake.receive(
+            Delivery(memoryview(body), next(self._tags), 1, user, redelivered=False), self.state
+        )
+
+
+def test_an_update_is_whole_with_its_last_chunk_and_keeps_its_deliveries() -> None:
+    queue = Queue()
+    first, second = (queue.deliver(body) for body in bodies())
+    assert first.whole is None
+    assert first.settled == second.settled == ()
+    assert second.whole is not None
+    assert second.whole.tags == [1, 2]
+    assert second.whole.staleness_weight == 1.0
+    assert second.whole.sum_of_squares == pytest.approx(SIZE, rel=1e-3)
+
+
+def test_nobody_has_more_examples_than_are_believed() -> None:
+    queue = Queue()
+    queue.intake = Intake("f", Policy(quorum=9, max_examples=1000), staging())
+    for change in (
+        {"num_examples": 1001},
+        {"evaluation": EvaluationEntry(num_examples=1001, means={"loss": 0.0})},
+    ):
+        first, _ = bodies(**change)
+        outcome = queue.deliver(first)
+        assert outcome.rejected is not None
+        assert outcome.rejected.reason == "examples"
+        assert outcome.client == "alfa"
+    assert queue.deliver(bodies(num_examples=1000)[0]).rejected is None
+
+
+def test_an_absurd_update_is_refused_when_it_is_whole_and_leaves_nothing() -> None:
+    queue = Queue()
+    queue.intake = Intake("f", Policy(quorum=9), staging(), bound=UpdateNormLimit("10"))
+    first, second = (queue.deliver(body) for body in bodies())
+    assert first.rejected is None
+    assert second.rejected is not None
+    assert second.rejected.reason == "norm"
+    assert second.settled == (1, 2)
+    assert second.whole is None
+    queue.intake = Intake("f", Policy(quorum=9), staging(), bound=UpdateNormLimit("1e6"))
+    assert [queue.deliver(body) for body in bodies()][1].whole is not None
+
+
+def test_updates_of_two_clients_may_interleave() -> None:
+    queue = Queue()
+    ours, theirs = bodies("alfa"), bodies("bravo")
+    queue.deliver(ours[0], "alfa")
+    queue.deliver(theirs[0], "bravo")
+    assert queue.deliver(theirs[1], "bravo").whole is not None
+    assert queue.deliver(ours[1], "alfa").whole is not None
+
+
+def test_an_update_that_came_twice_is_whole_once() -> None:
+    queue = Queue()
+    for body in bodies():
+        queue.deliver(body)
+    again = [queue.deliver(body) for body in bodies()]
+    assert [outcome.whole for outcome in again] == [None, None]
+    assert [outcome.settled for outcome in again] == [(3,), (4,)]
+    assert [outcome.rejected for outcome in again] == [None, None]
+
+
+def test_an_update_that_is_in_the_model_is_acknowledged_without_a_word() -> None:
+    queue = Queue()
+    queue.state = replace(STATE, version=6, applied={"alfa": frozenset({5})})
+    outcomes = [queue.deliver(body) for body in bodies()]
+    assert [outcome.settled for outcome in outcomes] == [(1,), (2,)]
+    assert not any(outcome.whole or outcome.rejected for outcome in outcomes)
+
+
+def test_after_a_lost_link_the_same_update_is_whole_again() -> None:
+    queue = Queue()
+    first, second = bodies()
+    queue.deliver(first)
+    queue.intake.reset()
+    assert queue.deliver(second).settled == (2,), "its first chunk is gone, so it is an orphan"
+    queue.intake.reset()
+    queue.deliver(first)
+    assert queue.deliver(second).whole is not None
+
+
+def test_after_a_lost_link_a_whole_update_that_was_not_acknowledged_is_whole_again() -> None:
+    """Taken for one that is here already, it would be acknowledged and be in no model."""
+    queue = Queue()
+    for body in bodies():
+        queue.deliver(body)
+    queue.intake.reset()
+    assert [queue.deliver(body).whole for body in bodies()][-1] is not None
+
+
+def test_a_client_that_begins_again_lets_its_unfinished_transfer_go() -> None:
+    queue = Queue()
+    queue.deliver(bodies()[0])
+    first, second = (queue.deliver(body) for body in bodies())
+    assert first.settled == (1,)
+    assert second.whole is not None
+    assert second.whole.tags == [2, 3]
+    assert queue.intake.incomplete == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "user", "reason"),
+    [
+        ({}, None, "identity"),
+        ({}, "bravo", "identity"),
+        ({"client": "alfa.0"}, "bravo", "identity"),
+        ({"client": "alfab"}, "alfa", "identity"),
+        ({"federation": "g"}, "alfa", "federation"),
+        ({"run": "cd" * 4}, "alfa", "run"),
+        ({"layout": "cd" * 8}, "alfa", "layout"),
+        ({"size_bytes": 2**39}, "alfa", "layout"),
+        ({"base_version": 4}, "alfa", "stale"),
+        ({"base_version": 6}, "alfa", "future"),
+    ],
+)
+def test_a_manifest_that_must_not_count_is_rejected_before_its_data_is_kept(
+    change: dict[str, Any], user: str | None, reason: str
+) -> None:
+    queue = Queue()
+    first, second = bodies(**change)
+    outcome = queue.deliver(first, user)
+    assert outcome.rejected is not None
+    assert outcome.rejected.reason == reason
+    assert outcome.settled == (1,)
+    assert queue.deliver(second, user).settled == (2,)
+
+
+def test_a_replica_speaks_for_its_place_in_the_fleet_and_no_other_user_does() -> None:
+    queue = Queue()
+    assert queue.deliver(bodies("phone.3")[0], "phone").rejected is None
+    assert queue.deliver(bodies("tablet.3")[0], "phone").rejected is not None
+
+
+def test_a_chunk_under_another_users_transfer_does_not_reach_it() -> None:
+    queue = Queue()
+    first, second = bodies()
+    queue.deliver(first, "alfa")
+    assert queue.deliver(second, "bravo").whole is None
+    assert queue.deliver(second, "alfa").whole is not None
+
+
+def test_what_comes_again_is_held_by_its_newest_delivery_until_the_round_closes() -> None:
+    queue, sent = Queue(), bodies()
+    whole = [queue.deliver(body).whole for body in sent][-1]
+    assert whole is not None
+    again = [queue.deliver(body) for body in sent]
+    assert [outcome.settled for outcome in again] == [(1,), (2,)]
+    assert [outcome.whole for outcome in again] == [None, None]
+    assert whole.tags == [3, 4], "the round acknowledges these, once a checkpoint has it"
+
+
+def test_a_second_copy_under_another_id_is_not_needed() -> None:
+    queue = Queue()
+    whole = [queue.deliver(body).whole for body in bodies()][-1]
+    assert [queue.deliver(body).settled for body in bodies()] == [(3,), (4,)]
+    assert whole is not None
+    assert whole.tags == [1, 2]
+
+
+def test_what_is_in_the_model_is_let_go_when_it_comes_again() -> None:
+    queue, sent = Queue(), bodies()
+    for body in sent:
+        queue.deliver(body)
+    queue.state = STATE.after(STATE.weights, [("alfa", 5)], {}, 3)
+    queue.intake.round_closed(queue.state)
+    assert [queue.deliver(body).settled for body in sent] == [(3,), (4,)]
+
+
+def test_nan_is_rejected_with_all_deliveries_settled() -> None:
+    queue = Queue()
+    bad = Weights.of([np.ones(SIZE, np.float32)])
+    bad[0][-1] = np.nan
+    fields = {"layout": WEIGHTS.layout.digest, **transfer_fields(bad.buffer)}
+    manifest = UpdateManifest(
+        federation="f", run=RUN, client="alfa", base_version=5, num_examples=2, **fields
+    )
+    outcomes = [queue.deliver(body) for body in bodies_of(Outgoing(manifest, bad.buffer))]
+    assert outcomes[1].rejected is not None
+    assert outcomes[1].rejected.reason == "not-finite"
+    assert outcomes[1].settled == (1, 2)
+
+
+def test_a_late_update_counts_with_its_weight() -> None:
+    queue = Queue(max_staleness=3)
+    whole = [queue.deliver(body).whole for body in bodies(base_version=2)][-1]
+    assert whole is not None
+    assert whole.staleness_weight == 0.5
+
+
+def test_what_cannot_be_in_time_any_more_is_let_go_when_the_round_closes() -> None:
+    queue = Queue(max_staleness=1)
+    queue.deliver(bodies("alfa", base_version=4)[0], "alfa")
+    queue.deliver(bodies("bravo", base_version=5)[0], "bravo")
+    assert queue.intake.incomplete == 0
+    assert queue.intake.round_closed(replace(STATE, version=6)) == [1]
+    assert queue.intake.incomplete == 1
+
+
+def test_a_new_round_forgets_what_was_whole_in_the_last() -> None:
+    """The ledger has those that are in the model; the others may come again."""
+    queue = Queue()
+    for body in bodies():
+        queue.deliver(body)
+    queue.intake.round_closed(STATE)
+    assert [queue.deliver(body).whole for body in bodies()][-1] is not None
+
+
+def test_a_client_may_join_and_may_not_play_the_coordinator() -> None:
+    queue = Queue()
+    joined = queue.deliver(encode(Join(federation="f", client="alfa")))
+    assert joined.join is not None
+    assert joined.settled == (1,)
+    notice = queue.deliver(encode(Notice(notice="join")))
+    assert notice.rejected is not None
+    assert notice.rejected.reason == "malformed"
+
+
+SENT = {client: bodies(client) for client in ("alfa", "bravo", "charlie")}
+steps = st.lists(
+    st.tuples(st.sampled_from(sorted(SENT)), st.integers(0, 1), st.booleans()), max_size=30
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(steps)
+def test_every_delivery_has_one_fate_whatever_order_messages_come_in(
+    order: list[tuple[str, int, bool]],
+) -> None:
+    """Settled, or part of one whole update, or part of one unfinished transfer; never two."""
+    queue = Queue()
+    fates: Counter[int] = Counter()
+    whole: Counter[tuple[str | None, int | None]] = Counter()
+    held = []
+    for client, index, resend in order:
+        # A resent manifest is a new transfer of the same contribution.
+        body = bodies(client)[0] if resend and index == 0 else SENT[client][index]
+        outcome = queue.deliver(body, client)
+        fates.update(outcome.settled)
+        if outcome.whole is not None:
+            held.append(outcome.whole.tags)
+            whole[outcome.client, outcome.base_version] += 1
+            outcome.whole.release()
+    fates.update(itertools.chain.from_iterable(held))
+    unfinished = queue.intake.round_closed(replace(STATE, version=9))
+    fates.update(unfinished)
+    assert set(fates) == set(range(1, len(order) + 1))
+    assert set(fates.values()) <= {1}
+    assert queue.intake._staging._held_bytes == 0, "what nobody needs any more takes no memory"
+    assert set(whole.values()) <= {1}
+
+
+def test_a_transfer_under_an_id_that_is_taken_does_not_touch_the_other() -> None:
+    queue = Queue()
+    first, second = bodies("alfa", transfer="ab" * 8)
+    queue.deliver(first, "alfa")
+    outcome = queue.deliver(bodies("bravo", transfer="ab" * 8)[0], "bravo")
+    assert outcome.rejected is not None
+    assert outcome.rejected.reason == "transfer"
+    assert outcome.settled == (2,)
+    whole = queue.deliver(second, "alfa").whole
+    assert whole is not None
+    assert whole.tags == [1, 3]
+
+
+def test_a_transfer_that_is_sent_again_under_its_own_id_begins_anew() -> None:
+    queue = Queue()
+    first, second = bodies()
+    queue.deliver(first)
+    assert queue.deliver(first).settled == (1,)
+    whole = queue.deliver(second).whole
+    assert whole is not None
+    assert whole.tags == [2, 3]
+
+
+def test_a_rejection_that_supersedes_still_says_which_update_it_was() -> None:
+    queue = Queue()
+    queue.deliver(bodies()[0])
+    bad = Weights.of([np.full(SIZE, np.inf, np.float32)])
+    fields = {"layout": WEIGHTS.layout.digest, **transfer_fields(bad.buffer)}
+    manifest = UpdateManifest(
+        federation="f", run=RUN, client="alfa", base_version=5, num_examples=2, **fields
+    )
+    outcome = queue.deliver(bodies_of(Outgoing(manifest, bad.buffer))[0])
+    assert outcome.rejected is not None
+    assert (outcome.client, outcome.base_version) == ("alfa", 5)
+    assert outcome.settled == (1, 2)
+
+
+def test_bytes_that_are_no_message_are_rejected_in_their_senders_name() -> None:
+    outcome = Queue().deliver(b"rubbish")
+    assert outcome.rejected is not None
+    assert (outcome.rejected.reason, outcome.client) == ("malformed", "alfa")
+    assert outcome.settled == (1,)
+
+
+WRONG = bodies(digest=7)
+REJECTED = {"no message": b"\xc1" * 100, "a wrong digest": WRONG[1],
+              "another run": bodies(run="cd" * 4)[0]}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", REJECTED.values(), ids=REJECTED)
+def test_what_was_rejected_is_gone_from_memory_when_its_outcome_is(body: bytes) -> None:
+    """A traceback that is kept leads to the frames of all callers: only gc would free the body."""
+    queue = Queue()
+    queue.deliver(WRONG[0])
+    array = np.frombuffer(body, np.uint8).copy()
+    gone = weakref.ref(array)
+
+    def judge(view: memoryview) -> Outcome:
+        outcome = queue.intake.receive(Delivery(view, 9, 1, "alfa", redelivered=False), STATE)
+        assert outcome.rejected is not None
+        return outcome
+
+    gc.disable()
+    try:
+        judge(memoryview(array))
+        del array
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_rejection_goes_to_whom_the_broker_names_and_not_to_whom_the_message_does() -> None:
+    queue = Queue()
+    assert queue.deliver(bodies("alfa")[0], "bravo").client == "bravo"
+    assert queue.deliver(bodies("phone.1", base_version=1)[0], "phone").client == "phone.1"
+
+
+@pytest.mark.parametrize(("user", "client"), [("alfa", "bravo"), (None, "alfa"), ("a", "alfa")])
+def test_nobody_joins_in_anothers_name(user: str | None, client: str) -> None:
+    outcome = Queue().deliver(encode(Join(federation="f", client=client)), user)
+    assert outcome.join is None
+    assert outcome.rejected is not None
+    assert outcome.rejected.reason == "identity"
+
+
+def test_before_there_is_a_model_there_are_no_updates_to_it() -> None:
+    queue = Queue()
+    queue.state = None
+    outcome = queue.deliver(bodies()[0])
+    assert outcome.rejected is not None
+    assert outcome.rejected.reason == "run"
+
+
+def initial(layout: Layout = WEIGHTS.layout, client: str = "alfa", **change: Any) -> list[bytes]:
+    fields = {
+        "federation": "f", "client": client, "tensors": tensor_entries(layout),
+        **transfer_fields(DELTA.buffer), **change,
+    }  # fmt: skip
+    return bodies_of(Outgoing(InitialManifest(**fields), DELTA.buffer), 2)
+
+
+def test_initial_weights_arrive_like_an_update() -> None:
+    queue = Queue()
+    queue.state = None
+    whole = [queue.deliver(body).whole for body in initial()][-1]
+    assert whole is not None
+    assert isinstance(whole.manifest, InitialManifest)
+    assert whole.layout == WEIGHTS.layout
+    assert b"".join(data for _, data in whole.chunks()) == DELTA.buffer.tobytes()
+
+
+def test_initial_weights_whose_tensors_do_not_make_their_size_are_rejected() -> None:
+    other = Layout.of([np.zeros(SIZE + 2, np.float32)])
+    outcome = Queue().deliver(initial(other)[0])
+    assert outcome.rejected is not None
+    assert outcome.rejected.reason == "layout"
+
+
+def test_unfinished_initial_weights_are_let_go_when_there_is_a_model() -> None:
+    queue = Queue()
+    queue.state = None
+    queue.deliver(initial()[0])
+    assert queue.intake.round_closed(STATE) == [1]
+    queue.state = STATE
+    assert queue.deliver(initial()[1]).settled == (2,)
+
+
+SMALL = Weights.of([np.zeros(CHUNK_BYTES // 4 + 8, np.float32)])
+CLIENTS = ("alfa", "bravo", "charlie")
+
+
+class ExactlyOnce(RuleBasedStateMachine):
+    """Clients over a broker that redelivers, a coordinator that crashes: each update counts once.
+
+    A real intake, round, ledger and sum; the queue, the lost links and the restarts are a model.
+    Client k's update to a version adds 1 at index k: the final model counts what took effect.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy = Policy(quorum=2, max_staleness=1, staleness_exponent=0.0)
+        self.state = State("f", RUN, 0, Weights.empty(SMALL.layout), applied={})
+        self.queue: list[tuple[str, bytes]] = []  # not yet delivered
+        self.unacknowledged: dict[int, tuple[str, bytes]] = {}
+        self.dead: set[int] = set()  # tags of deliveries that came again over the same channel
+        self.confirmed: set[tuple[str, int]] = set()
+        self.rejected: set[tuple[str | None, int | None]] = set()
+        self.effect = np.zeros(len(CLIENTS))
+        self.restart()
+
+    def restart(self) -> None:
+        self.intake = Intake("f", self.policy, staging())
+        self.redeliver()
+
+    def redeliver(self) -> None:
+        self.queue = [*self.unacknowledged.values(), *self.queue]
+        self.unacknowledged.clear()
+        self.dead.clear()
+        self.tags = itertools.count(1)
+        self.round = Round(Cohort(SMALL.layout, mean()))
+
+    @rule(client=st.sampled_from(CLIENTS), copies=st.integers(1, 2), cut=st.booleans())
+    def publish(self, client: str, copies: int, cut: bool) -> None:
+        """An update whose first attempts may have been cut short by a lost link."""
+        if (client, self.state.version) in self.confirmed:
+            return
+        delta = Weights.empty(SMALL.layout)
+        delta[0][CLIENTS.index(client)] = 1.0
+        manifest = UpdateManifest(
+            federation="f", run=RUN, client=client, base_version=self.state.version,
+            num_examples=1, layout=SMALL.layout.digest, **transfer_fields(delta.buffer),
+        )  # fmt: skip
+        whole = [(client, body) for body in bodies_of(Outgoing(manifest, delta.buffer))]
+        self.queue += whole[:1] * cut + whole * copies
+        self.confirmed.add((client, self.state.version))
+
+    @precondition(lambda self: len(self.queue) > 1)
+    @rule(data=st.data())
+    def another_clients_message_comes_first(self, data: st.DataObject) -> None:
+        place = data.draw(st.integers(1, len(self.queue) - 1))
+        before, after = self.queue[place - 1 : place + 1]
+        if before[0] != after[0]:
+            self.queue[place - 1 : place + 1] = [after, before]
+
+    @precondition(lambda self: self.queue)
+    @rule(crash=st.sampled_from(["no", "no", "no", "before the checkpoint", "after it"]))
+    def deliver(self, crash: str) -> None:
+        tag = next(self.tags)
+        user, body = self.queue.pop(0)
+        self.unacknowledged[tag] = (user, body)
+        outcome = self.intake.receive(
+            Delivery(memoryview(body), tag, 1, user, redelivered=False), self.state
+        )
+        if outcome.rejected is not None:
+            self.rejected.add((outcome.client, outcome.base_version))
+        if outcome.whole is not None:
+            self.round.fold(outcome.whole)
+            if self.policy.closes(self.round.updates):
+                self.close_round(crash)
+                return
+        self.acknowledge(outcome.settled)
+
+    def close_round(self, crash: str) -> None:
+        if crash == "before the checkpoint":
+            self.restart()
+            return
+        done = self.round
+        self.effect += done.cohort.sum.total[0][: len(CLIENTS)]
+        weights = server_optimizer("sgd").move(self.state.weights, done.cohort.delta(), {})
+        self.state = self.state.after(weights, done.contributions, {}, self.policy.max_staleness)
+        if crash == "after it":
+            self.restart()
+            return
+        self.acknowledge(done.tags)
+        self.acknowledge(self.intake.round_closed(self.state))
+        self.round = Round(Cohort(SMALL.layout, mean()))
+
+    def acknowledge(self, tags: Iterable[int]) -> None:
+        for tag in tags:
+            if tag in self.dead:
+                continue  # a quorum queue takes no notice
+            del self.unacknowledged[tag]  # a KeyError if it was acknowledged before
+
+    @rule()
+    def the_link_is_lost(self) -> None:
+        self.intake.reset()
+        self.redeliver()
+
+    @rule()
+    def the_queue_had_lost_sight_of_our_node(self) -> None:
+        """All that is unacknowledged comes again, over the channel that never noticed."""
+        self.queue = [*self.unacknowledged.values(), *self.queue]
+        self.dead |= set(self.unacknowledged)
+        self.unacknowledged.clear()
+
+    @invariant()
+    def what_no_checkpoint_has_is_in_the_queue(self) -> None:
+        """Whatever is acknowledged is in a checkpoint, or is rejected."""
+        kept = set()
+        for _user, body in (*self.queue, *self.unacknowledged.values()):
+            message = decode(body)[0]
+            if isinstance(message, UpdateManifest):
+                kept.add((message.client, message.base_version))
+        oldest = self.state.version - self.policy.max_staleness
+        needed = {told for told in self.confirmed if told[1] >= oldest}
+        assert needed - kept - self.rejected <= {
+            told for told in self.confirmed if self.state.has_applied(*told)
+        }
+
+    @invariant()
+    def what_is_unacknowledged_is_in_the_round_or_unfinished(self) -> None:
+        unfinished = [tag for one in self.intake._arriving.values() for tag in one.tags]
+        held = Counter([*self.round.tags, *unfinished])
+        assert set(held) - self.dead == set(self.unacknowledged)
+        assert set(held.values()) <= {1}
+
+    def teardown(self) -> None:
+        while self.queue:
+            self.deliver("no")
+        self.restart()
+        while self.queue:
+            self.deliver("no")
+        waiting = self.round.cohort.sum.total[0][: len(CLIENTS)]
+        for index, client in enumerate(CLIENTS):
+            refused = {base for who, base in self.rejected if who == client}
+            counted = len({base for who, base in self.confirmed if who == client} - refused)
+            found = self.effect[index] + waiting[index]
+            assert counted <= found <= counted + len(refused), "lost, or counted twice"
+        assert not refused_while_fresh(self.rejected, self.policy, self.state.version)
+
+
+def refused_while_fresh(
+    rejected: set[tuple[str | None, int | None]], policy: Policy, version: int
+) -> bool:
+    return any(base is None or version - base <= policy.max_staleness for _, base in rejected)
+
+
+TestExactlyOnce = ExactlyOnce.TestCase
+TestExactlyOnce.settings = settings(max_examples=60, deadline=None, stateful_step_count=40)
+
+
+def test_an_update_is_as_late_as_when_it_is_whole_not_as_when_it_began() -> None:
+    queue = Queue(max_staleness=1)
+    first, second = bodies("alfa", base_version=5)
+    queue.deliver(first)
+    queue.state = replace(STATE, version=6)
+    queue.intake.round_closed(queue.state)
+    whole = queue.deliver(second).whole
+    assert whole is not None
+    assert whole.staleness_weight == pytest.approx(2**-0.5)
+
+
+def test_a_clients_failure_is_believed_of_whoever_may_speak_for_it() -> None:
+    queue = Queue()
+    said = encode(Failed(federation="f", client="alfa", reason="KeyError: 'age'"))
+    outcome = queue.deliver(said)
+    assert outcome.failed is not None
+    assert outcome.failed.reason == "KeyError: 'age'"
+    assert (outcome.client, outcome.settled) == ("alfa", (1,))
+    for user, reason in (("bravo", "identity"), (None, "identity")):
+        refused = queue.deliver(said, user)
+        assert refused.rejected is not None
+        assert refused.rejected.reason == reason
+    reasons = [queue.deliver(said).rejected for _ in range(40)]
+    assert reasons[0] is None
+    assert reasons[-1] is not None
+    assert reasons[-1].reason == "flood"
+
+
+@pytest.mark.parametrize("reason", ["", "a\nb", "\x1b[31m", "\u202e", "x" * 257])
+def test_a_reason_that_is_no_printable_line_is_no_message(reason: str) -> None:
+    with pytest.raises(ValueError, match=r"reason|printable"):
+        Failed(federation="f", client="alfa", reason=reason)
+
+
+def admitting(admission: Admission) -> Queue:
+    queue = Queue()
+    queue.intake = Intake("f", Policy(quorum=9), staging(), admission=admission)
+    return queue
+
+
+def reason_of(outcome: Outcome) -> str:
+    return outcome.rejected.reason if outcome.rejected is not None else ""
+
+
+def test_a_fleet_speaks_for_no_replica_that_it_has_not_got() -> None:
+    queue = admitting(Admission(exists=lambda client: client == "phone.0"))
+    body = encode(Join(federation="f", client="phone.7"))
+    outcome = queue.deliver(body, user="phone")
+    assert reason_of(outcome) == "identity"
+    assert outcome.client == "phone", "a name that is made up is told to nobody"
+    assert queue.deliver(encode(Join(federation="f", client="phone.0")), user="phone").join
+
+
+def test_initial_weights_come_from_whoever_was_asked_and_from_nobody_else() -> None:
+    queue = admitting(Admission(was_asked=lambda client: client == "alfa"))
+    queue.state = None
+    first, second = initial(WEIGHTS.layout)
+    assert reason_of(queue.deliver(initial(WEIGHTS.layout, "bravo")[0], "bravo")) == "unasked"
+    queue.deliver(first)
+    assert queue.deliver(second).whole is not None
+
+
+def test_initial_weights_that_come_after_the_first_take_no_room() -> None:
+    queue = Queue()
+    queue.state = None
+    first, second = initial(WEIGHTS.layout)
+    assert queue.deliver(first).settled == ()
+    queue.state = STATE
+    outcome = queue.deliver(second)
+    assert outcome.settled == (1, 2)
+    assert outcome.rejected is None, "it was asked"
+    assert not queue.intake._arriving
+    assert queue.deliver(first).settled == (3,)
+
+
+def test_initial_weights_are_no_larger_than_there_is_room_for() -> None:
+    def check(size_bytes: int) -> None:
+        if size_bytes > 1000:
+            raise Rejected("size", "too large")
+
+    queue = admitting(Admission(check_size=check))
+    queue.state = None
+    assert reason_of(queue.deliver(initial(WEIGHTS.layout)[0])) == "size"
+    assert not queue.intake._arriving
+
+
+def test_what_the_coordinator_before_us_had_asked_for_is_no_fault() -> None:
+    queue = admitting(Admission(was_asked=lambda _client: False))
+    queue.state = None
+    body = initial(WEIGHTS.layout)[0]
+    again = Delivery(memoryview(body), 1, 1, "alfa", redelivered=True)
+    outcome = queue.intake.receive(again, None)
+    assert (outcome.rejected, outcome.settled) == (None, (1,))
+
+
+def test_unfinished_transfers_do_not_keep_the_broker_from_delivering(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A consumer may hold 65,535 messages; a fleet that ends nothing held all of them."""
+    monkeypatch.setattr(intake, "MOST_UNACKNOWLEDGED", 9 * 2 + 20)
+    queue = Queue()
+    honest = queue.deliver(bodies("alfa")[0])
+    held: set[int] = {1}
+    for number in range(200):
+        outcome = queue.deliver(bodies(f"phone.{number}")[0], user="phone")
+        held.add(number + 2)
+        held -= set(outcome.settled)
+        assert len(held) <= 15
+        assert held == {t for a in queue.intake._arriving.values() for t in a.tags}
+    assert honest.settled == ()
+    assert 1 in held, "the fleet gives way to its own"
+
+
+def test_of_many_that_are_under_way_the_one_that_stands_still_gives_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(intake, "MOST_UNACKNOWLEDGED", 9 * 2 + 20)
+    queue = Queue()
+    outcomes = [queue.deliver(bodies(f"c{n}")[0], user=f"c{n}") for n in range(16)]
+    assert [outcome.settled for outcome in outcomes] == [()] * 15 + [(1,)]
+    assert queue.intake.incomplete == 1
+    assert queue.deliver(bodies("c3")[1], user="c3").orphan
