@@ -40,7 +40,7 @@ bench: $(VENV)/.bench $(FLOWER)/.installed ## measure it all, with Flower beside
 	@failed=; for name in round fold aggregation scale start straggler recovery endurance protection \
 	  flood joining regions; do \
 	  $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
-	$(BIN)/python -m benchmarks.report; \
+	$(BIN)/python -m benchmarks.reporting.readme; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 bench-short: $(VENV)/.bench ## the same in three minutes, small and without Flower, into runs/bench
@@ -183,10 +183,10 @@ $(BARE)/.installed: pyproject.toml constraints.txt | $(BARE)/bin/python
 
 # Of its own, for Flower pins what TensorFlow does not get along with, and without Warren: what
 # measures Flower is started here and needs nothing but Flower.
-$(FLOWER)/.installed: pyproject.toml benchmarks/flower-constraints.txt | $(FLOWER)/bin/python
+$(FLOWER)/.installed: pyproject.toml benchmarks/peers/flower-constraints.txt | $(FLOWER)/bin/python
 	@echo "installing Flower, to measure it beside Warren, into $(FLOWER): a minute or two, once" >&2
 	@$(FLOWER)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint benchmarks/flower-constraints.txt 'flwr[simulation]>=1.41'
+	  --constraint benchmarks/peers/flower-constraints.txt 'flwr[simulation]>=1.41'
 	@touch $@
 
 # Debian ships python3 without the part that makes environments.

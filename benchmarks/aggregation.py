@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.aggregating import MEANS, OPTIMIZERS, ROBUST
-from benchmarks.contestants import Samples, contestants
+from benchmarks.harness.aggregation_process import MEANS, OPTIMIZERS, ROBUST
+from benchmarks.harness.contestants import Samples, contestants
 from benchmarks.memory import fits
-from benchmarks.report import RESULTS, Row, publish
+from benchmarks.reporting.report import RESULTS, publish
+from benchmarks.reporting.rows import Row
 
 COUNT: Final = 10
 SIZE_BYTES, SHORT_BYTES = 40_000_000, 12_000_000
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure(size_bytes: int, repetitions: int) -> list[Row]:
     """A row for each algorithm; its memory is that of a process that runs nothing else."""
     names = (*MEANS, *OPTIMIZERS, *ROBUST)
-    program = ["benchmarks.aggregating", str(COUNT), str(size_bytes)]
+    program = ["benchmarks.harness.aggregation_process", str(COUNT), str(size_bytes)]
     samples: dict[str, Samples] = {}
     # Apart, since whoever comes after a rule that sorts finds nothing of his own in the cache.
     for group in ((*MEANS, *OPTIMIZERS), ROBUST):

@@ -19,11 +19,12 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from benchmarks.federation import Stand, stand
-from benchmarks.preparation import prepare
-from benchmarks.processes import cpu_s
-from benchmarks.raw_amqp import RawConnection
-from benchmarks.report import RESULTS, Row, publish
+from benchmarks.clients.raw_amqp import RawConnection
+from benchmarks.harness.federation import Stand, stand
+from benchmarks.harness.preparation import prepare
+from benchmarks.harness.processes import cpu_s
+from benchmarks.reporting.report import RESULTS, publish
+from benchmarks.reporting.rows import Row
 from broker_config.declaration.federation import Federation, Fleet
 from broker_config.node import lifecycle
 from warren_shared.naming import fleet_member, mailbox

@@ -13,20 +13,14 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks.cases import Case
-from benchmarks.curves import Curves
-from benchmarks.federation import (
-    WARM_UP,
-    Stand,
-    check_ledger,
-    client_workers,
-    names,
-    stand,
-)
-from benchmarks.growth import Growth, Samples
-from benchmarks.preparation import prepare
-from benchmarks.processes import Worker, WorkerFailed, worker
-from benchmarks.report import RESULTS, Row, publish
+from benchmarks.harness.federation import WARM_UP, Stand, check_ledger, client_workers, names, stand
+from benchmarks.harness.matrix import Case
+from benchmarks.harness.preparation import prepare
+from benchmarks.harness.processes import Worker, WorkerFailed, worker
+from benchmarks.reporting.curves import Curves
+from benchmarks.reporting.growth import Growth, Samples
+from benchmarks.reporting.report import RESULTS, publish
+from benchmarks.reporting.rows import Row
 from broker_config.declaration.federation import Federation
 from coordinator_worker.storage import checkpoint
 

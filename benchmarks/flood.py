@@ -1,8 +1,8 @@
 """What a hostile client costs the honest ones: seconds a round while it floods, and without it.
 
 ``python -m benchmarks.flood``: four honest ``client-worker`` processes, and an enrolled client that
-sends at full speed what is of no use (`benchmarks.flooding`), all on one machine. Every round still
-counts each honest client once (the ledger is checked), or this fails.
+sends at full speed what is of no use (`benchmarks.clients.flood_client`), all on one machine. Every
+round still counts each honest client once (the ledger is checked), or this fails.
 """
 
 import argparse
@@ -17,12 +17,13 @@ from typing import Final
 import numpy as np
 from rich.console import Console
 
-from benchmarks.cases import Case, parse_cases
-from benchmarks.federation import WARM_UP, Run, Stand, client_workers, names, run, stand
-from benchmarks.flooding import KINDS
-from benchmarks.preparation import prepare
-from benchmarks.processes import last_line, python
-from benchmarks.report import RESULTS, Row, publish
+from benchmarks.clients.flood_client import KINDS
+from benchmarks.harness.federation import WARM_UP, Run, Stand, client_workers, names, run, stand
+from benchmarks.harness.matrix import Case, parse_cases
+from benchmarks.harness.preparation import prepare
+from benchmarks.harness.processes import last_line, python
+from benchmarks.reporting.report import RESULTS, publish
+from benchmarks.reporting.rows import Row
 from broker_config.declaration.federation import Federation
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
@@ -87,7 +88,7 @@ def _lap(on: Stand, case: Case, rounds: int, kind: str) -> Lap:
             return _lap_of(run(on, case, clients, rounds, RUN_S, *late), 0.0)
         arguments = (str(on.bundle(HOSTILE)), kind, str(RUN_S), str(case.size_bytes), RUN)
         log = on.folder / "flood.log"
-        with python("benchmarks.flooding", log, *arguments):
+        with python("benchmarks.clients.flood_client", log, *arguments):
             found = run(on, case, clients, rounds, RUN_S, *late)
     told = json.loads(last_line(log))
     return _lap_of(found, told["sent"] / told["seconds"])

@@ -12,19 +12,20 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks import folding
-from benchmarks.contestants import ROOT, ContestantFailed, Samples, contestants
+from benchmarks.harness import fold_process
+from benchmarks.harness.contestants import ROOT, ContestantFailed, Samples, contestants
 from benchmarks.memory import fits
-from benchmarks.report import RESULTS, Row, publish
+from benchmarks.reporting.report import RESULTS, publish
+from benchmarks.reporting.rows import Row
 
 FLOWER: Final = ROOT / ".venv-flower" / "bin" / "python"
 PEERS: Final = ("aggregate", "aggregate_inplace")
 SIZES: Final = (4_000_000, 40_000_000, 400_000_000)
 SHORT: Final = (400_000, 4_000_000)
-OURS: Final = {folding.WHOLE: "whole", folding.CHUNKS: "in chunks of 1 MiB"}
+OURS: Final = {fold_process.WHOLE: "whole", fold_process.CHUNKS: "in chunks of 1 MiB"}
 LIMITS: Final = {
-    folding.MULTIPLY_ADD: "numpy multiply-add",
-    folding.ADD: "numpy add, unweighted",
+    fold_process.MULTIPLY_ADD: "numpy multiply-add",
+    fold_process.ADD: "numpy add, unweighted",
 }
 
 Measured = Mapping[str, Samples]
@@ -49,12 +50,18 @@ def measure(count: int, size_bytes: int, repetitions: int, *, with_peers: bool =
     arguments = (str(count), str(size_bytes))
     # What we shall be compared with stands beside it in every turn, so that a slow moment of a
     # shared machine is a slow moment of both.
-    turn = (folding.WHOLE, folding.MULTIPLY_ADD, folding.CHUNKS, folding.ADD, folding.UNCHECKED)
-    with contestants(["benchmarks.folding", *arguments]) as timed:
+    turn = (
+        fold_process.WHOLE,
+        fold_process.MULTIPLY_ADD,
+        fold_process.CHUNKS,
+        fold_process.ADD,
+        fold_process.UNCHECKED,
+    )
+    with contestants(["benchmarks.harness.fold_process", *arguments]) as timed:
         measured = timed.run(turn, repetitions)
     memory = {}
     for name in OURS:
-        with contestants(["benchmarks.folding", *arguments, "arriving"]) as arriving:
+        with contestants(["benchmarks.harness.fold_process", *arguments, "arriving"]) as arriving:
             memory[name] = arriving.run([name], 1)[name].peak_rss_bytes
     peers = _peers(count, size_bytes, repetitions) if with_peers else {}
     names = PEERS if with_peers else ("", "")
@@ -69,7 +76,7 @@ def _peers(count: int, size_bytes: int, repetitions: int) -> Measured:
     """What Flower's functions take, as far as its environment and the memory are there."""
     found: dict[str, Samples] = {}
     for name in PEERS:
-        program = ["benchmarks.flower.fold", str(count), str(size_bytes), name]
+        program = ["benchmarks.peers.flower.fold", str(count), str(size_bytes), name]
         if not FLOWER.exists() or not fits((2 * count + 3) * size_bytes, f"Flower's {name}"):
             continue
         try:
@@ -92,8 +99,8 @@ def _row(
     peer_name, theirs = peer
     total = count * size_bytes
     more: dict[str, float | str] = {"repetitions": len(measured[name].seconds)}
-    if name == folding.CHUNKS:
-        more["gb_per_s_unchecked"] = measured[folding.UNCHECKED].rate(total)
+    if name == fold_process.CHUNKS:
+        more["gb_per_s_unchecked"] = measured[fold_process.UNCHECKED].rate(total)
     if theirs is not None:
         more["peer_rss_bytes"] = theirs.peak_rss_bytes
         more["peer_min"], more["peer_max"] = theirs.spread(total)

@@ -4,11 +4,11 @@ import time
 from statistics import median
 from typing import Final
 
-from benchmarks import fleet
-from benchmarks.cases import Case
-from benchmarks.federation import client_workers, names, stand
-from benchmarks.processes import WorkerFailed, cpu_s, worker
-from benchmarks.report import Row
+from benchmarks.harness import fleet
+from benchmarks.harness.federation import client_workers, names, stand
+from benchmarks.harness.matrix import Case
+from benchmarks.harness.processes import WorkerFailed, cpu_s, worker
+from benchmarks.reporting.rows import Row
 from broker_config.declaration.federation import Federation
 
 SMALL: Final = Case(2, 1000)

@@ -19,11 +19,12 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from benchmarks.crowd import FLEET, SIZE, SPARE, Crowd, members, story
-from benchmarks.federation import stand
-from benchmarks.preparation import prepare
-from benchmarks.processes import Worker, WorkerFailed
-from benchmarks.report import RESULTS, Row, publish
+from benchmarks.harness.crowd import FLEET, SIZE, SPARE, Crowd, members, story
+from benchmarks.harness.federation import stand
+from benchmarks.harness.preparation import prepare
+from benchmarks.harness.processes import Worker, WorkerFailed
+from benchmarks.reporting.report import RESULTS, publish
+from benchmarks.reporting.rows import Row
 from broker_config.declaration.federation import Federation, Fleet
 from warren_shared.amqp.address import HEARTBEAT_S
 

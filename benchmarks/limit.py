@@ -14,11 +14,11 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from benchmarks.cases import Case, parse_cases
-from benchmarks.parties import Party, Round, round_seconds
-from benchmarks.preparation import prepare
-from benchmarks.raw_amqp import CHANNEL, RawConnection
-from benchmarks.raw_frames import Piece, message, properties
+from benchmarks.clients.raw_amqp import CHANNEL, RawConnection
+from benchmarks.clients.raw_frames import Piece, message, properties
+from benchmarks.harness.matrix import Case, parse_cases
+from benchmarks.harness.parties import Party, Round, round_seconds
+from benchmarks.harness.preparation import prepare
 from broker_config.declaration.federation import Federation
 from broker_config.node import lifecycle
 from warren_shared.naming import CHUNK_BYTES, MODEL_EXCHANGE, UPDATE_EXCHANGE, UPDATE_QUEUE, mailbox

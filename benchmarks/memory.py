@@ -7,9 +7,9 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks import fleet
-from benchmarks.cases import Case
-from benchmarks.report import Row
+from benchmarks.harness import fleet
+from benchmarks.harness.matrix import Case
+from benchmarks.reporting.rows import Row
 
 CLIENTS: Final = (2, 20, 200)
 MODEL_BYTES: Final = 4_000_000

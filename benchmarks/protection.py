@@ -15,10 +15,11 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks.cases import Case, parse_cases
-from benchmarks.federation import WARM_UP, Run, Stand, client_workers, names, run, stand
-from benchmarks.preparation import prepare
-from benchmarks.report import RESULTS, Row, publish
+from benchmarks.harness.federation import WARM_UP, Run, Stand, client_workers, names, run, stand
+from benchmarks.harness.matrix import Case, parse_cases
+from benchmarks.harness.preparation import prepare
+from benchmarks.reporting.report import RESULTS, publish
+from benchmarks.reporting.rows import Row
 from broker_config.declaration.federation import Federation
 
 CASES: Final = "2x4MB,10x4MB,4x40MB"

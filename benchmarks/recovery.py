@@ -17,11 +17,12 @@ from statistics import median
 from time import time
 from typing import Final
 
-from benchmarks.cases import Case
-from benchmarks.federation import Stand, client_workers, names, stand
-from benchmarks.preparation import prepare
-from benchmarks.processes import Worker, WorkerFailed, worker
-from benchmarks.report import RESULTS, Row, publish
+from benchmarks.harness.federation import Stand, client_workers, names, stand
+from benchmarks.harness.matrix import Case
+from benchmarks.harness.preparation import prepare
+from benchmarks.harness.processes import Worker, WorkerFailed, worker
+from benchmarks.reporting.report import RESULTS, publish
+from benchmarks.reporting.rows import Row
 from broker_config.declaration.federation import Federation
 from warren_shared.observability.progress import through
 

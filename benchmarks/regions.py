@@ -1,10 +1,10 @@
 """The same clients under one coordinator, and under two and four that fold beside each other.
 
 ``python -m benchmarks.regions``: a root and its regions (docs/scaling.md), each a vhost
-of one private node, all on this machine; the clients are light (`benchmarks.light_client`), the
-coordinators real. A round lasts from one model that the root published to the next. What it cannot
-show is what regions are for, brokers and coordinators on machines of their own; so it tells whose
-processor time a round takes.
+of one private node, all on this machine; the clients are light (`benchmarks.clients.light_client`),
+the coordinators real. A round lasts from one model that the root published to the next. What it
+cannot show is what regions are for, brokers and coordinators on machines of their own; so it tells
+whose processor time a round takes.
 """
 
 import argparse
@@ -21,11 +21,12 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.cases import Case, parse_cases
-from benchmarks.federation import TOLERANCE, WARM_UP, Costs, LedgerWrong, Stand, stand
-from benchmarks.preparation import prepare
-from benchmarks.processes import Worker, WorkerFailed, cpu_s, peak_rss_bytes, python, worker
-from benchmarks.report import RESULTS, Row, publish
+from benchmarks.harness.federation import TOLERANCE, WARM_UP, Costs, LedgerWrong, Stand, stand
+from benchmarks.harness.matrix import Case, parse_cases
+from benchmarks.harness.preparation import prepare
+from benchmarks.harness.processes import Worker, WorkerFailed, cpu_s, peak_rss_bytes, python, worker
+from benchmarks.reporting.report import RESULTS, publish
+from benchmarks.reporting.rows import Row
 from broker_config import cli
 from broker_config.declaration.federation import Federation, Fleet
 from coordinator_worker.storage import checkpoint
@@ -173,7 +174,9 @@ def _initial(on: Stand) -> tuple[str, str]:
 def _light(on: Stand, home: Path, fleet: Fleet, case: Case) -> Iterator[Worker]:
     bundle = home / "bundles" / f"{fleet.name}.env"
     told = (str(bundle), fleet.name, "0", str(fleet.size), str(case.size_bytes))
-    with python("benchmarks.light_client", on.folder / f"{fleet.name}.log", *told) as playing:
+    with python(
+        "benchmarks.clients.light_client", on.folder / f"{fleet.name}.log", *told
+    ) as playing:
         yield playing
 
 

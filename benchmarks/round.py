@@ -14,11 +14,13 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks import idle, limit, memory, peers
-from benchmarks.cases import Case, parse_cases
-from benchmarks.federation import WARM_UP, Run, client_workers, names, run, stand
-from benchmarks.preparation import prepare
-from benchmarks.report import RESULTS, Row, measured_again, publish
+from benchmarks import idle, limit, memory
+from benchmarks.harness.federation import WARM_UP, Run, client_workers, names, run, stand
+from benchmarks.harness.matrix import Case, parse_cases
+from benchmarks.harness.preparation import prepare
+from benchmarks.peers import rows as peers
+from benchmarks.reporting.report import RESULTS, measured_again, publish
+from benchmarks.reporting.rows import Row
 from broker_config.declaration.federation import Federation
 
 CASES: Final = "2x1MB,2x4MB,2x40MB,2x400MB,10x1MB,10x4MB,10x40MB,50x1MB,50x40MB"

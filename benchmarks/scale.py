@@ -1,7 +1,8 @@
 """Rounds with 10 to 1,000 clients: what one more of them costs.
 
 ``python -m benchmarks.scale``: every client has its own connection, mailbox and identity and speaks
-the real protocol, but shares its process with some hundred others (`benchmarks.light_client`).
+the real protocol, but shares its process with some hundred others
+(`benchmarks.clients.light_client`).
 """
 
 import argparse
@@ -11,11 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from benchmarks import fleet
-from benchmarks.cases import parse_cases
-from benchmarks.federation import WARM_UP
-from benchmarks.preparation import prepare
-from benchmarks.report import RESULTS, Row, publish
+from benchmarks.harness import fleet
+from benchmarks.harness.federation import WARM_UP
+from benchmarks.harness.matrix import parse_cases
+from benchmarks.harness.preparation import prepare
+from benchmarks.reporting.report import RESULTS, publish
+from benchmarks.reporting.rows import Row
 from warren_shared.observability.progress import through
 
 CASES: Final = "10x100kB,100x100kB,300x100kB,1000x100kB"

@@ -18,8 +18,9 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks.report import RESULTS, Row, publish
-from benchmarks.starting import CLIENTS, Stage, federation, import_s, node_s
+from benchmarks.harness.start_process import CLIENTS, Stage, federation, import_s, node_s
+from benchmarks.reporting.report import RESULTS, publish
+from benchmarks.reporting.rows import Row
 from broker_config.node import lifecycle as private_node
 from broker_config.node.record import Node
 
@@ -99,7 +100,7 @@ def rounds(node: Node, tasks: Sequence[str], repetitions: int, with_peers: bool)
 def first_round_of_flower() -> float | None:
     """Seconds from Flower's commands to the end of its first round; None if it did not run."""
     try:
-        flower = importlib.import_module("benchmarks.flower.peer")
+        flower = importlib.import_module("benchmarks.peers.flower.peer")
         found = flower.measure("deployed", len(CLIENTS), MODEL_BYTES, 1, timeout_s=PEER_S)
     except Exception as error:  # noqa: BLE001  whatever ails it must not cost us our own figures
         Console(stderr=True).print(f"{PEER} did not run: {error or type(error).__name__}")

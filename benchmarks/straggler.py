@@ -13,11 +13,12 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from benchmarks import lag
-from benchmarks.federation import names, stand
-from benchmarks.lag import CASE, SLOWNESS, Lap, Situation
-from benchmarks.preparation import prepare
-from benchmarks.report import RESULTS, Row, publish
+from benchmarks.harness import lag
+from benchmarks.harness.federation import names, stand
+from benchmarks.harness.lag import CASE, SLOWNESS, Lap, Situation
+from benchmarks.harness.preparation import prepare
+from benchmarks.reporting.report import RESULTS, publish
+from benchmarks.reporting.rows import Row
 from broker_config.declaration.federation import Federation
 
 ALL, ALL_BUT_ONE = CASE.clients, CASE.clients - 1

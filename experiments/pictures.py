@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.plots import GRID, LIMIT, OURS, PEERS, STYLE
+from benchmarks.reporting.plots import GRID, LIMIT, OURS, PEERS, STYLE
 
 COLOURS = (OURS, *PEERS, LIMIT, "#1b1b1e", "#a3b18a", "#e07a5f")
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks.machine import machine
-from benchmarks.wording import number
+from benchmarks.harness.machine import machine
+from benchmarks.reporting.phrases import number
 from experiments.pictures import Panel, draw
 
 RESULTS: Final = Path(__file__).parent / "results"

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.curves import Curves
-from benchmarks.growth import Growth
-from benchmarks.readme import BEGIN, END, rewrite
-from benchmarks.report import Row, from_json, publish
-from benchmarks.wording import against_limit, against_peer
+from benchmarks.reporting.curves import Curves
+from benchmarks.reporting.growth import Growth
+from benchmarks.reporting.phrases import against_limit, against_peer
+from benchmarks.reporting.readme import BEGIN, END, rewrite
+from benchmarks.reporting.report import publish
+from benchmarks.reporting.rows import Row, from_json
 from coordinator_worker.aggregation.aggregators import AGGREGATORS
 from coordinator_worker.aggregation.optimizers import SERVER_OPTIMIZERS
 from tests.support.processes import ROOT

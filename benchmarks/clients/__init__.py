@@ -1,0 +1,1 @@
+"""Clients below pika, on bare sockets: light ones, and a hostile one."""
