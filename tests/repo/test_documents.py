@@ -52,7 +52,7 @@ def pinned(path: Path) -> set[str]:
 
 def depended_on(entries: Iterable[str]) -> set[str]:
     names = (re.match(r"[\w-]+", entry)[0] for entry in entries)
-    return {name.lower().replace("_", "-") for name in names} - {"warren"}
+    return {name.lower().replace("_", "-") for name in names} - {"warren-fl"}
 
 
 def test_the_constraints_name_versions_only_and_all_that_is_depended_on() -> None:
@@ -61,7 +61,7 @@ def test_the_constraints_name_versions_only_and_all_that_is_depended_on() -> Non
     peers = extras.pop("bench-peers")  # in an environment of their own
     wanted = [*project["dependencies"], *chain(*extras.values())]
     assert depended_on(wanted) <= pinned(ROOT / "constraints.txt")
-    assert depended_on(peers) <= pinned(ROOT / "benchmarks" / "flower-constraints.txt")
+    assert depended_on(peers) <= pinned(ROOT / "benchmarks" / "peers" / "flower-constraints.txt")
 
 
 @pytest.mark.parametrize("known", [AGGREGATORS, SERVER_OPTIMIZERS, SCHEDULES])

@@ -694,7 +694,7 @@ def test_unfinished_transfers_do_not_keep_the_broker_from_delivering(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A consumer may hold 65,535 messages; a fleet that ends nothing held all of them."""
-    monkeypatch.setattr(intake, "MOST_UNACKNOWLEDGED", 9 * 2 + 20)
+    monkeypatch.setattr(intake, "MAX_UNACKNOWLEDGED", 9 * 2 + 20)
     queue = Queue()
     honest = queue.deliver(bodies("alfa")[0])
     held: set[int] = {1}
@@ -711,7 +711,7 @@ def test_unfinished_transfers_do_not_keep_the_broker_from_delivering(
 def test_of_many_that_are_under_way_the_one_that_stands_still_gives_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(intake, "MOST_UNACKNOWLEDGED", 9 * 2 + 20)
+    monkeypatch.setattr(intake, "MAX_UNACKNOWLEDGED", 9 * 2 + 20)
     queue = Queue()
     outcomes = [queue.deliver(bodies(f"c{n}")[0], user=f"c{n}") for n in range(16)]
     assert [outcome.settled for outcome in outcomes] == [()] * 15 + [(1,)]

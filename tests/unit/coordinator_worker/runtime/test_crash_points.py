@@ -218,7 +218,7 @@ def live(folder: Path, broker: Broker, effects: int, first: bool, sight: int) ->
     with pytest.MonkeyPatch.context() as patch:
         life = Life(broker, effects, first, sight)
         patch.setattr(Fused, "life", life, raising=False)
-        patch.setattr(worker, "Links", lambda _settings: life)
+        patch.setattr(worker, "CoordinatorLoop", lambda _settings: life)
         patch.setattr(worker, "on_stop_signal", lambda _stop: StopSignal())
         patch.setattr(store, "Checkpoint", Fused)
         given = CoordinatorSettings(checkpoint_dir=folder, **SETTINGS)  # type: ignore[arg-type]

@@ -197,11 +197,11 @@ def test_a_missing_extra_is_named(
 ) -> None:  # fmt: skip
     monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
     if how == "coordinator":
-        with pytest.raises(ConfigError, match=r"pip install 'warren\[tensorboard\]'"):
+        with pytest.raises(ConfigError, match=r"pip install 'warren-fl\[tensorboard\]'"):
             Curves(tmp_path / "board")
         return
     assert history(folder, "--tensorboard", str(tmp_path / "board")) == 2
-    assert "pip install 'warren[tensorboard]'" in capsys.readouterr().err
+    assert "pip install 'warren-fl[tensorboard]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["history", "versions", "participation"])

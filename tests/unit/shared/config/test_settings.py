@@ -65,7 +65,7 @@ def test_a_misspelt_flag_is_not_swallowed() -> None:
 
 
 def test_a_flag_without_its_value_is_one_line() -> None:
-    with pytest.raises(ConfigError, match=r"^argument --quorum: expected one argument; see --help"):
+    with pytest.raises(ConfigError, match=r"^--quorum: expected one argument; see --help"):
         read("--broker-url", URL, "--quorum")
 
 
