@@ -1,4 +1,4 @@
-"""The README, run as a reader would run it."""
+"""The README, run as a reader would run it, and the classes in one process."""
 
 from pathlib import Path
 
@@ -8,20 +8,23 @@ from tests.support import documents
 from tests.support.documents import blocks
 
 README = "README.md"
+OWN = "docs/bring-your-own.md"
 
 
 def test_the_example_in_one_process_finds_the_line(tmp_path: Path) -> None:
-    (example,) = [block for block in blocks(README, "python") if block.is_program]
+    (example,) = [block for block in blocks(OWN, "python") if block.is_program]
     check = "\nassert abs(kernel.ravel() - [2, -1, 0.5]).max() < 0.1 and abs(bias - 4) < 0.1\n"
     documents.run_python(example.text + check, tmp_path)
 
 
 @pytest.mark.timeout(420)
-@pytest.mark.parametrize("task", ["my_task", "plain_task"])
-def test_the_commands_of_the_readme_federate_the_tasks_of_the_readme(
+@pytest.mark.parametrize("task", ["my_task", "my_object"])
+def test_the_commands_of_the_readme_federate_tasks_of_both_documents(
     tmp_path: Path, task: str
 ) -> None:
-    files = [block for block in blocks(README, "python") if block.name]
+    """With Keras, and with a plain object that has three methods."""
+    both = [*blocks(README, "python"), *blocks(OWN, "python")]
+    files = [block for block in both if block.name == f"{task}.py"]
     said = documents.run(
         [*files, *blocks(README, "sh")],
         tmp_path,
