@@ -10,6 +10,7 @@ import pytest
 from warren_shared.observability.progress import spinner, through
 
 PROGRAM = """
+from warren_shared.observability.progress import spinner, through
 with spinner("RabbitMQ is starting"):
     pass
 print(sum(through(range(1000), "reading the log", 1000)))
