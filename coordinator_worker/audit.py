@@ -4,6 +4,9 @@
 one before it (``previous``), so that one that was changed or taken out shows. Never data, never
 weights or metrics, never secrets.
 
+The file may be renamed at any time, by us (``rotate_bytes``), `coordinator-worker audit --rotate`
+or logrotate: the next line begins a new one, and has the digest of the last line of the old.
+
 What made a version is written before the checkpoint that holds it, so a crash can leave a line too
 many but none too few. Each coordinator that takes over says where it goes on (``resumed``): what
 was aggregated above that version never became a model.
@@ -19,14 +22,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from coordinator_worker import audit_files
+from coordinator_worker.audit_files import CONTINUED, NAME
 from coordinator_worker.round import Entry
 from coordinator_worker.state import State
 from shared import strict_json
-from shared.errors import Rejected
-from shared.files import PRIVATE
+from shared.errors import ConfigError, Rejected
+from shared.files import PRIVATE, flush_folder
+from shared.log import Log
 from shared.messages import UpdateManifest
 
-NAME: Final = "audit.jsonl"
+log = Log(__name__)
+
 NO_LINE: Final = "0" * 64  # the line before the first
 MADE: Final = ("aggregated", "rolled_back")  # what a line says that tells how a version was made
 # Of what one sender has rejected in one round so many are listed and the rest counted: who floods
@@ -38,12 +45,18 @@ _TAIL_BYTES: Final = 16 << 20  # longer than any line
 class Audit:
     """Appends to the log of ``folder`` while we have the folder's lease.
 
-    What the disk does not take stays here, and ``write`` raises OSError until it does.
+    What the disk does not take stays here, and ``write`` raises OSError until it does. A file of
+    ``rotate_bytes`` is rotated.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rotate_bytes: int | None = None) -> None:
         self._path = folder / NAME
+        self._rotate_bytes = rotate_bytes
         self._file = -1
+        self._number = 0  # which file of the log ours is
+        self._size = 0  # what ours had when we wrote it last
+        self._is_new = False  # its name may not be on the disk yet
+        self._is_stuck = False  # the last attempt to go on in a new file failed
         self._run = ""
         self._previous = NO_LINE
         self._pending = b""
@@ -53,17 +66,25 @@ class Audit:
     def take_over(self, state: State | None) -> None:
         """Go on behind what is there; say which version the folder is at.
 
-        Raises OSError if the disk does not take it.
+        Raises:
+            OSError: the disk does not take it.
+            ConfigError: an older file that is needed for it is damaged.
         """
         self.give_back()
-        self._file = os.open(self._path, os.O_APPEND | os.O_CREAT | os.O_RDWR, PRIVATE)
-        with suppress(PermissionError):  # of another user, in a folder that is private
-            os.fchmod(self._file, PRIVATE)
-        tail = _tail(self._file)
-        self._pending = b"" if tail.endswith(b"\n") or not tail else b"\n"  # torn by a crash
-        lines = tail.splitlines()
+        begun = self._path.exists() and self._path.stat().st_size > 0
+        older = 0 if begun else audit_files.newest_number(self._path.parent)
+        self._file = self._open()
+        lines = _tail(self._file) if begun else audit_files.tail(self._path.parent, _TAIL_BYTES)
+        self._size = os.fstat(self._file).st_size
+        self._pending = b"\n" if begun and not self._ends_whole() else b""  # torn by a crash
         self._previous = digest_of(lines[-1]) if lines else NO_LINE
+        self._number = audit_files.number_of(self._path) if begun else older + 1
+        if older:
+            self._continue()
         if state is not None:
+            is_whole = _has_line(lines, state.audit_head) and _has_aggregated(lines, state)
+            if begun and self._number > 1 and not is_whole:
+                lines = [*audit_files.tail(self._path.parent, _TAIL_BYTES), *lines]
             lost = state.audit_head if not _has_line(lines, state.audit_head) else ""
             self.resumed(state, known=_has_aggregated(lines, state), lost=lost)
         self.write()
@@ -166,13 +187,75 @@ class Audit:
         while self._pending and self._file >= 0:
             written = os.write(self._file, self._pending)
             self._pending = self._pending[written:]
+            self._size += written
 
     def sync(self) -> None:
         """Make what was written survive a power cut; safe beside the other methods."""
         if self._file >= 0:
             os.fdatasync(self._file)
+        if self._is_new:
+            flush_folder(self._path.parent)
+            self._is_new = False
+
+    def _open(self) -> int:
+        self._is_new = not self._path.exists()
+        file = os.open(self._path, os.O_APPEND | os.O_CREAT | os.O_RDWR, PRIVATE)
+        with suppress(PermissionError):  # of another user, in a folder that is private
+            os.fchmod(file, PRIVATE)
+        return file
+
+    def _follow(self) -> None:
+        """Go on in a new file if ours was renamed, emptied, or is as long as it may be.
+
+        What is pending belongs to the line before, and that into the old file.
+        """
+        if self._file < 0 or self._pending:
+            return
+        try:
+            is_ours = self._is_in_place()
+            if is_ours and self._rotate_bytes and self._size >= self._rotate_bytes:
+                audit_files.rotate(self._path.parent)
+                is_ours = False
+            size = os.fstat(self._file).st_size
+            if is_ours and size >= self._size:
+                return
+            if not is_ours:
+                os.fdatasync(self._file)
+                file = self._open()
+                os.close(self._file)
+                self._file = file
+        except (OSError, ConfigError) as error:
+            if not self._is_stuck:
+                log.warning("audit_not_rotated", "the audit log goes on in its old file: %s", error)
+            self._is_stuck = True
+            return
+        self._is_stuck = False
+        self._size = os.fstat(self._file).st_size
+        if not self._size:
+            self._number += 1
+            self._continue()
+        elif not self._ends_whole():  # somebody cut it
+            self._pending = b"\n"
+
+    def _is_in_place(self) -> bool:
+        """Whether our file still has its name."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._file))
+        except FileNotFoundError:
+            return False
+
+    def _ends_whole(self) -> bool:
+        return os.pread(self._file, 1, max(0, os.fstat(self._file).st_size - 1)) == b"\n"
+
+    def _continue(self) -> None:
+        """The first line of a file that is not the log's first."""
+        self._append(CONTINUED, file=self._number)
 
     def _say(self, event: str, **said: Any) -> None:
+        self._follow()
+        self._append(event, **said)
+
+    def _append(self, event: str, **said: Any) -> None:
         now = time.time()
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
         line = {
@@ -193,9 +276,9 @@ def digest_of(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
 
 
-def _tail(file: int) -> bytes:
+def _tail(file: int) -> list[bytes]:
     size = os.fstat(file).st_size
-    return os.pread(file, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+    return os.pread(file, _TAIL_BYTES, max(0, size - _TAIL_BYTES)).splitlines()
 
 
 def _has_aggregated(lines: Sequence[bytes], state: State) -> bool:

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from coordinator_worker import checkpoint
-from coordinator_worker.audit import NAME, NO_LINE, digest_of
+from coordinator_worker import audit_files, checkpoint
+from coordinator_worker.audit import NO_LINE, digest_of
+from coordinator_worker.audit_files import CONTINUED, NAME
 from coordinator_worker.figures import plain
 from coordinator_worker.terminal.table import console
 from shared import strict_json
@@ -66,22 +67,7 @@ class Made:
         return {**told, **digests, "rejected": [dict(line) for line in self.rejected]}
 
 
-def read(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Number and bytes of each line.
-
-    Raises ConfigError if there is no log.
-    """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                yield number, line.rstrip(b"\n")
-    except FileNotFoundError:
-        raise ConfigError(
-            f"there is no {path}: name the coordinator's folder with --checkpoint-dir"
-        ) from None
-
-
-def versions(lines: Iterable[tuple[int, bytes]]) -> dict[tuple[str, int], Made]:
+def versions(lines: Iterable[tuple[str, bytes]]) -> dict[tuple[str, int], Made]:
     """What became a model, by run and version, oldest first.
 
     What was aggregated and then not checkpointed is left out: whoever took over said so.
@@ -105,30 +91,32 @@ def versions(lines: Iterable[tuple[int, bytes]]) -> dict[tuple[str, int], Made]:
     return made
 
 
-def faults(lines: Iterable[tuple[int, bytes]], head: str = "") -> Iterator[str]:
+def faults(lines: Iterable[tuple[str, bytes]], head: str = "") -> Iterator[str]:
     """Every place where the log is not as it was written, a sentence each.
 
     ``head`` is the digest of a line that has to be there: the last one that the checkpoint knows.
     """
-    previous, has_head, torn = None, head in ("", NO_LINE), 0
-    for number, text in lines:
+    previous, has_head, torn = None, head in ("", NO_LINE), ""
+    for place, text in lines:
         line = _parsed(text)
-        said = line.get("previous")
-        if torn and line.get("event") != "resumed":
-            yield f"line {torn} is no line of the log, and the coordinator did not end there"
-        torn = 0
+        said, event = line.get("previous"), line.get("event")
+        if torn and event not in ("resumed", CONTINUED):
+            yield f"{torn} is no line of the log, and the coordinator did not end there"
+        torn = torn if event == CONTINUED else ""
         if said is None and text.startswith(BEGINNING[: len(text)]) and not _is_json(text):
-            torn = number
-            yield f"line {number} is torn: the coordinator ended while it wrote it"
+            torn = place
+            yield f"{place} is torn: the coordinator ended while it wrote it"
         elif said is None:
-            yield f"line {number} is no line of the log"
+            yield f"{place} is no line of the log"
         elif previous is None and said != NO_LINE:
-            yield f"line {number} is not the first: what was before it is missing"
+            yield f"{place} is not the first: what was before it is missing"
+        elif previous is not None and said != previous and event == CONTINUED:
+            yield f"{place} does not follow the file before it: a file is missing, or was changed"
         elif previous is not None and said != previous:
-            yield f"line {number} does not follow the one before it: lines were changed or removed"
+            yield f"{place} does not follow the one before it: lines were changed or removed"
         if line.get("lost"):
             yield (
-                f"line {number}: the end of the log was missing when the coordinator took over; it"
+                f"{place}: the end of the log was missing when the coordinator took over; it"
                 " was cut off, or taken by a power cut"
             )
         previous = digest_of(text)
@@ -137,16 +125,17 @@ def faults(lines: Iterable[tuple[int, bytes]], head: str = "") -> Iterator[str]:
         yield "the end of the log is missing: the checkpoint knows of lines that are not there"
 
 
-def _watched(path: Path) -> Iterator[tuple[int, bytes]]:
+def _watched(folder: Path) -> Iterator[tuple[str, bytes]]:
     """The lines, with a bar: a log of years is long."""
-    total = path.stat().st_size if path.exists() else None
-    return through(read(path), "reading the log", total, lambda line: len(line[1]) + 1)
+    total = audit_files.size_bytes(folder)
+    lines = audit_files.read(folder)
+    return through(lines, "reading the log", total, lambda line: len(line[1]) + 1)
 
 
 def show(folder: Path, version: int | None, *, run: str | None, as_json: bool) -> None:
     """Print what the log says of ``version``, or of all."""
     path = folder / NAME
-    found = versions(_watched(path))
+    found = versions(_watched(folder))
     if run is None and found:
         run = next(reversed(found))[0]
     mine = {made.version: made for made in found.values() if made.run == run}
@@ -174,12 +163,17 @@ def verify(folder: Path) -> None:
     """Check that no line was changed or taken out; raises WarrenError if one was."""
     path = folder / NAME
     state = checkpoint.load(folder)
-    found = list(faults(_watched(path), state.audit_head if state is not None else ""))
+    found = list(faults(_watched(folder), state.audit_head if state is not None else ""))
     for fault in found:
         sys.stdout.write(f"{fault}\n")
     if any("is torn:" not in fault for fault in found):
         raise WarrenError(f"{path} is not as it was written")
     sys.stdout.write(f"{path} is as it was written\n")
+
+
+def rotate(folder: Path) -> None:
+    """Rename the log to what it is called from now on; a coordinator goes on in a new file."""
+    sys.stdout.write(f"{audit_files.rotate(folder)} is an older file of the log now\n")
 
 
 def _overview(versions_: Iterable[Made]) -> Table:

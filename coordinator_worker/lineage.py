@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from coordinator_worker import audited
-from coordinator_worker.audit import NAME, digest_of
+from coordinator_worker import audit_files, audited
+from coordinator_worker.audit import digest_of
 from coordinator_worker.audited import Made
 from coordinator_worker.past import Past
 from coordinator_worker.roster import Member, Roster
@@ -36,8 +36,8 @@ class Lineage:
 
 def lineage(past: Past, version: int) -> Lineage:
     """That of ``version``, from checkpoint and audit log."""
-    log = past.folder / NAME
-    lines = list(audited.read(log)) if log.exists() else []
+    folder = past.folder
+    lines = list(audit_files.read(folder)) if audit_files.any_of(folder) else []
     run = past.state.run
     made = {m.version: m for m in audited.versions(lines).values() if m.run == run}
     rounds = tuple(reversed(list(_rounds(past, made, version))))

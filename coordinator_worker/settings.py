@@ -136,6 +136,12 @@ class CoordinatorSettings(LearningSettings, ObservingSettings, WorkerSettings):
     keep_every: int | None = Field(
         None, ge=1, description="keep every so many versions' model for good, too: 100, 200, …"
     )
+    audit_rotate_bytes: int | None = Field(
+        None,
+        ge=65536,
+        description="begin a new file of the audit log when it has so many bytes; without it only"
+        " `audit --rotate` and logrotate do",
+    )
     initial_model: Path | None = Field(
         None,
         description="initial weights as .npz (one array per tensor in order) or .safetensors;"

@@ -45,7 +45,7 @@ class Store:
         self._settings = settings
         self._stopped_within = stopped_within
         self._lease = Lease(self.folder)
-        self.audit = Audit(self.folder)
+        self.audit = Audit(self.folder, settings.audit_rotate_bytes)
         self._syncer = ThreadPoolExecutor(1, "sync")
         retention = Retention(settings.keep_versions, settings.keep_every)
         self._archive = Archive(self.folder, retention)

@@ -9,8 +9,8 @@ import pytest
 
 from client_worker import FederatedClient
 from coordinator_worker import FederatedCoordinator, checkpoint
-from coordinator_worker.audit import NAME
-from coordinator_worker.audited import faults, read, versions
+from coordinator_worker.audit_files import read
+from coordinator_worker.audited import faults, versions
 from coordinator_worker.state import State
 from shared.amqp import Session
 from shared.chunks import Outgoing, transfer_fields
@@ -127,11 +127,11 @@ def test_a_coordinator_killed_in_mid_round_counts_every_update_once(
     # Each round adds 1/3 for each of three contributions, and the killed folds left no trace.
     np.testing.assert_allclose(counts[:3], rounds / 3, rtol=1e-6)
     assert not counts[3:].any()
-    made = versions(read(tmp_path / NAME))
+    made = versions(read(tmp_path))
     assert [version for _, version in made] == list(range(1, rounds + 1))
     for one in made.values():
         assert len({entry["client"] for entry in one.line["contributions"]}) == 3
-    assert not list(faults(read(tmp_path / NAME)))
+    assert not list(faults(read(tmp_path)))
 
 
 def test_a_second_coordinator_on_the_same_folder_waits_and_goes_on_where_the_first_ended(

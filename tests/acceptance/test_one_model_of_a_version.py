@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from coordinator_worker import checkpoint
-from coordinator_worker.audit import NAME
-from coordinator_worker.audited import faults, read
+from coordinator_worker.audit_files import read
+from coordinator_worker.audited import faults
 from tests.acceptance.test_rollback import command, counts, start_clients, state_in, train
 from tests.conftest import Place
 from tests.processes import workers
@@ -32,7 +32,7 @@ def test_a_copied_folder_is_refused_and_the_original_goes_on(place: Place, tmp_p
         assert again.end() == 0
         assert [worker.end() for worker in started[:2]] == [0, 0]
     assert list(counts(folder)) == [goal, goal], "each update counts once"
-    assert list(faults(read(folder / NAME))) == []
+    assert list(faults(read(folder))) == []
 
 
 def test_a_flipped_bit_makes_no_second_model_and_the_operator_may_go_on_without(

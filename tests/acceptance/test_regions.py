@@ -21,8 +21,8 @@ from broker_config.federation import Federation
 from broker_config.processes import wait_for
 from client_worker import FederatedClient
 from coordinator_worker import FederatedCoordinator, checkpoint
-from coordinator_worker.audit import NAME
-from coordinator_worker.audited import read, versions
+from coordinator_worker.audit_files import read
+from coordinator_worker.audited import versions
 from coordinator_worker.rollback import rollback
 from coordinator_worker.schedules import schedule
 from coordinator_worker.state import State
@@ -166,7 +166,7 @@ def records(lives: Sequence[Worker], action: str) -> list[dict[str, int]]:
 
 def contributions(tree: Tree, name: str) -> list[list[tuple[str, int]]]:
     """Who is in each version of a federation, with which base version."""
-    made = versions(read(tree.folder / name / NAME)).values()
+    made = versions(read(tree.folder / name)).values()
     return [
         [(entry["client"], entry["base_version"]) for entry in one.line["contributions"]]
         for one in made
@@ -199,7 +199,7 @@ def reckon(tree: Tree, lives: dict[str, list[Worker]]) -> None:
             lost = {version for version in confirmed if above[version] not in in_root}
             assert lost <= {last - 1, last}, "confirmed, closed in its region, and not in the root"
         published = defaultdict(set)
-        for _, text in read(tree.folder / region / NAME):
+        for _, text in read(tree.folder / region):
             line = json.loads(text)
             if line["event"] == "published":
                 published[line["version"]].add(line["content"])

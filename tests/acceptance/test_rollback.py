@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from coordinator_worker import checkpoint
-from coordinator_worker.audit import NAME
-from coordinator_worker.audited import faults, read, versions
+from coordinator_worker.audit_files import read
+from coordinator_worker.audited import faults, versions
 from coordinator_worker.past import Past
 from coordinator_worker.state import State
 from shared import weights_file
@@ -85,8 +85,8 @@ def test_stopped_rolled_back_and_started_again_everybody_goes_on_from_the_old_mo
     # Each effect is there once: the rounds before the old model, and the four after the rollback;
     # nothing of what was rolled back, though its updates were waiting in the broker.
     assert list(counts(tmp_path)) == [target + 4, target + 4]
-    assert list(faults(read(tmp_path / NAME))) == []
-    made = versions(read(tmp_path / NAME))
+    assert list(faults(read(tmp_path))) == []
+    made = versions(read(tmp_path))
     assert [number for _, number in made] == list(range(1, rounds + 1))
     copy = made[before.run, after.version]
     assert copy.rolled_back_to is not None

@@ -1,5 +1,6 @@
 """The audit log: what it says after crashes, floods, full disks, and when somebody changed it."""
 
+import gzip
 import json
 import os
 import re
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 from coordinator_worker import checkpoint
-from coordinator_worker.audit import MOST_LISTED, NAME, Audit
-from coordinator_worker.audited import faults, read, versions
+from coordinator_worker.audit import MOST_LISTED, Audit
+from coordinator_worker.audit_files import NAME, read
+from coordinator_worker.audited import faults, versions
 from coordinator_worker.cli import main
 from coordinator_worker.round import Entry
 from coordinator_worker.state import State
@@ -84,9 +86,9 @@ def test_another_coordinator_goes_on_behind_the_first(audit: Audit, tmp_path: Pa
     second = Audit(tmp_path)
     second.take_over(state(1))
     second.aggregated(2, [entry("bravo", 1)], None)
-    found = versions(read(tmp_path / NAME))
+    found = versions(read(tmp_path))
     assert list(found) == [(RUN, 1), (RUN, 2)]
-    assert list(faults(read(tmp_path / NAME))) == []
+    assert list(faults(read(tmp_path))) == []
 
 
 def test_what_was_aggregated_and_never_checkpointed_is_no_version(
@@ -96,7 +98,7 @@ def test_what_was_aggregated_and_never_checkpointed_is_no_version(
     audit.aggregated(1, [entry("alfa")], None)
     audit.take_over(state(0))  # the crash came before the checkpoint
     audit.aggregated(1, [entry("charlie")], None)
-    (made,) = versions(read(tmp_path / NAME)).values()
+    (made,) = versions(read(tmp_path)).values()
     assert [each["client"] for each in made.line["contributions"]] == ["charlie"]
     assert [line["client"] for line in made.rejected] == ["bravo"], "that stays rejected"
 
@@ -107,7 +109,7 @@ def test_a_line_that_a_power_cut_took_is_made_from_the_checkpoint(
     audit.aggregated(1, [entry()], None)
     audit.take_over(state(2))
     audit.take_over(state(2))
-    found = versions(read(tmp_path / NAME))
+    found = versions(read(tmp_path))
     assert found[RUN, 2].line["recovered"]
     assert found[RUN, 2].line["contributions"] == [{"client": "alfa", "num_examples": 7}]
     assert [line["event"] for line in lines(tmp_path)].count("aggregated") == 2, "once is enough"
@@ -120,8 +122,8 @@ def test_a_torn_line_is_passed_over_and_told(audit: Audit, tmp_path: Path) -> No
         file.write(b'{"time":"2026-')
     audit.take_over(state(1))
     audit.aggregated(2, [entry()], None)
-    assert list(versions(read(tmp_path / NAME))) == [(RUN, 1), (RUN, 2)]
-    (fault,) = faults(read(tmp_path / NAME))
+    assert list(versions(read(tmp_path))) == [(RUN, 1), (RUN, 2)]
+    (fault,) = faults(read(tmp_path))
     assert "torn" in fault
 
 
@@ -136,7 +138,7 @@ def test_a_line_that_was_changed_or_taken_out_shows(
     changed = [*whole[:at], whole[at].replace("alfa", "mike"), *whole[at + 1 :]]
     for wrong in (changed, [*whole[:at], *whole[at + 1 :]], whole[at:]):
         path.write_text("".join(wrong))
-        assert len(list(faults(read(path)))) == 1
+        assert len(list(faults(read(tmp_path)))) == 1
         assert main(["audit", "--verify", "--checkpoint-dir", str(tmp_path)]) == 1
         assert "not as it was written" in capsys.readouterr().err
     path.write_text("".join(whole))
@@ -194,7 +196,7 @@ def test_what_a_full_disk_does_not_take_is_written_when_there_is_room(
     monkeypatch.setattr(os, "write", write)
     audit.write()
     assert [line["event"] for line in lines(tmp_path)] == ["resumed", "accepted", "aggregated"]
-    assert list(faults(read(tmp_path / NAME))) == []
+    assert list(faults(read(tmp_path))) == []
 
 
 def test_the_command_says_whose_updates_made_a_version(
@@ -314,3 +316,154 @@ def test_a_checkpoint_from_before_the_first_line_misses_none(tmp_path: Path) -> 
     again = Audit(tmp_path)
     again.take_over(begun)
     assert "lost" not in (tmp_path / NAME).read_text()
+
+
+def grown(audit: Audit, first: int, last: int) -> None:
+    """Have ``audit`` tell how versions ``first`` to ``last`` were made."""
+    for version in range(first, last + 1):
+        audit.aggregated(version, [entry(base_version=version - 1)], None)
+
+
+def made_in(folder: Path) -> list[int]:
+    return [version for _, version in versions(read(folder))]
+
+
+def test_a_log_that_is_renamed_goes_on_in_a_new_file(audit: Audit, tmp_path: Path) -> None:
+    """As logrotate does it: by two names, the older ones compressed, and no signal to anybody."""
+    path, older = tmp_path / NAME, tmp_path / f"{NAME}.1"
+    grown(audit, 1, 2)
+    path.rename(older)
+    grown(audit, 3, 4)
+    (tmp_path / f"{NAME}.2.gz").write_bytes(gzip.compress(older.read_bytes()))
+    path.rename(older)
+    grown(audit, 5, 6)
+    audit.write()
+    audit.sync()
+    checkpoint.save(tmp_path, replace(state(6), audit_head=audit.head))
+    assert made_in(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert (lines(tmp_path)[0]["event"], lines(tmp_path)[0]["file"]) == ("continued", 3)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert verify(tmp_path) == 0
+    for name in (f"{NAME}.2.gz", f"{NAME}.1", NAME):
+        away = tmp_path / "away"
+        (tmp_path / name).rename(away)
+        assert verify(tmp_path) == 1, f"without {name}"
+        away.rename(tmp_path / name)
+    whole = older.read_bytes()
+    older.write_bytes(whole.replace(b'"version":3', b'"version":7'))
+    assert verify(tmp_path) == 1
+    older.write_bytes(whole[: whole.rindex(b"{")])
+    assert verify(tmp_path) == 1, "the end of an older file is missing"
+
+
+@pytest.mark.parametrize("is_created", [False, True], ids=["nocreate", "create"])
+def test_who_takes_over_after_a_rename_goes_on_behind_the_old_file(
+    audit: Audit, tmp_path: Path, is_created: bool
+) -> None:
+    grown(audit, 1, 3)
+    audit.give_back()
+    checkpoint.save(tmp_path, replace(state(3), audit_head=audit.head))
+    (tmp_path / NAME).rename(tmp_path / f"{NAME}-20261129")
+    if is_created:
+        (tmp_path / NAME).touch()
+    assert verify(tmp_path) == 0, "before anybody has taken over"
+    known = checkpoint.load(tmp_path)
+    audit.take_over(known)
+    grown(audit, 4, 4)
+    written = lines(tmp_path)
+    assert [line["event"] for line in written] == ["continued", "resumed", "aggregated"]
+    assert "lost" not in written[1]
+    assert made_in(tmp_path) == [1, 2, 3, 4]
+    assert verify(tmp_path) == 0
+    audit.give_back()
+    audit.take_over(known)  # what the checkpoint knows is in the older file
+    assert "lost" not in lines(tmp_path)[-1]
+    assert verify(tmp_path) == 0
+
+
+def test_a_log_is_rotated_at_its_size_and_by_a_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit = Audit(tmp_path, rotate_bytes=4000)
+    audit.take_over(state(0))
+    grown(audit, 1, 40)
+    older = sorted(path.name for path in tmp_path.glob(f"{NAME}-*"))
+    assert older[:2] == [f"{NAME}-000001", f"{NAME}-000002"]
+    assert all((tmp_path / name).stat().st_size < 5000 for name in older)
+    rotate = ["audit", "--rotate", "--checkpoint-dir", str(tmp_path)]
+    assert main(rotate) == 0
+    assert f"{NAME}-{len(older) + 1:06d}" in capsys.readouterr().out
+    assert main(rotate) == 2
+    assert "nothing to rotate" in capsys.readouterr().err
+    grown(audit, 41, 41)
+    assert made_in(tmp_path) == list(range(1, 42))
+    assert verify(tmp_path) == 0
+
+
+def test_a_rename_while_the_disk_is_full_tears_no_line(
+    audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    room = [10]
+
+    def short(file: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        taken, room[0] = data[: room[0]], 0
+        return write(file, taken)
+
+    monkeypatch.setattr(os, "write", short)
+    grown(audit, 1, 1)
+    (tmp_path / NAME).rename(tmp_path / f"{NAME}.1")
+    grown(audit, 2, 2)
+    monkeypatch.setattr(os, "write", write)
+    audit.write()
+    grown(audit, 3, 3)
+    assert made_in(tmp_path) == [1, 2, 3]
+    assert verify(tmp_path) == 0
+
+
+def test_a_log_that_is_copied_and_emptied_is_whole_with_its_copy(
+    audit: Audit, tmp_path: Path
+) -> None:
+    grown(audit, 1, 2)
+    (tmp_path / f"{NAME}.1").write_bytes((tmp_path / NAME).read_bytes())
+    os.truncate(tmp_path / NAME, 0)
+    grown(audit, 3, 3)
+    assert made_in(tmp_path) == [1, 2, 3]
+    assert verify(tmp_path) == 0
+    (tmp_path / f"{NAME}.1").unlink()
+    assert verify(tmp_path) == 1
+
+
+def test_a_log_that_is_cut_while_it_is_written_shows(audit: Audit, tmp_path: Path) -> None:
+    grown(audit, 1, 3)
+    os.truncate(tmp_path / NAME, (tmp_path / NAME).stat().st_size - 20)
+    grown(audit, 4, 4)
+    assert made_in(tmp_path) == [1, 2, 4], "the line after the cut can be read"
+    assert verify(tmp_path) == 1
+
+
+def test_a_log_that_cannot_be_followed_goes_on_where_it_was_and_says_so_once(
+    audit: Audit, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    grown(audit, 1, 1)
+    (tmp_path / NAME).rename(tmp_path / f"{NAME}.1")
+    (tmp_path / NAME).symlink_to(tmp_path / "nowhere" / NAME)
+    grown(audit, 2, 3)
+    assert [record.action for record in caplog.records] == ["audit_not_rotated"]  # type: ignore[attr-defined]
+    (tmp_path / NAME).unlink()
+    grown(audit, 4, 4)
+    assert made_in(tmp_path) == [1, 2, 3, 4]
+    assert verify(tmp_path) == 0
+
+
+def test_a_damaged_older_file_is_one_line(
+    audit: Audit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grown(audit, 1, 1)
+    (tmp_path / f"{NAME}.1.gz").write_bytes(b"\x1f\x8b\x08 no more")
+    for words in ([], ["--verify"]):
+        assert main(["audit", *words, "--checkpoint-dir", str(tmp_path)]) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert f"{NAME}.1.gz cannot be read" in said

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator_worker import checkpoint
-from coordinator_worker.audit import NAME
+from coordinator_worker.audit_files import NAME
 from coordinator_worker.card import card
 from coordinator_worker.cli import main
 from coordinator_worker.lineage import lineage

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from broker_config.names import COORDINATOR_USER
 from coordinator_worker import checkpoint, store, worker
-from coordinator_worker.audit import NAME
-from coordinator_worker.audited import faults, read, versions
+from coordinator_worker.audit_files import read
+from coordinator_worker.audited import faults, versions
 from coordinator_worker.inbox import Connected, Event, Stop
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state import State
@@ -246,7 +246,7 @@ def test_cut_off_after_any_effect_every_update_counts_once(
 
 def check_audit(state: State, folder: Path) -> None:
     """The log tells of each version whose updates made it, and of nothing that was undone."""
-    made = versions(read(folder / NAME))
+    made = versions(read(folder))
     assert list(made) == [(RUN, version) for version in range(1, state.version + 1)]
     counted = np.zeros(UPDATES)
     for version in made.values():
@@ -254,7 +254,7 @@ def check_audit(state: State, folder: Path) -> None:
         for entry in version.line["contributions"]:
             counted[int(entry["client"][1:])] += 1
     np.testing.assert_array_equal(counted, state.weights[0] * QUORUM)
-    assert list(faults(read(folder / NAME))) == []
+    assert list(faults(read(folder))) == []
 
 
 def check(state: State, broker: Broker) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from client_worker.keep import Keep
-from coordinator_worker.audit import NAME, Audit
+from coordinator_worker.audit import Audit
+from coordinator_worker.audit_files import NAME
 from coordinator_worker.cli import main
 from coordinator_worker.evaluator import Evaluator
 from coordinator_worker.watch import _read, _written

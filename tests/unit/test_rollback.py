@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from coordinator_worker import archive, checkpoint
-from coordinator_worker.audit import NAME, Audit
-from coordinator_worker.audited import faults, read, versions
+from coordinator_worker.audit import Audit
+from coordinator_worker.audit_files import NAME, read
+from coordinator_worker.audited import faults, versions
 from coordinator_worker.cli import main
 from coordinator_worker.coordinator import FederatedCoordinator
 from coordinator_worker.intake import Intake
@@ -60,12 +61,12 @@ def test_the_audit_log_tells_of_it_and_verifies(
     federation(tmp_path)
     rollback(tmp_path, "3")
     assert [line["event"] for line in lines(tmp_path)[-2:]] == ["resumed", "rolled_back"]
-    assert list(faults(read(tmp_path / NAME))) == []
+    assert list(faults(read(tmp_path))) == []
     audit = Audit(tmp_path)
     audit.take_over(loaded(tmp_path))  # as the coordinator does when it starts again
     audit.published(7, 255, None)
     audit.give_back()
-    made = versions(read(tmp_path / NAME))
+    made = versions(read(tmp_path))
     assert [number for _, number in made] == [1, 2, 3, 4, 5, 6, 7]
     assert made[RUN, 7].published is not None
     assert "recovered" not in made[RUN, 7].line, "nothing is made up of whose updates it is"
@@ -89,10 +90,10 @@ def test_killed_between_log_and_checkpoint_nothing_was_rolled_back(
     audit = Audit(tmp_path)
     audit.take_over(loaded(tmp_path))
     audit.give_back()
-    assert [number for _, number in versions(read(tmp_path / NAME))] == [1, 2, 3, 4, 5, 6]
+    assert [number for _, number in versions(read(tmp_path))] == [1, 2, 3, 4, 5, 6]
     rollback(tmp_path, "2")
     assert loaded(tmp_path).weights[0][0] == 2
-    assert list(faults(read(tmp_path / NAME))) == []
+    assert list(faults(read(tmp_path))) == []
 
 
 def test_while_a_coordinator_runs_nothing_is_changed(
