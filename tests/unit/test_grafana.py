@@ -270,3 +270,14 @@ def test_provisioning_files_have_what_grafana_needs(name: str) -> None:
     (entry,) = found.get("datasources") or found["providers"]
     assert entry["type"] in ("prometheus", "file")
     assert entry.get("url") or entry["options"]["path"]
+
+
+def test_an_update_that_is_only_late_counts_as_no_rejected_one(
+    alerts: list[dict[str, Any]],
+) -> None:
+    """A client that is slower than the quorum sends stale updates all day, and nothing is wrong."""
+    (rule,) = [rule for rule in alerts if rule["alert"] == "WarrenUpdatesRejected"]
+    name = "warren_updates_rejected_total"
+    counted = [each for each in asked(rule["expr"]).selectors if each.name == name]
+    assert len(counted) == 2, "above and below the line"
+    assert all(each.matchers == (("reason", "!=", "stale"),) for each in counted)
