@@ -155,6 +155,7 @@ def _header(state: State) -> dict[str, Any]:
         "setup": list(state.setup),
         "fixed_state": dict(state.fixed_state),
         "audit_head": state.audit_head,
+        "signers": list(state.signers),
     }
 
 
@@ -270,6 +271,7 @@ def _read(path: Path) -> tuple[int, State, int]:
         setup=tuple(header.get("setup", ())),
         fixed_state=header.get("fixed_state", {}),
         audit_head=header.get("audit_head", ""),
+        signers=tuple(header.get("signers", ())),
     )
     return prefix.sequence, state, header["digest"]
 

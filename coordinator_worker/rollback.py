@@ -63,7 +63,8 @@ def rolled_back(state: State, weights: Weights, version: int | None, source: str
     if best is not None and best.version == version:
         best = Best(made, best.value)  # the same weights; patience begins again
     after = state.after(weights, (), record, EVER)
-    return replace(after, slots={}, best=best, oldest_base=made)
+    # Nobody's: it is by this that a folder moves to another home of the federation.
+    return replace(after, slots={}, best=best, oldest_base=made, signers=())
 
 
 def rollback(folder: Path, wanted: str, after: int | None = None) -> State:

@@ -3,13 +3,14 @@
 import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
 from coordinator_worker import setup
 from coordinator_worker.archive import Archive, Retention
 from coordinator_worker.audit import Audit
-from coordinator_worker.checkpoint import Checkpoint
+from coordinator_worker.checkpoint import Checkpoint, load
 from coordinator_worker.chronicle import Chronicle
 from coordinator_worker.learning import Learning
 from coordinator_worker.lease import Lease
@@ -23,6 +24,7 @@ from shared.errors import ConfigError, Stopped
 from shared.files import PRIVATE
 from shared.folder import writable
 from shared.layout import Weights
+from shared.signing import Signer
 
 StoppedWithin = Callable[[float], bool]
 
@@ -52,9 +54,15 @@ class Store:
         self._setup: tuple[Record, ...] = ()
         self._setup_now = setup.setup_of(settings)
         self._checkpoint: Checkpoint | None = None
-        if self._lease.take():  # else its faults show when it is our turn
-            self._read()
-            self._lease.give_back()
+        signer = Signer.of(settings.secret(settings.signing_keys))
+        self._signers = signer.key_ids if signer is not None else ()
+        if self._lease.take():  # else most of its faults show when it is our turn
+            try:
+                self._read()
+            finally:
+                self._lease.give_back()
+        else:
+            self._check_whose(self._as_somebody_writes_it())
 
     def take_over(self) -> bool:
         """Take the folder's lease; whether ``state`` is another now than when we last looked."""
@@ -92,7 +100,10 @@ class Store:
         self.audit.write()
         synced = self._syncer.submit(self.audit.sync)  # each takes a millisecond or more
         self._setup = setup.since(self._setup, state.version, self._setup_now)
-        self._checkpoint.save(replace(state, setup=self._setup, audit_head=self.audit.head))
+        signers = self._signers or state.signers
+        self._checkpoint.save(
+            replace(state, setup=self._setup, audit_head=self.audit.head, signers=signers)
+        )
         synced.result()
         self.state = state
         # Waits for the version before this one to be written: its memory is the next round's.
@@ -124,14 +135,36 @@ class Store:
             self._complete(self.state)
         elif self.state is not None and self._setup and "imported" in self._setup[-1]:
             self._complete(self.state)
-        if self.state is not None and self.state.federation != settings.federation:
-            raise ConfigError(
-                f"{self.folder} holds a checkpoint of federation {self.state.federation!r}, this"
-                f" is {settings.federation!r}: give another --checkpoint-dir"
-            )
+        self._check_whose(self.state)
         if self.state is not None:
             self._check_kind(self.state.version)
         return True
+
+    def _as_somebody_writes_it(self) -> State | None:
+        with suppress(ConfigError):  # no file of it was whole just then
+            return load(self.folder)
+        return None
+
+    def _check_whose(self, state: State | None) -> None:
+        """Refuse what another federation left, also one of the same name.
+
+        Keys are replaced one at a time, and the one before stays good: of two coordinators of one
+        home at least one key is the same.
+        """
+        if state is None:
+            return
+        if state.federation != self._settings.federation:
+            raise ConfigError(
+                f"{self.folder} holds a checkpoint of federation {state.federation!r}, this"
+                f" is {self._settings.federation!r}: give another --checkpoint-dir"
+            )
+        if state.signers and self._signers and not set(state.signers) & set(self._signers):
+            raise ConfigError(
+                f"{self.folder} holds a checkpoint of another federation {state.federation!r}, that"
+                " signs with other keys: give another --checkpoint-dir (or if it is the same one"
+                " with a new home, `coordinator-worker rollback current --after"
+                f" {state.version}` first)"
+            )
 
     def _check_kind(self, version: int) -> None:
         """A region's clients hold other models than its checkpoint: nobody else may go on."""

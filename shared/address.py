@@ -66,6 +66,11 @@ def parameters(broker: str | Broker, name: str) -> list[Any]:
     if broker.token_file:
         if parts.user is None:
             raise ConfigError("--token-file needs the user in the broker URL: amqps://user@host")
+        if parts.password is not None:
+            raise ConfigError(
+                "there is a password in the broker URL beside --token-file (WARREN_TOKEN_FILE), and"
+                " only one logs in: take the password out of WARREN_BROKER_URL, or leave out that"
+            )
         token = TokenFile(Path(broker.token_file))
         for told in found:
             told.credentials = TokenCredentials(parts.user, token)

@@ -41,6 +41,11 @@ class Signer:
             return None
         return cls(read_keys("WARREN_SIGNING_KEYS", text, Ed25519PrivateKey.from_private_bytes))
 
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """What its keys are called in signatures; public."""
+        return tuple(name for name, _key in self._keys)
+
     def sign(self, message: M) -> M:
         """``message`` with signatures."""
         said = signed_bytes(message)

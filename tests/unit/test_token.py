@@ -78,6 +78,17 @@ def test_a_token_without_a_user_is_refused(tmp_path: Path) -> None:
         parameters(Broker("amqp://localhost/f", token_file=str(tmp_path / "token")), "test")
 
 
+@pytest.mark.parametrize("password", ["secret", ""])
+def test_a_token_beside_a_password_is_refused_and_the_password_is_not_said(
+    tmp_path: Path, password: str
+) -> None:
+    (tmp_path / "token").write_text("x")
+    url = f"amqp://alfa:{password}@localhost/f"
+    with pytest.raises(ConfigError, match="take the password out of WARREN_BROKER_URL") as refused:
+        parameters(Broker(url, token_file=str(tmp_path / "token")), "test")
+    assert "secret" not in str(refused.value)
+
+
 def test_a_half_written_file_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("whole")
