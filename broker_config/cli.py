@@ -13,6 +13,7 @@ from broker_config import options as read
 from broker_config.arguments import Parser, WrongArguments, parse, strays
 from broker_config.errors import BrokerConfigError
 from shared.commands import print_anything
+from shared.units import add_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ Get a RabbitMQ broker for a federation, and keep it as declared.
   broker-config certs --host b.example   certificates for a broker of your own
   broker-config check                    what differs from the declared state, if anything
   broker-config down                     stop it; data, passwords and ports are kept
+  broker-config install                  have systemd start it and keep it running
 
 For a broker of your own, name its management API and an administrator:
 
@@ -140,7 +142,16 @@ def _parser() -> Parser:
         help="a cluster of 3, 5 or 7 nodes on this machine, to try what happens without one of them"
         " (remembered; default: 1)",
     )  # fmt: skip
+    up.add_argument(
+        "--replace-lost", action="store_true",
+        help="give up a node of the cluster whose folder is gone, and make another in its place",
+    )  # fmt: skip
     up.add_argument("--server", metavar="SCRIPT", help="another rabbitmq-server to start")
+    up.add_argument(
+        "--foreground", action="store_true",
+        help="stay, start again what ends of the node by itself, and stop it on SIGTERM or Ctrl-C;"
+        " for services, see `install`",
+    )  # fmt: skip
     tls = up.add_mutually_exclusive_group()
     tls.add_argument("--tls", dest="tls", action="store_const", const="tls",
                      help="encrypt all connections (remembered); makes certificates")  # fmt: skip
@@ -149,6 +160,9 @@ def _parser() -> Parser:
     tls.add_argument("--no-tls", dest="tls", action="store_const", const="",
                      help="neither any more")  # fmt: skip
     command("down", "Stop the private node; nothing of it is deleted.")
+    add_flags(
+        command("install", "Write warren-broker.service, so that systemd runs the private node.")
+    )
     command("status", "Show the private node's state, ports and management URL.")
     apply = command("apply", "Bring a broker to the declared state.", federation, broker)
     apply.add_argument(

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from broker_config import node as private
 from broker_config import options as read
+from broker_config import unit
+from broker_config.attend import attend
 from broker_config.certificates import Authority
 from broker_config.credentials import (
     Address,
@@ -24,6 +26,7 @@ from broker_config.files import private_folder
 from broker_config.home import changes
 from broker_config.home.findings import findings
 from broker_config.home.lock import alone
+from broker_config.install import starts_at_boot
 from broker_config.keys import bundled, ensure_keys, rotate_keys
 from broker_config.management import Management
 from broker_config.ports import Ports
@@ -66,9 +69,17 @@ def _alone(home: str) -> Callable[[Command], Command]:
     return decorate
 
 
-@_alone("made")
 def up(options: argparse.Namespace) -> int:
-    """Start the private node, or find it running."""
+    """Start the private node, or find it running; with ``--foreground`` stay with it."""
+    if options.foreground:
+        attend(read.home(options), lambda: _up(options))
+    else:
+        _up(options)
+    return 0
+
+
+@_alone("made")
+def _up(options: argparse.Namespace) -> int:
     federation = read.federation(options)
     ports = Ports(
         amqp=options.port or 0,
@@ -81,6 +92,8 @@ def up(options: argparse.Namespace) -> int:
             f"{home} has a federation on the broker of {other}: `broker-config up --home {other}`"
             " starts that, `broker-config apply` is for this"
         )
+    if options.replace_lost:
+        private.replace_lost(home)
     node = private.up(
         home, federation, ports, server=server, tls=options.tls, host=options.host,
         nodes=options.nodes,
@@ -90,6 +103,7 @@ def up(options: argparse.Namespace) -> int:
         *_management_rows(node),
         ("bundles", _bundles(node.home, federation)),
     )
+    _warn_of_debians_broker()
     return 0
 
 
@@ -99,6 +113,12 @@ def down(options: argparse.Namespace) -> int:
     home = read.home(options)
     stopped = private.down(home)
     _say("stopped" if stopped else f"no private node is running in {home}")
+    return 0
+
+
+def install(options: argparse.Namespace) -> int:
+    """Write the systemd unit of the private node."""
+    unit.install(read.home(options), options)
     return 0
 
 
@@ -154,6 +174,8 @@ def check(options: argparse.Namespace) -> int:
         found = findings(read.homes(options), federation, address, management)
     for difference in found:
         _say(str(difference))
+    if node is not None:
+        _warn_of_debians_broker()
     return 1 if found else 0
 
 
@@ -313,6 +335,15 @@ def _management_rows(node: private.Node) -> list[tuple[str, str]]:
 def _bundles(home: Path, federation: Federation) -> str:
     users = ",".join(("coordinator", "watcher", *federation.users))
     return str(bundle_path(home, f"{{{users}}}"))
+
+
+def _warn_of_debians_broker() -> None:
+    if starts_at_boot():
+        sys.stderr.write(
+            "broker-config: Debian's rabbitmq-server is enabled: from the next boot on it and epmd"
+            " listen on every address, and the private node needs neither (`sudo systemctl disable"
+            " rabbitmq-server epmd.socket`, unless somebody else does)\n"
+        )
 
 
 def _say(line: str) -> None:

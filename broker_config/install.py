@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PACKAGE: Final = "rabbitmq-server"
 UNITS: Final = ("rabbitmq-server.service", "epmd.service", "epmd.socket")
+_BOOTED: Final = Path("/run/systemd/system")  # where systemd is process 1, see sd_booted(3)
 POLICY: Final = Path("/usr/sbin/policy-rc.d")
 # Debian keeps servers in folders that an ordinary user's PATH does not name.
 SERVER_FOLDERS: Final = ("/usr/sbin", "/usr/local/sbin", "/usr/lib/rabbitmq/bin")
@@ -116,6 +117,22 @@ def keep_from_booting(as_root: list[str], output: IO[bytes]) -> None:
     if shutil.which("systemctl") is not None:
         for unit in UNITS:  # one by one: not every release has each
             _run([*as_root, "systemctl", "disable", unit], output)
+
+
+def starts_at_boot() -> bool:
+    """Whether Debian's broker, which does not run now, would come with the next boot.
+
+    One that runs is somebody's. So is one that we did not install, but nobody may know of it.
+    """
+    systemctl = shutil.which("systemctl")
+    if systemctl is None or not _BOOTED.is_dir():
+        return False
+
+    def says(question: str) -> bool:
+        words = [systemctl, "--quiet", question, UNITS[0]]
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+    return says("is-enabled") and not says("is-active")
 
 
 def _run(command: list[str], output: IO[bytes]) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from broker_config import boot, node_files, processes
+from broker_config.broker.cluster import MEMBERS
 from broker_config.errors import BrokerConfigError
 from broker_config.files import private_folder
 from broker_config.ports import LOOPBACK, Ports, settle
@@ -77,27 +78,49 @@ def load(first: Node, load: Load) -> list[Node]:
     return [replace(node, owner=first.home) for node in found if node is not None]
 
 
-def prepare(first: Node, nodes: int, load: Load, save: Save) -> tuple[Node, list[Node]]:
+def without_data(first: Node, load: Load) -> list[str]:
+    """The names of those members beside ``first`` whose folder is gone, or has no data."""
+    return [_name(first.name, number) for number in _bare(first, load)]
+
+
+def prepare(
+    first: Node, nodes: int, load: Load, save: Save, *, anew: bool = False
+) -> tuple[Node, list[Node]]:
     """Give each member ports and files; return ``first`` with its peers, and the members.
 
-    Those that run stay as they are.
+    Those that run stay as they are. One whose data are gone is left out, unless they are all to be
+    made ``anew``: the cluster may still count on it, and then refuses one that knows nothing.
     """
-    found = []
+    found, peers = [], []
+    bare = () if anew else _bare(first, load)
     for number in range(2, nodes + 1):
+        if number in bare:
+            peers.append(first.peers[number - 2])
+            continue
         home = private_folder(home_of(first.home, number))
         before = load(home)
         if before is not None and before.running:
             found.append(replace(before, owner=first.home))
-            continue
-        on = "" if first.host else LOOPBACK
-        ports = settle(Ports(), before.ports if before else Ports(), amqp_on=on)
-        node = replace(
-            first, home=home, owner=first.home, name=_name(first.name, number), pid=0, epmd_pid=0,
-            peers=(), ports=replace(ports, epmd=first.ports.epmd, prometheus=0),
-        )  # fmt: skip
-        found.append(save(node))
-    peers = tuple((node.ports.amqp, node.ports.management) for node in found)
-    return save(replace(first, peers=peers)), found
+        else:
+            on = "" if first.host else LOOPBACK
+            ports = settle(Ports(), before.ports if before else Ports(), amqp_on=on)
+            node = replace(
+                first, home=home, owner=first.home, name=_name(first.name, number), pid=0,
+                epmd_pid=0, peers=(), ports=replace(ports, epmd=first.ports.epmd, prometheus=0),
+            )  # fmt: skip
+            found.append(save(node))
+        peers.append((found[-1].ports.amqp, found[-1].ports.management))
+    return save(replace(first, peers=tuple(peers))), found
+
+
+def _bare(first: Node, load: Load) -> list[int]:
+    numbers = range(2, len(first.peers) + 2)
+    homes = {number: home_of(first.home, number) for number in numbers}
+    return [
+        number
+        for number, home in homes.items()
+        if (node := load(home)) is None or not node_files.has_data(node.folder)
+    ]
 
 
 def start(first: Node, members: list[Node], save: Save) -> list[Node]:
@@ -114,7 +137,7 @@ def start(first: Node, members: list[Node], save: Save) -> list[Node]:
             node.tls,
             node.host,
             authority=first.home,
-            cluster=configuration(first.name, 1 + len(members)),
+            cluster=configuration(first.name, 1 + len(first.peers)),
             cookie=(first.folder / ".erlang.cookie").read_text(),
         )
         with processes.undisturbed():
@@ -123,33 +146,50 @@ def start(first: Node, members: list[Node], save: Save) -> list[Node]:
 
 
 def grow(first: Node, members: list[Node], vhost: str, management: Management) -> None:
-    """Have every quorum queue in ``vhost`` on each of the nodes, by RabbitMQ's own command.
+    """Give the quorum queues in ``vhost`` the members that they lack, by RabbitMQ's own command.
 
-    A queue that was made when there was one node is on that one alone.
+    A queue that was made when there was one node is on that one alone. As many as RabbitMQ itself
+    gives a queue that is made in a cluster (`cluster.MEMBERS`), however many nodes there are.
 
     Raises:
         BrokerConfigError: the command fails.
     """
-    command = Path(first.server).with_name("rabbitmq-queues")
+    for row in management.get("queues", vhost) or ():
+        if row.get("type") != "quorum":
+            continue
+        has = row.get("members") or ()
+        lacking = max(0, min(MEMBERS, len(members)) - len(has))
+        for node in [node for node in members if node.name not in has][:lacking]:
+            what = f"queue {row['name']} gets no member on {node.name}"
+            words = ("add_member", "--vhost", vhost, row["name"], node.name)
+            _command(first, what, "rabbitmq-queues", *words)
+
+
+def forget(first: Node, name: str) -> None:
+    """Have the cluster of ``first`` count no longer on ``name``, whose data are gone.
+
+    Raises:
+        BrokerConfigError: the command fails.
+    """
+    what = f"the cluster does not forget {name}"
+    _command(first, what, "rabbitmqctl", "forget_cluster_node", name)
+
+
+def _command(first: Node, what: str, program: str, *words: str) -> None:
+    """Run one of RabbitMQ's own on ``first``; ``what`` is wrong if it fails."""
     environment = node_files.environment(first.folder, first.name, first.ports) | {
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "", "ERL_AFLAGS": "",
         "RABBITMQ_CTL_ERL_ARGS":
             "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
     }  # fmt: skip
-    for row in management.get("queues", vhost) or ():
-        for node in members:
-            if row.get("type") != "quorum" or node.name in row.get("members", ()):
-                continue
-            done = subprocess.run(
-                [command, "-n", first.name, "add_member", "--vhost", vhost, row["name"], node.name],
-                env=environment, cwd=first.folder, capture_output=True, text=True, check=False,
-                stdin=subprocess.DEVNULL, timeout=_COMMAND_S,
-            )  # fmt: skip
-            if done.returncode:
-                said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
-                raise BrokerConfigError(
-                    f"queue {row['name']} gets no member on {node.name}: {said[0][:200]}"
-                )
+    done = subprocess.run(
+        [Path(first.server).with_name(program), "-n", first.name, *words],
+        env=environment, cwd=first.folder, capture_output=True, text=True, check=False,
+        stdin=subprocess.DEVNULL, timeout=_COMMAND_S,
+    )  # fmt: skip
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
+        raise BrokerConfigError(f"{what}: {said[0][:200]}")
 
 
 def _name(first: str, number: int) -> str:

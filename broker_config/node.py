@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import queue
 import secrets
 import shutil
+import threading
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from broker_config import boot, members, node_files, processes
-from broker_config.broker.cluster import findings
+from broker_config.broker import cluster
 from broker_config.certificates import Authority
 from broker_config.credentials import Address, ensure_passwords, load_passwords
 from broker_config.definitions import definitions
@@ -158,7 +160,8 @@ def up(
 
     Raises:
         BrokerConfigError: a port is in use, no RabbitMQ is to be had, the node does not start, or
-            other machines are to be let in without TLS and nobody said so.
+            other machines are to be let in without TLS and nobody said so; or another node's folder
+            is gone, and the rest runs.
     """
     home = private_folder(home.resolve())
     with alone(home):
@@ -173,10 +176,51 @@ def up(
             reach = _reach(before, tls, host)
             asked = ports or Ports()
             node = _start(home, before, federation, asked, server, reach, size, deadline_s)
+        if members.without_data(node, _load):
+            node = _fill(node, size, deadline_s)
         bring_to_state(node, federation)
         if size > 1:
             _complete(node, federation)
         return node
+
+
+def replace_lost(home: Path) -> None:
+    """Have the cluster in ``home`` forget those of its nodes whose data are gone.
+
+    `up` makes others in their place.
+
+    Raises:
+        BrokerConfigError: the cluster does not run, or does not forget them.
+    """
+    home = home.resolve()
+    node = _load(home)
+    if node is None or not node.running:
+        raise BrokerConfigError(
+            "--replace-lost: the other nodes have to run for that, `broker-config up` first"
+        )
+    with alone(home):
+        for name in _lost_data(node):
+            members.forget(node, name)
+
+
+def _lost_data(node: Node) -> list[str]:
+    """The names of those members that have no data, and that the cluster counts on."""
+    with node.manage() as management:
+        known = {each.name for each in cluster.nodes(management)}
+    return [name for name in members.without_data(node, _load) if name in known]
+
+
+def _fill(node: Node, size: int, deadline_s: float) -> Node:
+    """Start the members that have no data, unless the cluster counts on theirs."""
+    if lost := _lost_data(node):
+        raise BrokerConfigError(
+            f"the data of {', '.join(lost)} are gone, and the other nodes, which run, count on"
+            f" them: put the folder below {node.home / 'nodes'} back, or `broker-config up"
+            " --replace-lost` makes another node in its place"
+        )
+    node, others = members.prepare(node, size, _load, _save, anew=True)
+    _wait_for(members.start(node, others, _save), deadline_s)
+    return node
 
 
 def _complete(node: Node, federation: Federation) -> None:
@@ -186,7 +230,9 @@ def _complete(node: Node, federation: Federation) -> None:
         every = [node, *members.load(node, _load)]
         members.grow(node, every, federation.name, management)
         processes.wait_for(
-            lambda: not [*findings(declared, management), *hazards(federation.name, management)],
+            lambda: (
+                not [*cluster.findings(declared, management), *hazards(federation.name, management)]
+            ),
             _COMPLETE_S,
         )
 
@@ -217,17 +263,40 @@ def status(home: Path) -> Status:
     others = tuple(members.load(node, _load)) if node else ()
     if node is None or not any(each.running for each in (node, *others)):
         return Status(node, running=False, version=None, members=others)
-    try:
-        with node.manage(_STATUS_S) as management:
-            return Status(node, running=True, version=management.version(), members=others)
-    except BrokerConfigError:
-        return Status(node, running=True, version=None, members=others)
+    asked = [replace(each, peers=()) for each in (node, *others) if each.running]
+    return Status(node, running=True, version=_first_version(asked), members=others)
+
+
+def _first_version(nodes: list[Node]) -> str | None:
+    """RabbitMQ's version, by whichever of ``nodes`` answers first; None if none does in time.
+
+    A node that was halted takes connections, and answers nothing.
+    """
+    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def ask(node: Node) -> None:
+        try:
+            with node.manage(_STATUS_S) as management:
+                answers.put(management.version())
+        except BrokerConfigError:
+            answers.put(None)
+
+    for node in nodes:
+        threading.Thread(target=ask, args=(node,), daemon=True).start()
+    return next((version for _ in nodes if (version := answers.get())), None)
 
 
 def pid(home: Path) -> int | None:
     """Process id of the running node in ``home``, checked to be ours; None if it is down."""
     node = _load(home.resolve())
     return node.pid if node is not None and node.running else None
+
+
+def lost(home: Path) -> list[str]:
+    """The names of the nodes in ``home`` that were started, that nobody stopped, and that ended."""
+    node = _load(home.resolve())
+    every = [node, *members.load(node, _load)] if node is not None else []
+    return [each.name for each in every if each.pid and not each.running]
 
 
 @dataclass(frozen=True)

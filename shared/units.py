@@ -1,4 +1,4 @@
-"""systemd units of the workers, and writing them where systemd looks.
+"""systemd units of the workers, and writing units where systemd looks.
 
 The units stand here and nowhere else: `deploy/systemd` is what `install` writes by default, and a
 test keeps it so.
@@ -21,8 +21,9 @@ SETTINGS: Final = "/etc/warren/warren.toml"
 # Where ProtectHome lets nothing in, or the folder's own mode does not.
 HOMES: Final = (Path("/home"), Path("/root"), Path("/run/user"))
 
-# What nothing of ours needs. A worker reads its data and settings, dials out, and writes its state.
-_CONFINED: Final = """\
+# What nothing of ours needs. A worker reads its data and settings, dials out, and writes its state;
+# a broker's node beside that lets others in.
+CONFINED: Final = """\
 NoNewPrivileges=yes
 ProtectSystem=strict
 PrivateTmp=yes
@@ -79,7 +80,7 @@ class Unit:
     """A worker as a service.
 
     ``arguments`` follow the settings file on its command line, ``where`` are lines of the unit on
-    user, folders and environment, ``confined`` what it may not do beside `_CONFINED`. ``start`` is
+    user, folders and environment, ``confined`` what it may not do beside `CONFINED`. ``start`` is
     what to type after `systemctl enable --now`.
     """
 
@@ -102,7 +103,7 @@ class Unit:
             description=self.description,
             command=f"{program} --settings {settings} {self.arguments}",
             where=where.rstrip("\n"),
-            confined="NoNewPrivileges=yes\n" if user else f"{_CONFINED}{self.confined}",
+            confined="NoNewPrivileges=yes\n" if user else f"{CONFINED}{self.confined}",
             target="default.target" if user else "multi-user.target",
         )
 
@@ -174,13 +175,18 @@ def flags(unit: Unit) -> argparse.ArgumentParser:
         help=f"the worker's settings file (default: {SETTINGS}, with --user warren/warren.toml in"
         " your ~/.config); bundles and tasks lie beside it",
     )
+    add_flags(parser)
+    return parser
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the options that every `install` has."""
     parser.add_argument(
         "--user", action="store_true", help="for your own systemd (systemctl --user), without root"
     )
     parser.add_argument("--dir", metavar="DIR", type=Path, help="write it there instead")
     parser.add_argument("--print", action="store_true", help="print it, write nothing")
     parser.add_argument("--force", action="store_true", help="replace one that was changed")
-    return parser
 
 
 def install(unit: Unit, asked: argparse.Namespace, program: Path | None = None) -> None:
@@ -194,11 +200,24 @@ def install(unit: Unit, asked: argparse.Namespace, program: Path | None = None) 
         raise ConfigError(f"--settings {settings}: systemd needs the whole path")
     program = program or Path(sys.argv[0]).resolve()
     text = unit.text(program, str(settings), str(settings.parent), user=asked.user)
+    if not asked.user and not asked.print:
+        _warn_of_homes(program, settings)
+    place(text, unit.name, asked, unit.start, f"'{unit.program}*'")
+
+
+def place(text: str, name: str, asked: argparse.Namespace, start: str, shown: str) -> None:
+    """Write the unit ``name``, or print it, as ``asked``, and say what to do next.
+
+    ``start`` is what to enable, ``shown`` what `systemctl status` is to be asked for.
+
+    Raises:
+        ConfigError: a unit that somebody changed is there, or it cannot be written.
+    """
     if asked.print:
         sys.stdout.write(text)
         return
     folder = asked.dir or (_user_folder(os.environ) if asked.user else SYSTEM_FOLDER)
-    path = folder / unit.name
+    path = folder / name
     try:
         if path.exists() and path.read_text() != text and not asked.force:
             raise ConfigError(f"{path} is there and differs: --force replaces it")
@@ -208,12 +227,10 @@ def install(unit: Unit, asked: argparse.Namespace, program: Path | None = None) 
         raise ConfigError(
             f"{path} cannot be written ({error.strerror}): be root, or --user"
         ) from None
-    if not asked.user:
-        _warn_of_homes(program, settings)
     control = "systemctl --user" if asked.user else "systemctl"
     sys.stdout.write(
         f"written: {path}\nnext:\n  {control} daemon-reload\n"
-        f"  {control} enable --now {unit.start}\n  {control} status '{unit.program}*'\n"
+        f"  {control} enable --now {start}\n  {control} status {shown}\n"
     )
 
 

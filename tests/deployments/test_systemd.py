@@ -82,6 +82,8 @@ def test_what_debian_enables_is_taken_out_of_the_next_boot(machine: SystemdMachi
     units = ("rabbitmq-server.service", "epmd.socket")
     for unit in units:
         machine.run("systemctl", "enable", unit)
+    check = ("broker-config", "check", "--home", HOME)
+    assert "Debian's rabbitmq-server is enabled" in machine.run(*check)
     program = (
         "import sys\n"
         "from broker_config.install import keep_from_booting\n"
@@ -90,6 +92,7 @@ def test_what_debian_enables_is_taken_out_of_the_next_boot(machine: SystemdMachi
     machine.run("/opt/warren/.venv/bin/python", "-c", program)
     for unit in units:
         assert machine.run("systemctl", "is-enabled", unit, check=False).strip() == "disabled"
+    assert machine.run(*check) == ""
 
 
 def test_the_journal_knows_what_is_a_warning(machine: SystemdMachine) -> None:

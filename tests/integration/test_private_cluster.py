@@ -1,7 +1,9 @@
 """A private cluster of three nodes on this machine, as `broker-config up --nodes 3` makes it."""
 
 import os
+import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -123,6 +125,55 @@ def test_what_makes_no_cluster_is_refused(
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
     assert running(node) == 3
+
+
+def test_a_halted_node_is_not_waited_for(
+    node: Node, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes connections and answers nothing; the first node is the one that would be asked."""
+    status = private.status(home)
+    assert status.node is not None
+    halted = (status.node, *status.members)
+    for each in halted:
+        os.kill(each.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert main(["status", "--home", str(home)]) == 0
+        assert time.monotonic() - began < 10
+        assert "yes, but it does not answer, 3 of 3 nodes" in capsys.readouterr().out
+    finally:
+        for each in halted:
+            os.kill(each.pid, signal.SIGCONT)
+    assert wait_for(lambda: private.status(home).version is not None, 60.0)
+
+
+def test_a_member_whose_folder_is_lost_is_said_and_can_be_replaced(
+    node: Node, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["up", "--home", str(home), "--federation", "three", "--client", "alfa"]
+    assert main(["up", "--home", str(home)]) == 0
+    sender = session(node, "alfa")
+    sender.publish([update()])
+    sender.close()
+    private.down(home)
+    shutil.rmtree(home / "nodes" / "2")
+    capsys.readouterr()
+    assert main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--replace-lost" in line
+    assert str(home / "nodes") in line
+    found = private.status(home).node
+    assert found is not None
+    assert running(found) == 2, "what there is of the cluster goes on"
+    assert not (home / "nodes" / "2").exists(), "the folder can be put back"
+    assert main([*words, "--replace-lost"]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["check", "--home", str(home)]) == 0, capsys.readouterr().out
+    again = private.status(home).node
+    assert again is not None
+    assert running(again) == 3
+    with again.manage() as management:
+        assert wait_for(lambda: management.get("queues", "three", "update").get("messages"), 20.0)
 
 
 def test_one_node_becomes_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
