@@ -158,10 +158,11 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[dev]'
 	@touch $@ $(VENV)/.examples $(VENV)/.bench
 
-# What some tests drive or ask: a browser, network namespaces, systemd's own judgement of units.
+# What some tests drive or ask: a browser, network namespaces, systemd's own judgement of units, kustomize.
 $(VENV)/.programs: | $(BIN)/python
 	@missing=; \
 	command -v chromium >/dev/null || missing="$$missing chromium fonts-dejavu-core"; \
+	command -v kubectl >/dev/null || missing="$$missing kubernetes-client"; \
 	command -v ip >/dev/null || missing="$$missing iproute2"; \
 	command -v systemd-analyze >/dev/null || missing="$$missing systemd"; \
 	[ -z "$$missing" ] || { echo "installing$$missing, for the tests" >&2; \
