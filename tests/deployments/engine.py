@@ -118,7 +118,8 @@ def engine() -> Iterator[Engine]:
 def _running(data: Path, *, own_network: bool) -> Iterator[Engine]:
     spaces = ["--mount", "--pid", "--fork", "--kill-child", "--propagation=private"]
     spaces += ["--net"] if own_network else []
-    rules = [] if own_network else ["--iptables=false", "--ip6tables=false"]
+    alone = ["--iptables=false", "--ip6tables=false", "--ip-forward=false"]
+    rules = [] if own_network else alone  # this machine's network stays as it was
     words = [str(HERE / "engine.sh"), str(UNPACKED / "root"), str(data), str(ROOT), *rules]
     with (data / "engine.log").open("wb") as log:
         outside = subprocess.Popen(["unshare", *spaces, *words], stdout=log, stderr=log)
