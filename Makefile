@@ -107,7 +107,7 @@ test: lint types imports unit ## everything that has to pass
 test-all: test deployments test-rabbitmq4 ## the same, deployments that are run, and RabbitMQ 4
 
 # Root, and a systemd: they boot one in namespaces of its own.
-deployments: $(VENV)/.dev $(VENV)/.programs ## the units as systemd runs them
+deployments: $(VENV)/.dev $(VENV)/.programs ## the units as systemd runs them, compose as an engine does
 	$(SUDO) $(BIN)/python -m pytest tests/deployments
 
 lint: $(VENV)/.dev
@@ -139,7 +139,7 @@ format: $(VENV)/.dev ## bring the code into shape
 	$(BIN)/ruff check --fix .
 
 clean: ## remove what was installed and produced here
-	rm -rf $(VENV) $(BARE) $(FLOWER) .rabbitmq4 runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(BARE) $(FLOWER) .rabbitmq4 .engine runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 # --- environments: made anew when what they are made from changes ---------------------------------
 
@@ -158,10 +158,11 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[dev]'
 	@touch $@ $(VENV)/.examples $(VENV)/.bench
 
-# What some tests drive or ask: a browser, network namespaces, systemd's own judgement of units.
+# What some tests drive or ask: a browser, network namespaces, systemd's own judgement of units, kustomize.
 $(VENV)/.programs: | $(BIN)/python
 	@missing=; \
 	command -v chromium >/dev/null || missing="$$missing chromium fonts-dejavu-core"; \
+	command -v kubectl >/dev/null || missing="$$missing kubernetes-client"; \
 	command -v ip >/dev/null || missing="$$missing iproute2"; \
 	command -v systemd-analyze >/dev/null || missing="$$missing systemd"; \
 	[ -z "$$missing" ] || { echo "installing$$missing, for the tests" >&2; \

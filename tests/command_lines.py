@@ -31,8 +31,8 @@ PROGRAMS: Final[dict[str, Callable[[list[str]], int]]] = {
 }
 # What documents name beside our own. Whatever is not here is a misspelling, until it is added.
 OTHERS: Final = re.compile(
-    r"\.|apt-get|base64|cat|cd|chmod|cp|crontab|curl|docker|echo|export|git|install|journalctl|kill|kubectl"
-    r"|loginctl|ls|mkdir|mv|rm|rsync|scp|source|ss|ssh|systemctl|systemd-analyze|tail|tar|timeout"
+    r"\.|apt-get|base64|cat|cd|chmod|cp|crontab|curl|docker|echo|export|git|helm|install|journalctl|kill"
+    r"|kubectl|loginctl|ls|mkdir|mv|rm|rsync|scp|source|ss|ssh|systemctl|systemd-analyze|tail|tar|timeout"
     r"|ufw|umask|useradd"
 )
 _FLAG: Final = re.compile(r"--[a-z][a-z0-9-]*")

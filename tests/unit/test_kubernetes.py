@@ -18,14 +18,15 @@ from client_worker.settings import ClientSettings
 from client_worker.task import TaskSource
 from coordinator_worker.settings import CoordinatorSettings
 from shared.settings import load
+from tests.documents import blocks
 from tests.processes import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
-RESOURCES = [
-    resource
-    for path in sorted(FOLDER.glob("*.yaml"))
-    for resource in yaml.safe_load_all(path.read_text())
-]
+# As `kubectl apply --kustomize` sends them: kustomize is a part of kubectl and needs no cluster.
+BUILT = subprocess.run(
+    ["kubectl", "kustomize", str(FOLDER)], stdout=subprocess.PIPE, text=True, check=True
+).stdout
+RESOURCES = [dict(resource) for resource in yaml.safe_load_all(BUILT)]
 CLUSTER = "RabbitmqCluster"
 WORKERS = {"coordinator": CoordinatorSettings, "client": ClientSettings}
 
@@ -48,6 +49,31 @@ def test_kubernetes_takes_it(resource: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(resource, version, strict=True)
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(resource | {"speck": {}}, version, strict=True)
+
+
+def test_kustomize_leaves_nothing_out() -> None:
+    plain = [
+        resource
+        for name in ("broker", "workers")
+        for resource in yaml.safe_load_all((FOLDER / f"{name}.yaml").read_text())
+    ]
+    assert len(RESOURCES) == len(plain)
+    assert all(resource in RESOURCES for resource in plain)
+
+
+def test_an_overlay_changes_what_it_names(tmp_path: Path) -> None:
+    base = os.path.relpath(FOLDER, tmp_path)
+    block = next(b for b in blocks("docs/services.md", "yaml") if "Kustomization" in b.text)
+    (tmp_path / "kustomization.yaml").write_text(block.text.replace("../deploy/kubernetes", base))
+    built = subprocess.run(
+        ["kubectl", "kustomize", str(tmp_path)], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+    changed = [r for r in yaml.safe_load_all(built) if r not in RESOURCES]
+    kinds = {(r["kind"], r["metadata"]["name"]): r["spec"] for r in changed}
+    assert set(kinds) == {(CLUSTER, "broker"), ("Deployment", "client")}
+    assert kinds[CLUSTER, "broker"]["replicas"] == 1
+    (container,) = kinds["Deployment", "client"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example/warren-client:0.1.0"
 
 
 def test_the_cluster_operator_takes_the_broker() -> None:
@@ -104,8 +130,9 @@ def test_a_slow_start_is_no_hanging_and_a_loaded_image_is_not_pulled(worker: str
 
 
 def test_everything_together_asks_for_less_than_two_processors() -> None:
-    """On one node of two: one broker node, the coordinator, four clients."""
-    asked = int(named(CLUSTER, "broker")["spec"]["resources"]["requests"]["cpu"].rstrip("m"))
+    """1.2 of them, on one machine or more: three broker nodes, the coordinator, four clients."""
+    broker = named(CLUSTER, "broker")["spec"]
+    asked = int(broker["resources"]["requests"]["cpu"].rstrip("m")) * broker["replicas"]
     for worker in WORKERS:
         each = int(container(worker)["resources"]["requests"]["cpu"].rstrip("m"))
         asked += each * int(named("Deployment", worker)["spec"]["replicas"])
