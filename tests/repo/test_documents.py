@@ -72,14 +72,14 @@ def test_every_algorithm_is_in_the_table(known: Mapping[str, object]) -> None:
 
 
 def test_the_reference_of_settings_is_current_and_every_setting_has_a_heading() -> None:
-    script = ROOT / "docs" / "settings_reference.py"
+    script = ROOT / "tools" / "settings_reference.py"
     written = subprocess.check_output([sys.executable, str(script)], text=True)
     assert written == (ROOT / "docs" / "settings.md").read_text(), "run `make settings`"
     assert f"### {OTHERS.capitalize()}" not in written
 
 
 def test_the_reference_of_docstrings_and_commands_is_current() -> None:
-    script = runpy.run_path(str(ROOT / "docs" / "api_reference.py"))
+    script = runpy.run_path(str(ROOT / "tools" / "api_reference.py"))
     text = script["reference"]()
     assert text == (ROOT / "docs" / "reference.md").read_text(), "run `make settings`"
     assert "<function" not in text
@@ -113,7 +113,7 @@ def test_the_settings_file_of_the_reference_is_one(tmp_path: Path) -> None:
 
 
 def test_the_reference_of_metrics_is_current() -> None:
-    script = ROOT / "docs" / "metrics_reference.py"
+    script = ROOT / "tools" / "metrics_reference.py"
     tables = subprocess.check_output([sys.executable, str(script)], text=True).strip().split("\n\n")
     text = (ROOT / "docs" / "metrics.md").read_text()
     assert len(tables) == 2
