@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from broker_config import options as read
-from warren_shared.config.command_line import Parser, nearest
+from warren_shared.config.command_line import Parser, add_version, nearest
 from warren_shared.errors import BrokerConfigError, ConfigError
 from warren_shared.service.subcommands import print_anything
 from warren_shared.service.systemd import add_flags
@@ -139,6 +139,7 @@ def _parser() -> Parser:
         epilog=_ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_version(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     home, federation, broker = _home(), _federation(), _broker()
 

@@ -1,4 +1,8 @@
-"""The client: takes the global model, trains on its own data, sends what training changed."""
+"""The client: takes the global model, trains on its own data, sends what training changed.
+
+What a task needs is imported from here; models without TensorFlow are in `client_worker.models`,
+ways to deal data out in `client_worker.partition`.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -8,12 +12,18 @@ from client_worker.models.numpy_model import NumpyModel
 from client_worker.tasks.task import Task
 from client_worker.training.plan import TrainingPlan
 from client_worker.training.update_rules import interpolate, replace
+from warren_shared.errors import ConfigError, WarrenError
+from warren_shared.tensors.evaluation import Evaluation, of_classes, of_scores
+from warren_shared.tensors.update import Update
 
 if TYPE_CHECKING:
     from client_worker.models.keras_model import LinearRegressionModel
+    from client_worker.tasks.feature_statistics import statistics_task
     from client_worker.tasks.keras_task import KerasTask
 
 __all__ = [
+    "ConfigError",
+    "Evaluation",
     "FederatedClient",
     "KerasTask",
     "LinearRegressionModel",
@@ -21,18 +31,24 @@ __all__ = [
     "Task",
     "TrainableModel",
     "TrainingPlan",
+    "Update",
+    "WarrenError",
     "interpolate",
+    "of_classes",
+    "of_scores",
     "replace",
+    "statistics_task",
 ]
 
-_NEEDS_TENSORFLOW = {
+_ON_DEMAND = {
     "KerasTask": "client_worker.tasks.keras_task",
     "LinearRegressionModel": "client_worker.models.keras_model",
+    "statistics_task": "client_worker.tasks.feature_statistics",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import TensorFlow only when something of it is asked for: it takes seconds."""
-    if name in _NEEDS_TENSORFLOW:
-        return getattr(import_module(_NEEDS_TENSORFLOW[name]), name)
+    """Import on demand what takes its time: TensorFlow takes seconds."""
+    if name in _ON_DEMAND:
+        return getattr(import_module(_ON_DEMAND[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

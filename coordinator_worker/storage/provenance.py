@@ -1,7 +1,6 @@
 """With which settings and programs versions are made: what the checkpoint remembers of them."""
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from coordinator_worker.aggregation.settings import AlgorithmSettings
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import Record
+from warren_shared.version import release
 
 # Beside those of the algorithm; what only says when the run ends makes no other model.
 ROUND: Final = (
@@ -32,11 +32,7 @@ def setup_of(settings: CoordinatorSettings) -> dict[str, Any]:
 
 def software() -> dict[str, str]:
     """What runs here."""
-    try:
-        warren = version("warren-fl")
-    except PackageNotFoundError:  # run from its sources
-        warren = "unknown"
-    return {"warren": warren, "python": platform.python_version(), "numpy": np.__version__}
+    return {"warren": release(), "python": platform.python_version(), "numpy": np.__version__}
 
 
 def since(setup: tuple[Record, ...], first: int, now: Record) -> tuple[Record, ...]:

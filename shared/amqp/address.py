@@ -2,8 +2,6 @@
 
 import re
 import ssl
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +19,7 @@ from warren_shared.errors import (
     WarrenError,
 )
 from warren_shared.tls import Broker, explain
+from warren_shared.version import release
 
 # RabbitMQ looks once in a heartbeat whether anything has come, and ends the connection when twice
 # in a row nothing had: a machine that goes without a word holds its place for 40 to 60 seconds.
@@ -94,7 +93,7 @@ def _parameters(broker: Broker, parts: BrokerUrl, context: ssl.SSLContext | None
             found.credentials = pika.credentials.ExternalCredentials()
             found.credentials.username = parts.user
     found.proxy = proxy_for(broker.proxy, parts)
-    found.client_properties = {"connection_name": name, "product": "Warren", "version": _version()}
+    found.client_properties = {"connection_name": name, "product": "Warren", "version": release()}
     if found.heartbeat is None:  # the URL may ask for another with ?heartbeat=SECONDS
         found.heartbeat = HEARTBEAT_S
     found.socket_timeout = found.stack_timeout = CONNECT_TIMEOUT_S
@@ -109,15 +108,6 @@ def location(*hosts: Any) -> str:
     places += f"{THROUGH}{proxy}" if proxy else ""
     user = hosts[0].credentials.username
     return f"the broker at {places}, vhost {hosts[0].virtual_host!r}, as {user!r}"
-
-
-@cache
-def _version() -> str:
-    """Ours: or the management UI would show pika's beside our name."""
-    try:
-        return metadata.version("warren-fl")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def refusal(error: Any, where: str, what: str = "") -> WarrenError:

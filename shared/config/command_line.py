@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from warren_shared.errors import ConfigError
+from warren_shared.version import release
 
 OTHERS: Final = "options"  # heading of settings that no group names
 
@@ -36,6 +37,19 @@ class Parser(argparse.ArgumentParser):
             known = [str(choice) for choice in action.choices]
             hint = nearest(str(value), known) or f"there are {', '.join(known)}"
             raise ConfigError(f"unknown command {value}: {hint}; see --help")
+
+
+class _Version(argparse.Action):
+    """Prints which release this is, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(f"{parser.prog} {release()}")  # noqa: T201
+        parser.exit()
+
+
+def add_version(made: argparse.ArgumentParser) -> None:
+    """Give a program's parser ``--version``."""
+    made.add_argument("--version", action=_Version, nargs=0, help="show the release and exit")
 
 
 def flag_of(name: str) -> str:
@@ -101,6 +115,8 @@ def parser(
         allow_abbrev=False,
         parents=[own] if own else [],
     )
+    if commands:
+        add_version(made)
     add(made, kind)
     return made
 
