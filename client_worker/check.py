@@ -60,7 +60,7 @@ class Check:
         except ConfigError as error:
             yield fail("settings", error)
             return
-        yield from (warn("settings", stray) for stray in self._settings.strays)
+        yield from (warn("settings", stray) for stray in self._settings.unknown_settings)
         yield ok("settings", f"{self._settings.user!r} in {self._settings.federation!r}")
         if self._settings.verify_keys is None:
             yield warn("keys", "models of anybody are believed: start with the bundle, --env-file")

@@ -38,7 +38,7 @@ def _take_part(argv: list[str]) -> int:
     log.configure(given.log_format, given.log_level)
     keep_freed_memory()  # before the task is imported, so that its framework's is kept as well
     worker = ClientWorker(given, TaskSource(given.task, rest))
-    say_started(given.strays)
+    say_started(given.unknown_settings)
     return worker.run()
 
 

@@ -52,7 +52,7 @@ def _settings(settings: CoordinatorSettings) -> Iterator[Finding]:
     except ConfigError as error:
         yield fail("settings", error)
         return
-    yield from (warn("settings", stray) for stray in settings.strays)
+    yield from (warn("settings", stray) for stray in settings.unknown_settings)
     yield ok("settings", f"coordinator of {settings.federation!r}, quorum {settings.quorum}")
     if signer is None:
         yield warn("keys", "models are not signed: start with the bundle, --env-file")

@@ -52,7 +52,7 @@ def _coordinate(argv: list[str]) -> int:
     log.configure(given.log_format, given.log_level)
     keep_freed_memory(one_arena=True)
     worker = CoordinatorWorker(given) if given.parent is None else _region(given)
-    say_started(given.strays)
+    say_started(given.unknown_settings)
     return worker.run()
 
 

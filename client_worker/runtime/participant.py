@@ -65,7 +65,7 @@ class WorkerContext(Protocol):
 
 
 class Participant:
-    """A client with a mailbox, a task and a memory of its own; ``look`` is all that it does."""
+    """A client: its mailbox, task and state; ``process_mailbox`` is all that it does."""
 
     def __init__(
         self, settings: ClientSettings, source: TaskSource, context: WorkerContext
@@ -125,7 +125,7 @@ class Participant:
         """Make the task now, so that its faults show at once."""
         self._make_client({})
 
-    def look(self) -> None:
+    def process_mailbox(self) -> None:
         """Do whatever is to do.
 
         Raises TaskFailed if the user's code failed too often, ConfigError for what cannot get
@@ -381,11 +381,9 @@ class Participant:
         self._failures = 0
         self._trained = (manifest.run, manifest.version)
         self._memory.trained(update, manifest.version)
-        self._hand_in(update, manifest, manifest.version, phases)
+        self._submit(update, manifest, manifest.version, phases)
 
-    def _hand_in(
-        self, update: Update, manifest: ModelManifest, known: int, phases: Timings
-    ) -> None:
+    def _submit(self, update: Update, manifest: ModelManifest, known: int, phases: Timings) -> None:
         """Publish ``update`` to ``manifest``'s model, unless it is too late to count.
 
         ``known``: the newest version that was taken from the mailbox.

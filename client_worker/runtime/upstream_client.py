@@ -127,7 +127,7 @@ class _Above(Participant):
         base, self._begun = result.base, None
         self._trained = (base.run, base.version)
         if base.run == newest.run:
-            self._hand_in(result.update, base, newest.version, phases)
+            self._submit(result.update, base, newest.version, phases)
         else:
             log.warning("update_dropped", "the federation above has begun another run")
         return True

@@ -167,7 +167,7 @@ class ClientWorker:
             return
         try:
             with self._busy:
-                participant.look()
+                participant.process_mailbox()
         except (ConfigError, TaskFailed) as error:
             participant.has_ended = True
             self._failure = self._failure or error

@@ -142,8 +142,8 @@ def _says_more(state: State) -> bool:
 class Outcome:
     """What became of a delivery.
 
-    ``whole`` is a transfer that is complete and valid; ``settled`` are deliveries that need not
-    come again; ``evaluated`` says what the final model is worth, ``failed`` what keeps a client
+    ``whole`` is a transfer that is complete and valid; ``acknowledgeable`` are deliveries that need
+    not come again; ``evaluated`` says what the final model is worth, ``failed`` what keeps a client
     from its work;
     ``rejected`` says why something must not count, ``client`` who sent it.
     """
@@ -152,7 +152,7 @@ class Outcome:
     join: Join | None = None
     failed: Failed | None = None
     evaluated: Evaluated | None = None
-    settled: tuple[int, ...] = ()
+    acknowledgeable: tuple[int, ...] = ()
     rejected: Rejected | None = None
     client: str | None = None
     base_version: int | None = None
@@ -242,7 +242,7 @@ class Intake:
         """
         if delivery.unreadable:
             rejected = Rejected("malformed", "its AMQP headers cannot be decoded")
-            return Outcome(settled=(delivery.tag,), rejected=rejected, client=delivery.user)
+            return Outcome(acknowledgeable=(delivery.tag,), rejected=rejected, client=delivery.user)
         try:
             outcome = self._judged(delivery, state)
         except OSError:
@@ -250,7 +250,7 @@ class Intake:
         except Exception as error:
             log.exception("unforeseen", "a delivery of %s is rejected", delivery.user, error=error)
             rejected = Rejected("malformed", f"it cannot be judged: {type(error).__name__}")
-            return Outcome(settled=(delivery.tag,), rejected=rejected, client=delivery.user)
+            return Outcome(acknowledgeable=(delivery.tag,), rejected=rejected, client=delivery.user)
         if outcome.rejected is not None:
             _forget_frames(outcome.rejected)
         return outcome
@@ -261,7 +261,7 @@ class Intake:
             if isinstance(message, Sealed):
                 message, data = decode(self._opener.open(message, data, delivery.user), READER)
         except Rejected as rejected:
-            return Outcome(settled=(delivery.tag,), rejected=rejected, client=delivery.user)
+            return Outcome(acknowledgeable=(delivery.tag,), rejected=rejected, client=delivery.user)
         try:
             match message:
                 case Chunk():
@@ -271,7 +271,7 @@ class Intake:
                 case Join() | Failed() | Evaluated():
                     return self._word(message, delivery, state)
                 case Probe() if delivery.user == COORDINATOR_USER:
-                    return Outcome(settled=(delivery.tag,), client=COORDINATOR_USER)
+                    return Outcome(acknowledgeable=(delivery.tag,), client=COORDINATOR_USER)
                 case _:
                     raise Rejected("malformed", f"a client may not send a {message.kind}")
         except Rejected as rejected:
@@ -280,7 +280,7 @@ class Intake:
             if rejected.reason == "identity":
                 client = delivery.user  # whoever it claims to be is not remembered anywhere
             return Outcome(
-                settled=(delivery.tag,),
+                acknowledgeable=(delivery.tag,),
                 rejected=rejected,
                 client=client if speaks_for(delivery.user or "", client or "") else delivery.user,
                 base_version=base_version,
@@ -297,19 +297,19 @@ class Intake:
         if isinstance(message, Failed):
             if not self._failures.take(client):
                 raise Rejected("flood", "it says again and again that it failed")
-            return Outcome(failed=message, settled=(delivery.tag,), client=client)
+            return Outcome(failed=message, acknowledgeable=(delivery.tag,), client=client)
         self._can_read(client, delivery.reads, state)
         if not self._joins.take(client):
             raise Rejected("flood", "it asks for the model again and again")
-        return Outcome(join=message, settled=(delivery.tag,), client=client)
+        return Outcome(join=message, acknowledgeable=(delivery.tag,), client=client)
 
     def _evaluated(self, message: Evaluated, delivery: Delivery, state: State | None) -> Outcome:
         """What the final model is worth; of another version or run it comes too late."""
         self._policy.check_examples(message.evaluation.num_examples)
-        settled = (delivery.tag,)
+        acknowledgeable = (delivery.tag,)
         if state is None or (message.run, message.version) != (state.run, state.version):
-            return Outcome(settled=settled, client=message.client, orphan=True)
-        return Outcome(evaluated=message, settled=settled, client=message.client)
+            return Outcome(acknowledgeable=acknowledgeable, client=message.client, orphan=True)
+        return Outcome(evaluated=message, acknowledgeable=acknowledgeable, client=message.client)
 
     def _vouch(self, client: str, federation: str, user: str | None) -> None:
         if user is None:
@@ -353,7 +353,7 @@ class Intake:
             asked = self._admission.was_asked(manifest.client)
             # Another's came first, or the coordinator before us had asked: it joins again.
             if state is not None if asked else delivery.redelivered:
-                return Outcome(settled=(delivery.tag,), client=manifest.client, orphan=True)
+                return Outcome(acknowledgeable=(delivery.tag,), client=manifest.client, orphan=True)
             if not asked:
                 raise Rejected("unasked", "nobody asked it for initial weights")
             self._admission.check_size(manifest.size_bytes)
@@ -363,7 +363,7 @@ class Intake:
         elif (again := self._came_again(manifest.transfer, 0, delivery)) is not None:
             return again
         elif self._is_known(manifest, state):
-            return Outcome(settled=(delivery.tag,), client=manifest.client, orphan=True)
+            return Outcome(acknowledgeable=(delivery.tag,), client=manifest.client, orphan=True)
         else:
             arrival = self._admit(manifest, state)
         namesake = self._arriving.get(manifest.transfer)
@@ -373,7 +373,7 @@ class Intake:
         self._arriving[manifest.transfer] = arrival
         self._senders[manifest.transfer] = delivery.user or ""
         outcome = self._add(arrival, 0, data, delivery, state)
-        return replace(outcome, settled=(*superseded, *outcome.settled))
+        return replace(outcome, acknowledgeable=(*superseded, *outcome.acknowledgeable))
 
     def _is_known(self, manifest: UpdateManifest, state: State) -> bool:
         """Whether this contribution is in the model, or waiting to be: then it came twice."""
@@ -415,10 +415,12 @@ class Intake:
         arrival = self._arriving.get(chunk.transfer)
         if arrival is None or self._senders[chunk.transfer] != delivery.user:
             # The rest of a transfer that was rejected, superseded, or known already.
-            return Outcome(settled=(delivery.tag,), client=delivery.user, orphan=True)
+            return Outcome(acknowledgeable=(delivery.tag,), client=delivery.user, orphan=True)
         if isinstance(arrival.manifest, InitialManifest) and state is not None:
-            settled = (*self._forget(chunk.transfer), delivery.tag)  # another's came first
-            return Outcome(settled=settled, client=arrival.manifest.client, orphan=True)
+            acknowledgeable = (*self._forget(chunk.transfer), delivery.tag)  # another's came first
+            return Outcome(
+                acknowledgeable=acknowledgeable, client=arrival.manifest.client, orphan=True
+            )
         return self._add(arrival, chunk.index, data, delivery, state)
 
     def _came_again(self, transfer: str, index: int, delivery: Delivery) -> Outcome | None:
@@ -433,7 +435,7 @@ class Intake:
         if held is None or held.user != delivery.user or index >= len(held.tags):
             return None
         replaced, held.tags[index] = held.tags[index], delivery.tag
-        return Outcome(settled=(replaced,), client=held.client, orphan=True)
+        return Outcome(acknowledgeable=(replaced,), client=held.client, orphan=True)
 
     def _add(
         self,
@@ -452,15 +454,15 @@ class Intake:
             if whole and state is not None and isinstance(manifest, UpdateManifest):
                 self._bound.check(sqrt(arrival.sum_of_squares), state)
         except Rejected as rejected:
-            settled = tuple(self._forget(manifest.transfer))
+            acknowledgeable = tuple(self._forget(manifest.transfer))
             return Outcome(
-                settled=settled,
+                acknowledgeable=acknowledgeable,
                 rejected=rejected,
                 client=manifest.client,
                 base_version=base_version,
             )
         if not whole:
-            return Outcome(client=manifest.client, settled=tuple(self._make_room(state)))
+            return Outcome(client=manifest.client, acknowledgeable=tuple(self._make_room(state)))
         self._drop(manifest.transfer)
         if isinstance(manifest, UpdateManifest) and state is not None:
             # As late as it is now that it counts; a round may have closed since its manifest came.

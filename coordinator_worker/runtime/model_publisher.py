@@ -73,11 +73,11 @@ class ModelPublisher:
         self._outgoing = self._announce(weights)
         self._weights = weights
 
-    def describe(self, **manifest: Any) -> None:
+    def set_header(self, **manifest: Any) -> None:
         """Change what the next model's manifest says: version, final, …"""
         self._manifest |= manifest
 
-    def hold(self) -> None:
+    def hold_last_chunk(self) -> None:
         """Publish all of the next model but its last message, until ``release``."""
         self._may_end.clear()
 

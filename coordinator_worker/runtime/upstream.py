@@ -89,7 +89,7 @@ class Relay(ModelPublisher):
         self._may_end.wait()  # until it is in the checkpoint
         model = self._region.exchange(mine)
         mine.buffer[:] = model.weights.buffer
-        self.describe(final=model.manifest.final, local=model.manifest.local)
+        self.set_header(final=model.manifest.final, local=model.manifest.local)
         super().set_weights(mine)
 
 

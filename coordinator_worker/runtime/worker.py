@@ -210,7 +210,7 @@ class CoordinatorWorker:
             return ()
         final.add(outcome.evaluated)
         self._epoch = item.epoch
-        return outcome.settled
+        return outcome.acknowledgeable
 
     def _judge(self, judged: Judged) -> None:
         """Keep what ``--evaluate`` said; the next checkpoint has it."""
@@ -429,7 +429,7 @@ class CoordinatorWorker:
         self._epoch = item.epoch
         outcome = self._intake.receive(item, self._state)
         self._missing.heard(outcome.client, item.reads)
-        if self._state is None and not outcome.settled:
+        if self._state is None and not outcome.acknowledgeable:
             self._initial_weights.moved()
         if outcome.join is not None:
             self._welcome(outcome.join)
@@ -441,8 +441,8 @@ class CoordinatorWorker:
             self._remember(partial(roster.rejected, client=outcome.client or ""))
         if outcome.whole is not None:
             self._take(outcome.whole)
-        if outcome.settled:
-            self._loop.updates.acknowledge(outcome.settled, item.epoch)
+        if outcome.acknowledgeable:
+            self._loop.updates.acknowledge(outcome.acknowledgeable, item.epoch)
         if outcome.client == COORDINATOR_USER and self._state is not None:
             self._tell_the_missing(self._state)
 
@@ -554,10 +554,10 @@ class CoordinatorWorker:
             self._coordinator.average_into(weights)
         if self._model_publisher is None:
             raise RuntimeError("a round closed before there was a model")
-        self._model_publisher.describe(
+        self._model_publisher.set_header(
             version=version, final=self._finished, local=self._learning.local_at(version)
         )
-        self._model_publisher.hold()
+        self._model_publisher.hold_last_chunk()
         send = closed.phases.timing("publish", self._coordinator.send)
         sending = self._sender.submit(send, weights)
         self._audit.aggregated(version, closed.entries, record.get("diverged"))

@@ -63,32 +63,32 @@ class AckTracker:
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self._tags: dict[int, None] = {}
-        self._settled: deque[list[int]] = deque()
+        self._acks: deque[list[int]] = deque()
 
     def add(self, tag: int) -> None:
         """Another delivery has come."""
         self._tags[tag] = None
 
-    def settled(self, tags: Iterable[int]) -> bool:
+    def record_acks(self, tags: Iterable[int]) -> bool:
         """Note, on any thread, that ``tags`` are done with; True if nothing waited before them."""
-        self._settled.append(list(tags))
-        return len(self._settled) == 1
+        self._acks.append(list(tags))
+        return len(self._acks) == 1
 
-    def settle(self) -> tuple[int, list[int]]:
+    def take_acks(self) -> tuple[int, list[int]]:
         """Forget what is settled; return the last of those that can go in one acknowledgement
         (0: none) with all before it, and the others.
 
         A round's deliveries are mostly all there are: one acknowledgement up to the last of them
         instead of a thousand, each of which a quorum queue would write to its log.
         """
-        settled: set[int] = set()
-        while self._settled:
-            settled.update(tag for tag in self._settled.popleft() if tag in self._tags)
+        acked: set[int] = set()
+        while self._acks:
+            acked.update(tag for tag in self._acks.popleft() if tag in self._tags)
         last = 0
         for tag in self._tags:
-            if tag not in settled:
+            if tag not in acked:
                 break
             last = tag
-        for tag in settled:
+        for tag in acked:
             del self._tags[tag]
-        return last, sorted(tag for tag in settled if tag > last)
+        return last, sorted(tag for tag in acked if tag > last)

@@ -193,7 +193,7 @@ class Session:
     def acknowledge(self, tags: Iterable[int], epoch: int) -> None:
         """Acknowledge deliveries of ``epoch``; those of a lost connection come again instead."""
         known = self._unacknowledged
-        if epoch == known.epoch and known.settled(tags):
+        if epoch == known.epoch and known.record_acks(tags):
             self._call(partial(self._acknowledge, known))
 
     def reopen(self) -> None:
@@ -459,7 +459,7 @@ class Session:
         wanted.on_delivery(delivery(self.epoch, method, properties, body, waited=waited > 0))
 
     def _acknowledge(self, known: AckTracker) -> None:
-        last, others = known.settle()
+        last, others = known.take_acks()
         if not self._ready or known.epoch != self.epoch or not self._channel.is_open:
             return
         if last:

@@ -68,7 +68,7 @@ class WorkerSettings(BaseSettings):
     # The kind of bundle that this program takes, and what to call the program; "": any.
     BUNDLE_OF: ClassVar[tuple[str, str]] = ("", "")
 
-    _strays: tuple[str, ...] = PrivateAttr(())
+    _unknown_settings: tuple[str, ...] = PrivateAttr(())
 
     broker_url: str = Field(
         description="the broker, as amqp://user:password@host:port/federation; the user is who"
@@ -141,14 +141,14 @@ class WorkerSettings(BaseSettings):
         """``environment`` without what another worker on this machine left in it."""
         return environment
 
-    def note_strays(self, lines: list[str]) -> None:
+    def note_unknown_settings(self, lines: list[str]) -> None:
         """Remember what the environment has that was meant as a setting and is none."""
-        self._strays = tuple(lines)
+        self._unknown_settings = tuple(lines)
 
     @property
-    def strays(self) -> tuple[str, ...]:
+    def unknown_settings(self) -> tuple[str, ...]:
         """Lines about variables that are no settings, though they look as if they should be."""
-        return self._strays
+        return self._unknown_settings
 
     @property
     def broker(self) -> Broker:
@@ -233,7 +233,7 @@ def load(
         if allowed:
             given_to = bundle_owner.variables(bundle)
             bundle_owner.refuse_others(made.user, given_to, allowed=allowed, whose=whose)
-        made.note_strays(unknown_env.warnings(kind, names))
+        made.note_unknown_settings(unknown_env.warnings(kind, names))
     return made, [*found.task, *rest]
 
 

@@ -31,12 +31,12 @@ def run(program: str, main: Callable[[], int | None]) -> int:
         return 130
 
 
-def say_started(strays: Iterable[str]) -> None:
+def say_started(unknown_settings: Iterable[str]) -> None:
     """Log that all is imported and read: from now on it is the broker that is waited for.
 
-    ``strays`` are lines about variables that look like settings and are none.
+    ``unknown_settings`` are lines about variables that look like settings and are none.
     """
-    for line in strays:
+    for line in unknown_settings:
         log.warning("stray_setting", "%s", line)
     log.info("started", "connecting to the broker; reads protocols %d to %d", OLDEST, PROTOCOL)
 

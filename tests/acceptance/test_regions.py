@@ -73,8 +73,8 @@ raise SystemExit(cli.main())
 DEATHS = (
     "Store save before 3",
     "Store save after 3",
-    "Above _hand_in before 3",
-    "Above _hand_in after 3",
+    "Above _submit before 3",
+    "Above _submit after 3",
     "Origin put before 3",
     "Origin put after 3",
     "ModelPublisher set_weights before 3",

@@ -71,7 +71,7 @@ class Coordinator:
         self.check(outcome, user)
         if outcome.whole is not None:
             self.take(outcome.whole)
-        self.settle(outcome.settled)
+        self.settle(outcome.acknowledgeable)
         if self.round.updates >= self.policy.quorum:
             self.close()
         assert self.staging._held_bytes <= max(self.staging.memory_bytes, 0) + (1 << 20)

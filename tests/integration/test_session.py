@@ -368,7 +368,7 @@ def test_an_acknowledgement_after_the_consumer_was_cancelled_is_harmless(
 
     def cancelled_and_then_acknowledged() -> None:
         known = session._unacknowledged
-        known.settled([first.tag])
+        known.record_acks([first.tag])
         session._cancelled(None)
         session._acknowledge(known)
 

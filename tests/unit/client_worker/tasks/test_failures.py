@@ -80,7 +80,7 @@ class WorkerContext:
         for tag, body in enumerate(bodies, start=1):
             delivery = Delivery(memoryview(body), tag, 1, "coordinator", redelivered=False)
             self.one.mailbox.deliver(delivery)
-        self.one.look()
+        self.one.process_mailbox()
 
     def model(self, version: int) -> None:
         weights = Weights.of([np.zeros(2)])
@@ -101,7 +101,7 @@ def context() -> WorkerContext:
     made = WorkerContext()
     made.one.prepare()
     made.one.lease("alfa")
-    made.one.look()
+    made.one.process_mailbox()
     return made
 
 
@@ -124,7 +124,7 @@ def test_a_failure_is_told_with_its_traceback_and_tried_again_after_a_pause(
     [(pause, over)] = context.later
     assert pause == PAUSES_S[0]
     over()
-    context.one.look()
+    context.one.process_mailbox()
     assert context.kinds()[2:] == ["join", "update"]
     assert context.published[-1][1].base_version == 2
 

@@ -71,7 +71,7 @@ def test_an_update_is_whole_with_its_last_chunk_and_keeps_its_deliveries() -> No
     queue = Queue()
     first, second = (queue.deliver(body) for body in bodies())
     assert first.whole is None
-    assert first.settled == second.settled == ()
+    assert first.acknowledgeable == second.acknowledgeable == ()
     assert second.whole is not None
     assert second.whole.tags == [1, 2]
     assert second.whole.staleness_weight == 1.0
@@ -100,7 +100,7 @@ def test_an_absurd_update_is_refused_when_it_is_whole_and_leaves_nothing() -> No
     assert first.rejected is None
     assert second.rejected is not None
     assert second.rejected.reason == "norm"
-    assert second.settled == (1, 2)
+    assert second.acknowledgeable == (1, 2)
     assert second.whole is None
     queue.intake = Intake("f", Policy(quorum=9), staging(), bound=UpdateNormLimit("1e6"))
     assert [queue.deliver(body) for body in bodies()][1].whole is not None
@@ -121,7 +121,7 @@ def test_an_update_that_came_twice_is_whole_once() -> None:
         queue.deliver(body)
     again = [queue.deliver(body) for body in bodies()]
     assert [outcome.whole for outcome in again] == [None, None]
-    assert [outcome.settled for outcome in again] == [(3,), (4,)]
+    assert [outcome.acknowledgeable for outcome in again] == [(3,), (4,)]
     assert [outcome.rejected for outcome in again] == [None, None]
 
 
@@ -129,7 +129,7 @@ def test_an_update_that_is_in_the_model_is_acknowledged_without_a_word() -> None
     queue = Queue()
     queue.state = replace(STATE, version=6, applied={"alfa": frozenset({5})})
     outcomes = [queue.deliver(body) for body in bodies()]
-    assert [outcome.settled for outcome in outcomes] == [(1,), (2,)]
+    assert [outcome.acknowledgeable for outcome in outcomes] == [(1,), (2,)]
     assert not any(outcome.whole or outcome.rejected for outcome in outcomes)
 
 
@@ -138,7 +138,9 @@ def test_after_a_lost_link_the_same_update_is_whole_again() -> None:
     first, second = bodies()
     queue.deliver(first)
     queue.intake.reset()
-    assert queue.deliver(second).settled == (2,), "its first chunk is gone, so it is an orphan"
+    assert queue.deliver(second).acknowledgeable == (2,), (
+        "its first chunk is gone, so it is an orphan"
+    )
     queue.intake.reset()
     queue.deliver(first)
     assert queue.deliver(second).whole is not None
@@ -157,7 +159,7 @@ def test_a_client_that_begins_again_lets_its_unfinished_transfer_go() -> None:
     queue = Queue()
     queue.deliver(bodies()[0])
     first, second = (queue.deliver(body) for body in bodies())
-    assert first.settled == (1,)
+    assert first.acknowledgeable == (1,)
     assert second.whole is not None
     assert second.whole.tags == [2, 3]
     assert queue.intake.incomplete == 1
@@ -186,8 +188,8 @@ def test_a_manifest_that_must_not_count_is_rejected_before_its_data_is_kept(
     outcome = queue.deliver(first, user)
     assert outcome.rejected is not None
     assert outcome.rejected.reason == reason
-    assert outcome.settled == (1,)
-    assert queue.deliver(second, user).settled == (2,)
+    assert outcome.acknowledgeable == (1,)
+    assert queue.deliver(second, user).acknowledgeable == (2,)
 
 
 def test_a_replica_speaks_for_its_place_in_the_fleet_and_no_other_user_does() -> None:
@@ -209,7 +211,7 @@ def test_what_comes_again_is_held_by_its_newest_delivery_until_the_round_closes(
     whole = [queue.deliver(body).whole for body in sent][-1]
     assert whole is not None
     again = [queue.deliver(body) for body in sent]
-    assert [outcome.settled for outcome in again] == [(1,), (2,)]
+    assert [outcome.acknowledgeable for outcome in again] == [(1,), (2,)]
     assert [outcome.whole for outcome in again] == [None, None]
     assert whole.tags == [3, 4], "the round acknowledges these, once a checkpoint has it"
 
@@ -217,7 +219,7 @@ def test_what_comes_again_is_held_by_its_newest_delivery_until_the_round_closes(
 def test_a_second_copy_under_another_id_is_not_needed() -> None:
     queue = Queue()
     whole = [queue.deliver(body).whole for body in bodies()][-1]
-    assert [queue.deliver(body).settled for body in bodies()] == [(3,), (4,)]
+    assert [queue.deliver(body).acknowledgeable for body in bodies()] == [(3,), (4,)]
     assert whole is not None
     assert whole.tags == [1, 2]
 
@@ -228,7 +230,7 @@ def test_what_is_in_the_model_is_let_go_when_it_comes_again() -> None:
         queue.deliver(body)
     queue.state = STATE.after(STATE.weights, [("alfa", 5)], {}, 3)
     queue.intake.round_closed(queue.state)
-    assert [queue.deliver(body).settled for body in sent] == [(3,), (4,)]
+    assert [queue.deliver(body).acknowledgeable for body in sent] == [(3,), (4,)]
 
 
 def test_nan_is_rejected_with_all_deliveries_settled() -> None:
@@ -242,7 +244,7 @@ def test_nan_is_rejected_with_all_deliveries_settled() -> None:
     outcomes = [queue.deliver(body) for body in bodies_of(Outgoing(manifest, bad.buffer))]
     assert outcomes[1].rejected is not None
     assert outcomes[1].rejected.reason == "not-finite"
-    assert outcomes[1].settled == (1, 2)
+    assert outcomes[1].acknowledgeable == (1, 2)
 
 
 def test_a_late_update_counts_with_its_weight() -> None:
@@ -274,7 +276,7 @@ def test_a_client_may_join_and_may_not_play_the_coordinator() -> None:
     queue = Queue()
     joined = queue.deliver(encode(Join(federation="f", client="alfa")))
     assert joined.join is not None
-    assert joined.settled == (1,)
+    assert joined.acknowledgeable == (1,)
     notice = queue.deliver(encode(Notice(notice="join")))
     assert notice.rejected is not None
     assert notice.rejected.reason == "malformed"
@@ -300,7 +302,7 @@ def test_every_delivery_has_one_fate_whatever_order_messages_come_in(
         # A resent manifest is a new transfer of the same contribution.
         body = bodies(client)[0] if resend and index == 0 else SENT[client][index]
         outcome = queue.deliver(body, client)
-        fates.update(outcome.settled)
+        fates.update(outcome.acknowledgeable)
         if outcome.whole is not None:
             held.append(outcome.whole.tags)
             whole[outcome.client, outcome.base_version] += 1
@@ -321,7 +323,7 @@ def test_a_transfer_under_an_id_that_is_taken_does_not_touch_the_other() -> None
     outcome = queue.deliver(bodies("bravo", transfer="ab" * 8)[0], "bravo")
     assert outcome.rejected is not None
     assert outcome.rejected.reason == "transfer"
-    assert outcome.settled == (2,)
+    assert outcome.acknowledgeable == (2,)
     whole = queue.deliver(second, "alfa").whole
     assert whole is not None
     assert whole.tags == [1, 3]
@@ -331,7 +333,7 @@ def test_a_transfer_that_is_sent_again_under_its_own_id_begins_anew() -> None:
     queue = Queue()
     first, second = bodies()
     queue.deliver(first)
-    assert queue.deliver(first).settled == (1,)
+    assert queue.deliver(first).acknowledgeable == (1,)
     whole = queue.deliver(second).whole
     assert whole is not None
     assert whole.tags == [2, 3]
@@ -348,14 +350,14 @@ def test_a_rejection_that_supersedes_still_says_which_update_it_was() -> None:
     outcome = queue.deliver(bodies_of(Outgoing(manifest, bad.buffer))[0])
     assert outcome.rejected is not None
     assert (outcome.client, outcome.base_version) == ("alfa", 5)
-    assert outcome.settled == (1, 2)
+    assert outcome.acknowledgeable == (1, 2)
 
 
 def test_bytes_that_are_no_message_are_rejected_in_their_senders_name() -> None:
     outcome = Queue().deliver(b"rubbish")
     assert outcome.rejected is not None
     assert (outcome.rejected.reason, outcome.client) == ("malformed", "alfa")
-    assert outcome.settled == (1,)
+    assert outcome.acknowledgeable == (1,)
 
 
 WRONG = bodies(digest=7)
@@ -438,7 +440,7 @@ def test_unfinished_initial_weights_are_let_go_when_there_is_a_model() -> None:
     queue.deliver(initial()[0])
     assert queue.intake.round_closed(STATE) == [1]
     queue.state = STATE
-    assert queue.deliver(initial()[1]).settled == (2,)
+    assert queue.deliver(initial()[1]).acknowledgeable == (2,)
 
 
 SMALL = Weights.of([np.zeros(CHUNK_BYTES // 4 + 8, np.float32)])
@@ -514,7 +516,7 @@ class ExactlyOnce(RuleBasedStateMachine):
             if self.policy.closes(self.round.updates):
                 self.close_round(crash)
                 return
-        self.acknowledge(outcome.settled)
+        self.acknowledge(outcome.acknowledgeable)
 
     def close_round(self, crash: str) -> None:
         if crash == "before the checkpoint":
@@ -612,7 +614,7 @@ def test_a_clients_failure_is_believed_of_whoever_may_speak_for_it() -> None:
     outcome = queue.deliver(said)
     assert outcome.failed is not None
     assert outcome.failed.reason == "KeyError: 'age'"
-    assert (outcome.client, outcome.settled) == ("alfa", (1,))
+    assert (outcome.client, outcome.acknowledgeable) == ("alfa", (1,))
     for user, reason in (("bravo", "identity"), (None, "identity")):
         refused = queue.deliver(said, user)
         assert refused.rejected is not None
@@ -661,13 +663,13 @@ def test_initial_weights_that_come_after_the_first_take_no_room() -> None:
     queue = Queue()
     queue.state = None
     first, second = initial(WEIGHTS.layout)
-    assert queue.deliver(first).settled == ()
+    assert queue.deliver(first).acknowledgeable == ()
     queue.state = STATE
     outcome = queue.deliver(second)
-    assert outcome.settled == (1, 2)
+    assert outcome.acknowledgeable == (1, 2)
     assert outcome.rejected is None, "it was asked"
     assert not queue.intake._arriving
-    assert queue.deliver(first).settled == (3,)
+    assert queue.deliver(first).acknowledgeable == (3,)
 
 
 def test_initial_weights_are_no_larger_than_there_is_room_for() -> None:
@@ -687,7 +689,7 @@ def test_what_the_coordinator_before_us_had_asked_for_is_no_fault() -> None:
     body = initial(WEIGHTS.layout)[0]
     again = Delivery(memoryview(body), 1, 1, "alfa", redelivered=True)
     outcome = queue.intake.receive(again, None)
-    assert (outcome.rejected, outcome.settled) == (None, (1,))
+    assert (outcome.rejected, outcome.acknowledgeable) == (None, (1,))
 
 
 def test_unfinished_transfers_do_not_keep_the_broker_from_delivering(
@@ -701,10 +703,10 @@ def test_unfinished_transfers_do_not_keep_the_broker_from_delivering(
     for number in range(200):
         outcome = queue.deliver(bodies(f"phone.{number}")[0], user="phone")
         held.add(number + 2)
-        held -= set(outcome.settled)
+        held -= set(outcome.acknowledgeable)
         assert len(held) <= 15
         assert held == {t for a in queue.intake._arriving.values() for t in a.tags}
-    assert honest.settled == ()
+    assert honest.acknowledgeable == ()
     assert 1 in held, "the fleet gives way to its own"
 
 
@@ -714,6 +716,6 @@ def test_of_many_that_are_under_way_the_one_that_stands_still_gives_way(
     monkeypatch.setattr(intake, "MAX_UNACKNOWLEDGED", 9 * 2 + 20)
     queue = Queue()
     outcomes = [queue.deliver(bodies(f"c{n}")[0], user=f"c{n}") for n in range(16)]
-    assert [outcome.settled for outcome in outcomes] == [()] * 15 + [(1,)]
+    assert [outcome.acknowledgeable for outcome in outcomes] == [()] * 15 + [(1,)]
     assert queue.intake.incomplete == 1
     assert queue.deliver(bodies("c3")[1], user="c3").orphan

@@ -210,7 +210,7 @@ def test_updates_from_what_was_rolled_back_do_not_count_however_late_they_may_be
         assert "rolled back" in outcome.rejected.detail
     elif fate is None:  # alfa's update to version 5 is in version 6, and came again
         assert outcome.rejected is None
-        assert outcome.settled
+        assert outcome.acknowledgeable
     else:
         assert outcome.whole is not None
 

@@ -14,35 +14,35 @@ def known(*tags: int) -> AckTracker:
 
 def test_what_is_settled_in_order_is_one_acknowledgement() -> None:
     tags = known(1, 2, 3, 4)
-    assert tags.settled([1, 2])
-    assert not tags.settled([3])  # somebody is on the way already
-    assert tags.settle() == (3, [])
-    assert tags.settled([4])
-    assert tags.settle() == (4, [])
+    assert tags.record_acks([1, 2])
+    assert not tags.record_acks([3])  # somebody is on the way already
+    assert tags.take_acks() == (3, [])
+    assert tags.record_acks([4])
+    assert tags.take_acks() == (4, [])
 
 
 def test_what_waits_for_its_round_is_not_acknowledged_with_what_came_after() -> None:
     tags = known(1, 2, 3, 4)
-    tags.settled([1, 3, 4, 99])
-    assert tags.settle() == (1, [3, 4])
-    tags.settled([2])
-    assert tags.settle() == (2, [])
+    tags.record_acks([1, 3, 4, 99])
+    assert tags.take_acks() == (1, [3, 4])
+    tags.record_acks([2])
+    assert tags.take_acks() == (2, [])
 
 
 def test_two_threads_lose_none_and_wake_the_other_whenever_it_sleeps() -> None:
     tags, wakes, taken = known(*range(1, 20_001)), threading.Semaphore(0), set[int]()
 
-    def settle() -> None:
+    def take_acks() -> None:
         while len(taken) < 20_000 and wakes.acquire(timeout=10):
-            last, others = tags.settle()
+            last, others = tags.take_acks()
             taken.update(others, range(1, last + 1))
 
-    thread = threading.Thread(target=settle)
+    thread = threading.Thread(target=take_acks)
     thread.start()
     every = list(range(1, 20_001))
     while every:
         some = [every.pop(0) for _ in range(min(len(every), 1 + len(every) % 7))]
-        if tags.settled(some):
+        if tags.record_acks(some):
             wakes.release()
     thread.join()
     assert len(taken) == 20_000
