@@ -11,7 +11,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 .DEFAULT_GOAL := help
 .PHONY: help demo screenshots settings heart-disease credit-default fashion-phones air-quality \
 	linear-regression bench bench-short experiments \
-	chaos cluster fuzz soak property admin-crashes test test-all deployments test-rabbitmq4 lint types imports unit format clean
+	chaos cluster fuzz soak property admin-crashes check test test-all deployments test-rabbitmq4 lint types imports unit format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -101,6 +101,12 @@ settings: $(VENV)/.dev ## write what is written from the code: settings, metrics
 	@$(BIN)/python tools/api_reference.py > docs/reference.md
 	@$(BIN)/python tools/metrics_reference.py --write
 	@$(BIN)/python deploy/grafana/dashboard.py
+
+# Which are all slow: not even to be imported.
+WITH_TENSORFLOW := test_keras test_random_models test_labels test_export test_public_names
+
+check: lint types imports ## before each commit: format, types, rooms, and the fast unit tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -q -m "not slow" -n 2 $(WITH_TENSORFLOW:%=--ignore-glob='*%*')
 
 test: lint types imports unit ## everything that has to pass
 

@@ -185,6 +185,7 @@ def nested(rows: int) -> st.SearchStrategy[Any]:
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(st.data(), st.integers(4, 40))
 def test_any_nesting_of_arrays_has_as_many_examples_as_rows(data: Any, rows: int) -> None:

@@ -593,7 +593,7 @@ def refused_while_fresh(
     return any(base is None or version - base <= policy.max_staleness for _, base in rejected)
 
 
-TestExactlyOnce = ExactlyOnce.TestCase
+TestExactlyOnce = pytest.mark.slow(ExactlyOnce.TestCase)
 TestExactlyOnce.settings = settings(max_examples=60, deadline=None, stateful_step_count=40)
 
 

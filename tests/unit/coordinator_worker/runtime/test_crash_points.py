@@ -228,6 +228,7 @@ def live(folder: Path, broker: Broker, effects: int, first: bool, sight: int) ->
         process._store.give_back()  # as the system does
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans(), st.integers(0, 12)), max_size=12))
 def test_cut_off_after_any_effect_every_update_counts_once(

@@ -45,6 +45,7 @@ def test_any_bytes(data: bytes) -> None:
     decoder.run(data)
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.binary(max_size=200), st.binary(max_size=60))
 def test_any_properties_and_headers_in_frames_as_the_broker_sends_them(
@@ -55,6 +56,7 @@ def test_any_properties_and_headers_in_frames_as_the_broker_sends_them(
     decoder.run(decoder.FRAMED + properties + decoder.BUILT + body)
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.sampled_from(decoder.HEADERS), st.data())
 def test_a_header_with_anything_in_it(header: dict[str, object], data: st.DataObject) -> None:

@@ -128,6 +128,7 @@ def federation(aggregator: str, optimizer: str, *, late: bool) -> tuple[float, f
     return lowest, auc
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True], ids=["synchronous", "late"])
 @pytest.mark.parametrize("aggregator", AGGREGATORS)
 def test_no_server_optimizer_makes_a_variance_negative_or_a_model_worse(
