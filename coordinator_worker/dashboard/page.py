@@ -11,10 +11,10 @@ from warren_shared import strict_json
 SCRIPTS: Final = ("draw.js", "charts.js", "tables.js", "page.js")
 
 
-def page(picture: Mapping[str, Any] | None = None) -> tuple[bytes, str]:
+def page(view: Mapping[str, Any] | None = None) -> tuple[bytes, str]:
     """The HTML and the policy that it is to be served with.
 
-    With ``picture`` it is a page to keep, which shows that and asks for no more.
+    With ``view`` it is a page to keep, which shows that and asks for no more.
     """
     style = _part("page.css")
     script = "\n".join(map(_part, SCRIPTS))
@@ -23,9 +23,9 @@ def page(picture: Mapping[str, Any] | None = None) -> tuple[bytes, str]:
         " connect-src 'self'; base-uri 'none'; form-action 'none'"
     )
     kept = ""
-    if picture is not None:
+    if view is not None:
         # An own line of data, never a script; "<" could end it, and is written otherwise.
-        data = strict_json.dumps(picture).replace("<", "\\u003c")
+        data = strict_json.dumps(view).replace("<", "\\u003c")
         kept = f'<script type="application/json" id="kept">{data}</script>'
     html = _part("page.html")
     for name, text in (("POLICY", policy), ("STYLE", style), ("KEPT", kept), ("SCRIPT", script)):

@@ -1,4 +1,4 @@
-"""What browsers are shown: the newest picture, at most twice a second, however many look on."""
+"""What browsers are shown: the newest view, at most twice a second, however many look on."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ STILL_THERE_S: Final = 10.0
 
 
 class Frames:
-    """The picture of ``follower`` as server-sent events, made once for all when it ``changed``.
+    """The view of ``follower`` as server-sent events, made once for all when it ``changed``.
 
     Nobody has a backlog: who is slow is given the newest frame when it is ready for one.
     """
@@ -48,9 +48,9 @@ class Frames:
                 self._news.wait_for(lambda: self._closing, PAUSE_S)
 
     def newest(self) -> bytes:
-        """The picture as it is now, as JSON."""
+        """The view as it is now, as JSON."""
         with self._follower.lock:
-            whole = self._follower.picture.as_dict()
+            whole = self._follower.view.as_dict()
             notice = self._follower.notice
             silence_s = self._follower.silence_s
         told = {"now": time.time(), "notice": notice, "silence_s": silence_s, "picture": whole}

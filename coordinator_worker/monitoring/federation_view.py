@@ -328,10 +328,10 @@ _TAKES: Final[Mapping[str, Callable[[FederationView, Event], None]]] = {
 }
 
 
-def silence(picture: FederationView, seconds: float) -> str:
+def silence(view: FederationView, seconds: float) -> str:
     """What to say when a coordinator that gives signs of life has not for ``seconds``."""
-    if picture.finished or picture.stopped or not picture.alive_s:
+    if view.finished or view.stopped or not view.alive_s:
         return ""
-    if seconds < SILENT_AFTER * picture.alive_s:
+    if seconds < SILENT_AFTER * view.alive_s:
         return ""
     return f"no sign of the coordinator for {seconds:.0f} s"

@@ -101,18 +101,18 @@ def _written(body: bytes) -> FederationView:
 
 
 class Follower(AbstractContextManager["Follower"]):
-    """A picture of a federation that is kept current, through lost connections and events too.
+    """A view of a federation that is kept current, through lost connections and events too.
 
     It begins with the coordinator's last word, and with that again when an event was missed: they
     are numbered. ``changed(event)`` is called after each event, on a thread of ours, and with an
-    empty event when anything may be different. Use ``picture`` while holding ``lock``. ``notice``
+    empty event when anything may be different. Use ``view`` while holding ``lock``. ``notice``
     says what is amiss with the following itself, if something is.
     """
 
     def __init__(
         self, broker: str | Broker, name: str, changed: Callable[[dict[str, Any]], None]
     ) -> None:
-        self.picture = FederationView()
+        self.view = FederationView()
         self.lock: AbstractContextManager[Any] = threading.RLock()
         self.notice = ""
         self._heard = time.monotonic()  # when the coordinator gave its last sign
@@ -120,7 +120,7 @@ class Follower(AbstractContextManager["Follower"]):
         self._looked = threading.Event()
         self._left = threading.Event()
         self._recent: list[dict[str, Any]] | None = []  # since we began to look; None: we do not
-        self._known = 0.0  # time of the picture then
+        self._known = 0.0  # time of the view then
         self._watch = Watch(broker, self._take, name, on_ready=self._ready, on_lost=self._lost)
 
     @property
@@ -129,7 +129,7 @@ class Follower(AbstractContextManager["Follower"]):
         return time.monotonic() - self._heard
 
     def __enter__(self) -> "Follower":
-        """Begin to follow; returns when the picture shows what was before."""
+        """Begin to follow; returns when the view shows what was before."""
         self._watch.__enter__()
         self._looked.wait(LOOK_S)
         return self
@@ -150,7 +150,7 @@ class Follower(AbstractContextManager["Follower"]):
         self._changed({})
 
     def _begin_to_look(self, recent: list[dict[str, Any]]) -> None:
-        self._known, self._recent = self.picture.time, recent
+        self._known, self._recent = self.view.time, recent
 
     def _take(self, event: dict[str, Any]) -> None:
         with self.lock:
@@ -160,7 +160,7 @@ class Follower(AbstractContextManager["Follower"]):
             elif self._misses_before(event):
                 self._begin_to_look([event])
                 threading.Thread(target=self._look, args=(LAST_WORD_S,), daemon=True).start()
-            self.picture.apply(event)
+            self.view.apply(event)
         self._changed(event)
 
     def _misses_before(self, event: dict[str, Any]) -> bool:
@@ -168,16 +168,16 @@ class Follower(AbstractContextManager["Follower"]):
 
         A coordinator that was started again counts from 1: what is newer than all that we know and
         has a number that we had is one of another count. One that is not newer was in the
-        picture with which we began.
+        view with which we began.
         """
-        had, number = self.picture.number, int(event.get("number", 0))
+        had, number = self.view.number, int(event.get("number", 0))
         if not had or not number:
             return False
-        return number > had + 1 or (number <= had and self._is_newer(event, self.picture))
+        return number > had + 1 or (number <= had and self._is_newer(event, self.view))
 
     @staticmethod
-    def _is_newer(event: dict[str, Any], picture: FederationView) -> bool:
-        return float(event.get("time", 0.0)) > picture.time
+    def _is_newer(event: dict[str, Any], view: FederationView) -> bool:
+        return float(event.get("time", 0.0)) > view.time
 
     def _look(self, after_s: float = 0.0) -> None:
         """Begin with the last word, and until it has all that we missed with the next one.
@@ -208,7 +208,7 @@ class Follower(AbstractContextManager["Follower"]):
         recent = self._recent or []
         if found is None or found.time < self._known:
             return not recent
-        found.succeeds(self.picture)
+        found.succeeds(self.view)
         # Before they are fed, for that moves the number on. The last word of a coordinator that was
         # killed has a higher number than the first events of the next one, and knows none of them.
         joins = (
@@ -221,5 +221,5 @@ class Follower(AbstractContextManager["Follower"]):
                 found.apply(event)
         if not recent:
             self._heard = time.monotonic() - max(0.0, time.time() - found.time)
-        self.picture = found
+        self.view = found
         return joins

@@ -96,7 +96,7 @@ class RunReporter:
             self._say_all_rejected(reason)
 
     def _say_all_rejected(self, reason: str) -> None:
-        version = self._events.ask(lambda picture: picture.version)
+        version = self._events.ask(lambda view: view.version)
         if version == self._rejected_in:
             return
         self._rejected_in = version
@@ -118,7 +118,7 @@ class RunReporter:
 
     def waiting(self, updates: int) -> None:
         """The open round has waited long for ``updates`` to become enough: say whom for."""
-        version, waiting = self._events.ask(lambda picture: (picture.version, picture.waiting()))
+        version, waiting = self._events.ask(lambda view: (view.version, view.waiting()))
         words = in_words(updates, self._quorum, waiting)
         log.warning("round_waiting", "%s", words, version=version + 1)
         named = [list(one) for one in waiting[:MAX_NAMED]]

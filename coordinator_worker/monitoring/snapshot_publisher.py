@@ -1,7 +1,7 @@
 """The last word for those who come later: the queue ``event.state`` holds one message, the newest.
 
 A watcher may not ask, for it may not publish; and what it missed will not come again. So the
-coordinator leaves the whole picture there, at most once a second, and a late-comer looks at it
+coordinator leaves the whole view there, at most once a second, and a late-comer looks at it
 without taking it out.
 """
 
@@ -20,17 +20,17 @@ from warren_shared.naming import STATE_QUEUE
 T = TypeVar("T")
 
 PAUSE_S: Final = 1.0
-# A picture of a thousand clients takes some 50 ms: not more than every twentieth of our time.
+# A view of a thousand clients takes some 50 ms: not more than every twentieth of our time.
 SHARE: Final = 20
 AT_ONCE: Final = frozenset({"federation.finished", "coordinator.stopped"})
 
 
 class SnapshotPublisher:
-    """Posts the picture of the events through ``session``; for any thread."""
+    """Posts the view of the events through ``session``; for any thread."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._picture = FederationView()
+        self._view = FederationView()
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
         self._next = 0.0  # monotonic: not before then
@@ -38,19 +38,19 @@ class SnapshotPublisher:
     def begin(self, state: State) -> None:
         """The events to come are about ``state``."""
         with self._lock:
-            known = (self._picture.run, self._picture.version)
+            known = (self._view.run, self._view.version)
             if known != (state.run, state.version):
-                self._picture.resume(state)
+                self._view.resume(state)
 
     def ask(self, question: Callable[[FederationView], T]) -> T:
-        """What ``question`` finds in the picture; for any thread."""
+        """What ``question`` finds in the view; for any thread."""
         with self._lock:
-            return question(self._picture)
+            return question(self._view)
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Take an event; what it changes is posted at once or after a pause."""
         with self._lock:
-            self._picture.apply(event)
+            self._view.apply(event)
             if event["event"] in AT_ONCE:
                 self._post()
             elif self._timer is None:
@@ -69,7 +69,7 @@ class SnapshotPublisher:
 
     def _post(self) -> None:
         began = time.monotonic()
-        body = strict_json.dumps(self._picture.as_dict()).encode()
+        body = strict_json.dumps(self._view.as_dict()).encode()
         self._session.post(
             Publication(
                 "",

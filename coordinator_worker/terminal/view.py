@@ -1,4 +1,4 @@
-"""A picture of a federation as a table in a terminal, as wide and as high as there is room."""
+"""A view of a federation as a table in a terminal, as wide and as high as there is room."""
 
 import threading
 import time
@@ -28,12 +28,12 @@ LINES: Final = 12  # of a board that is not told how high it may be, above and b
 
 
 class Source(Protocol):
-    """Whoever keeps a picture current; ``notice`` says if something is amiss with that.
+    """Whoever keeps a view current; ``notice`` says if something is amiss with that.
 
     ``silence_s``: seconds since the coordinator was heard of.
     """
 
-    picture: FederationView
+    view: FederationView
     lock: AbstractContextManager[Any]
     notice: str
 
@@ -45,9 +45,9 @@ class Source(Protocol):
 
 @dataclass
 class Still:
-    """A picture that only its board feeds."""
+    """A view that only its board feeds."""
 
-    picture: FederationView = field(default_factory=FederationView)
+    view: FederationView = field(default_factory=FederationView)
     lock: AbstractContextManager[Any] = field(default_factory=threading.RLock)
     notice: str = ""
     silence_s: float = 0.0
@@ -65,15 +65,15 @@ class TerminalView:
         self._source = source or Still()
 
     @property
-    def picture(self) -> FederationView:
+    def view(self) -> FederationView:
         """What is drawn."""
-        return self._source.picture
+        return self._source.view
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Take one event."""
         with self._source.lock:
-            self.picture.apply(event)
-            if self.picture.finished:
+            self.view.apply(event)
+            if self.view.finished:
                 self.finished.set()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -87,72 +87,72 @@ class TerminalView:
         return Measurement(options.max_width, options.max_width)
 
     def _drawn(self, width: int, height: int | None) -> RenderableType:
-        picture = self.picture
+        view = self.view
         above: list[RenderableType] = [
-            self._head(picture),
-            _quorum(picture, width),
-            *_metrics(picture, width),
+            self._head(view),
+            _quorum(view, width),
+            *_metrics(view, width),
         ]
         above += [
             Text(line, "bold red", no_wrap=True)
-            for said in _troubles(picture)
+            for said in _troubles(view)
             for line in wrap(plain(said), width)[:MAX_LINES]
         ]
         if notice := self._source.notice:
             above.append(Text(plain(notice), "yellow", no_wrap=True))
-        below = _refusals(picture)
-        rows = picture.rows()
+        below = _refusals(view)
+        rows = view.rows()
         room = len(rows) if height is None else height - len(above) - len(below) - 4
         if room < len(rows):
             shown = rows[: max(MIN_ROWS, room - 1)]
             rest = [_others(rows[len(shown) :])]
         else:
             shown, rest = sorted(rows, key=lambda row: row.name), []
-        return Group(*above, Text(), fitted(_columns(picture, shown), width), *rest, *below)
+        return Group(*above, Text(), fitted(_columns(view, shown), width), *rest, *below)
 
-    def _head(self, picture: FederationView) -> Text:
+    def _head(self, view: FederationView) -> Text:
         words = Text(no_wrap=True, overflow="ellipsis")
         words.append(plain(self.title), "bold")
-        words.append(f"  version {picture.version}", "bold cyan")
-        if picture.run:
-            words.append(f"  run {plain(picture.run)}", "dim")
-        if picture.finished:
+        words.append(f"  version {view.version}", "bold cyan")
+        if view.run:
+            words.append(f"  run {plain(view.run)}", "dim")
+        if view.finished:
             words.append("  finished", "bold green")
-        elif silent := silence(picture, self._source.silence_s):
+        elif silent := silence(view, self._source.silence_s):
             words.append(f"  {silent}", "bold red")
-        elif picture.stopped:
+        elif view.stopped:
             words.append("  the coordinator has stopped", "bold yellow")
         return words
 
 
-def _quorum(picture: FederationView, width: int) -> Table:
-    have, need = picture.quorum
+def _quorum(view: FederationView, width: int) -> Table:
+    have, need = view.quorum
     line = Table.grid(padding=(0, 2, 0, 0))
     cells: list[RenderableType] = [
         "quorum",
         ProgressBar(total=need, completed=min(have, need), width=min(BAR, width // 4)),
         Text(f"{have} of {need}", "bold"),
     ]
-    if picture.opened and not picture.finished:
-        cells.append(Text(f"since {_ago(picture.opened)}", no_wrap=True))
-    if picture.rounds and "seconds" in picture.rounds[-1]:
-        cells.append(Text(f"last round {duration(picture.rounds[-1]['seconds'])}", no_wrap=True))
+    if view.opened and not view.finished:
+        cells.append(Text(f"since {_ago(view.opened)}", no_wrap=True))
+    if view.rounds and "seconds" in view.rounds[-1]:
+        cells.append(Text(f"last round {duration(view.rounds[-1]['seconds'])}", no_wrap=True))
     if width >= WIDE:
-        cells.append(Text(_traffic(picture), no_wrap=True))
+        cells.append(Text(_traffic(view), no_wrap=True))
     line.add_row(*cells)
     return line
 
 
-def _traffic(picture: FederationView) -> str:
-    return f"up {size(picture.bytes_up)}, down {size(picture.bytes_down)}"
+def _traffic(view: FederationView) -> str:
+    return f"up {size(view.bytes_up)}, down {size(view.bytes_down)}"
 
 
-def _metrics(picture: FederationView, width: int) -> list[Text]:
+def _metrics(view: FederationView, width: int) -> list[Text]:
     """The newest figures of all clients together, each with how it has gone, as many as fit."""
     words = Text(no_wrap=True)
-    last = picture.rounds[-1]["metrics"] if picture.rounds else {}
+    last = view.rounds[-1]["metrics"] if view.rounds else {}
     for name in last:
-        gone = [r["metrics"][name] for r in picture.rounds if name in r["metrics"]]
+        gone = [r["metrics"][name] for r in view.rounds if name in r["metrics"]]
         bars = sparkline(gone, 10 if width < WIDE else 20)
         more = Text.assemble(
             (f"{plain(name)} ", "dim"), (figure(last[name]), "bold"), (f" {bars}   ", "cyan")
@@ -160,20 +160,20 @@ def _metrics(picture: FederationView, width: int) -> list[Text]:
         if len(words) + len(more) <= width:
             words.append_text(more)
     lines = [words] if words else []
-    return lines if width >= WIDE else [*lines, Text(_traffic(picture), "dim")]
+    return lines if width >= WIDE else [*lines, Text(_traffic(view), "dim")]
 
 
-def _troubles(picture: FederationView) -> list[str]:
-    return list(picture.trouble.values())
+def _troubles(view: FederationView) -> list[str]:
+    return list(view.trouble.values())
 
 
-def _refusals(picture: FederationView) -> list[Text]:
+def _refusals(view: FederationView) -> list[Text]:
     """How much was rejected, and the newest reasons."""
-    if not picture.rejected:
+    if not view.rejected:
         return []
-    counted = ", ".join(f"{n} {plain(reason)}" for reason, n in picture.reasons.most_common(4))
-    lines = [Text(f"rejected {picture.reasons.total()}: {counted}", "red", no_wrap=True)]
-    for told in list(picture.rejected)[: -REFUSALS - 1 : -1]:
+    counted = ", ".join(f"{n} {plain(reason)}" for reason, n in view.reasons.most_common(4))
+    lines = [Text(f"rejected {view.reasons.total()}: {counted}", "red", no_wrap=True)]
+    for told in list(view.rejected)[: -REFUSALS - 1 : -1]:
         said = f"  {plain(told['client'])}, {_ago(told['time'])} ago: {plain(told['detail'])}"
         lines.append(Text(said, "dim", no_wrap=True, overflow="ellipsis"))
     return lines
@@ -188,7 +188,7 @@ def _others(rows: list[Row]) -> Text:
     return Text(f"{words}, {away} rounds missed", "dim", no_wrap=True, overflow="ellipsis")
 
 
-def _columns(picture: FederationView, rows: list[Row]) -> list[Column]:
+def _columns(view: FederationView, rows: list[Row]) -> list[Column]:
     clients = [row.client for row in rows]
     names = [Text(plain(row.name), "bold red" if row.refused else "") for row in rows]
     for name in names:
@@ -217,7 +217,7 @@ def _columns(picture: FederationView, rows: list[Row]) -> list[Column]:
         Column("examples", [_or_not(c.examples, str(c.examples)) for c in clients], optional=True),
         *(
             Column(plain(name), [Text(figure(c.metrics.get(name))) for c in clients], optional=True)
-            for name in picture.metrics
+            for name in view.metrics
             if any(name in c.metrics for c in clients)
         ),
     ]

@@ -142,15 +142,15 @@ def _facts(runs: dict[int, Run], study: Study, seconds: float, version: str) -> 
         "rounds": study.rounds,
         "clients": len(study.names),
         "seeds": len(runs),
-        "updates_folded": sum(board.picture.updates for board in boards),
-        "bytes_up": sum(board.picture.bytes_up for board in boards),
-        "bytes_down": sum(board.picture.bytes_down for board in boards),
+        "updates_folded": sum(board.view.updates for board in boards),
+        "bytes_up": sum(board.view.bytes_up for board in boards),
+        "bytes_down": sum(board.view.bytes_down for board in boards),
         "seconds": seconds,
         "broker": {"version": version},
         "coordinator": {
             "rss_bytes": max(run.coordinator_rss_bytes for run in runs.values()),
             "seconds_to_consuming": max(run.seconds_to_consuming for run in runs.values()),
         },
-        "traffic": f"up {size(sum(b.picture.bytes_up for b in boards))},"
-        f" down {size(sum(b.picture.bytes_down for b in boards))}",
+        "traffic": f"up {size(sum(b.view.bytes_up for b in boards))},"
+        f" down {size(sum(b.view.bytes_down for b in boards))}",
     }

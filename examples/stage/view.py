@@ -62,7 +62,7 @@ class View:
         if self._live is None:
             metrics = event["metrics"].items()
             figures = ", ".join(f"{name} {value:.4f}" for name, value in metrics)
-            traffic = f"up {size(board.picture.bytes_up)}, down {size(board.picture.bytes_down)}"
+            traffic = f"up {size(board.view.bytes_up)}, down {size(board.view.bytes_down)}"
             print(f"{board.title}, round {event['version']}: {figures}; {traffic}", flush=True)
 
     def __rich__(self) -> RenderableType:

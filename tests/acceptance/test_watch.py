@@ -119,12 +119,12 @@ def test_who_comes_late_sees_at_once_and_then_follows(place: Place) -> None:
             round_closed(events, version)
         seen(place.urls["watcher"], lambda picture: picture.version == 5)
         with Follower(place.urls["watcher"], "late", lambda _event: changed.set()) as follower:
-            assert len(follower.picture.rounds) == 5
+            assert len(follower.view.rounds) == 5
             assert follower.notice == ""
             round_closed(events, 6)
-            until(lambda: follower.picture.version == 6, changed)
-            assert [record["version"] for record in follower.picture.rounds] == list(range(1, 7))
-            assert follower.picture.bytes_up == 60
+            until(lambda: follower.view.version == 6, changed)
+            assert [record["version"] for record in follower.view.rounds] == list(range(1, 7))
+            assert follower.view.bytes_up == 60
 
 
 class Forgetful(Session):
@@ -149,9 +149,9 @@ def test_an_event_that_was_missed_is_made_up_for(place: Place) -> None:
         round_closed(events, 2)
         session.forgets = False
         round_closed(events, 3)
-        until(lambda: len(follower.picture.rounds) == 3, changed)
-        assert [record["version"] for record in follower.picture.rounds] == [1, 2, 3]
-        assert follower.picture.bytes_up == 30
+        until(lambda: len(follower.view.rounds) == 3, changed)
+        assert [record["version"] for record in follower.view.rounds] == [1, 2, 3]
+        assert follower.view.bytes_up == 30
     session.close()
 
 
@@ -167,7 +167,7 @@ def test_what_a_coordinator_that_began_anew_did_before_it_was_heard_is_made_up_f
             round_closed(events, version)
         seen(place.urls["watcher"], lambda picture: picture.version == 3)
     with Follower(place.urls["watcher"], "late", lambda _event: changed.set()) as follower:
-        assert follower.picture.number == 13
+        assert follower.view.number == 13
         session = Forgetful(place.urls["coordinator"], "coordinator")
         session.start(patience_s=10.0)
         again = Events(session, EventBus(), federation=place.name)
@@ -176,9 +176,9 @@ def test_what_a_coordinator_that_began_anew_did_before_it_was_heard_is_made_up_f
             round_closed(again, version)
         session.forgets = False
         round_closed(again, 6)
-        until(lambda: len(follower.picture.rounds) == 6, changed)
-        assert [record["version"] for record in follower.picture.rounds] == list(range(1, 7))
-        assert (follower.picture.number, follower.picture.version) == (6, 6)
+        until(lambda: len(follower.view.rounds) == 6, changed)
+        assert [record["version"] for record in follower.view.rounds] == list(range(1, 7))
+        assert (follower.view.number, follower.view.version) == (6, 6)
         session.close()
 
 
@@ -192,17 +192,17 @@ def test_a_coordinator_that_is_killed_and_started_again_leaves_no_gap_with_a_wat
         Follower(place.urls["watcher"], "long", lambda _event: changed.set()) as follower,
     ):
         federated(place, tmp_path, started, rounds=40)
-        until(lambda: follower.picture.version >= 3, changed)
+        until(lambda: follower.view.version >= 3, changed)
         started[-1].kill()
-        before = follower.picture.number
+        before = follower.view.number
         started.append(Worker("coordinator-worker", place.urls["coordinator"], *words))
-        until(lambda: follower.picture.finished and follower.picture.stopped, changed)
-        until(lambda: len(follower.picture.rounds) == 40, changed)
-        versions = [record["version"] for record in follower.picture.rounds]
+        until(lambda: follower.view.finished and follower.view.stopped, changed)
+        until(lambda: len(follower.view.rounds) == 40, changed)
+        versions = [record["version"] for record in follower.view.rounds]
         last = fetch_snapshot(place.urls["watcher"], "test")
         assert last is not None
         assert versions == list(range(1, 41))
-        assert follower.picture.number == last.number
+        assert follower.view.number == last.number
         assert before > 3
 
 
@@ -228,7 +228,7 @@ def test_a_watcher_whose_connection_was_cut_sees_what_it_missed(place: Place) ->
                 place.management.delete("connections", name)
             until(lambda: "the broker is away; trying again" in notices, changed)
             round_closed(events, 2)
-            until(lambda: len(follower.picture.rounds) == 2 and not follower.notice, changed)
+            until(lambda: len(follower.view.rounds) == 2 and not follower.notice, changed)
 
 
 def test_many_look_at_the_same_time_and_all_see(place: Place) -> None:

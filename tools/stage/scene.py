@@ -75,7 +75,7 @@ class Scene:
     def until(self, wanted: Callable[[FederationView], bool]) -> FederationView:
         """Wait until the federation is as ``wanted``."""
         deadline = time.monotonic() + DEADLINE_S
-        while not wanted(found := self.picture()):
+        while not wanted(found := self.view()):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"it does not come to that: see the logs in {self.home}")
             time.sleep(PAUSE_S)

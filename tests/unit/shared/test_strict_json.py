@@ -29,16 +29,16 @@ def test_nothing_that_is_written_for_others_is_written_in_another_way() -> None:
 
 
 def test_a_late_comer_sees_nan_where_the_coordinator_saw_it() -> None:
-    picture = FederationView()
+    view = FederationView()
     common = {"time": 1.0, "number": 1, "federation": "f"}
     metrics = {"loss": nan, "eval_auc": 0.5}
     accepted = {"client": "alfa", "base_version": 0, "examples": 1, "metrics": metrics}
     accepted["quorum"] = [1, 2]
-    picture.apply({"event": "client.joined", "client": "alfa", **common})
-    picture.apply({"event": "update.accepted.alfa", "version": 0, **accepted, **common})
+    view.apply({"event": "client.joined", "client": "alfa", **common})
+    view.apply({"event": "update.accepted.alfa", "version": 0, **accepted, **common})
     closed = {"version": 1, "updates": 1, "metrics": metrics, "clients": {"alfa": {}}}
-    picture.apply({"event": "round.closed", **closed, **common})
-    late = FederationView.of(json.loads(strict_json.dumps(picture.as_dict())))
+    view.apply({"event": "round.closed", **closed, **common})
+    late = FederationView.of(json.loads(strict_json.dumps(view.as_dict())))
     late.apply(json.loads(strict_json.dumps({"event": "round.closed", **closed, **common})))
     for found in (*late.rounds, late.clients["alfa"]):
         figures = found["metrics"] if isinstance(found, dict) else found.metrics

@@ -46,35 +46,35 @@ def rejected(client: str, reason: str = "stale") -> dict[str, Any]:
 
 
 def picture_of(*events: dict[str, Any]) -> FederationView:
-    picture = FederationView()
+    view = FederationView()
     for event in events:
-        picture.apply(event)
-    return picture
+        view.apply(event)
+    return view
 
 
-def row(picture: FederationView, client: str) -> Row:
-    (found,) = [row for row in picture.rows() if row.name == client]
+def row(view: FederationView, client: str) -> Row:
+    (found,) = [row for row in view.rows() if row.name == client]
     return found
 
 
 def test_a_client_is_as_late_as_the_rounds_that_it_was_not_in() -> None:
-    picture = picture_of(published(0), accepted("alfa", 1), accepted("bravo", 1), closed(1))
+    view = picture_of(published(0), accepted("alfa", 1), accepted("bravo", 1), closed(1))
     for version in (2, 3, 4):
         for event in (accepted("alfa", version), closed(version), published(version)):
-            picture.apply(event)
-    assert (row(picture, "alfa").status, row(picture, "alfa").behind) == ("in", 0)
-    bravo = row(picture, "bravo")
+            view.apply(event)
+    assert (row(view, "alfa").status, row(view, "alfa").behind) == ("in", 0)
+    bravo = row(view, "bravo")
     assert (bravo.status, bravo.behind, bravo.missed) == ("late", 3, 3)
     assert bravo.client.strip(4) == "0..."
-    assert [row.name for row in picture.rows()] == ["bravo", "alfa"]
+    assert [row.name for row in view.rows()] == ["bravo", "alfa"]
 
 
 def test_what_a_client_missed_before_it_came_is_not_held_against_it() -> None:
-    picture = picture_of(
+    view = picture_of(
         published(0), closed(1), closed(2), {"event": "client.joined", "client": "late"},
         accepted("late", 3), closed(3), closed(4),
     )  # fmt: skip
-    assert row(picture, "late").missed == 1
+    assert row(view, "late").missed == 1
 
 
 def test_staleness_is_counted_once_for_each_round_a_client_is_in() -> None:
@@ -83,84 +83,84 @@ def test_staleness_is_counted_once_for_each_round_a_client_is_in() -> None:
 
 
 def test_the_share_of_data_is_that_of_all_examples() -> None:
-    picture = picture_of(accepted("alfa", 1, examples=30), accepted("bravo", 1, examples=10))
-    assert row(picture, "alfa").share == 0.75
+    view = picture_of(accepted("alfa", 1, examples=30), accepted("bravo", 1, examples=10))
+    assert row(view, "alfa").share == 0.75
 
 
 def test_a_refused_update_is_marked_and_a_stranger_gets_no_line() -> None:
-    picture = picture_of(published(0), accepted("alfa", 1), closed(1), rejected("alfa"))
-    picture.apply(rejected("nobody"))
-    picture.apply(closed(2))
-    assert row(picture, "alfa").client.strip(2) == "0x"
-    assert row(picture, "alfa").missed == 1
-    assert len(picture.rows()) == 1
-    assert picture.reasons == {"stale": 2}
+    view = picture_of(published(0), accepted("alfa", 1), closed(1), rejected("alfa"))
+    view.apply(rejected("nobody"))
+    view.apply(closed(2))
+    assert row(view, "alfa").client.strip(2) == "0x"
+    assert row(view, "alfa").missed == 1
+    assert len(view.rows()) == 1
+    assert view.reasons == {"stale": 2}
 
 
 def test_another_run_begins_anew_and_keeps_the_clients() -> None:
-    picture = picture_of(published(0), accepted("alfa", 1), closed(1), rejected("alfa"))
-    picture.apply(published(0, run="bb"))
-    assert (picture.run, picture.version, len(picture.rounds)) == ("bb", 0, 0)
-    assert (picture.reasons, picture.staleness) == ({}, {})
-    assert row(picture, "alfa").status == "silent"
+    view = picture_of(published(0), accepted("alfa", 1), closed(1), rejected("alfa"))
+    view.apply(published(0, run="bb"))
+    assert (view.run, view.version, len(view.rounds)) == ("bb", 0, 0)
+    assert (view.reasons, view.staleness) == ({}, {})
+    assert row(view, "alfa").status == "silent"
 
 
 def test_troubles_go_when_what_caused_them_has() -> None:
-    picture = picture_of(
+    view = picture_of(
         published(0),
         {"event": "round.overdue", "version": 1, "quorum": [1, 2]},
         {"event": "client.flooding.alfa", "client": "alfa"},
         {"event": "round.diverged", "detail": "infinite"},
     )
-    assert set(picture.trouble) == {"overdue", "flood", "diverged"}
-    picture.apply(closed(1, diverged="infinite", rejected={"malformed": 3}))
-    assert set(picture.trouble) == {"flood", "diverged"}
-    picture.apply(closed(2, rejected={}))
-    assert picture.trouble == {}
+    assert set(view.trouble) == {"overdue", "flood", "diverged"}
+    view.apply(closed(1, diverged="infinite", rejected={"malformed": 3}))
+    assert set(view.trouble) == {"flood", "diverged"}
+    view.apply(closed(2, rejected={}))
+    assert view.trouble == {}
 
 
 def test_what_is_evaluated_beside_belongs_to_its_version() -> None:
-    picture = picture_of(closed(1), closed(2))
-    picture.apply({"event": "model.evaluated", "version": 1, "metrics": {"auc": 0.9}})
-    assert picture.rounds[0]["metrics"]["evaluate: auc"] == 0.9
-    assert "evaluate: auc" in picture.metrics
+    view = picture_of(closed(1), closed(2))
+    view.apply({"event": "model.evaluated", "version": 1, "metrics": {"auc": 0.9}})
+    assert view.rounds[0]["metrics"]["evaluate: auc"] == 0.9
+    assert "evaluate: auc" in view.metrics
 
 
 def test_nobody_can_make_it_grow_without_bound() -> None:
-    picture = FederationView()
+    view = FederationView()
     for number in range(3 * MAX_REJECTED):
-        picture.apply(rejected("alfa") | {"detail": "x" * 100_000})
-        picture.apply(accepted("alfa", number) | {"metrics": {f"{number}": 1.0, "y" * 9000: 1.0}})
-        picture.apply(closed(number + 1))
-    assert len(picture.rejected) == MAX_REJECTED
-    assert len(picture.metrics) == MAX_METRICS
-    assert len(picture.clients["alfa"].rounds) == WINDOW + 1
-    assert len(json.dumps(picture.as_dict())) < 60_000
+        view.apply(rejected("alfa") | {"detail": "x" * 100_000})
+        view.apply(accepted("alfa", number) | {"metrics": {f"{number}": 1.0, "y" * 9000: 1.0}})
+        view.apply(closed(number + 1))
+    assert len(view.rejected) == MAX_REJECTED
+    assert len(view.metrics) == MAX_METRICS
+    assert len(view.clients["alfa"].rounds) == WINDOW + 1
+    assert len(json.dumps(view.as_dict())) < 60_000
 
 
 def test_names_that_one_client_makes_up_give_way_to_those_of_the_rounds() -> None:
-    picture = FederationView()
-    picture.apply(accepted("alfa", 0) | {"metrics": {f"junk{n}": 1.0 for n in range(64)}})
-    assert len(picture.metrics) == MAX_METRICS
-    picture.apply(closed(1) | {"metrics": {"loss": 0.5, "auc": 0.7, "junk0": 1.0}})
-    assert {"loss", "auc"} <= picture.metrics.keys()
-    assert picture.rounds[-1]["metrics"] == {"loss": 0.5, "auc": 0.7, "junk0": 1.0}
-    assert len(picture.metrics) <= MAX_METRICS
+    view = FederationView()
+    view.apply(accepted("alfa", 0) | {"metrics": {f"junk{n}": 1.0 for n in range(64)}})
+    assert len(view.metrics) == MAX_METRICS
+    view.apply(closed(1) | {"metrics": {"loss": 0.5, "auc": 0.7, "junk0": 1.0}})
+    assert {"loss", "auc"} <= view.metrics.keys()
+    assert view.rounds[-1]["metrics"] == {"loss": 0.5, "auc": 0.7, "junk0": 1.0}
+    assert len(view.metrics) <= MAX_METRICS
 
 
 def test_a_picture_that_was_a_message_is_the_same_and_goes_on_alike() -> None:
-    picture = picture_of(
+    view = picture_of(
         published(0), accepted("alfa", 1, late=0), closed(1), published(1), rejected("alfa"),
         accepted("bravo", 2, late=1), {"event": "model.best", "version": 1, "value": 0.5},
     )  # fmt: skip
-    again = FederationView.of(json.loads(json.dumps(picture.as_dict())))
-    for both in (picture, again):
+    again = FederationView.of(json.loads(json.dumps(view.as_dict())))
+    for both in (view, again):
         assert both.as_dict()["clients"][1]["now"] == 1
-    assert json.dumps(again.as_dict()) == json.dumps(picture.as_dict())
+    assert json.dumps(again.as_dict()) == json.dumps(view.as_dict())
     for event in (closed(2), published(2), accepted("alfa", 3)):
-        picture.apply(event)
+        view.apply(event)
         again.apply(event)
-    assert json.dumps(again.as_dict()) == json.dumps(picture.as_dict())
+    assert json.dumps(again.as_dict()) == json.dumps(view.as_dict())
 
 
 def test_a_picture_of_another_format_is_refused() -> None:
@@ -172,10 +172,10 @@ def test_it_begins_with_what_the_checkpoint_knows() -> None:
     members = {"alfa": Member(1.0, 2.0, 7, 5, 100), "bravo": Member(1.0, 2.0, 6, 4, 300)}
     history = tuple(closed(v) | {"clients": {}} for v in range(1, 8))
     weights = Weights.of([np.zeros(3, np.float32)])
-    picture = FederationView()
-    picture.resume(State("clinics", "aa", 7, weights, {}, history, members))
-    assert (picture.federation, picture.version, len(picture.rounds)) == ("clinics", 7, 7)
-    bravo = row(picture, "bravo")
+    view = FederationView()
+    view.resume(State("clinics", "aa", 7, weights, {}, history, members))
+    assert (view.federation, view.version, len(view.rounds)) == ("clinics", 7, 7)
+    bravo = row(view, "bravo")
     assert (bravo.status, bravo.behind, bravo.share, bravo.missed) == ("late", 1, 0.75, 0)
 
 

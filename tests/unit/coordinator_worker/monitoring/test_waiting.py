@@ -26,36 +26,36 @@ def accepted(client: str, version: int = 0) -> dict[str, object]:
 
 
 @pytest.fixture
-def picture() -> FederationView:
+def view() -> FederationView:
     made = FederationView()
     for client in ("alfa", "bravo", "charlie"):
         made.apply(event("client.joined", client=client))
     return made
 
 
-def test_a_round_says_whom_it_waits_for_and_why(picture: FederationView) -> None:
-    picture.apply(accepted("alfa"))
-    picture.apply(event("client.failed", client="charlie", reason="KeyError: age", ends=True))
-    words = in_words(1, 3, picture.waiting())
+def test_a_round_says_whom_it_waits_for_and_why(view: FederationView) -> None:
+    view.apply(accepted("alfa"))
+    view.apply(event("client.failed", client="charlie", reason="KeyError: age", ends=True))
+    words = in_words(1, 3, view.waiting())
     assert words == (
         "waiting for 2 of 3 updates: bravo (has contributed nothing yet),"
         " charlie (left: KeyError: age)"
     )
-    picture.apply(event("coordinator.alive", every_s=15.0, away=["bravo"]))
-    assert "bravo (not connected)" in in_words(1, 3, picture.waiting())
+    view.apply(event("coordinator.alive", every_s=15.0, away=["bravo"]))
+    assert "bravo (not connected)" in in_words(1, 3, view.waiting())
 
 
-def test_what_a_client_did_since_ends_what_was_said_of_it(picture: FederationView) -> None:
-    picture.apply(event("client.failed", client="bravo", reason="KeyError: age", ends=True))
-    picture.apply(event("coordinator.alive", every_s=15.0, away=["bravo"]))
-    picture.apply(event("client.joined", client="bravo"))
-    assert not picture.clients["bravo"].trouble
-    assert not picture.clients["bravo"].away
-    picture.apply(event("client.failed", client="alfa", reason="KeyError: age", ends=False))
-    picture.apply(event("client.joined", client="alfa"))
-    assert picture.clients["alfa"].trouble == "failed: KeyError: age", "it tries again"
-    picture.apply(accepted("alfa"))
-    assert not picture.clients["alfa"].trouble
+def test_what_a_client_did_since_ends_what_was_said_of_it(view: FederationView) -> None:
+    view.apply(event("client.failed", client="bravo", reason="KeyError: age", ends=True))
+    view.apply(event("coordinator.alive", every_s=15.0, away=["bravo"]))
+    view.apply(event("client.joined", client="bravo"))
+    assert not view.clients["bravo"].trouble
+    assert not view.clients["bravo"].away
+    view.apply(event("client.failed", client="alfa", reason="KeyError: age", ends=False))
+    view.apply(event("client.joined", client="alfa"))
+    assert view.clients["alfa"].trouble == "failed: KeyError: age", "it tries again"
+    view.apply(accepted("alfa"))
+    assert not view.clients["alfa"].trouble
 
 
 def test_nobody_there_at_all_is_said() -> None:
@@ -65,26 +65,26 @@ def test_nobody_there_at_all_is_said() -> None:
     assert "start more, or lower --quorum" in in_words(2, 3, [])
 
 
-def test_everybody_rejected_is_a_finding_of_its_own(picture: FederationView) -> None:
+def test_everybody_rejected_is_a_finding_of_its_own(view: FederationView) -> None:
     for client in ("alfa", "bravo", "charlie"):
-        assert not picture.all_rejected()
+        assert not view.all_rejected()
         told = {"client": client, "reason": "norm", "detail": "its norm is 1e+30"}
-        picture.apply(event(f"update.rejected.{client}", **told))
-    assert picture.all_rejected()
-    assert "alfa (rejected: norm: its norm is 1e+30)" in in_words(0, 3, picture.waiting())
+        view.apply(event(f"update.rejected.{client}", **told))
+    assert view.all_rejected()
+    assert "alfa (rejected: norm: its norm is 1e+30)" in in_words(0, 3, view.waiting())
     assert "--max-update-norm" in remedy({"norm": 3})
-    picture.apply(accepted("bravo"))
-    assert not picture.all_rejected()
+    view.apply(accepted("bravo"))
+    assert not view.all_rejected()
 
 
-def test_being_late_is_no_reason_that_is_told(picture: FederationView) -> None:
-    picture.apply(event("update.rejected.alfa", client="alfa", reason="stale", detail="late"))
-    assert not picture.clients["alfa"].trouble
+def test_being_late_is_no_reason_that_is_told(view: FederationView) -> None:
+    view.apply(event("update.rejected.alfa", client="alfa", reason="stale", detail="late"))
+    assert not view.clients["alfa"].trouble
 
 
-def test_what_a_client_says_of_itself_is_bounded_and_printable(picture: FederationView) -> None:
-    picture.apply(event("client.failed", client="alfa", reason="\x1b[2J\n" * 1000, ends=True))
-    trouble = picture.clients["alfa"].trouble
+def test_what_a_client_says_of_itself_is_bounded_and_printable(view: FederationView) -> None:
+    view.apply(event("client.failed", client="alfa", reason="\x1b[2J\n" * 1000, ends=True))
+    trouble = view.clients["alfa"].trouble
     assert len(trouble) < 300
     assert trouble.isprintable()
 
@@ -105,13 +105,13 @@ def test_the_intervals_grow() -> None:
     assert report.due(2, now + FIRST_S)
 
 
-def test_a_picture_keeps_what_is_known_for_who_comes_later(picture: FederationView) -> None:
-    picture.apply(event("client.failed", client="charlie", reason="KeyError", ends=True))
-    picture.apply(event("coordinator.alive", every_s=15.0, away=["bravo"]))
-    again = FederationView.of(picture.as_dict())
-    assert again.waiting() == picture.waiting()
+def test_a_picture_keeps_what_is_known_for_who_comes_later(view: FederationView) -> None:
+    view.apply(event("client.failed", client="charlie", reason="KeyError", ends=True))
+    view.apply(event("coordinator.alive", every_s=15.0, away=["bravo"]))
+    again = FederationView.of(view.as_dict())
+    assert again.waiting() == view.waiting()
     assert again.alive_s == 15.0
-    old = picture.as_dict()
+    old = view.as_dict()
     del old["alive_s"]
     for line in old["clients"]:
         del line["trouble"], line["away"]
@@ -120,9 +120,9 @@ def test_a_picture_keeps_what_is_known_for_who_comes_later(picture: FederationVi
     )
 
 
-def test_a_coordinator_that_is_dead_does_not_look_alive(picture: FederationView) -> None:
-    picture.apply(event("coordinator.alive", every_s=15.0))
-    assert not silence(picture, 44.0)
-    assert silence(picture, 90.0) == "no sign of the coordinator for 90 s"
-    picture.apply(event("coordinator.stopped"))
-    assert not silence(picture, 90.0), "it said so"
+def test_a_coordinator_that_is_dead_does_not_look_alive(view: FederationView) -> None:
+    view.apply(event("coordinator.alive", every_s=15.0))
+    assert not silence(view, 44.0)
+    assert silence(view, 90.0) == "no sign of the coordinator for 90 s"
+    view.apply(event("coordinator.stopped"))
+    assert not silence(view, 90.0), "it said so"

@@ -55,9 +55,13 @@ def test_a_round_is_counted_when_it_closes(board: TerminalView) -> None:
         accepted("alfa", 1, loss=0.5), accepted("bravo", 2, loss=0.0), CLOSED, published(4),
     ):  # fmt: skip
         board.apply(event)
-    picture = board.picture
-    assert (len(picture.rounds), picture.updates, picture.version) == (1, 2, 4)
-    assert (picture.bytes_up, picture.bytes_down) == (2000, 2000)
+    federation_view = board.view
+    assert (len(federation_view.rounds), federation_view.updates, federation_view.version) == (
+        1,
+        2,
+        4,
+    )
+    assert (federation_view.bytes_up, federation_view.bytes_down) == (2000, 2000)
     assert not board.finished.is_set()
     text = drawn(board)
     for words in ("version 4", "0 of 2", "up 2.0 kB, down 2.0 kB", "0.5000", "0.2500", "bravo"):
@@ -75,15 +79,19 @@ def test_a_client_that_joined_has_its_line_before_it_contributes(board: Terminal
     board.apply({"event": "client.joined", "client": "charlie"})
     assert "charlie" in drawn(board)
     board.apply(published(1))
-    assert board.picture.bytes_down == 1000
+    assert board.view.bytes_down == 1000
 
 
 def test_a_rejected_update_is_not_a_contribution_and_its_reason_is_shown(
     board: TerminalView,
 ) -> None:
     board.apply(REJECTED)
-    picture = board.picture
-    assert (len(picture.rounds), picture.updates, picture.bytes_up) == (0, 0, 0)
+    federation_view = board.view
+    assert (len(federation_view.rounds), federation_view.updates, federation_view.bytes_up) == (
+        0,
+        0,
+        0,
+    )
     assert "rejected 1: 1 stale" in drawn(board)
     assert "alfa" in drawn(board)
     assert "five late" in drawn(board)
