@@ -27,7 +27,7 @@ RUN: dict[str, dict[str, str]] = {  # as they stand, beside these files
 }
 BY_THEMSELVES = {  # in tests of their own
     "README.md": "test_readme.py",
-    "README.zh.md": "../unit/test_readme_in_chinese.py",  # its blocks are those of README.md
+    "README.zh.md": "../repo/test_readme_in_chinese.py",  # its blocks are those of README.md
     "docs/deploy.md": "test_deploy.py",
     "docs/models.md": "test_models_page.py",
     "docs/upgrade.md": "test_upgrade.py",
