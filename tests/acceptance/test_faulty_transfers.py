@@ -95,7 +95,7 @@ def round_closes(coordinator: Worker, folder: Path, odd: Site, good: Site) -> No
 def with_size(bodies: list[bytes], size_bytes: int) -> bytes:
     """The first of ``bodies``, announcing ``size_bytes``, which our own classes would refuse."""
     unpacker = msgpack.Unpacker(max_buffer_size=0)
-    unpacker.apply(bodies[0])
+    unpacker.feed(bodies[0])
     header = unpacker.unpack()
     return msgpack.packb({**header, "size_bytes": size_bytes}) + bodies[0][unpacker.tell() :]
 
