@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Final
 
 from broker_config.node import lifecycle as private_node
-from broker_config.node.lifecycle import Node
+from broker_config.node.record import Node
 from tests.chaos.poison import publish_poison
 from tests.chaos.stage import CLIENTS, Stage
 from tests.support import inside

@@ -20,7 +20,7 @@ from tests.support.relay import Relay
 from warren_shared.errors import BrokerConfigError
 
 if TYPE_CHECKING:
-    from broker_config.node.lifecycle import Node
+    from broker_config.node.record import Node
 
 CLIENTS: Final = tuple(f"client-{number}" for number in range(8))
 MALLORY: Final = "mallory"

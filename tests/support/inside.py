@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from broker_config.node import config_files
-from broker_config.node.lifecycle import Node
+from broker_config.node.record import Node
 
 
 def evaluate(node: Node, expression: str) -> str:
