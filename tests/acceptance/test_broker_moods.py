@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker_config.node.lifecycle import Node
+from broker_config.node.record import Node
 from tests.acceptance.test_federation import final_weights, start_client, start_coordinator
 from tests.conftest import Place
 from tests.support.inside import consumer_timeout, disk_alarm, memory_alarm

@@ -15,7 +15,7 @@ from pika import exceptions
 from broker_config.cli import main
 from broker_config.declaration.federation import Federation
 from broker_config.node import lifecycle as private
-from broker_config.node.lifecycle import Node
+from broker_config.node.record import Node
 from broker_config.secrets import certificates
 from broker_config.secrets.bundles import bundle_path
 from broker_config.secrets.certificates import Authority

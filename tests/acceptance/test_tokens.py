@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from broker_config.declaration.federation import Federation
 from broker_config.node import config_files
 from broker_config.node import lifecycle as private
-from broker_config.node.lifecycle import Node
+from broker_config.node.record import Node
 from tests.support.processes import Worker, workers
 from warren_shared.amqp.broker_url import BrokerUrl
 

@@ -19,7 +19,7 @@ from broker_config.cli import main
 from broker_config.declaration.federation import Federation
 from broker_config.home import lock
 from broker_config.node import lifecycle as private_node
-from broker_config.node.lifecycle import Node
+from broker_config.node.record import Node
 from tests.support.administrator import Administrator
 from tests.support.processes import BIN
 

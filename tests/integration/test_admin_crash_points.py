@@ -21,7 +21,7 @@ from pika import exceptions
 from broker_config.declaration.federation import Federation, Fleet
 from broker_config.home.changes import remembered
 from broker_config.node import lifecycle as private_node
-from broker_config.node.lifecycle import Node
+from broker_config.node.record import Node
 from broker_config.secrets.certificates import Authority, Identity
 from broker_config.secrets.keys import ensure_keys
 from tests.support.administrator import KILLED, Administrator, Ran

@@ -11,8 +11,8 @@ import pytest
 from broker_config.cli import main
 from broker_config.declaration.federation import Federation
 from broker_config.node import lifecycle as private
-from broker_config.node.lifecycle import Node
 from broker_config.node.ports import NO_PORT, Ports, settle
+from broker_config.node.record import Node
 from tests.support.ports import free_port
 from warren_shared.errors import BrokerConfigError
 

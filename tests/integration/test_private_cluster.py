@@ -12,8 +12,8 @@ import pytest
 from broker_config.cli import main
 from broker_config.declaration.topology import Federation
 from broker_config.node import lifecycle as private
-from broker_config.node.lifecycle import Node
 from broker_config.node.processes import wait_for
+from broker_config.node.record import Node
 from warren_shared.amqp.delivery import Delivery, Subscription
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.session import Session

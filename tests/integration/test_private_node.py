@@ -22,9 +22,9 @@ from broker_config.broker.upgrade_hazards import hazards
 from broker_config.cli import main
 from broker_config.declaration.topology import Federation, Fleet
 from broker_config.node import lifecycle as private
-from broker_config.node.lifecycle import Node
 from broker_config.node.ports import is_free
 from broker_config.node.processes import is_ours, wait_for
+from broker_config.node.record import Node
 from broker_config.secrets.bundles import load_passwords
 from broker_config.secrets.keys import ensure_keys
 from tests.support.inside import evaluate

@@ -12,7 +12,7 @@ import pytest
 
 from broker_config.declaration.federation import Federation
 from broker_config.node import lifecycle as private_node
-from broker_config.node.lifecycle import Node
+from broker_config.node.record import Node
 from client_worker.runtime.mailbox import GlobalModel, Mailbox
 from tests.conftest import CLIENTS, FLEET, Place
 from tests.support.relay import relay
