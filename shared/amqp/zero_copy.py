@@ -18,6 +18,7 @@ import pika
 from pika import exceptions, frame, spec
 from pika.adapters import select_connection
 from pika.adapters.utils import io_services_utils
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 from pika.heartbeat import HeartbeatChecker
 
@@ -254,10 +255,18 @@ def blocking(*hosts: Any) -> Any:
     *others, last = hosts
     for told in others:
         try:
-            return pika.BlockingConnection(told, _impl_class=TolerantConnection)
+            return _connected(told)
         except (exceptions.AMQPError, OSError):
             continue
-    return pika.BlockingConnection(last, _impl_class=TolerantConnection)
+    return _connected(last)
+
+
+def _connected(told: Any) -> Any:
+    """One try; a broker that stops answering in the handshake is an AMQPError, too."""
+    try:
+        return pika.BlockingConnection(told, _impl_class=TolerantConnection)
+    except AMQPConnectorException as error:
+        raise exceptions.AMQPConnectionError(str(error)) from error
 
 
 def _services(told: Any, loop: Any = None) -> Any:
