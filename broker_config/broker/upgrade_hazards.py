@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from broker_config.broker.cluster import nodes
 from broker_config.broker.drift import Difference
 from warren_shared import naming
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from broker_config.broker.management_api import Management
 
@@ -31,11 +32,13 @@ def hazards(vhost: str, management: Management) -> list[Difference]:
     flags = management.get("feature-flags") or ()
     is_on = any(flag["name"] == FLAG_OF_4 and flag["state"] == "enabled" for flag in flags)
     found = list(disabled(flags))
+    running = [node.name for node in nodes(management) if node.running]
     for name in _QUEUES:
         queue = management.get("queues", vhost, name)
         if queue is not None:
             status = management.get("queues", "quorum", vhost, name, "status")
-            found += of_queue(queue, status if isinstance(status, list) else (), is_on=is_on)
+            rows = status if isinstance(status, list) else ()
+            found += of_queue(queue, rows, running=running, is_on=is_on)
     return found
 
 
@@ -52,20 +55,34 @@ def disabled(flags: Iterable[Mapping[str, Any]]) -> Iterator[Difference]:
 
 
 def of_queue(
-    queue: Mapping[str, Any], status: Iterable[Mapping[str, Any]], *, is_on: bool
+    queue: Mapping[str, Any],
+    status: Iterable[Mapping[str, Any]],
+    *,
+    running: Collection[str],
+    is_on: bool,
 ) -> Iterator[Difference]:
     """About the members of a quorum queue, and its machine version.
 
-    ``queue`` and ``status`` (a row for each member) are as the management API has them; ``is_on``
-    is whether the feature flag FLAG_OF_4 is.
+    ``queue`` and ``status`` (a row for each member) are as the management API has them;
+    ``running`` are the nodes that do; ``is_on`` is whether the feature flag FLAG_OF_4 is.
     """
     away = sorted(set(queue.get("members", ())) - set(queue.get("online", ())))
-    if away:
+    down = [node for node in away if node not in running]
+    if down:
         yield Difference(
             "queue",
             queue["name"],
-            f"its member on {', '.join(away)} is away: upgrade nothing, and enable no feature flag,"
+            f"its member on {', '.join(down)} is away: upgrade nothing, and enable no feature flag,"
             " before it is back (or, if that node is gone for good, forgotten by the cluster)",
+        )
+    for node in [node for node in away if node in running]:
+        where = f"--vhost {queue.get('vhost', '/')} {queue['name']} {node}"
+        yield Difference(
+            "queue",
+            queue["name"],
+            f"its member on {node} does not run, though the node does, so one node more that is"
+            f" lost may stop it: `rabbitmq-queues delete_member {where}`, then"
+            f" `rabbitmq-queues add_member {where}`; upgrade nothing before",
         )
     versions = [row["Machine Version"] for row in status if "Machine Version" in row]
     oldest = min((version for version in versions if isinstance(version, int)), default=None)

@@ -65,6 +65,26 @@ def test_each_queue_is_where_the_loss_of_one_node_leaves_one(stage: WholeCluster
     assert check(stage)[1] == []
 
 
+def test_what_was_just_applied_outlives_the_kill_of_a_node(stage: WholeCluster) -> None:
+    """A node that is killed before it has written down its part of queues that were deleted and
+    declared anew comes back without it."""
+    stage.cluster.ask("DELETE", f"vhosts/{VHOST}")
+    stage.prepare_broker()
+    stage.cluster.kill(NODES[2])
+    stage.cluster.hint()
+    names = ("update", "coordinator.newest", "event.state", "update.rejected")
+
+    def away() -> dict[str, set[str]]:
+        rows = {row["name"]: row for row in stage.cluster.ask("GET", f"queues/{VHOST}") or ()}
+        return {
+            name: lost
+            for name in names
+            if (lost := set(rows[name]["members"]) - set(rows[name]["online"]))
+        }
+
+    assert stage.until(lambda: not away(), 30.0), away()
+
+
 def test_check_says_what_one_more_loss_would_take(stage: WholeCluster) -> None:
     stage.cluster.kill(NODES[2])
     at = f"rabbit@{stage.cluster.machines[NODES[2]].address}"
