@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from broker_config import options as read
-from warren_shared.config.command_line import Parser, add_version, nearest
+from warren_shared.config.command_line import Parser, add_version, nearest, unknown_option
 from warren_shared.errors import BrokerConfigError, ConfigError
 from warren_shared.service.subcommands import print_anything
 from warren_shared.service.systemd import add_flags
@@ -110,11 +110,11 @@ def _parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     """What ``argv`` says; raises ConfigError if it has an option that the command does not know."""
     options, rest = parser.parse_known_args(argv)
     if rest:
-        flag = rest[0].partition("=")[0]
         subcommands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
         actions = subcommands.choices[options.command]._actions
-        hint = nearest(flag, [word for action in actions for word in action.option_strings])
-        raise ConfigError(f"unknown option {flag}: {hint or 'see --help'}")
+        raise unknown_option(
+            rest[0], [word for action in actions for word in action.option_strings]
+        )
     return options
 
 

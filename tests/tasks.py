@@ -9,7 +9,20 @@ import numpy as np
 
 from client_worker import Task
 from client_worker.models import linear_regression
-from warren_shared.tensors.layout import Array
+from warren_shared.tensors.layout import Array, Weights
+
+
+class Held:
+    """Takes the global model, control variates and all."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+
+    def get_weights(self) -> Weights:
+        return self.weights
+
+    def set_weights(self, weights: Weights) -> None:
+        self.weights = weights
 
 
 class Line:

@@ -19,12 +19,10 @@ from broker_config.declaration.topology import ADMIN, topology
 from broker_config.home.changes import Homes, grant
 from broker_config.home.lock import alone
 from broker_config.home.marks import revoked
-from broker_config.node import boot, config_files, members, processes
+from broker_config.node import boot, config_files, members, processes, record
 from broker_config.node.install import ensure_server
 from broker_config.node.ports import LOOPBACK, Ports, settle
 from broker_config.node.record import Node
-from broker_config.node.record import load as _load
-from broker_config.node.record import save as _save
 from broker_config.secrets.bundles import ensure_passwords
 from warren_shared.errors import BrokerConfigError
 from warren_shared.files import private_folder
@@ -78,18 +76,18 @@ def up(
     """
     home = private_folder(home.resolve())
     with alone(home):
-        before = _load(home)
+        before = record.load(home)
         size = members.size(before, nodes)
         if before is not None and before.running:
-            node, others = members.prepare(before, size, _load, _save)
-            others = members.start(node, others, _save)
+            node, others = members.prepare(before, size)
+            others = members.start(node, others)
             node = _running(node, ports or Ports(), tls, host, deadline_s)
             _wait_for(others, deadline_s)
         else:
             reach = _reach(before, tls, host)
             asked = ports or Ports()
             node = _start(home, before, federation, asked, server, reach, size, deadline_s)
-        if members.without_data(node, _load):
+        if members.without_data(node):
             node = _fill(node, size, deadline_s)
         bring_to_state(node, federation)
         if size > 1:
@@ -106,7 +104,7 @@ def replace_lost(home: Path) -> None:
         BrokerConfigError: the cluster does not run, or does not forget them.
     """
     home = home.resolve()
-    node = _load(home)
+    node = record.load(home)
     if node is None or not node.running:
         raise BrokerConfigError(
             "--replace-lost: the other nodes have to run for that, `broker-config up` first"
@@ -120,7 +118,7 @@ def _lost_data(node: Node) -> list[str]:
     """The names of those members that have no data, and that the cluster counts on."""
     with node.manage() as management:
         known = {each.name for each in cluster.nodes(management)}
-    return [name for name in members.without_data(node, _load) if name in known]
+    return [name for name in members.without_data(node) if name in known]
 
 
 def _fill(node: Node, size: int, deadline_s: float) -> Node:
@@ -131,8 +129,8 @@ def _fill(node: Node, size: int, deadline_s: float) -> Node:
             f" them: put the folder below {node.home / 'nodes'} back, or `broker-config up"
             " --replace-lost` makes another node in its place"
         )
-    node, others = members.prepare(node, size, _load, _save, anew=True)
-    _wait_for(members.start(node, others, _save), deadline_s)
+    node, others = members.prepare(node, size, anew=True)
+    _wait_for(members.start(node, others), deadline_s)
     return node
 
 
@@ -140,7 +138,7 @@ def _complete(node: Node, federation: Federation) -> None:
     """Have each queue of a cluster where it belongs; return when all members of all are up."""
     declared = topology(replace(federation, spare_mailboxes=True))
     with node.manage() as management:
-        every = [node, *members.load(node, _load)]
+        every = [node, *members.load(node)]
         members.grow(node, every, federation.name, management)
         processes.wait_for(
             lambda: (
@@ -160,20 +158,20 @@ def bring_to_state(node: Node, federation: Federation) -> None:
 def down(home: Path) -> bool:
     """Stop the node in ``home`` and its epmd; whether there was anything to stop."""
     home = home.resolve()
-    if _load(home) is None:
+    if record.load(home) is None:
         return False
     with alone(home):
-        node = _load(home)
+        node = record.load(home)
         if node is None:
             return False
-        stopped = [_stop(other) for other in members.load(node, _load)]
+        stopped = [_stop(other) for other in members.load(node)]
         return _stop(node) or any(stopped)
 
 
 def status(home: Path) -> Status:
     """How the node in ``home`` is."""
-    node = _load(home.resolve())
-    others = tuple(members.load(node, _load)) if node else ()
+    node = record.load(home.resolve())
+    others = tuple(members.load(node)) if node else ()
     if node is None or not any(each.running for each in (node, *others)):
         return Status(node, running=False, version=None, members=others)
     asked = [replace(each, peers=()) for each in (node, *others) if each.running]
@@ -201,14 +199,14 @@ def _first_version(nodes: list[Node]) -> str | None:
 
 def pid(home: Path) -> int | None:
     """Process id of the running node in ``home``, checked to be ours; None if it is down."""
-    node = _load(home.resolve())
+    node = record.load(home.resolve())
     return node.pid if node is not None and node.running else None
 
 
 def lost(home: Path) -> list[str]:
     """The names of the nodes in ``home`` that were started, that nobody stopped, and that ended."""
-    node = _load(home.resolve())
-    every = [node, *members.load(node, _load)] if node is not None else []
+    node = record.load(home.resolve())
+    every = [node, *members.load(node)] if node is not None else []
     return [each.name for each in every if each.pid and not each.running]
 
 
@@ -269,7 +267,7 @@ def _start(
     deadline_s: float,
 ) -> Node:
     # The others of a cluster go on, and with them the name server by which they know each other.
-    living = [other for other in members.load(before, _load) if other.running] if before else []
+    living = [other for other in members.load(before) if other.running] if before else []
     kept = before.epmd_pid if before and living and _is_up(before) else 0
     if before is not None and not kept:
         _stop(before)  # An epmd that outlived its node holds a port we are about to ask for.
@@ -301,7 +299,7 @@ def _start(
         # For the same reason: what is declared and not there is made when it has booted. And in a
         # cluster not before all nodes are there, among which queues are spread.
         told |= {"queues": [], "bindings": []}
-    node, others = members.prepare(node, size, _load, _save)  # its data belong to its name
+    node, others = members.prepare(node, size)  # its data belong to its name
     config_files.write_files(
         node.folder, ports, told, node.tls, node.host, authority=home,
         cluster=members.configuration(name, size),
@@ -320,16 +318,16 @@ def _boot(node: Node, others: list[Node], epmd: str, deadline_s: float) -> Node:
         if not node.epmd_pid:
             with processes.undisturbed():
                 node = boot.start_epmd(node, epmd)
-                _save(node)
+                record.save(node)
         with processes.undisturbed():
             node = boot.start_server(node)
-            _save(node)
-        begun = {other.name: other for other in members.start(node, had, _save)}
+            record.save(node)
+        begun = {other.name: other for other in members.start(node, had)}
         boot.wait_until_ready(node, deadline_s)
         others = [begun.get(other.name, other) for other in others]
-        _wait_for(members.start(node, others, _save), deadline_s)
+        _wait_for(members.start(node, others), deadline_s)
     except BaseException:
-        for other in members.load(node, _load):
+        for other in members.load(node):
             if other.name not in living:
                 _stop(other)
         _stop(node)
@@ -356,5 +354,5 @@ def _stop(node: Node) -> bool:
         if node.epmd_pid:
             processes.end(node.epmd_pid, str(node.folder), 5.0)
         with suppress(OSError):  # a full disk; that they have ended shows without it
-            _save(replace(node, pid=0, epmd_pid=0))
+            record.save(replace(node, pid=0, epmd_pid=0))
     return was_running

@@ -12,19 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from broker_config.broker.cluster import MEMBERS
-from broker_config.node import boot, config_files, processes
+from broker_config.node import boot, config_files, processes, record
 from broker_config.node.ports import LOOPBACK, Ports, settle
 from warren_shared.errors import BrokerConfigError
 from warren_shared.files import private_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from broker_config.broker.management_api import Management
     from broker_config.node.record import Node
-
-    Save = Callable[[Node], Node]
-    Load = Callable[[Path], Node | None]
 
 _COMMAND_S: Final = 60.0
 SIZES: Final = (1, 3, 5, 7)  # an even one can lose no more nodes than the odd one before it
@@ -71,34 +66,32 @@ def configuration(first: str, nodes: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def load(first: Node, load: Load) -> list[Node]:
-    """The members beside ``first`` that there are, as ``load`` remembers one of a folder."""
+def load(first: Node) -> list[Node]:
+    """The members beside ``first`` that there are."""
     numbers = range(2, len(first.peers) + 2)
-    found = (load(home_of(first.home, number)) for number in numbers)
+    found = (record.load(home_of(first.home, number)) for number in numbers)
     return [replace(node, owner=first.home) for node in found if node is not None]
 
 
-def without_data(first: Node, load: Load) -> list[str]:
+def without_data(first: Node) -> list[str]:
     """The names of those members beside ``first`` whose folder is gone, or has no data."""
-    return [_name(first.name, number) for number in _bare(first, load)]
+    return [_name(first.name, number) for number in _bare(first)]
 
 
-def prepare(
-    first: Node, nodes: int, load: Load, save: Save, *, anew: bool = False
-) -> tuple[Node, list[Node]]:
+def prepare(first: Node, nodes: int, *, anew: bool = False) -> tuple[Node, list[Node]]:
     """Give each member ports and files; return ``first`` with its peers, and the members.
 
     Those that run stay as they are. One whose data are gone is left out, unless they are all to be
     made ``anew``: the cluster may still count on it, and then refuses one that knows nothing.
     """
     found, peers = [], []
-    bare = () if anew else _bare(first, load)
+    bare = () if anew else _bare(first)
     for number in range(2, nodes + 1):
         if number in bare:
             peers.append(first.peers[number - 2])
             continue
         home = private_folder(home_of(first.home, number))
-        before = load(home)
+        before = record.load(home)
         if before is not None and before.running:
             found.append(replace(before, owner=first.home))
         else:
@@ -108,22 +101,22 @@ def prepare(
                 first, home=home, owner=first.home, name=_name(first.name, number), pid=0,
                 epmd_pid=0, peers=(), ports=replace(ports, epmd=first.ports.epmd, prometheus=0),
             )  # fmt: skip
-            found.append(save(node))
+            found.append(record.save(node))
         peers.append((found[-1].ports.amqp, found[-1].ports.management))
-    return save(replace(first, peers=tuple(peers))), found
+    return record.save(replace(first, peers=tuple(peers))), found
 
 
-def _bare(first: Node, load: Load) -> list[int]:
+def _bare(first: Node) -> list[int]:
     numbers = range(2, len(first.peers) + 2)
     homes = {number: home_of(first.home, number) for number in numbers}
     return [
         number
         for number, home in homes.items()
-        if (node := load(home)) is None or not config_files.has_data(node.folder)
+        if (node := record.load(home)) is None or not config_files.has_data(node.folder)
     ]
 
 
-def start(first: Node, members: list[Node], save: Save) -> list[Node]:
+def start(first: Node, members: list[Node]) -> list[Node]:
     """Start those of ``members`` that do not run; it is not waited for any."""
     started = []
     for node in members:
@@ -141,7 +134,7 @@ def start(first: Node, members: list[Node], save: Save) -> list[Node]:
             cookie=(first.folder / ".erlang.cookie").read_text(),
         )
         with processes.undisturbed():
-            started.append(save(boot.start_server(node)))
+            started.append(record.save(boot.start_server(node)))
     return started
 
 

@@ -11,9 +11,9 @@ from warren_shared.errors import Stopped
 class DiskRetry:
     """With a disk that is full: say so once, and try again for ever, at growing intervals."""
 
-    def __init__(self, reporter: RunReporter, links: CoordinatorLoop) -> None:
+    def __init__(self, reporter: RunReporter, loop: CoordinatorLoop) -> None:
         self._reporter = reporter
-        self._loop = links
+        self._loop = loop
         self._attempts = 0
         self._of_staging = False
 

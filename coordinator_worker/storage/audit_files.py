@@ -43,7 +43,7 @@ def read(folder: Path) -> Iterator[tuple[str, bytes]]:
             f"there is no {folder / NAME}: name the coordinator's folder with --checkpoint-dir"
         )
     with ExitStack() as stack:
-        for path, file in _opened(folder, stack):
+        for _, path, file in _opened(folder, stack):
             where = "" if path.name == NAME else f" of {path.name}"
             with _readable(path):
                 for number, line in enumerate(file, start=1):
@@ -65,7 +65,7 @@ def tail(folder: Path, most_bytes: int) -> list[bytes]:
     """
     found: list[bytes] = []
     with ExitStack() as stack:
-        for path, file in reversed(_opened(folder, stack)):
+        for _, path, file in reversed(_opened(folder, stack)):
             if path.name == NAME:
                 continue
             with _readable(path):
@@ -89,8 +89,8 @@ def number_of(path: Path) -> int:
 def newest_number(folder: Path) -> int:
     """The number of the newest of the older files, 0 if there is none."""
     with ExitStack() as stack:
-        opened = [path for path, _ in _opened(folder, stack) if path.name != NAME]
-    return number_of(opened[-1]) if opened else 0
+        older = (number for number, path, _ in _opened(folder, stack) if path.name != NAME)
+        return max(older, default=0)
 
 
 def rotate(folder: Path) -> Path:
@@ -118,8 +118,8 @@ def _paths(folder: Path) -> list[Path]:
     return [each for each in folder.iterdir() if each.name == NAME or _OLDER.fullmatch(each.name)]
 
 
-def _opened(folder: Path, stack: ExitStack) -> list[tuple[Path, BinaryIO]]:
-    """The files that have a line, opened, oldest first.
+def _opened(folder: Path, stack: ExitStack) -> list[tuple[int, Path, BinaryIO]]:
+    """The files that have a line, each with its number and opened, oldest first.
 
     Files that are renamed while we open them could be seen twice, or not at all: then once more.
     """
@@ -140,7 +140,7 @@ def _opened(folder: Path, stack: ExitStack) -> list[tuple[Path, BinaryIO]]:
                 with _readable(path):
                     numbered.append((_number(file), path, file))
             numbered.sort(key=lambda each: (each[0], each[1].name == NAME, each[1].name))
-            return [(path, file) for number, path, file in numbered if number]
+            return [each for each in numbered if each[0]]
     raise ConfigError(f"{folder / NAME} is renamed again and again: try it when that is over")
 
 

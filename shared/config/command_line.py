@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, NoReturn, get_args
 
 from pydantic import SecretStr
@@ -34,9 +34,19 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            known = [str(choice) for choice in action.choices]
-            hint = nearest(str(value), known) or f"there are {', '.join(known)}"
-            raise ConfigError(f"unknown command {value}: {hint}; see --help")
+            raise unknown_command(str(value), [str(choice) for choice in action.choices])
+
+
+def unknown_command(name: str, known: Collection[str]) -> ConfigError:
+    """Of a subcommand that is none of the ``known``."""
+    hint = nearest(name, known) or f"there are {', '.join(known)}"
+    return ConfigError(f"unknown command {name}: {hint}; see --help")
+
+
+def unknown_option(word: str, known: Iterable[str]) -> ConfigError:
+    """Of ``word``, which is none of the ``known`` flags, with or without ``=VALUE``."""
+    flag = word.partition("=")[0]
+    return ConfigError(f"unknown option {flag}: {nearest(flag, known) or 'see --help'}")
 
 
 class _Version(argparse.Action):

@@ -203,9 +203,7 @@ def load(
     """
     known, rest = command_line.parser(kind, description, own, commands).parse_known_args(argv)
     if rest and not keep_unknown:
-        flag = rest[0].partition("=")[0]
-        hint = command_line.nearest(flag, command_line.flags(kind)) or "see --help"
-        raise ConfigError(f"unknown option {flag}: {hint}")
+        raise command_line.unknown_option(rest[0], command_line.flags(kind))
     given = {name: value for name, value in vars(known).items() if value is not None}
     path = given.pop("settings", None) or os.environ.get("WARREN_SETTINGS")
     found = (

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from keyword import iskeyword
 
-from warren_shared.config.command_line import nearest
-from warren_shared.errors import ConfigError
+from warren_shared.config.command_line import unknown_command
 from warren_shared.service import lifecycle
 
 
@@ -51,5 +50,4 @@ def _while_read(run: Callable[[list[str]], None], words: list[str]) -> None:
 
 
 def _refuse(name: str, known: Mapping[str, str]) -> None:
-    hint = nearest(name, known) or f"there are {', '.join(known)}"
-    raise ConfigError(f"unknown command {name}: {hint}; see --help")
+    raise unknown_command(name, known)

@@ -18,22 +18,9 @@ ROUNDS = 6
 CLIENTS = ("alfa", "bravo", "charlie")
 
 
-class Held:
-    """Takes the global model, control variates and all."""
-
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
-
-    def get_weights(self) -> Weights:
-        return self.weights
-
-    def set_weights(self, weights: Weights) -> None:
-        self.weights = weights
-
-
 def in_one_process(local: LocalTraining) -> Weights:
     clients = [tasks.descent(shard).client() for shard in range(3)]
-    coordinator = FederatedCoordinator([Held(clients[0].initial(local))])
+    coordinator = FederatedCoordinator([tasks.Held(clients[0].initial(local))])
     coordinator.population = 3
     for _ in range(ROUNDS):
         updates = [client.train(coordinator.weights, local) for client in clients]

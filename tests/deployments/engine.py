@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from tests.deployments.namespaces import PATH, Namespaces, first_process
 from tests.support.processes import ROOT
 
 HERE: Final = Path(__file__).parent
@@ -32,25 +33,16 @@ IMAGES: Final = {
 }
 
 
-class Engine:
+class Engine(Namespaces):
     """Docker's commands, run where the engine runs; ``pid`` is its process 1."""
 
-    def __init__(self, pid: int) -> None:
-        self._enter = ["nsenter", "--target", str(pid), "--mount", "--pid", "--net"]
+    within_s = WITHIN_S
 
-    def run(self, *words: str, check: bool = True) -> str:
-        """What ``words`` print, both streams; fails with that if they fail and ``check``."""
-        environment = {
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME": "/root",
-            "WARREN_ADMIN_PASSWORD": "trial",
-        }
-        done = subprocess.run(
-            [*self._enter, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env=environment, timeout=WITHIN_S, check=False,
+    def __init__(self, pid: int) -> None:
+        super().__init__(
+            pid, "--mount", "--pid", "--net", PATH=PATH, HOME="/root",
+            WARREN_ADMIN_PASSWORD="trial",
         )  # fmt: skip
-        assert not check or done.returncode == 0, done.stdout
-        return done.stdout
 
     def load(self, folder: Path, image: str, environment: tuple[str, ...]) -> None:
         """Make an image of a folder of this machine."""
@@ -125,7 +117,7 @@ def _running(data: Path, *, own_network: bool) -> Iterator[Engine]:
         outside = subprocess.Popen(["unshare", *spaces, *words], stdout=log, stderr=log)
     first = 0
     try:
-        first = _first_process(outside)
+        first = first_process(outside)
         found = Engine(first)
         deadline = time.monotonic() + READY_S
         while "Server Version" not in found.run("docker", "info", check=False):
@@ -142,13 +134,3 @@ def _running(data: Path, *, own_network: bool) -> Iterator[Engine]:
             outside.wait(READY_S)
         outside.kill()
         outside.wait()
-
-
-def _first_process(outside: subprocess.Popen[bytes]) -> int:
-    """Process 1 of the namespace that ``outside`` makes, as this machine counts."""
-    deadline = time.monotonic() + READY_S
-    children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children")
-    while not (told := children.read_text().split()):
-        assert time.monotonic() < deadline, "there is no process in the namespaces"
-        time.sleep(0.05)
-    return int(told[0])

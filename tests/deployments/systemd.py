@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from tests.deployments.namespaces import PATH, Namespaces, first_process
 from tests.support.processes import ROOT
 
 BOOT: Final = Path(__file__).with_name("boot.sh")
@@ -31,24 +32,11 @@ _PROGRAMS: Final = {
 }
 
 
-class SystemdMachine:
+class SystemdMachine(Namespaces):
     """Commands run inside; Warren is installed in ``/opt/warren/.venv``, our tree is there too."""
 
     def __init__(self, pid: int) -> None:
-        self._enter = ["nsenter", "--target", str(pid), "--all"]
-
-    def run(self, *words: str, check: bool = True, within_s: float = 120.0) -> str:
-        """What ``words`` print, both streams; fails with that if they fail and ``check``."""
-        environment = {
-            "PATH": "/opt/warren/.venv/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME": "/run",
-        }
-        done = subprocess.run(
-            [*self._enter, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env=environment, timeout=within_s, check=False,
-        )  # fmt: skip
-        assert not check or done.returncode == 0, done.stdout
-        return done.stdout
+        super().__init__(pid, "--all", PATH=f"/opt/warren/.venv/bin:{PATH}", HOME="/run")
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """Have a file inside."""
@@ -97,13 +85,13 @@ def systemd_machine() -> Iterator[SystemdMachine]:
 
 
 def _booted(outside: subprocess.Popen[bytes]) -> SystemdMachine:
+    first = first_process(outside)
+    machine = SystemdMachine(first)
     deadline = time.monotonic() + READY_S
     state = ""
     while time.monotonic() < deadline:
         assert outside.poll() is None, "it did not boot"
-        told = Path(f"/proc/{outside.pid}/task/{outside.pid}/children").read_text().split()
-        if told and Path(f"/proc/{told[0]}/comm").read_text().strip() == "systemd":
-            machine = SystemdMachine(int(told[0]))
+        if Path(f"/proc/{first}/comm").read_text().strip() == "systemd":
             state = machine.run("systemctl", "is-system-running", check=False).strip()
             if state in ("running", "degraded"):
                 return machine
@@ -122,6 +110,7 @@ def _install(machine: SystemdMachine) -> None:
         machine.write(f"{home}/bin/{program}", _PROGRAM.format(module=module), 0o755)
     theirs = Path(sysconfig.get_path("purelib")).relative_to(ROOT)
     machine.write(f"{home}/{packages}/warren.pth", f"/srv/warren\n/srv/warren/{theirs}\n")
+    machine.run("ln", "-s", "/srv/warren/shared", f"{home}/{packages}/warren_shared")
 
 
 def _remove(group: Path) -> None:

@@ -134,6 +134,8 @@ def test_a_halted_node_is_not_waited_for(
     status = private.status(home)
     assert status.node is not None
     halted = (status.node, *status.members)
+    # A signal to 0 goes to this test's own group.
+    assert all(each.pid > 0 for each in halted), "a node has ended"
     for each in halted:
         os.kill(each.pid, signal.SIGSTOP)
     try:

@@ -5,12 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import client_worker
 import coordinator_worker
-
-pytestmark = pytest.mark.slow
 
 PUBLIC = {
     "coordinator_worker": {"ConfigError", "FederatedCoordinator", "Update", "WarrenError"},

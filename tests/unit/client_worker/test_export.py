@@ -14,10 +14,7 @@ from warren_shared import weights_file
 from warren_shared.tensors.layout import Layout, Weights
 
 # TensorFlow's variables, when Keras writes them, speak an older numpy.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 X = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
 

@@ -12,8 +12,6 @@ from client_worker import FederatedClient, KerasTask
 from warren_shared.errors import ConfigError
 from warren_shared.protocol.messages import LocalTraining
 
-pytestmark = pytest.mark.slow
-
 L = keras.layers
 R = np.random.default_rng(0)
 A, B = R.normal(size=(48, 2)).astype("f4"), R.normal(size=(48, 1)).astype("f4")

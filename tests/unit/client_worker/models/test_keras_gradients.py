@@ -14,8 +14,6 @@ from warren_shared.errors import ConfigError
 from warren_shared.protocol.messages import LocalTraining
 from warren_shared.tensors.layout import Weights
 
-pytestmark = pytest.mark.slow
-
 L = keras.layers
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 3)).astype("f4")

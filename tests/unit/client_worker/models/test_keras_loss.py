@@ -12,8 +12,6 @@ from warren_shared.errors import ConfigError
 from warren_shared.protocol.messages import LocalTraining
 from warren_shared.tensors.layout import Weights
 
-pytestmark = pytest.mark.slow
-
 L, losses = keras.layers, keras.losses
 R = np.random.default_rng(0)
 X = R.normal(size=(64, 3)).astype("f4")

@@ -18,8 +18,6 @@ from tests.support.processes import ROOT
 from warren_shared.errors import ConfigError
 from warren_shared.protocol.messages import LocalTraining
 
-pytestmark = pytest.mark.slow
-
 L, OPT = keras.layers, keras.optimizers
 R = np.random.default_rng(0)
 X = R.normal(size=(64, 3)).astype("f4")

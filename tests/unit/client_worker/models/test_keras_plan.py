@@ -14,8 +14,6 @@ from warren_shared.errors import ConfigError
 from warren_shared.protocol.messages import LocalTraining
 from warren_shared.tensors.layout import Weights
 
-pytestmark = pytest.mark.slow
-
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(64, 3)).astype("float32")
 Y = (X @ [[1.0], [-2.0], [0.5]] + 0.3).astype("float32")

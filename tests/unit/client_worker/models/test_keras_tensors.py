@@ -11,10 +11,7 @@ from coordinator_worker import FederatedCoordinator
 from warren_shared.errors import ConfigError
 from warren_shared.tensors.layout import STATISTIC, Weights
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 L = keras.layers
 X = np.random.default_rng(0).normal(5, 3, size=(64, 3)).astype("float32")

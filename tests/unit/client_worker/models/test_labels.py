@@ -18,8 +18,6 @@ from client_worker.models import (
 )
 from warren_shared.errors import ConfigError
 
-pytestmark = pytest.mark.slow
-
 R = np.random.default_rng(0)
 X = R.normal(size=(60, 4))
 Y = (X[:, 0] > 0).astype(int)

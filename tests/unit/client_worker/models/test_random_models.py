@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
@@ -18,8 +17,6 @@ from client_worker import KerasTask
 from warren_shared.errors import ConfigError
 from warren_shared.protocol.messages import LocalTraining
 from warren_shared.tensors.layout import STATISTIC, Weights
-
-pytestmark = pytest.mark.slow
 
 L, OPT = keras.layers, keras.optimizers
 EXAMPLES = int(os.environ.get("WARREN_TEST_EXAMPLES", "30"))

@@ -9,7 +9,7 @@ from client_worker.models.numpy_model import NumpyModel
 from client_worker.training.plan import TrainingPlan, takes_plan
 from client_worker.training.scaffold import longer
 from coordinator_worker import FederatedCoordinator
-from tests.tasks import Line
+from tests.tasks import Held, Line
 from warren_shared.errors import ConfigError
 from warren_shared.protocol.messages import LocalTraining
 from warren_shared.tensors.layout import Layout, Weights
@@ -34,19 +34,6 @@ def gradient(weights: list[np.ndarray], data: tuple[np.ndarray, np.ndarray]) -> 
 
 
 START = [np.array([[0.3], [-0.2]]), np.array([0.1])]
-
-
-class Held:
-    """Somebody to take the global model, controls and all."""
-
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
-
-    def get_weights(self) -> Weights:
-        return self.weights
-
-    def set_weights(self, weights: Weights) -> None:
-        self.weights = weights
 
 
 def test_fedprox_is_the_step_of_its_equation() -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,9 +177,8 @@ def test_hostile_words_are_bounded_and_stay_on_their_line(audit: Audit, tmp_path
     assert b"\x1b" not in (tmp_path / NAME).read_bytes()
 
 
-def test_what_a_full_disk_does_not_take_is_written_when_there_is_room(
-    audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def fill_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bytes], int]:
+    """Have the disk take ten bytes more and then none; return what writes as before."""
     write = os.write
     room = [10]
 
@@ -189,6 +189,13 @@ def test_what_a_full_disk_does_not_take_is_written_when_there_is_room(
         return write(file, taken)
 
     monkeypatch.setattr(os, "write", short)
+    return write
+
+
+def test_what_a_full_disk_does_not_take_is_written_when_there_is_room(
+    audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = fill_disk(monkeypatch)
     audit.accepted(manifest(), 1)
     audit.aggregated(1, [entry()], None)
     with pytest.raises(OSError, match="No space"):
@@ -403,16 +410,7 @@ def test_a_log_is_rotated_at_its_size_and_by_a_command(
 def test_a_rename_while_the_disk_is_full_tears_no_line(
     audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = os.write
-    room = [10]
-
-    def short(file: int, data: bytes) -> int:
-        if not room[0]:
-            raise OSError(28, "No space left on device")
-        taken, room[0] = data[: room[0]], 0
-        return write(file, taken)
-
-    monkeypatch.setattr(os, "write", short)
+    write = fill_disk(monkeypatch)
     grown(audit, 1, 1)
     (tmp_path / NAME).rename(tmp_path / f"{NAME}.1")
     grown(audit, 2, 2)
