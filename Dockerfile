@@ -12,6 +12,7 @@ COPY broker_config broker_config
 COPY shared shared
 COPY coordinator_worker coordinator_worker
 COPY client_worker client_worker
+COPY examples examples
 
 # What others make is installed by name and before our source is there: TensorFlow is half a gigabyte,
 # and its layer stays as long as pyproject.toml does.
@@ -31,7 +32,7 @@ USER warren
 CMD ["coordinator-worker", "--help"]
 
 FROM base AS client-packages
-ARG EXTRA=examples
+ARG EXTRA=demo
 COPY pyproject.toml constraints.txt ./
 COPY deploy/requirements.py deploy/
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -40,8 +41,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM client-packages AS client
 COPY --from=source /app /app
 RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .
-COPY examples examples
-# Tasks are imported by path, such as examples.breast_cancer.task:clinic.
+# Tasks are imported by path, such as warren_examples.breast_cancer.task:clinic.
 ENV PYTHONPATH=/app TF_CPP_MIN_LOG_LEVEL=2
 USER client
 CMD ["client-worker", "--help"]

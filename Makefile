@@ -18,22 +18,22 @@ help: ## show this list
 
 # TLS=1: everything encrypted.
 demo: $(VENV)/.examples ## train on real patients of four clinics, over a RabbitMQ node of its own
-	@$(BIN)/python -m examples.breast_cancer $(if $(TLS),--tls)
+	@$(BIN)/coordinator-worker demo $(if $(TLS),--tls)
 
 heart-disease: $(VENV)/.examples ## the same for four real hospitals: make heart-disease DATA=FOLDER
-	@$(BIN)/python -m examples.heart_disease --data "$(DATA)"
+	@$(BIN)/python -m warren_examples.heart_disease --data "$(DATA)"
 
 credit-default: $(VENV)/.examples ## the same for four banks: make credit-default DATA=FOLDER
-	@$(BIN)/python -m examples.credit_default --data "$(DATA)"
+	@$(BIN)/python -m warren_examples.credit_default --data "$(DATA)"
 
 fashion-phones: $(VENV)/.examples ## a hundred virtual phones: make fashion-phones DATA=FOLDER
-	@$(BIN)/python -m examples.fashion_phones --data "$(DATA)"
+	@$(BIN)/python -m warren_examples.fashion_phones --data "$(DATA)"
 
 air-quality: $(VENV)/.examples ## twelve stations: make air-quality DATA=FOLDER
-	@$(BIN)/python -m examples.air_quality --data "$(DATA)"
+	@$(BIN)/python -m warren_examples.air_quality --data "$(DATA)"
 
 linear-regression: $(VENV)/.examples ## the algorithm in one process, in a few lines
-	@$(BIN)/python -m examples.linear_regression
+	@$(BIN)/python -m warren_examples.linear_regression
 
 # Each benchmark is a command of its own: one that fails does not cost the others' results.
 bench: $(VENV)/.bench $(FLOWER)/.installed ## measure it all, with Flower beside it
@@ -151,18 +151,21 @@ clean: ## remove what was installed and produced here
 
 $(VENV)/.examples: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Warren with TensorFlow into $(VENV): a minute or two, once" >&2
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[examples]'
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[demo]'
 	@touch $@
 
+# An environment's own pip may be too old for --group.
 $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Warren with what draws its benchmarks into $(VENV): a minute or two, once" >&2
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[bench]'
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade pip
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[demo]' --group bench
 	@touch $@ $(VENV)/.examples
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Warren with its tests' tools into $(VENV): a minute or two, once" >&2
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[dev]'
-	@mkdir -p $(VENV)/mypy && ln -sfn ../../shared $(VENV)/mypy/warren_shared
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade pip
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[demo,tensorboard,traces]' --group dev
+	@mkdir -p $(VENV)/mypy && for name in shared examples; do ln -sfn ../../$$name $(VENV)/mypy/warren_$$name; done
 	@touch $@ $(VENV)/.examples $(VENV)/.bench
 
 # What some tests drive or ask: a browser, network namespaces, systemd's own judgement of units, kustomize.
@@ -179,7 +182,8 @@ $(VENV)/.programs: | $(BIN)/python
 	@touch $@
 
 $(VENV)/.fuzz: pyproject.toml constraints.txt | $(BIN)/python
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[dev,fuzz]'
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade pip
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[demo,tensorboard,traces]' --group dev --group fuzz
 	@touch $@ $(VENV)/.dev $(VENV)/.examples $(VENV)/.bench
 
 $(BARE)/.installed: pyproject.toml constraints.txt | $(BARE)/bin/python

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from coordinator_worker.settings import CoordinatorSettings
 
 COMMANDS: Final = {
+    "demo": "a broker, four clinics and a coordinator on this machine, with real data",
     "watch": "a running federation, live in the terminal",
     "dashboard": "a running federation in a browser",
     "participation": "who takes part, who is late, who has gone",

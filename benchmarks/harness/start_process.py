@@ -14,7 +14,7 @@ from broker_config.declaration.federation import Federation
 from broker_config.node import lifecycle as private_node
 from broker_config.node.record import Node
 from broker_config.secrets.bundles import bundle_path
-from examples.stage.processes import BIN, Child, ChildFailed
+from warren_examples.stage.processes import BIN, Child, ChildFailed
 
 CLIENTS: Final = ("alfa", "bravo")
 DEADLINE_S: Final = 90.0

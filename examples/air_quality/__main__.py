@@ -1,4 +1,4 @@
-"""Twelve stations: ``python -m examples.air_quality --data FOLDER``."""
+"""Twelve stations: ``python -m warren_examples.air_quality --data FOLDER``."""
 
 import argparse
 import sys
@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from client_worker.tasks.feature_statistics import Statistics
-from examples.air_quality import FILES, STATIONS, WHERE
-from examples.stage.fleet import fleet_stage, main
+from warren_examples.air_quality import FILES, STATIONS, WHERE
+from warren_examples.stage.fleet import fleet_stage, main
 from warren_shared.tensors.layout import Array
 
 ROUNDS, DAYS = 40, 365
@@ -18,9 +18,9 @@ RIDGE = 1e-3
 
 def play(given: argparse.Namespace) -> None:
     """Statistics first, then the forecast; beside it each station alone, and all data pooled."""
-    from examples.air_quality.task import inputs, station
+    from warren_examples.air_quality.task import inputs, station
 
-    save, module = given.out / "statistics", "examples.air_quality.task"
+    save, module = given.out / "statistics", "warren_examples.air_quality.task"
     told = ("--data", str(given.data), "--save", str(save), "--days", str(DAYS))
     quorum = ("--quorum", str(len(STATIONS)))
     rounds = ("--rounds", str(given.rounds or ROUNDS))

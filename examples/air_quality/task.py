@@ -15,7 +15,7 @@ import numpy as np
 from client_worker import Task
 from client_worker.models import linear_regression
 from client_worker.tasks.feature_statistics import Statistics, statistics_task
-from examples.air_quality import FILES, WHERE
+from warren_examples.air_quality import FILES, WHERE
 
 AHEAD_H, DAY_H, YEAR_H = 6, 24, 24 * 365
 MEASURED = slice(5, 15)  # PM2.5, PM10, SO2, NO2, CO, O3, temperature, pressure, dew point, rain

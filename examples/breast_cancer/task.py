@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer
 
 from client_worker import KerasTask
-from examples.stage.study import Records, Site, hold_out
+from warren_examples.stage.study import Records, Site, hold_out
 
 CLINICS = ("screening-centre", "city-hospital", "university-hospital", "tumour-centre")
 SHARES = (0.42, 0.28, 0.19, 0.11)

@@ -1,10 +1,10 @@
-"""Four banks: ``python -m examples.credit_default --data FOLDER``."""
+"""Four banks: ``python -m warren_examples.credit_default --data FOLDER``."""
 
 import sys
 
-from examples.credit_default import BANKS, FILE, WHERE
-from examples.stage.command import main_with_data
-from examples.stage.study import Study
+from warren_examples.credit_default import BANKS, FILE, WHERE
+from warren_examples.stage.command import main_with_data
+from warren_examples.stage.study import Study
 
 
 def study(folder: str) -> Study:
@@ -14,7 +14,7 @@ def study(folder: str) -> Study:
         description="30,000 credit card holders in Taiwan, at banks whose customers differ in their"
         " education. Question: will the next payment be missed?",
         names=BANKS,
-        module="examples.credit_default.task",
+        module="warren_examples.credit_default.task",
         arguments=lambda number: ["--data", folder, "--bank", BANKS[number]],
         rounds=15,
         epochs=1,

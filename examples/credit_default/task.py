@@ -15,8 +15,8 @@ import keras
 import numpy as np
 
 from client_worker import KerasTask
-from examples.credit_default import BANKS, FILE, WHERE
-from examples.stage.study import Records, Site, hold_out
+from warren_examples.credit_default import BANKS, FILE, WHERE
+from warren_examples.stage.study import Records, Site, hold_out
 
 HELD_OUT = 1 / 3
 COLUMNS = 25

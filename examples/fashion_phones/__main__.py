@@ -1,4 +1,4 @@
-"""A hundred phones: ``python -m examples.fashion_phones --data FOLDER``."""
+"""A hundred phones: ``python -m warren_examples.fashion_phones --data FOLDER``."""
 
 import argparse
 import json
@@ -7,9 +7,9 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from examples.fashion_phones import FILES, PHONES, WHERE
-from examples.stage.fleet import fleet_stage, main
-from examples.stage.processes import BIN
+from warren_examples.fashion_phones import FILES, PHONES, WHERE
+from warren_examples.stage.fleet import fleet_stage, main
+from warren_examples.stage.processes import BIN
 
 ROUNDS = 60
 SHARE, QUORUM = 0.2, 12
@@ -17,7 +17,7 @@ SHARE, QUORUM = 0.2, 12
 
 def play(given: argparse.Namespace) -> None:
     """Train, and show how the test accuracy grew."""
-    module = "examples.fashion_phones.task"
+    module = "warren_examples.fashion_phones.task"
     program = f"{BIN / 'client-worker'} evaluate --task {module}:judge --data {given.data} --model"
     told = (
         *("--rounds", str(given.rounds or ROUNDS), "--quorum", str(QUORUM)),

@@ -14,7 +14,7 @@ import numpy as np
 from client_worker import NumpyModel, Task
 from client_worker.models import mlp
 from client_worker.partition import dirichlet
-from examples.fashion_phones import PHONES, WHERE
+from warren_examples.fashion_phones import PHONES, WHERE
 
 ALPHA, SEED = 0.3, 7
 HEADER_BYTES = {"images-idx3": 16, "labels-idx1": 8}

@@ -1,10 +1,10 @@
-"""Four real hospitals: ``python -m examples.heart_disease --data FOLDER``."""
+"""Four real hospitals: ``python -m warren_examples.heart_disease --data FOLDER``."""
 
 import sys
 
-from examples.heart_disease import HOSPITALS, WHERE
-from examples.stage.command import main_with_data
-from examples.stage.study import Study
+from warren_examples.heart_disease import HOSPITALS, WHERE
+from warren_examples.stage.command import main_with_data
+from warren_examples.stage.study import Study
 
 
 def study(folder: str) -> Study:
@@ -14,7 +14,7 @@ def study(folder: str) -> Study:
         description="740 patients of the UCI heart disease data at the hospitals that treated"
         " them. Question: is there any heart disease?",
         names=HOSPITALS,
-        module="examples.heart_disease.task",
+        module="warren_examples.heart_disease.task",
         arguments=lambda number: ["--data", folder, "--hospital", HOSPITALS[number]],
         rounds=20,
         epochs=2,

@@ -15,8 +15,8 @@ import keras
 import numpy as np
 
 from client_worker import KerasTask
-from examples.heart_disease import HOSPITALS, WHERE
-from examples.stage.study import Records, Site, hold_out
+from warren_examples.heart_disease import HOSPITALS, WHERE
+from warren_examples.stage.study import Records, Site, hold_out
 
 HELD_OUT = 1 / 3
 COLUMNS = 14

@@ -1,4 +1,4 @@
-"""Federated averaging in one process: ``python -m examples.linear_regression``."""
+"""Federated averaging in one process: ``python -m warren_examples.linear_regression``."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 
 from client_worker import FederatedClient
 from coordinator_worker import FederatedCoordinator
-from examples.linear_regression.task import Records, clinic, clinics
+from warren_examples.linear_regression.task import Records, clinic, clinics
 
 ROUNDS = 80
 

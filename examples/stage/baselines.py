@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from examples.stage.study import Records, Site, Study, pooled, score
+from warren_examples.stage.study import Records, Site, Study, pooled, score
 from warren_shared.errors import Stopped
 from warren_shared.tensors.layout import Array
 

@@ -14,21 +14,23 @@ from typing import Any
 from rich.console import Console
 
 from coordinator_worker.text.formatting import size
-from examples.stage.baselines import Comparison
-from examples.stage.federation import Run, Stage
-from examples.stage.html import write_html
-from examples.stage.report import Figures, summary, table, write_json
-from examples.stage.study import Study
-from examples.stage.view import View
+from warren_examples.stage.baselines import Comparison
+from warren_examples.stage.federation import Run, Stage
+from warren_examples.stage.html import write_html
+from warren_examples.stage.report import Figures, summary, table, write_json
+from warren_examples.stage.study import Study
+from warren_examples.stage.view import View
 from warren_shared.errors import BrokerConfigError, ConfigError, WarrenError
 from warren_shared.service import lifecycle
 
 Alone = dict[int, dict[str, dict[str, dict[str, float]]]]
 
 
-def parser(study: Study, out: str) -> argparse.ArgumentParser:
-    """Flags that every hospital example has."""
-    flags = argparse.ArgumentParser(description=f"{study.title}. {study.description}")
+def parser(study: Study, out: str, program: str | None = None) -> argparse.ArgumentParser:
+    """Flags that every hospital example has; ``program`` is what they follow."""
+    flags = argparse.ArgumentParser(
+        prog=program, description=f"{study.title}. {study.description}", allow_abbrev=False
+    )
     flags.add_argument("--out", type=Path, default=Path(out), help=f"where to write ({out})")
     flags.add_argument(
         "--seeds", type=_count, default=5, help="how many splits to average over (5)"
@@ -45,9 +47,14 @@ def parser(study: Study, out: str) -> argparse.ArgumentParser:
 def main(study: Study, out: str, argv: Sequence[str] | None = None) -> int:
     """Run ``study`` as the command line says; return the exit code."""
     given = parser(study, out).parse_args(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # leave nothing running then either
+    return lifecycle.run("demo", lambda: run(study, given))
+
+
+def run(study: Study, given: argparse.Namespace) -> None:
+    """Run ``study`` with what its `parser` read; leave nothing running, whatever ends it."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    return lifecycle.run("demo", lambda: play(replace(study, rounds=given.rounds), given))
+    play(replace(study, rounds=given.rounds), given)
 
 
 def main_with_data(

@@ -13,9 +13,9 @@ from coordinator_worker.monitoring.follower import Watch
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from coordinator_worker.terminal.view import TerminalView
-from examples.stage.processes import Child, ChildFailed
-from examples.stage.study import Study
-from examples.stage.view import View
+from warren_examples.stage.processes import Child, ChildFailed
+from warren_examples.stage.study import Study
+from warren_examples.stage.view import View
 from warren_shared.tls import Broker
 
 CLIENTS_READY_S = 120.0

@@ -13,7 +13,7 @@ from broker_config.node import lifecycle
 from broker_config.secrets.bundles import bundle_path
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
-from examples.stage.processes import Child, ChildFailed
+from warren_examples.stage.processes import Child, ChildFailed
 from warren_shared.errors import BrokerConfigError, ConfigError, WarrenError
 from warren_shared.service import lifecycle as service
 

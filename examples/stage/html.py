@@ -5,8 +5,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from examples.stage.report import Figures, summary
-from examples.stage.svg import curves, dots
+from warren_examples.stage.report import Figures, summary
+from warren_examples.stage.svg import curves, dots
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #667085; --line: #e4e7ec;

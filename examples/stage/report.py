@@ -11,7 +11,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from examples.stage.study import Study
+from warren_examples.stage.study import Study
 
 Evaluation = Mapping[str, Mapping[str, float]]  # site or "all" -> figure -> value
 

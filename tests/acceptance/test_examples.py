@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.processes import ROOT
+from tests.support.processes import BIN, ROOT
 
 
 def command(*arguments: str) -> list[str]:
@@ -59,7 +59,11 @@ def check_report(folder: Path, rounds: int) -> None:
 
 
 def test_the_demo_trains_reports_and_leaves_nothing_running(tmp_path: Path) -> None:
-    done = run("examples.breast_cancer", "--out", str(tmp_path), "--seeds", "1", "--rounds", "4")
+    demo = [str(BIN / "coordinator-worker"), "demo", "--out", str(tmp_path)]
+    done = subprocess.run(
+        [*demo, "--seeds", "1", "--rounds", "4"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=150, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     check_report(tmp_path, rounds=4)
     assert "federated" in done.stdout
@@ -67,9 +71,21 @@ def test_the_demo_trains_reports_and_leaves_nothing_running(tmp_path: Path) -> N
     assert started_from(tmp_path) == []
 
 
+def test_the_demo_without_what_it_needs_is_one_line(tmp_path: Path) -> None:
+    alone = os.environ.get("TEST_COORDINATOR_WORKER")
+    assert alone, "make test names a coordinator that is installed without TensorFlow"
+    done = subprocess.run(
+        [alone, "demo"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "pip install 'warren-fl[demo]'" in line
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_demo_runs_with_everything_encrypted(tmp_path: Path) -> None:
     options = ("--tls", "--seeds", "1", "--rounds", "2")
-    done = run("examples.breast_cancer", "--out", str(tmp_path), *options)
+    done = run("warren_examples.breast_cancer", "--out", str(tmp_path), *options)
     assert done.returncode == 0, done.stderr
     check_report(tmp_path, rounds=2)
     assert json.loads((tmp_path / "report.json").read_text())["encrypted"]
@@ -83,14 +99,14 @@ def test_the_hospitals_train_and_report(tmp_path: Path) -> None:
     if folder is None:
         pytest.skip("WARREN_HEART_DISEASE_DATA names no folder with the heart disease data")
     options = ("--out", str(tmp_path), "--seeds", "1", "--rounds", "4")
-    done = run("examples.heart_disease", "--data", folder, *options)
+    done = run("warren_examples.heart_disease", "--data", folder, *options)
     assert done.returncode == 0, done.stderr
     check_report(tmp_path, rounds=4)
 
 
 def test_the_hospitals_without_their_data_are_one_line(tmp_path: Path) -> None:
     for options in ([], ["--data", str(tmp_path)]):
-        done = run("examples.heart_disease", *options)
+        done = run("warren_examples.heart_disease", *options)
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert "UCI Machine Learning Repository" in done.stderr
@@ -99,8 +115,9 @@ def test_the_hospitals_without_their_data_are_one_line(tmp_path: Path) -> None:
 @contextmanager
 def demo_in_round_one(out: Path) -> Iterator[subprocess.Popen[str]]:
     """A demonstration that has closed its first round and would go on for long."""
+    options = ("--out", str(out), "--seeds", "1", "--rounds", "500")
     process = subprocess.Popen(
-        command("examples.breast_cancer", "--out", str(out), "--seeds", "1", "--rounds", "500"),
+        command("warren_examples.breast_cancer", *options),
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     watchdog = threading.Timer(100, process.kill)

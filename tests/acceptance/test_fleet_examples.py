@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from examples.air_quality import STATIONS
-from examples.air_quality.task import AHEAD_H, YEAR_H, station
-from examples.fashion_phones import FILES, PHONES
-from examples.fashion_phones.task import parts
 from tests.support.processes import ROOT
+from warren_examples.air_quality import STATIONS
+from warren_examples.air_quality.task import AHEAD_H, YEAR_H, station
+from warren_examples.fashion_phones import FILES, PHONES
+from warren_examples.fashion_phones.task import parts
 
 
 def run(example: str, data: Path, out: Path) -> subprocess.CompletedProcess[str]:

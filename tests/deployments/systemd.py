@@ -110,7 +110,8 @@ def _install(machine: SystemdMachine) -> None:
         machine.write(f"{home}/bin/{program}", _PROGRAM.format(module=module), 0o755)
     theirs = Path(sysconfig.get_path("purelib")).relative_to(ROOT)
     machine.write(f"{home}/{packages}/warren.pth", f"/srv/warren\n/srv/warren/{theirs}\n")
-    machine.run("ln", "-s", "/srv/warren/shared", f"{home}/{packages}/warren_shared")
+    for folder in ("shared", "examples"):
+        machine.run("ln", "-s", f"/srv/warren/{folder}", f"{home}/{packages}/warren_{folder}")
 
 
 def _remove(group: Path) -> None:

@@ -9,7 +9,7 @@ from tests.deployments.systemd import SystemdMachine, systemd_machine
 
 HOME = "/var/lib/warren-broker"
 ENVIRONMENT = "/opt/warren/.venv/bin"
-TASK = "examples.breast_cancer.task:clinic"
+TASK = "warren_examples.breast_cancer.task:clinic"
 SETTINGS = f"""
 [coordinator]
 quorum = 2
@@ -33,8 +33,6 @@ def machine() -> Iterator[SystemdMachine]:
         bundle = f"{HOME}/bundles/hospital-a.env"
         found.run("install", "-m", "600", bundle, "/etc/warren/client-hospital-a.env")
         found.write("/etc/warren/warren.toml", SETTINGS)
-        # What a task brings along is installed; here it is in the tree.
-        found.run("ln", "-s", "/srv/warren/examples", "/etc/warren/examples")
         for program in ("coordinator-worker", "client-worker"):
             found.run(program, "install")
         found.run("systemctl", "daemon-reload")

@@ -122,7 +122,7 @@ def test_a_change_of_source_leaves_the_layer_of_tensorflow_as_it_is() -> None:
     assert "pip install" in layers
     assert not re.search(r"^COPY .*(shared|client_worker|examples)", layers, re.MULTILINE)
     assert "pip install --no-deps ." in stages()["client"]
-    command = [sys.executable, "deploy/requirements.py", "examples"]
+    command = [sys.executable, "deploy/requirements.py", "demo"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert {"tensorflow", "scikit-learn", "pika"} <= {re.split("[>=<]", x)[0] for x in told.split()}
 

@@ -56,10 +56,12 @@ def depended_on(entries: Iterable[str]) -> set[str]:
 
 
 def test_the_constraints_name_versions_only_and_all_that_is_depended_on() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    peers = extras.pop("bench-peers")  # in an environment of their own
-    wanted = [*project["dependencies"], *chain(*extras.values())]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = project["dependency-groups"]
+    peers = groups.pop("bench-peers")  # in an environment of their own
+    extras = project["project"]["optional-dependencies"]
+    all_ = chain(project["project"]["dependencies"], *extras.values(), *groups.values())
+    wanted = [entry for entry in all_ if isinstance(entry, str)]
     assert depended_on(wanted) <= pinned(ROOT / "constraints.txt")
     assert depended_on(peers) <= pinned(ROOT / "benchmarks" / "peers" / "flower-constraints.txt")
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from examples.breast_cancer import task as breast_cancer
-from examples.heart_disease import HOSPITALS
-from examples.heart_disease import task as heart_disease
-from examples.linear_regression.__main__ import explained, federated, least_squares
-from examples.linear_regression.task import clinics
-from examples.stage.study import Site
+from warren_examples.breast_cancer import task as breast_cancer
+from warren_examples.heart_disease import HOSPITALS
+from warren_examples.heart_disease import task as heart_disease
+from warren_examples.linear_regression.__main__ import explained, federated, least_squares
+from warren_examples.linear_regression.task import clinics
+from warren_examples.stage.study import Site
 
 
 def rows(site: Site) -> list[bytes]:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from examples.breast_cancer.__main__ import STUDY
-from examples.stage.html import write_html
-from examples.stage.report import Figures, summary, table, write_json
-from examples.stage.svg import ticks
+from warren_examples.breast_cancer.__main__ import STUDY
+from warren_examples.stage.html import write_html
+from warren_examples.stage.report import Figures, summary, table, write_json
+from warren_examples.stage.svg import ticks
 
 FACTS = {
     "rounds": 3,
