@@ -15,6 +15,7 @@ from broker_config.declaration.federation import Federation
 from coordinator_worker.storage import checkpoint
 from tests.acceptance.test_federation import final_weights, start_client, start_coordinator
 from tests.conftest import Place
+from tests.support.pace import allow
 from tests.support.processes import Worker, workers
 from tests.support.relay import Relay, relay
 
@@ -24,7 +25,7 @@ UNLIMITED = resource.RLIM_INFINITY
 
 def until(condition: Callable[[], bool], deadline_s: float = 30.0) -> None:
     tick = threading.Event()
-    for _ in range(int(deadline_s * 10)):
+    for _ in range(int(allow(deadline_s) * 10)):
         if condition():
             return
         tick.wait(0.1)

@@ -15,6 +15,7 @@ from broker_config.node import lifecycle as private_node
 from broker_config.node.record import Node
 from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
+from tests.support.pace import allow
 from tests.support.processes import ROOT, Worker, workers
 from tests.support.relay import Relay, relay
 
@@ -65,7 +66,7 @@ def test_a_dozen_started_at_once_join_with_shards_of_their_own_and_the_killed_ar
         assert sorted(places) == list(range(CROWD))
         joined = [coordinator.wait_for("client_joined") for _ in fleet]
         assert {one["client"] for one in joined} == {f"crowd.{n}" for n in range(CROWD)}
-        assert max(float(one["time"]) for one in joined) - max(ready) < JOINED_S + SLACK_S
+        assert max(float(one["time"]) for one in joined) - max(ready) < allow(JOINED_S + SLACK_S)
 
         for one in fleet[:KILLED]:
             one.kill()
@@ -120,7 +121,7 @@ def test_the_place_of_a_machine_that_vanished_is_free_after_three_heartbeats(
         waiting = heir.wait_for("waiting")
         assert "all 3 places from model.fleet.0 on are taken" in waiting["message"]
         took_s = float(heir.wait_for("connected")["time"]) - gone
-        assert HEARTBEAT_S / 2 < took_s < 3 * HEARTBEAT_S + SLACK_S
+        assert HEARTBEAT_S / 2 < took_s < allow(3 * HEARTBEAT_S + SLACK_S)
         coordinator = Worker(
             "coordinator-worker", place.urls["coordinator"], "--quorum", "3",
             "--checkpoint-dir", str(tmp_path),

@@ -11,6 +11,7 @@ from client_worker.runtime.mailbox import GlobalModel, Mailbox
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
+from tests.support.pace import DEADLINE_S
 from tests.support.processes import Worker, workers
 from warren_shared.amqp.delivery import Delivery, Subscription
 from warren_shared.amqp.publisher import Publication
@@ -23,7 +24,6 @@ from warren_shared.tensors.layout import Weights
 
 RUN = "ab" * 4
 WEIGHTS = Weights.of([np.zeros(CHUNK_BYTES // 4 * 2 + 9, np.float32)])  # three chunks
-DEADLINE_S = 30.0
 
 STUCK = """#!{python}
 import threading

@@ -17,14 +17,13 @@ from coordinator_worker.monitoring.event_publisher import Events
 from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.monitoring.follower import Follower, fetch_snapshot
 from tests.conftest import Place
+from tests.support.pace import DEADLINE_S
 from tests.support.processes import BIN, ROOT, Worker, workers
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.session import Session
 from warren_shared.errors import BrokerUnavailable
 from warren_shared.naming import EVENT_EXCHANGE, STATE_QUEUE
 from warren_shared.observability.event_bus import EventBus
-
-DEADLINE_S = 20.0
 
 
 def until(condition: Callable[[], bool], woken: threading.Event | None = None) -> None:

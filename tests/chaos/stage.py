@@ -16,6 +16,7 @@ from broker_config.broker.management_api import Management
 from broker_config.declaration.federation import Federation
 from broker_config.node import lifecycle as private_node
 from tests.chaos.crew import Crew, Post
+from tests.support.pace import allow
 from tests.support.relay import Relay
 from warren_shared.errors import BrokerConfigError
 
@@ -143,7 +144,7 @@ class Stage:
 
     def until(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Wait for ``condition``; whether it came to be in time."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + allow(seconds)
         while not condition():
             if time.monotonic() > end:
                 return False

@@ -15,6 +15,7 @@ from broker_config.node import lifecycle as private_node
 from broker_config.node.record import Node
 from client_worker.runtime.mailbox import GlobalModel, Mailbox
 from tests.conftest import CLIENTS, FLEET, Place
+from tests.support.pace import DEADLINE_S, allow
 from tests.support.relay import relay
 from warren_shared.amqp import address, confirm_deadline, zero_copy
 from warren_shared.amqp import session as amqp
@@ -27,8 +28,7 @@ from warren_shared.protocol.messages import Join, ModelManifest, UpdateManifest
 from warren_shared.protocol.transfer import Outgoing, transfer_fields
 from warren_shared.tensors.layout import Layout, Weights
 
-PATIENCE_S = 10.0
-DEADLINE_S = 30.0
+PATIENCE_S = 60.0
 
 
 class Received:
@@ -394,7 +394,7 @@ def test_a_session_that_reads_nothing_closes_at_once(
     assert came.wait(DEADLINE_S)
     began = time.monotonic()
     session.close()
-    assert time.monotonic() - began < 4.0
+    assert time.monotonic() - began < allow(4.0)
     assert not session._thread.is_alive()
 
 
@@ -426,7 +426,7 @@ def test_a_confirm_that_never_comes_means_a_new_connection_and_the_same_message_
         session.publish([join(CLIENTS[0])])
         session.close()
     assert lost.is_set()
-    assert time.monotonic() - began < PATIENCE_S
+    assert time.monotonic() - began < allow(10.0)
     bodies = {bytes(received.next().body) for _ in range(2)}
     assert len(bodies) == 1, "the same message twice: whoever counts takes it once"
 

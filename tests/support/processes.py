@@ -17,10 +17,10 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from tests.support.pace import DEADLINE_S
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-DEADLINE_S = 30.0
-
 # Models are signed, as they are with every bundle.
 _SIGNING = Ed25519PrivateKey.generate()
 _DECRYPT = X25519PrivateKey.generate()

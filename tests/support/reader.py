@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
 from tests.support.machines import Machine
+from tests.support.pace import DEADLINE_S
 from tests.support.processes import ROOT
-
-DEADLINE_S: Final = 60
 
 
 @dataclass

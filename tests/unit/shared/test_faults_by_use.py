@@ -22,6 +22,7 @@ from coordinator_worker.runtime.disk_retry import DiskRetry
 from coordinator_worker.runtime.evaluator import Evaluator
 from coordinator_worker.runtime.event_loop import CoordinatorLoop
 from coordinator_worker.settings import CoordinatorSettings
+from tests.support.pace import DEADLINE_S
 from warren_shared import weights_file
 from warren_shared.amqp import zero_copy
 from warren_shared.amqp.publisher import Publication
@@ -35,7 +36,6 @@ from warren_shared.protocol.messages import ModelManifest, Notice
 from warren_shared.protocol.transfer import transfer_fields
 from warren_shared.tensors.layout import Weights
 
-DEADLINE_S = 30
 WEIGHTS = Weights.of([np.zeros(4, np.float32)])
 
 
