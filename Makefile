@@ -11,7 +11,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 .DEFAULT_GOAL := help
 .PHONY: help demo screenshots settings heart-disease credit-default fashion-phones air-quality \
 	linear-regression bench bench-short experiments \
-	chaos cluster fuzz soak property admin-crashes check test test-all deployments test-rabbitmq4 lint types imports unit format clean
+	chaos cluster fuzz soak property admin-crashes check test test-all long deployments test-rabbitmq4 lint types imports unit format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -110,7 +110,7 @@ check: lint types imports ## before each commit: format, types, rooms, and the f
 
 test: lint types imports unit ## everything that has to pass
 
-test-all: test deployments test-rabbitmq4 ## the same, deployments that are run, and RabbitMQ 4
+test-all: test long deployments test-rabbitmq4 ## the same, benchmarks, documents that train, deployments, RabbitMQ 4
 
 # Root, and a systemd: they boot one in namespaces of its own.
 deployments: $(VENV)/.dev $(VENV)/.programs ## the units as systemd runs them, compose as an engine does
@@ -126,10 +126,20 @@ types: $(VENV)/.dev
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
+# Files are run by several processes, each with a RabbitMQ node of its own. One more than there are
+# processors, since most tests wait for others. JOBS=1 for one after another.
+JOBS ?= $(shell expr $$(nproc) + 1)
+AT_ONCE = $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile --no-loadscope-reorder)
+
 # The workers under test are real processes; their coordinator comes from an environment that has
 # no TensorFlow in it, so that it cannot come to need it.
 unit: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs
-	TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m pytest
+	TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker \
+	  $(BIN)/python -m pytest -m "not long" $(AT_ONCE)
+
+# One after another: some of them measure.
+long: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs
+	TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m pytest -m long
 
 # First on the PATH, its rabbitmq-server is what every node of the run starts, those of examples and
 # README too; erl and epmd beside it are of the same age.
@@ -138,7 +148,7 @@ test-rabbitmq4: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs ## the tests t
 	@$(UNPACKED)
 	PATH="$(NEWER)$$PATH" WARREN_TEST_RABBITMQ_VERSION=$(RABBITMQ) \
 	  TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker \
-	  $(BIN)/python -m pytest tests/integration tests/acceptance
+	  $(BIN)/python -m pytest -m "not long" $(AT_ONCE) tests/integration tests/acceptance
 
 format: $(VENV)/.dev ## bring the code into shape
 	$(BIN)/ruff format .

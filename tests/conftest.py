@@ -8,6 +8,7 @@ version it has to be (``4``, ``4.0``), and the run ends when it is another.
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -64,6 +65,14 @@ def seen(pytestconfig: pytest.Config) -> Callable[[Node], Node]:
         return node
 
     return see
+
+
+def pytest_configure() -> None:
+    """Have what the tests start end by an interrupt, also where this run was started beside others.
+
+    A shell has what it starts with ``&`` ignore SIGINT, and so does all that such a process starts.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)

@@ -94,7 +94,7 @@ def main(
     argv: Sequence[str],
 ) -> int:
     """Run an example with ``--data FOLDER``, which must hold ``files``; the exit code."""
-    flags = argparse.ArgumentParser(prog=f"python -m examples.{name}")
+    flags = argparse.ArgumentParser(prog=f"python -m warren_examples.{name}")
     flags.add_argument("--data", type=Path, required=True, help=where)
     flags.add_argument("--out", type=Path, default=Path("runs") / name.replace("_", "-"))
     flags.add_argument("--rounds", type=int, default=None, help="instead of the example's own")

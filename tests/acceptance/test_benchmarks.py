@@ -41,7 +41,7 @@ FLAGS = {
 AT_ONCE = 4
 DEADLINE_S = 240.0
 
-pytestmark = pytest.mark.timeout(900)  # each waits for those before it
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # each waits for those before it
 
 
 class Benchmarks:

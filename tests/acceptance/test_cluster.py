@@ -13,7 +13,6 @@ from tests.cluster.cases import CASES, play
 from tests.cluster.nodes import cluster
 
 
-@pytest.mark.timeout(360)
 @pytest.mark.parametrize("case", CASES)
 def test_a_node_that_was_cut_off_costs_no_update_and_stops_nobody(
     case: str, tmp_path: Path

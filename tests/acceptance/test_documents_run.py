@@ -34,7 +34,7 @@ BY_THEMSELVES = {  # in tests of their own
 }
 
 
-@pytest.mark.timeout(420)  # TensorFlow starts several times
+@pytest.mark.long  # TensorFlow starts several times
 @pytest.mark.parametrize("document", RUN)
 def test_its_commands_do_and_print_what_it_says(document: str, tmp_path: Path) -> None:
     said = documents.run(blocks(document), tmp_path, files=RUN[document])
@@ -78,7 +78,7 @@ for name in sorted(path.stem for path in Path().glob("*.py")):
 """
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.long
 def test_every_task_of_bring_your_own_learns(tmp_path: Path) -> None:
     """Also those that its commands do not name."""
     some = [block for block in blocks("docs/bring-your-own.md", "python") if block.name]

@@ -14,9 +14,19 @@ from warren_examples.air_quality.task import AHEAD_H, YEAR_H, station
 from warren_examples.fashion_phones import FILES, PHONES
 from warren_examples.fashion_phones.task import parts
 
+pytestmark = pytest.mark.long
+
 
 def run(example: str, data: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"examples.{example}", "--data", str(data), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        f"warren_examples.{example}",
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+    ]
     return subprocess.run(
         [*command, "--rounds", "2"],
         cwd=ROOT,

@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
     return [block.text for block in documents.blocks(DOCUMENT, language)]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.long
 def test_the_page_about_models_does_what_it_says(tmp_path: Path) -> None:
     documents.save(documents.blocks("README.md", "python"), tmp_path)
     (use,) = blocks("python")

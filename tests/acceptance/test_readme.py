@@ -17,7 +17,6 @@ def test_the_example_in_one_process_finds_the_line(tmp_path: Path) -> None:
     documents.run_python(example.text + check, tmp_path)
 
 
-@pytest.mark.timeout(420)
 @pytest.mark.parametrize("task", ["my_task", "my_object"])
 def test_the_commands_of_the_readme_federate_tasks_of_both_documents(
     tmp_path: Path, task: str

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from broker_config.declaration.federation import Federation
 from broker_config.node import lifecycle as private_node
 from tests.acceptance.test_federation import start_client, start_coordinator
@@ -12,7 +10,6 @@ from tests.conftest import CLIENTS, FLEET, Place
 from tests.support.processes import workers
 
 
-@pytest.mark.timeout(240)
 def test_a_lost_queue_of_updates_is_trained_again_by_those_whose_work_was_in_it(
     place: Place, tmp_path: Path
 ) -> None:

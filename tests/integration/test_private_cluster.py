@@ -23,8 +23,6 @@ from warren_shared.errors import BrokerConfigError
 FEDERATION = Federation("three", clients=("alfa",), fleets=(), model_bytes=1 << 20)
 PAYLOAD = bytes(range(256))
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @pytest.fixture(autouse=True)
 def no_broker_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
