@@ -54,7 +54,7 @@ class ClientSettings(ObservingSettings, WorkerSettings):
         None,
         gt=0,
         description="a training that takes longer is taken for one that hangs, and a supervisor"
-        " that watches (docs/services.md) starts this client anew",
+        " that watches (docs/deploy.md) starts this client anew",
     )
     verify_keys: str | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""Prints the tables of docs/metrics.md from the code.
+"""Prints the tables of docs/monitoring.md from the code.
 
 With ``--write`` it puts them there, between the comments that mark their places.
 """
@@ -14,7 +14,7 @@ from client_worker.runtime.prometheus import Metrics as ClientMetrics
 from coordinator_worker.monitoring.prometheus import Metrics
 from warren_shared.observability.prometheus import Row
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "monitoring.md"
 UNITS = {"seconds": "seconds", "bytes": "bytes", "versions": "versions", "share": "0 to 1"}
 
 

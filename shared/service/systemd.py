@@ -167,7 +167,7 @@ def flags(unit: Unit) -> argparse.ArgumentParser:
     """The command line of `install`."""
     parser = Parser(
         prog=f"{unit.program} install",
-        description=f"Write {unit.name}, so that systemd runs this worker; see docs/services.md.",
+        description=f"Write {unit.name}, so that systemd runs this worker; see docs/deploy.md.",
     )
     parser.add_argument(
         "--settings",

@@ -1,6 +1,6 @@
-"""docs/deploy.md, followed word by word on machines of a network that have nothing but each other.
+"""docs/deploy.md and docs/maintenance.md, followed word by word on machines of a network that have nothing but each other.
 
-The tests go down the page; each leaves the machines as the next one needs them.
+The tests go down the pages; each leaves the machines as the next one needs them.
 """
 
 import json
@@ -24,6 +24,7 @@ from tests.support.processes import ROOT
 from tests.support.reader import Deployment, install, wait_for
 
 PAGE = "docs/deploy.md"
+PAGES = (PAGE, "docs/maintenance.md")
 SITES = ("hospital-a", "hospital-b")
 HOSTS = {
     "broker": "broker.example",
@@ -36,9 +37,9 @@ AMQPS = 5671
 
 
 def steps(*words: str) -> list[Block]:
-    """The page's blocks whose words are these."""
-    found = [block for block in blocks(PAGE) if block.words == words]
-    assert found, f"{PAGE} has no block for {' '.join(words)}"
+    """The blocks of both pages whose words are these."""
+    found = [block for page in PAGES for block in blocks(page) if block.words == words]
+    assert found, f"no page has a block for {' '.join(words)}"
     return found
 
 
@@ -70,7 +71,7 @@ def deployment() -> Iterator[Deployment]:
 
 def hand_over(made: Deployment) -> None:
     """Carry each bundle to where the page's table says."""
-    rows = re.findall(r"^\| `([\w./-]+)` \| (.+) \|$", documents.text_of(PAGE), re.MULTILINE)
+    rows = re.findall(r"^\| `(\.warren/bundles/.+)` \| (.+) \|$", documents.text_of(PAGE), re.M)
     assert len(rows) == 4
     for path, where in rows:
         (name,) = [

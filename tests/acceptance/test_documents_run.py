@@ -22,7 +22,6 @@ RUN: dict[str, dict[str, str]] = {  # as they stand, beside these files
     "docs/tutorial.md": {},
     "docs/bring-your-own.md": {},
     "docs/scaling.md": {},
-    "docs/howto.md": {},
     "docs/security.md": {"tasks.py": TASK},
 }
 BY_THEMSELVES = {  # in tests of their own
@@ -30,7 +29,7 @@ BY_THEMSELVES = {  # in tests of their own
     "README.zh.md": "../repo/test_readme_in_chinese.py",  # its blocks are those of README.md
     "docs/deploy.md": "test_deploy.py",
     "docs/models.md": "test_models_page.py",
-    "docs/upgrade.md": "test_upgrade.py",
+    "docs/maintenance.md": "test_deploy.py",
 }
 
 
@@ -104,7 +103,7 @@ def test_no_document_has_a_command_that_no_test_runs() -> None:
 
 def test_the_tutorial_takes_fifteen_lines_and_four_commands() -> None:
     """A figure of ours: a Keras model of one's own, federated over two terminals."""
-    (task,) = blocks("docs/tutorial.md", "python")
+    task, _ = blocks("docs/tutorial.md", "python")
     own = [line for line in task.text.splitlines() if re.match(r"\s*[^#\s]", line)]
     assert len(own) <= 15
     first, second, *_ = blocks("docs/tutorial.md", "sh")

@@ -242,7 +242,7 @@ def bundles_of(unit: Unit, folder: Path, instance: str) -> dict[str, str]:
 
 
 def test_the_units_of_the_page_run_a_federation(place: Place, tmp_path: Path) -> None:
-    (file,) = documents.blocks("docs/services.md", "toml")
+    (file,) = documents.blocks("docs/deploy.md", "toml")
     settings = file.text.replace("rounds = 100", "rounds = 3").replace("my_task:", "tests.tasks:")
     (tmp_path / "warren.toml").write_text(settings.replace("tasks:site", "tasks:shard_ledger"))
     for name, user in (

@@ -117,14 +117,14 @@ def test_the_settings_file_of_the_reference_is_one(tmp_path: Path) -> None:
 def test_the_reference_of_metrics_is_current() -> None:
     script = ROOT / "tools" / "metrics_reference.py"
     tables = subprocess.check_output([sys.executable, str(script)], text=True).strip().split("\n\n")
-    text = (ROOT / "docs" / "metrics.md").read_text()
+    text = (ROOT / "docs" / "monitoring.md").read_text()
     assert len(tables) == 2
     for table in tables:
         assert table in text, "run `python tools/metrics_reference.py --write`"
 
 
 def test_every_alert_is_in_the_table() -> None:
-    text = (ROOT / "docs" / "metrics.md").read_text()
+    text = (ROOT / "docs" / "monitoring.md").read_text()
     rules = (ROOT / "deploy" / "grafana" / "alerts.yml").read_text()
     names = re.findall(r"- alert: (\w+)", rules)
     assert set(names) == set(re.findall(r"`(Warren\w+)`", text))

@@ -54,8 +54,8 @@ CASES: Final[dict[str, dict[str, Any]]] = {
     "clients": {"clients": [FULL_SITE, SITE | {"name": "hospital-b"}, PHONES]},
     "no client": {"clients": [], "imagePullSecrets": [{"name": "registry"}]},
     "monitoring": {"monitoring": {"enabled": True, "labels": {"release": "prometheus"}}},
-    "as docs/services.md shows": yaml.safe_load(
-        next(b.text for b in blocks("docs/services.md", "yaml") if b.text.startswith("clients:"))
+    "as docs/deploy.md shows": yaml.safe_load(
+        next(b.text for b in blocks("docs/deploy.md", "yaml") if b.text.startswith("clients:"))
     ),
     "more of rabbitmq.conf": {"broker": {"additionalConfig": "consumer_timeout = 3600000"}},
 }  # fmt: skip

@@ -63,7 +63,7 @@ def test_kustomize_leaves_nothing_out() -> None:
 
 def test_an_overlay_changes_what_it_names(tmp_path: Path) -> None:
     base = os.path.relpath(FOLDER, tmp_path)
-    block = next(b for b in blocks("docs/services.md", "yaml") if "Kustomization" in b.text)
+    block = next(b for b in blocks("docs/deploy.md", "yaml") if "Kustomization" in b.text)
     (tmp_path / "kustomization.yaml").write_text(block.text.replace("../deploy/kubernetes", base))
     built = subprocess.run(
         ["kubectl", "kustomize", str(tmp_path)], stdout=subprocess.PIPE, text=True, check=True
