@@ -17,7 +17,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
 # TLS=1: everything encrypted.
-demo: $(VENV)/.examples ## train on real patients of four clinics, over a RabbitMQ node of its own
+demo: $(VENV)/.examples ## train on real patients of four clinics, over a private RabbitMQ node
 	@$(BIN)/coordinator-worker demo $(if $(TLS),--tls)
 
 heart-disease: $(VENV)/.examples ## the same for four real hospitals: make heart-disease DATA=FOLDER
@@ -35,7 +35,7 @@ air-quality: $(VENV)/.examples ## twelve stations: make air-quality DATA=FOLDER
 linear-regression: $(VENV)/.examples ## the algorithm in one process, in a few lines
 	@$(BIN)/python -m warren_examples.linear_regression
 
-# Each benchmark is a command of its own: one that fails does not cost the others' results.
+# Each benchmark is a separate command: one that fails does not cost the others' results.
 bench: $(VENV)/.bench $(FLOWER)/.installed ## measure it all, with Flower beside it
 	@failed=; for name in round fold aggregation scale start straggler recovery endurance protection \
 	  flood joining regions; do \
@@ -93,7 +93,7 @@ fuzz: $(VENV)/.fuzz ## hostile bytes, led by coverage: make fuzz SECONDS=600 TAR
 	@for target in $(or $(TARGET),decoder step); do \
 	  $(BIN)/python -m tests.fuzz $$target --seconds $(or $(SECONDS),600) || exit 1; done
 
-screenshots: $(VENV)/.dev $(VENV)/.programs ## take the pictures of docs/monitoring.md anew
+screenshots: $(VENV)/.dev $(VENV)/.programs ## take the pictures of docs/monitoring.md again
 	@$(BIN)/python tools/screenshots.py
 
 settings: $(VENV)/.dev ## write what is written from the code: settings, metrics, Grafana's dashboard
@@ -112,7 +112,7 @@ test: lint types imports unit ## everything that has to pass
 
 test-all: test long deployments test-rabbitmq4 ## the same, benchmarks, documents that train, deployments, RabbitMQ 4
 
-# Root, and a systemd: they boot one in namespaces of its own.
+# Root, and a systemd: they boot one in its own namespaces.
 deployments: $(VENV)/.dev $(VENV)/.programs ## the units as systemd runs them, compose as an engine does
 	$(SUDO) $(BIN)/python -m pytest tests/deployments
 
@@ -157,7 +157,7 @@ format: $(VENV)/.dev ## bring the code into shape
 clean: ## remove what was installed and produced here
 	rm -rf $(VENV) $(BARE) $(FLOWER) .rabbitmq4 .engine runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
-# --- environments: made anew when what they are made from changes ---------------------------------
+# --- environments: made again when what they are made from changes ---------------------------------
 
 $(VENV)/.examples: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Warren with TensorFlow into $(VENV): a minute or two, once" >&2

@@ -38,7 +38,7 @@ For a broker of your own, name its management API and an administrator:
   export WARREN_MANAGEMENT_URL=https://admin:secret@broker.example:15671
   broker-config apply --client hospital-a --amqp-address amqps://broker.example:5671
 
-Several federations on one broker, each with a home of its own, such as a root and its regions:
+Several federations on one broker, each with its own home, such as a root and its regions:
 
   broker-config up --federation root --client region-a --client region-b
   broker-config apply --home .warren-a --on .warren --federation region-a --fleet phone-a:20
@@ -154,7 +154,7 @@ def _parser() -> Parser:
     up.add_argument(
         "--host", metavar="NAME", type=read.host,
         help="name or address by which other machines reach this one: lets them in, by AMQP alone,"
-        " and goes into the bundles (remembered; default: nobody else is let in)",
+        " and goes into the bundles (remembered; default: no other machine is let in)",
     )  # fmt: skip
     up.add_argument(
         "--prometheus-port",

@@ -241,7 +241,7 @@ def _rotate_keys(homes: changes.Homes, federation: Federation, address: Address)
     write_bundles(homes.folder, federation, address, load_passwords(homes.credentials))
     _hand_over(homes.folder, (user.name for user in topology(federation).users))
     sys.stdout.flush()
-    # Last: whoever has read what to hand over knows that this is done.
+    # Last: when the bundles to hand over are printed, everything is done.
     bundled(homes.folder, keys)
 
 
@@ -258,7 +258,7 @@ def _apply(options: argparse.Namespace, federation: Federation) -> int:
         reset = getattr(options, "reset_passwords", False)
         changed = changes.grant(homes, federation, address, management, reset_passwords=reset)
     for difference in changed:
-        _say(f"mended: {difference}")
+        _say(f"repaired: {difference}")
     bundles = _bundles(homes.folder, federation)
     _table(("broker", f"{address.amqp}/{federation.name}"), ("bundles", bundles))
     return 0

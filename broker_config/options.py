@@ -83,7 +83,7 @@ def broker_home(options: argparse.Namespace) -> Path:
     Users are the broker's, not a federation's, so all federations on it share their passwords.
 
     Raises:
-        BrokerConfigError: that is no home, or ours has a node of its own.
+        BrokerConfigError: that is no home, or ours has its own node.
     """
     mine = home(options)
     path = mine / "broker-home"
@@ -100,7 +100,7 @@ def broker_home(options: argparse.Namespace) -> Path:
         )
     if other == mine or (mine / "node.json").exists():
         raise BrokerConfigError(
-            f"{mine} has a broker of its own: give the federation on {other} another --home"
+            f"{mine} has its own broker: give the federation on {other} another --home"
         )
     private_folder(mine)
     write_private(path, str(other))
@@ -130,7 +130,7 @@ def federation(options: argparse.Namespace, enrolled: Sequence[str] | None = Non
     if name not in (None, known.name):
         raise BrokerConfigError(
             f"{home(options)} holds the federation {known.name!r}: "
-            f"give {name!r} a home of its own with --home"
+            f"give {name!r} its own home with --home"
         )
     model_bytes = options.model_bytes or known.model_bytes
     out = set(revoked(home(options)).names()) & set(named) if enrolled is None else set()

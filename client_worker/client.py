@@ -315,7 +315,7 @@ class FederatedClient:
         return self._filter.figures(found)
 
     def _train_personal(self, whole: Sequence[Array], local: LocalTraining) -> dict[str, float]:
-        """Train Ditto's model, if there is one; metrics of what this client has of its own."""
+        """Train Ditto's model, if there is one; metrics of this client's personal model."""
         kinds = self.personal.kinds
         if not kinds:
             return {}

@@ -58,7 +58,7 @@ def load(client: FederatedClient, path: Path, named: str) -> None:
 
 
 def _write_whole(client: FederatedClient, to: Path, task: str) -> None:
-    """Architecture and weights, so that nobody needs the task any more."""
+    """Architecture and weights, so that the task is no longer needed."""
     write = getattr(client.trainable, "write_keras", None)
     if write is None:
         raise ConfigError(

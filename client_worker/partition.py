@@ -1,7 +1,7 @@
 """Dealing one data set out among clients: a list of disjoint index arrays, one for each.
 
 All clients of a simulation compute the same list from the same seed and take the part of their own
-``shard``: nobody has to hand it out.
+``shard``: no process has to assign it.
 """
 
 from math import isfinite
@@ -40,7 +40,7 @@ def shards(labels: Any, clients: int, per_client: int, seed: int) -> list[Array]
 def by_column(values: Any) -> list[Array]:
     """A client for each value that occurs, such as a hospital or a region, in their order.
 
-    Raises ConfigError if a value is missing (NaN, NaT, None): its row would be with nobody.
+    Raises ConfigError if a value is missing (NaN, NaT, None): its row would belong to no client.
     """
     kinds, found = _groups(values)
     return [np.flatnonzero(found == kind) for kind in range(len(kinds))]
@@ -98,8 +98,8 @@ def _groups(values: Any) -> tuple[Array, Array]:
     missing = np.array([one is None or not _is_itself(one) for one in column], bool)
     if missing.any():
         raise ConfigError(f"{missing.sum()} of {len(column)} values are missing (the first in row"
-                          f" {missing.argmax()}): their rows would be with nobody; leave them out"
-                          " or give them a value")  # fmt: skip
+                          f" {missing.argmax()}): their rows would belong to no client; leave them"
+                          " out or give them a value")  # fmt: skip
     try:
         kinds, found = np.unique(column, return_inverse=True)
     except TypeError:

@@ -43,18 +43,18 @@ class ClientSettings(ObservingSettings, WorkerSettings):
         ge=1,
         le=MAX_REPLICAS,
         description="with --fleet: be so many clients that take turns in this one process, each"
-        " with a place of its own",
+        " with its own slot",
     )
     state_dir: Path | None = Field(
         None,
         description="folder in which an update is kept until the broker has confirmed it, so that a"
-        " client that is started anew sends it instead of training again",
+        " client that is restarted sends it instead of training again",
     )
     training_limit_s: float | None = Field(
         None,
         gt=0,
         description="a training that takes longer is taken for one that hangs, and a supervisor"
-        " that watches (docs/deploy.md) starts this client anew",
+        " that watches (docs/deploy.md) restarts this client",
     )
     verify_keys: str | None = Field(
         None,
@@ -78,7 +78,7 @@ class ClientSettings(ObservingSettings, WorkerSettings):
 
     @classmethod
     def of_this_worker(cls, environment: dict[str, Any]) -> dict[str, Any]:
-        """Without the fleet, if this is a site of its own by its own bundle.
+        """Without the fleet, if its own bundle makes this an enrolled site.
 
         systemd reads a fleet's bundle for all its units, and then that of the site.
         """
@@ -130,6 +130,6 @@ class ClientSettings(ObservingSettings, WorkerSettings):
 
     @property
     def place(self) -> int | None:
-        """The one place of a fleet that is asked for; None for any, and for a client of its own."""
+        """The one place of a fleet that is asked for; None for any, and for an enrolled client."""
         number = (self.client or "").partition(".")[2]
         return int(number) if number.isdecimal() else None

@@ -154,4 +154,4 @@ def _lease(folder: Path) -> Finding:
     if not lease.take():
         return warn("lease", "a coordinator that runs has it; another one would be its standby")
     lease.give_back()
-    return ok("lease", "nobody has it")
+    return ok("lease", "not taken")

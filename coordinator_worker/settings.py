@@ -220,7 +220,7 @@ def _value(text: str) -> Setting:
         number = float(text)
     except ValueError:
         return text
-    # A NaN is never equal to itself, so clients would make their task anew for every model.
+    # A NaN is never equal to itself, so clients would make their task again for every model.
     return number if isfinite(number) and "_" not in text else text
 
 

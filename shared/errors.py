@@ -6,7 +6,7 @@ WarrenError                  its message is one line that a user can act on
 ├── BrokerConfigError        crash: the operator of the broker has to do something first; exit 1
 ├── BrokerRefused            crash: the broker knows us and says no; exit 1
 │   └── NotThere             crash at start, retry ever after: a queue or an exchange is missing
-├── BrokerUnavailable        crash at start, retry ever after: nobody answers; exit 1
+├── BrokerUnavailable        crash at start, retry ever after: no broker answers; exit 1
 │   └── Taken                the same: others consume whatever we could
 ├── Rejected                 reject: a message that must not count; dead-letter it and say why
 └── Stopped                  we were asked to stop while waiting

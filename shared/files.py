@@ -43,7 +43,7 @@ def replacing(
 
 
 def private_folder(folder: Path) -> Path:
-    """Make ``folder`` (and its parents), or tighten it, so that nobody else may look into it.
+    """Make ``folder`` (and its parents), or tighten it, so that no other user may look into it.
 
     A volume that somebody else mounted for us is taken as it is: in a container its owner and mode
     are the administrator's. One that is ours is tightened, a tmpfs that begins as 1777 included.
@@ -96,7 +96,7 @@ def _create(path: Path, mode: int) -> None:
 def writable(folder: Path, flag: str, *, private: bool = True) -> Path:
     """``folder``, made if need be; ConfigError in the name of ``flag`` if it takes no files.
 
-    ``private``: nobody else may look into it, whatever the umask and its mode so far.
+    ``private``: no other user may look into it, whatever the umask and its mode so far.
     """
     try:
         if private:

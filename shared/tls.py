@@ -27,7 +27,7 @@ _KEYS: Final = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
 class Broker:
     """Where a broker is and how to log in: a URL, and for ``amqps`` what TLS needs beyond it.
 
-    ``ca`` is who may vouch for the broker (default: whoever the system trusts);
+    ``ca`` is who may vouch for the broker (default: the authorities that the system trusts);
     ``tls_certificate`` and ``tls_key`` are who we are, if we prove it by certificate. ``proxy`` and
     ``token_file`` are the settings of those names (`warren_shared.amqp.proxy`,
     `warren_shared.amqp.token`).
@@ -109,7 +109,7 @@ class _Block(NamedTuple):
 
 def _load(context: ssl.SSLContext, pem: str) -> bool:
     """Whether ``pem``, a chain and a key that belong together, is who we are from now on."""
-    # Python reads these from files only; nobody else may read this one, and it goes at once.
+    # Python reads these from files only; no other user may read this one; it is deleted at once.
     descriptor, name = tempfile.mkstemp(suffix=".pem")
     try:
         with os.fdopen(descriptor, "w") as file:
@@ -179,7 +179,7 @@ def _key(name: str, value: str) -> str:
         block.label == "ENCRYPTED PRIVATE KEY" or b"ENCRYPTED" in block.body for block in blocks
     ):
         raise ConfigError(
-            f"{name} is encrypted, and nobody is there to type its passphrase: decrypt it with"
+            f"{name} is encrypted, and a service cannot type its passphrase: decrypt it with"
             " `openssl pkey -in OLD -out NEW`, and let only this worker read it"
         )
     if any(block.label == "OPENSSH PRIVATE KEY" for block in blocks):
@@ -277,7 +277,7 @@ _MENDS: Final = (
 
 
 def explain(said: str) -> tuple[str, bool]:
-    """What OpenSSL's words mean, what to do, and whether waiting cannot mend it."""
+    """What OpenSSL's words mean, what to do, and whether waiting cannot help."""
     for words, hint in _MENDS:
         if words in said:
             return hint, True

@@ -1,7 +1,7 @@
 """Weights in files that other programs read, too: ``.npz`` and ``.safetensors``.
 
 The trust boundary of model files: nothing is unpickled, and what a header claims is compared with
-what is there before memory is asked for. A ``.safetensors`` has no order of its own, so ours say
+what is there before memory is asked for. A ``.safetensors`` has no tensor order, so ours say
 it in their metadata (``tensors``); one of another origin is put in order by its tensors' names.
 """
 
@@ -41,7 +41,7 @@ ENDINGS: Final = (".npz", ".safetensors")
 _CODES: Final = {"float32": "F32", "float64": "F64"}
 _DTYPES: Final = {code: dtype for dtype, code in _CODES.items()}
 _RESERVED: Final = "__metadata__"
-_PADDING: Final = 8  # a header's length is a multiple of it, and so the data lies aligned
+_PADDING: Final = 8  # a header's length is a multiple of it, and so the data is aligned
 _UNREADABLE: Final = (
     OSError,
     ValueError,

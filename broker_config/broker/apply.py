@@ -81,7 +81,7 @@ def plan(
 
 
 def perform(planned: Plan, management: Management) -> list[Difference]:
-    """Create and mend what differs; return what differed. Nothing is ever deleted.
+    """Create or repair what differs; return what differed. Nothing is ever deleted.
 
     Interrupted anywhere it is only not done yet: planned and performed again, it goes on.
 
@@ -102,7 +102,7 @@ def perform(planned: Plan, management: Management) -> list[Difference]:
         _put_max_queues(topology, management)
     _put_objects(topology, management, wrong)
     found += grow(topology, management)
-    # Last, so that whoever may log in finds everything in its place.
+    # Last, so that a user who can log in finds everything in its place.
     _put_permissions(topology, management, wrong)
     found += [Difference("user", name, "password reset") for name in planned.foreign]
     return found
@@ -124,7 +124,7 @@ def foreign_passwords(
 
 
 def _let_ourselves_in(vhost: str, management: Management) -> None:
-    # Whoever creates a vhost may not yet declare anything in it.
+    # A user who creates a vhost may not yet declare anything in it.
     if management.get("permissions", vhost, management.user) is None:
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
         management.put("permissions", vhost, management.user, body=everything)

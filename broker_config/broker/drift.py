@@ -140,7 +140,7 @@ def _users(declared: Topology, observed: Topology) -> Iterator[Difference]:
 def max_queues(declared: Topology, observed: Topology | None) -> int:
     """How many queues to allow in the vhost: all that are there or declared, and the watchers'.
 
-    Fewer than are there would let nobody watch. A fleet that was made smaller leaves mailboxes.
+    Fewer than there are would let no watcher in. A fleet that was made smaller leaves mailboxes.
     """
     there = observed.own_queues if observed else frozenset()
     watchers = (declared.max_queues or 0) - len(declared.queues)

@@ -113,7 +113,9 @@ class Management:
             try:
                 return self._http.request(method, base + path, json=body)
             except httpx.HTTPError as error:
-                self._urls.append(self._urls.pop(0))  # whoever answers is asked first from now on
+                self._urls.append(
+                    self._urls.pop(0)
+                )  # the node that answers is asked first from now on
                 failure = error
         raise BrokerConfigError(
             f"no management API at {self.address} ({failure}): is the broker running, "

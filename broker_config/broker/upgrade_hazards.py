@@ -1,6 +1,6 @@
 """What would lose confirmed messages when RabbitMQ is upgraded, or its feature flags are enabled.
 
-A quorum queue is a state machine with a version of its own, which goes up when all of its members
+A quorum queue is a state machine with its own version, which goes up when all of its members
 can follow and a leader is elected. RabbitMQ 4 takes the feature flag `rabbitmq_4.0.0` for a sign
 that every queue has gone up. One that has not breaks with the next consumer for good, and confirms
 and drops what is published (rabbitmq-server issues 17504 and 17199).
@@ -98,6 +98,6 @@ def of_queue(
         hint = (
             "and with the feature flags of RabbitMQ 4 it would confirm and drop what is published:"
             " enable none, have its members elect a leader (`rabbitmq-queues rebalance quorum`, or"
-            " start the leader's node anew), and check again"
+            " restart the leader's node), and check again"
         )
     yield Difference("queue", queue["name"], f"{what}, {hint}")

@@ -100,7 +100,7 @@ class Federation:
         """
         gone = set(users)
         if unknown := gone - set(self.users):
-            known = ", ".join(self.users) or "nobody"
+            known = ", ".join(self.users) or "none"
             raise BrokerConfigError(f"{min(unknown)!r} is not enrolled; enrolled: {known}")
         clients = tuple(client for client in self.clients if client not in gone)
         fleets = tuple(fleet for fleet in self.fleets if fleet.name not in gone)

@@ -136,8 +136,8 @@ _CHANNELS_EACH: Final = 4
 # The coordinator, its standbys and commands that look; people with `watch`.
 _STAFF_CONNECTIONS: Final = 64
 
-# What nobody needs, but one that floods the queue with empty messages would put in: each costs the
-# broker's memory some hundred bytes, however short it is.
+# More than clients need: it bounds one that floods the queue with empty messages, each of which
+# costs the broker's memory some hundred bytes.
 _MESSAGES: Final = 8_192
 _WATCHED_BYTES: Final = 64 << 20
 # Only the broker gives such a name, and only to a classic queue: to no exchange, and no stream.
@@ -146,7 +146,7 @@ _NAMED_BY_BROKER: Final = r"^amq\.gen.*$"
 _WATCHED: Final = r"^(amq\.gen.*|watch\..*)$"
 # One for each of the watcher's connections.
 _WATCHERS_QUEUES: Final = _STAFF_CONNECTIONS
-# A queue that nobody consumes from is left over: `watch` and the dashboard end with theirs.
+# A queue without a consumer is left over: `watch` and the dashboard end with theirs.
 _LEFT_OVER_MS: Final = 60_000
 
 

@@ -2,8 +2,8 @@
 
 To grant: passwords, federation and bundles are in the home before the broker lets anybody in. To
 take away: a mark in the home, then the broker, then what the home remembers. Killed between two
-steps, the same command or the next `up` goes on; nobody is let in whom the home does not know, and
-nobody who was revoked comes back.
+steps, the same command or the next `up` goes on; a user that the home does not know is not let in,
+and a revoked user does not come back.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def grant(
     """Let in whom ``federation`` has, remember it and write its bundles; return what differed.
 
     ``also`` are users beside those of the federation that need a password. Whose revocation was
-    interrupted is out first; whoever is in ``federation`` all the same gets another password.
+    interrupted is out first; one that is in ``federation`` all the same gets another password.
 
     Raises:
         BrokerConfigError: see `plan`; nothing was changed then, but for revocations.
@@ -139,7 +139,7 @@ def revoke(
     On a disk that takes nothing their access ends all the same.
 
     Raises:
-        BrokerConfigError: a name that nobody has here; or the home could not forget them.
+        BrokerConfigError: an unknown name; or the home could not forget them.
     """
     _check_known(homes, federation, names, management)
     is_marked = True

@@ -1,6 +1,6 @@
 """What was begun and must be finished: one empty file for each user that it is about.
 
-Written before the broker is touched, so that whoever comes next, `up` after a power cut included,
+Written before the broker is touched, so that the next command, `up` after a power cut included,
 knows of it. An empty file finds room on a disk that is full.
 
 ``HOME/revoked/NAME``: whose access was taken away. It stays, and is not enrolled whatever

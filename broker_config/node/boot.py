@@ -30,7 +30,7 @@ _FOREIGN_DATA: Final = re.compile("initialize_feature_flags_registry|schema_inte
 def start_epmd(node: Node, epmd: str) -> Node:
     """Start the name server by which Erlang programs of this node find it, on its own port.
 
-    Left to Erlang it would become a daemon that nobody knows the pid of, and that a second node
+    Left to Erlang it would become a daemon with an unknown pid, and that a second node
     of this machine would come to depend on.
     """
     command = [epmd, "-address", LOOPBACK, "-port", str(node.ports.epmd)]

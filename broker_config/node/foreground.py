@@ -19,14 +19,14 @@ _LOOK_S: Final = 1.0
 
 
 class _AskedToEnd(BaseException):
-    """SIGTERM or SIGINT; no Exception, since nobody on the way may take it for a fault."""
+    """SIGTERM or SIGINT; no Exception, since no handler on the way may take it for a fault."""
 
 
 def attend(home: Path, start: Callable[[], object]) -> None:
     """Call ``start``, which brings the node in ``home`` up, whenever a process of it is gone.
 
     Returns when we are asked to end, and the node is stopped then, or when somebody has stopped it.
-    Raises what ``start`` does, after what was up is stopped: whoever started us tries it anew.
+    Raises what ``start`` does, after what was up is stopped: the supervisor starts us again.
     """
     supervisor = Supervisor(None)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -112,7 +112,7 @@ def keep_from_booting(as_root: list[str], output: IO[bytes]) -> None:
     """Take the units that came with the package out of the next boot.
 
     Debian enables them: after a reboot a second broker and Erlang's port mapper would listen on
-    every address. Whoever had installed RabbitMQ before us keeps it as it was.
+    every address. A RabbitMQ that was installed before us stays as it was.
     """
     if shutil.which("systemctl") is not None:
         for unit in UNITS:  # one by one: not every release has each
@@ -122,7 +122,7 @@ def keep_from_booting(as_root: list[str], output: IO[bytes]) -> None:
 def starts_at_boot() -> bool:
     """Whether Debian's broker, which does not run now, would come with the next boot.
 
-    One that runs is somebody's. So is one that we did not install, but nobody may know of it.
+    One that runs is somebody's. So is one that we did not install, but perhaps no one knows of it.
     """
     systemctl = shutil.which("systemctl")
     if systemctl is None or not _BOOTED.is_dir():

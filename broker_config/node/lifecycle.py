@@ -71,8 +71,8 @@ def up(
 
     Raises:
         BrokerConfigError: a port is in use, no RabbitMQ is to be had, the node does not start, or
-            other machines are to be let in without TLS and nobody said so; or another node's folder
-            is gone, and the rest runs.
+            other machines are to be let in without TLS and no option says so; or the folder of
+            another node is gone, and the rest runs.
     """
     home = private_folder(home.resolve())
     with alone(home):
@@ -129,7 +129,7 @@ def _fill(node: Node, size: int, deadline_s: float) -> Node:
             f" them: put the folder below {node.home / 'nodes'} back, or `broker-config up"
             " --replace-lost` makes another node in its place"
         )
-    node, others = members.prepare(node, size, anew=True)
+    node, others = members.prepare(node, size, recreate=True)
     _wait_for(members.start(node, others), deadline_s)
     return node
 
@@ -204,7 +204,7 @@ def pid(home: Path) -> int | None:
 
 
 def lost(home: Path) -> list[str]:
-    """The names of the nodes in ``home`` that were started, that nobody stopped, and that ended."""
+    """The names of the nodes in ``home`` that were started, were not stopped, and ended."""
     node = record.load(home.resolve())
     every = [node, *members.load(node)] if node is not None else []
     return [each.name for each in every if each.pid and not each.running]

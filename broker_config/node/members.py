@@ -1,4 +1,4 @@
-"""The other nodes of a private cluster: each in a folder of its own below the home of the first.
+"""The other nodes of a private cluster: each in its own folder below the home of the first.
 
 They share its name server, cookie and certificates, and have ports of their own. Passwords,
 federation and bundles are the first one's.
@@ -78,14 +78,14 @@ def without_data(first: Node) -> list[str]:
     return [_name(first.name, number) for number in _bare(first)]
 
 
-def prepare(first: Node, nodes: int, *, anew: bool = False) -> tuple[Node, list[Node]]:
+def prepare(first: Node, nodes: int, *, recreate: bool = False) -> tuple[Node, list[Node]]:
     """Give each member ports and files; return ``first`` with its peers, and the members.
 
     Those that run stay as they are. One whose data are gone is left out, unless they are all to be
-    made ``anew``: the cluster may still count on it, and then refuses one that knows nothing.
+    recreated (``recreate``): the cluster may still count on it, and then refuses an empty one.
     """
     found, peers = [], []
-    bare = () if anew else _bare(first)
+    bare = () if recreate else _bare(first)
     for number in range(2, nodes + 1):
         if number in bare:
             peers.append(first.peers[number - 2])

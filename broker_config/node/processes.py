@@ -24,7 +24,7 @@ def undisturbed() -> Iterator[None]:
     """Put an interrupt or a request to end off until this is done, if this is the main thread.
 
     Between a process's start and the note of its pid, or half-way through a stop, either would
-    leave a broker that nobody knows of.
+    leave a broker that is not recorded.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -48,9 +48,9 @@ def spawn(
 ) -> int:
     """Start ``command`` in ``folder`` so that it outlives us, output to ``log``; return its pid.
 
-    A shell starts it in a session of its own and ends at once. As a child of ours it would be
+    A shell starts it in a new session and ends at once. As a child of ours it would be
     ended by our terminal, and stay a zombie when it dies before we do. The shell writes the pid
-    into ``noted``: whoever comes after us finds the process even if we are killed now.
+    into ``noted``: the next command finds the process even if we are killed now.
     """
     script = (
         'log=$1; noted=$2; shift 2; "$@" >>"$log" 2>&1 & pid=$!; echo $pid >"$noted"; echo $pid'

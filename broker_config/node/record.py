@@ -126,7 +126,7 @@ def load(home: Path) -> Node | None:
 def _living(node: Node, known: int, noted: Path) -> int:
     """The pid of a process of ``node``: the ``known`` one, or one that was ``noted`` since.
 
-    Whoever started it may have been killed before it could remember it.
+    The command that started it may have been killed before it could record it.
     """
     mark = str(node.folder)
     if known and processes.is_ours(known, mark):

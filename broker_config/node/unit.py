@@ -19,8 +19,8 @@ NAME: Final = "warren-broker.service"
 _PLAIN_PATH: Final = re.compile(r"[\w./@+:-]+")  # what systemd reads as it stands
 
 # Erlang writes machine code (no MemoryDenyWriteExecute), and asks for the machine's addresses
-# (AF_NETLINK). Without PrivateUsers: whoever runs `broker-config` beside it looks for the mark in
-# the environment of its processes, which nobody outside of another user namespace may read.
+# (AF_NETLINK). Without PrivateUsers: a `broker-config` that runs beside it looks for the mark in
+# the environment of its processes, which cannot be read from outside another user namespace.
 _UNIT: Final = Template("""\
 # Written by `broker-config install`; yours to change, or better to add to: `systemctl edit $name`.
 [Unit]

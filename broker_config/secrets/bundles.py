@@ -47,7 +47,7 @@ def ensure_passwords(home: Path, users: Iterable[str]) -> dict[str, str]:
 
 
 def new_passwords(users: Iterable[str]) -> dict[str, str]:
-    """Passwords that nobody has seen yet."""
+    """New passwords, not stored anywhere yet."""
     return {user: secrets.token_urlsafe(24) for user in users}
 
 
@@ -96,7 +96,7 @@ class Address:
 
 
 def bundle_path(home: Path, user: str) -> Path:
-    """The file to hand to whoever runs ``user``."""
+    """The file to hand to the operator of ``user``."""
     return home / "bundles" / f"{user}.env"
 
 

@@ -11,8 +11,8 @@ from warren_shared.service import health_check
 ABOUT = (
     "Look for what would keep this client from its work: settings, broker, permissions, mailbox,"
     " task, folder. A line for each finding, ok, warn or FAIL; exit code 1 if one is a FAIL."
-    " Nothing is taken out of the mailbox, but nobody else can read it meanwhile. Flags that are"
-    " not listed below belong to the task."
+    " Nothing is taken out of the mailbox, but no other process can read it meanwhile. Flags that"
+    " are not listed below belong to the task."
 )
 
 

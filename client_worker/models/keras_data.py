@@ -123,7 +123,7 @@ def _sliced(parts: tuple[Any, ...]) -> Any:
 class Batches:
     """Batches of a model's data, for training and for evaluation, made once for each data set.
 
-    Given arrays, Keras builds a dataset anew for each fit and each evaluate, which costs 50 ms of a
+    Given arrays, Keras builds a new dataset for each fit and each evaluate, which costs 50 ms of a
     round: ten times the training itself where a site has a few hundred records.
     """
 

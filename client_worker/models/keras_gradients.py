@@ -1,6 +1,6 @@
 """Changes a Keras model's gradients as a TrainingPlan says, and proves that the change takes place.
 
-The step that Keras compiles, whoever wrote it, ends in the optimizer's update of the weights. That
+The step that Keras compiles, a user's own too, ends in the optimizer's update of the weights. That
 is where the gradients are changed: in the *innermost* optimizer (LossScaleOptimizer wraps another),
 after its loss scale is divided out, where sparse gradients and subsets of the variables arrive as
 they are. Whether a model's training really comes through there, with the gradients of its loss, is

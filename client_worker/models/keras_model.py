@@ -56,7 +56,7 @@ class KerasModel:
     """A compiled Keras model as a TrainableModel.
 
     ``epochs`` and ``batch_size`` are those of local training; datasets bring batches of their own.
-    ``shuffle`` mixes arrays anew for each epoch, unless the model is stateful; ``steps_per_epoch``
+    ``shuffle`` shuffles arrays for each epoch, unless the model is stateful; ``steps_per_epoch``
     bounds an epoch of an endless dataset; ``callbacks`` and ``class_weight`` are those of Keras's
     ``fit``. The local optimizer starts afresh each round (McMahan et al. 2017): what its moments
     would remember belongs to another global model, and a client that restarted would differ from
@@ -310,7 +310,7 @@ class KerasModel:
         self._change.heed(guide)
 
     def _reset_states(self) -> None:
-        """Let stateful layers begin anew: their states belong to the weights before."""
+        """Reset stateful layers: their states belong to the weights before."""
         for layer in self._stateful:
             for name in ("reset_state", "reset_states"):
                 if hasattr(layer, name):
@@ -320,7 +320,7 @@ class KerasModel:
     def _reset_optimizer(self) -> None:
         """Make the optimizer as it was at first, but for a loss scale, which is no memory of data.
 
-        A scale that is too high costs steps until it is halved often enough: each round anew.
+        A scale that is too high costs steps until it is halved often enough, in each round.
         """
         optimizer = self.model.optimizer
         if not optimizer.built:

@@ -29,7 +29,7 @@ def digests(model: Any) -> dict[str, str]:
 
 
 def _put(found: dict[str, str], name: str, data: bytes) -> None:
-    """Under a name of its own: layers of one kind are told apart by their order."""
+    """Under a unique name: layers of one kind are told apart by their order."""
     number = 1
     while (key := name if number == 1 else f"{name} {number}") in found:
         number += 1
@@ -48,7 +48,7 @@ def normalisers(model: Any) -> list[Any]:
 def take_over(model: Any, layers: list[Any], before: list[list[Any]]) -> None:
     """Let ``layers`` compute with the weights that they were given, if these are others.
 
-    The compiled steps hold the old copies, so they are compiled anew; that is once in a run, for
+    The compiled steps hold the old copies, so they are compiled again; that is once in a run, for
     nothing changes these weights afterwards.
     """
     changed = [

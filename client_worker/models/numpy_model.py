@@ -22,7 +22,7 @@ class NumpyModel:
 
     The loss is a mean over the examples of the mini-batch, the gradients are one array for each of
     ``weights``, of its shape and dtype, that the caller may write to. ``batch_size`` None takes all
-    examples at once. Batches are drawn anew each epoch, by ``seed``, without replacement.
+    examples at once. Batches are drawn again each epoch, by ``seed``, without replacement.
     ``evaluate(weights, x, y)`` returns figures by name or an Evaluation; without it, the loss.
     ``labels(y)`` raises ConfigError for labels that the loss does not take.
 

@@ -24,7 +24,7 @@ class SklearnModel:
     ``eta0``; any other is fitted, from the global weights if it has a ``warm_start``, and averaged.
     A class that a site lacks stands in its ``fit`` with a weight of nearly nothing. Whatever else
     the estimator remembers is as at first whenever weights are set. Only numpy is imported here:
-    whoever made the estimator has scikit-learn.
+    the user who made the estimator has scikit-learn.
 
     Raises ConfigError for an estimator that keeps averages beside its weights.
     """

@@ -1,4 +1,4 @@
-"""Who listens to a client, as its settings say; what nobody asked for is not even imported."""
+"""Who listens to a client, as its settings say; what is not enabled is not imported."""
 
 from client_worker.settings import ClientSettings
 from warren_shared.observability.event_bus import Listener

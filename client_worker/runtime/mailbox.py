@@ -34,13 +34,13 @@ class Shelved:
 
 
 class ModelCache:
-    """Models by transfer: what comes to a thousand mailboxes of one process lies there once."""
+    """Models by transfer: one that comes to a thousand mailboxes of one process is held once."""
 
     def __init__(self) -> None:
         self._models: WeakValueDictionary[str, Shelved] = WeakValueDictionary()
 
     def place(self, transfer: str, layout: Layout) -> Shelved:
-        """Where a model belongs; forgotten when nobody holds it any more."""
+        """Where a model belongs; forgotten when no participant holds it any more."""
         found = self._models.get(transfer)
         if found is None or found.weights.layout != layout:
             found = Shelved(Weights(layout, np.empty(layout.size_bytes, np.uint8)))
@@ -104,7 +104,7 @@ class Mailbox:
         self._waited = False  # whether the model that arrives was there before us
         self._unreadable = ""  # what was said last of a protocol that is not ours
         self.bytes_received = 0
-        self.coordinator_reads = OLDEST  # the newest protocol that whoever sent the model reads
+        self.coordinator_reads = OLDEST  # the newest protocol that the sender of the model reads
         self.live_run = ""  # whose model came last, while we were here, and was not its end
 
     def expect(self, layout: Layout) -> None:

@@ -257,8 +257,8 @@ class Participant:
     def _adapt(self, announced: Announcement) -> None:
         """Make the task as the federation's config says; then its model must fit.
 
-        One that waited in the mailbox may be of an earlier run with another task: whoever
-        coordinates now answers our join with what counts.
+        One that waited in the mailbox may be of an earlier run with another task: the
+        coordinator that is active now answers our join with what counts.
         """
         manifest = announced.manifest
         if words := self._unlike(manifest):

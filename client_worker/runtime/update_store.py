@@ -27,7 +27,7 @@ class UpdateStore:
 
     What is read back is checked as if it had come over the wire, so a file that a crash cut short
     is not taken for an update. ``CLIENT.confirmed`` says which version's update came through last:
-    a client that is started anew need not train from it again. ``CLIENT.control`` and
+    a restarted client need not train from it again. ``CLIENT.control`` and
     ``CLIENT.personal`` are what `client_worker.runtime.client_state` keeps, in the form of updates
     too.
     """

@@ -218,7 +218,7 @@ class Region(TaskSource):
         return False
 
     def arguments(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """None of its own; but the clients below must have been told the same."""
+        """Not its own; but the clients below must have been told the same."""
         for name, value in config.items():
             if self._config.get(name) != value:
                 raise ConfigError(

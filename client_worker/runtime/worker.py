@@ -65,7 +65,7 @@ class ClientWorker:
     """One client of a federation, or ``virtual`` ones that take turns in one process.
 
     For one training run, or (``stay``) for as long as it lives. Each client has a mailbox, a lease
-    and an identity of its own; a virtual one speaks the same protocol as one that is alone.
+    and its own identity; a virtual one speaks the same protocol as one that is alone.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class ClientWorker:
             raise TaskFailed(f"the task cannot be made: {failed.reason}") from failed.cause
 
     def _look(self, participant: Participant) -> None:
-        """Have a participant do what it has to; one whose task fails holds up nobody else."""
+        """Have a participant do what it has to; one whose task fails does not delay the others."""
         if participant.has_ended:
             return
         try:
@@ -175,7 +175,7 @@ class ClientWorker:
                 log.error("client_ended", "%s ends: %s", participant.id, error)
 
     def _say_stopping(self) -> None:
-        """On a thread of its own, for a signal handler may not log."""
+        """On a new thread, because a signal handler may not log."""
         if self._stop_requests.get():
             log.info(
                 "stopping",
@@ -246,7 +246,7 @@ class ClientWorker:
             participant.mailbox.expect(layout)
 
     def call_later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call ``call`` in ``seconds``, on a thread of its own, unless we end before."""
+        """Call ``call`` in ``seconds``, on a new thread, unless we end before."""
         timer = threading.Timer(seconds, call)
         timer.daemon = True
         self._timers = [*(one for one in self._timers if one.is_alive()), timer]

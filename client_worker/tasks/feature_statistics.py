@@ -9,7 +9,7 @@ The sketch is DDSketch (Masson et al. 2019): bucket i holds the values in (g^(i-
 g = (1 + a) / (1 - a), whose middle is at most a away from any of them, relatively.
 
 Variances. E[x^2] - E[x]^2 loses everything where the mean is large beside the spread (a minute of
-Unix time), and a common origin near the data is what nobody knows before the round. So the table
+Unix time), and a common origin near the data is not known before the round. So the table
 has moments about origins of every scale. At level h (16^j) the line is cut into cells
 [i h, (i + 1) h), and the table has the shares of rows by i modulo 32, and mean and mean square of x
 about the middle of its pair of cells, [2 i h, (2 i + 2) h) and [(2 i - 1) h, (2 i + 1) h). Who
@@ -199,7 +199,7 @@ def _check_range(values: Table, column: int) -> None:
 def _levels(values: Table, rows: int) -> Table:
     """The entries of each level (LEVELS, ENTRIES), as sums over ``values`` by ``rows``.
 
-    Below a level at which these alone lie in more than two neighbouring cells nobody will read.
+    A level at which these alone are in more than two neighbouring cells is never read.
     """
     found = np.zeros((LEVELS, ENTRIES))
     for entries, exponent in zip(found, range(TOP, BOTTOM - 1, -1), strict=True):

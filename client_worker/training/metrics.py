@@ -1,7 +1,7 @@
 """What of a model's figures can travel: numbers under short names.
 
 What cannot is left out with one warning for each name: an update is worth more than a figure that
-nobody can draw. That is so for arrays, words, None, names that are
+no program can plot. That is so for arrays, words, None, names that are
 too long or cannot be encoded, and figures beyond the most that a message holds.
 """
 

@@ -1,4 +1,4 @@
-"""What a client has of its own beside the global model, and keeps from round to round.
+"""What a client has beside the global model, and keeps from round to round.
 
 - *local layers* (FedPer, Arivazhagan et al. 2019): chosen tensors that are trained with the others
   and are neither sent nor overwritten;
@@ -26,7 +26,7 @@ T = TypeVar("T")
 class Personalization:
     """Which of these a client has; ``local`` are positions among the model's tensors.
 
-    ``apart`` are those of ``local`` that nobody chose: integers and the like, which cannot travel.
+    ``apart`` are those of ``local`` that no user chose: integers and the like, which cannot travel.
     """
 
     update_rule: UpdateRule = replace

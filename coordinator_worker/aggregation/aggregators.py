@@ -95,7 +95,7 @@ def by_participation(most: float = 20.0) -> Aggregator:
     """D = sum_k min(r_k, ``most``) d_k / K, r_k the rarity of who sent d_k.
 
     In an asynchronous federation the fast clients' data would count as often as they are back, and
-    the slow ones', who may hold what nobody else does, hardly at all. So weighed every client moves
+    the slow ones', which may hold unique data, hardly at all. So weighed every client moves
     the model as far in the long run (inverse probability weighting: Horvitz & Thompson 1952).
     Staleness is not discounted: the slow are the stale. ``most`` is for who comes new into an old
     federation, whose first update would otherwise weigh as much as all that it has missed.

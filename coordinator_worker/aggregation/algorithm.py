@@ -59,7 +59,7 @@ class Algorithm:
         return longer
 
     def coordinator(self, model: Model, state: State) -> FederatedCoordinator:
-        """The coordinator that goes on from ``state``; after a rollback with slots begun anew.
+        """The coordinator that goes on from ``state``; after a rollback with its slots reset.
 
         Raises ConfigError if the run was begun with another algorithm that remembers other things.
         """

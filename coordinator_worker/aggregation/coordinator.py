@@ -111,7 +111,7 @@ class FederatedCoordinator:
         Raises:
             ConfigError: there are no updates or too few, or one does not fit the model.
             Rejected: one is not finite, or lacks what the aggregator needs.
-            Diverged: the new model would not be finite. The slots have begun anew.
+            Diverged: the new model would not be finite. The slots were reset.
         """
         cohort: Cohort | None = None
         for update in updates:

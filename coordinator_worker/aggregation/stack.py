@@ -27,7 +27,7 @@ Matrix = npt.NDArray[np.float64]
 
 
 class Row(Protocol):
-    """One whole delta, wherever it lies."""
+    """One whole delta, in memory or in the file."""
 
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
         """All of it in pieces of (byte offset, bytes), each good until the next is asked."""

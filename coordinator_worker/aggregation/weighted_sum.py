@@ -27,8 +27,8 @@ class WeightedSum:
     and ``merge`` its operation, so updates may be folded in any order and in parts. The weighted
     mean of FedAvg (McMahan et al. 2017, algorithm 1) is ``sum / weight``.
 
-    Statistics have a weight of their own, ``statistics_weight``, and are values: with ``model``,
-    the global model, what is summed of them is how far they are from its own, so one that nobody
+    Statistics have their own weight, ``statistics_weight``, and are values: with ``model``,
+    the global model, what is summed of them is how far they are from its own, so one that no client
     changed (a frozen kernel) stays the same to the last bit.
 
     From GROUP updates on a second buffer holds the high part of the sum: after each GROUP the two
@@ -65,7 +65,7 @@ class WeightedSum:
         scale: float = 1.0,
         statistics_weight: float | None = None,
     ) -> None:
-        """Fold ``scale`` times an update in that lies in pieces of (byte offset, bytes).
+        """Fold ``scale`` times an update in, given in pieces of (byte offset, bytes).
 
         Statistics are folded with ``statistics_weight`` (``weight`` unless told), not scaled.
         """

@@ -7,8 +7,8 @@ from coordinator_worker.versions.rollback import rollback
 from warren_shared.config import settings
 
 ABOUT = (
-    "Make the next version of an older one: it has the older one's weights and a number of its own,"
-    " and is what the coordinator publishes when it starts again. The server optimizer begins anew,"
+    "Make the next version of an older one: it has the older one's weights and a new number,"
+    " and is what the coordinator publishes when it starts again. The server optimizer is reset,"
     " and updates trained from what was rolled back do not count. Stop the coordinator first."
 )
 

@@ -113,7 +113,7 @@ function link(words, lost) {
   at("link").classList.toggle("lost", lost);
 }
 
-// A picture says nothing of whether whoever made it is still there.
+// A view does not say whether the coordinator that made it still runs.
 function signs() {
   if (picture === null) return;
   const silent = Date.now() / 1000 - heard;

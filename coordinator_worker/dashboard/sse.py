@@ -17,7 +17,7 @@ STILL_THERE_S: Final = 10.0
 class Frames:
     """The view of ``follower`` as server-sent events, made once for all when it ``changed``.
 
-    Nobody has a backlog: who is slow is given the newest frame when it is ready for one.
+    No client has a backlog: a slow one is given the newest frame when it is ready for one.
     """
 
     def __init__(self, follower: "Follower", changed: threading.Event) -> None:

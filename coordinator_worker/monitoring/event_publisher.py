@@ -22,8 +22,7 @@ class Events:
     """Posts events; they are a courtesy and may be lost, unlike updates.
 
     What they come to is left in the broker for those who come later (``SnapshotPublisher``).
-    Whoever listens
-    in this process hears them too, and what is not worth a message besides.
+    Listeners in this process hear them too, and what is not worth a message besides.
     """
 
     def __init__(self, session: Session, event_bus: EventBus, **common: Any) -> None:
@@ -32,7 +31,7 @@ class Events:
         self._common = common
         self._bulletin = SnapshotPublisher(session)
         self._in_order = threading.Lock()  # or a thread's event could overtake another's
-        self._number = itertools.count(1)  # whoever misses one can tell
+        self._number = itertools.count(1)  # a watcher that misses one can tell
 
     def post(self, topic: str, **fields: Any) -> None:
         """Post one event under routing key ``topic``, such as ``round.closed``."""

@@ -1,7 +1,7 @@
 """A federation as its events tell of it: what the terminal, the web page and a late-comer see.
 
-The coordinator feeds one with its own events and leaves it in the queue ``event.state``; whoever
-watches begins with that and feeds it with what comes after. No broker, clock or disk here.
+The coordinator feeds one with its own events and leaves it in the queue ``event.state``; a watcher
+begins with that and feeds it with what comes after. No broker, clock or disk here.
 """
 
 from collections import Counter, deque
@@ -28,7 +28,7 @@ Event = Mapping[str, Any]
 
 
 class FederationView:
-    """What is known of a federation. Everything in it is bounded, whoever speaks.
+    """What is known of a federation. Everything in it is bounded, whatever is received.
 
     ``quorum``: updates in the round, and how many close it; ``opened``: when the round began;
     ``time`` and ``number`` of the last event: seconds since the epoch, and a count. ``rounds`` has
@@ -283,7 +283,7 @@ class FederationView:
         return made
 
     def succeeds(self, older: "FederationView") -> None:
-        """Take over who was in which round: a coordinator that began anew does not know it."""
+        """Take over who was in which round: a restarted coordinator does not know it."""
         if older.run != self.run:
             return
         for name, client in self.clients.items():

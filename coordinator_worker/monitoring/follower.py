@@ -71,7 +71,7 @@ def fetch_snapshot(broker: str | Broker, name: str) -> FederationView | None:
 
     Raises:
         BrokerRefused: this account may not look, or the broker has no such queue.
-        BrokerUnavailable: nobody answered, or others are looking all the time.
+        BrokerUnavailable: no answer, or others are reading it all the time.
         ConfigError: it is of another version.
     """
     empty = 0
@@ -140,7 +140,7 @@ class Follower(AbstractContextManager["Follower"]):
         self._watch.__exit__()
 
     def _ready(self) -> None:
-        # On a thread of its own: it has a connection of its own, and events come meanwhile.
+        # On a new thread: it has its own connection, and events come meanwhile.
         threading.Thread(target=self._look, daemon=True).start()
 
     def _lost(self) -> None:

@@ -1,4 +1,4 @@
-"""Who listens to a coordinator, as its settings say; what nobody asked for is not even imported."""
+"""Who listens to a coordinator, as its settings say; what is not enabled is not imported."""
 
 from coordinator_worker.settings import CoordinatorSettings
 from warren_shared.errors import ConfigError

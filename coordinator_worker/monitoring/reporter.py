@@ -108,7 +108,7 @@ class RunReporter:
         self._events.post("round.rejected", version=version + 1, reason=reason, words=words)
 
     def alive(self, away: Sequence[str] | None = None) -> None:
-        """Give a sign of life; ``away``: clients without a connection, None if nobody looked."""
+        """Give a sign of life; ``away``: clients without a connection, None if not checked."""
         told = {} if away is None else {"away": list(away)}
         self._events.post("coordinator.alive", every_s=TICK_S, **told)
 
@@ -232,7 +232,7 @@ class RunReporter:
         log.error(
             "round_diverged",
             "the round's updates are refused: %s; version %d has the weights of version %d, and the"
-            " server optimizer begins anew (lower the learning rates)",
+            " server optimizer is reset (lower the learning rates)",
             error,
             version + 1,
             version,

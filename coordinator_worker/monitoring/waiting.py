@@ -22,7 +22,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     "examples": "raise --max-examples",
     "size": "raise --max-model-bytes",
     "stale": "raise --max-staleness",
-    "run": "start the clients anew, or look whether two coordinators with folders of their own run",
+    "run": "restart the clients, or check whether two coordinators with different folders run",
     "protocol": "upgrade the older side",
     "local-steps": "have the task's fit return local_steps, or choose another --aggregator",
 }

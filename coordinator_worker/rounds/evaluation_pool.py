@@ -64,7 +64,7 @@ class EvaluationPool:
             part.evaluation = replace(part.evaluation, confusion=(), scores=())
 
     def pooled(self) -> Evaluation:
-        """The evaluation of all examples together, as far as nobody has too many of them."""
+        """The evaluation of all examples together, with no client's share above the limit."""
         found = _pooled(self._parts, self._rest, self._share)
         reporting = Counter(name for part in self._parts for name in part.evaluation.means)
         kept = kept_names(reporting, self.clients)
@@ -81,7 +81,7 @@ class EvaluationPool:
         return both
 
     def judgement(self, metric: str, *, leave_out: bool = True) -> Judgement | None:
-        """What they say of ``metric``; None if nobody reports it.
+        """What they say of ``metric``; None if no client reports it.
 
         Unless it is to ``leave_out`` each of them, ``low`` and ``high`` are what all say together.
         """

@@ -17,7 +17,7 @@ LONGEST_S: Final = 60.0
 class FinalEvaluation:
     """Collects one evaluation from each client that evaluated the version before.
 
-    A round's updates say what the version before is worth, and nobody trains from the last one:
+    A round's updates say what the version before is worth, and no client trains from the last one:
     without this it would have no figures and could never be the best. ``share``: of its metrics no
     client weighs more.
     """
@@ -43,13 +43,13 @@ class FinalEvaluation:
             self._pool.add(message.client, evaluation_of(message.evaluation))
 
     def judgement(self, metric: str, needed: int, *, leave_out: bool = True) -> Judgement | None:
-        """What the clients, ``needed`` or not, say of ``metric``; None if nobody reports it."""
+        """What the clients, ``needed`` or not, say of ``metric``; None if no client reports it."""
         del needed  # all of them evaluated one version
         return self._pool.judgement(metric.removeprefix("eval_"), leave_out=leave_out)
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """As the history has it; None if nobody has evaluated it."""
+        """As the history has it; None if no client has evaluated it."""
         if not self._clients:
             return None
         pooled = self._pool.pooled()

@@ -13,10 +13,10 @@ MAX_WARNED: Final = 3  # lines for each time that a client joins
 
 
 class FixedStates:
-    """Compares what each client that joins says of its own with what the first said.
+    """Compares the state that each joining client reports with the first client's.
 
     A client compares itself with the run's (`ModelManifest.fixed_state`) and ends if it differs;
-    this is for runs that began with a file, where nobody has said what is right.
+    this is for runs that began with a file, where no client has said what is right.
     """
 
     def __init__(self) -> None:

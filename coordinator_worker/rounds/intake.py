@@ -278,7 +278,7 @@ class Intake:
             base_version = message.base_version if isinstance(message, UpdateManifest) else None
             client = getattr(message, "client", delivery.user)
             if rejected.reason == "identity":
-                client = delivery.user  # whoever it claims to be is not remembered anywhere
+                client = delivery.user  # the client it claims to be is not remembered
             return Outcome(
                 acknowledgeable=(delivery.tag,),
                 rejected=rejected,
@@ -313,7 +313,7 @@ class Intake:
 
     def _vouch(self, client: str, federation: str, user: str | None) -> None:
         if user is None:
-            raise Rejected("identity", "it carries no user_id, so nobody vouches for its sender")
+            raise Rejected("identity", "it carries no user_id, so its sender is not verified")
         if not speaks_for(user, client):
             raise Rejected("identity", f"user {user!r} may not speak for client {client!r}")
         if not self._admission.exists(client):
@@ -355,7 +355,7 @@ class Intake:
             if state is not None if asked else delivery.redelivered:
                 return Outcome(acknowledgeable=(delivery.tag,), client=manifest.client, orphan=True)
             if not asked:
-                raise Rejected("unasked", "nobody asked it for initial weights")
+                raise Rejected("unasked", "it was not asked for initial weights")
             self._admission.check_size(manifest.size_bytes)
             arrival = IncomingUpdate(manifest, layout, self._staging)
         elif state is None:
@@ -477,7 +477,7 @@ class Intake:
         """Give up a transfer if unfinished ones hold so many deliveries that no more would come.
 
         A consumer may hold MOST_UNACKNOWLEDGED. One that has the most of them by far gives way, be
-        it a client or a fleet, else whoever has sent nothing for longest.
+        it a client or a fleet, else the one that has sent nothing for longest.
         """
         messages = message_count(state.weights.layout.size_bytes) if state is not None else 1
         room = MAX_UNACKNOWLEDGED - self._policy.quorum * messages

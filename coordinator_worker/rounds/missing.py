@@ -58,7 +58,7 @@ class Missing:
         """Those are away, None if that is not known; whether there is anybody to be told."""
         self._there = tuple(c for c in self._looked_for if c not in (away or ()))
         if self._is_new and not self._there:
-            self._there = ("",)  # of whoever there is nothing is known yet
+            self._there = ("",)  # nothing is known yet of the clients that are there
         return bool(self._there)
 
     def told(self, state: State, here: Iterable[str]) -> list[str] | None:

@@ -1,7 +1,7 @@
 """What keeps a coordinator with another checkpoint from making a version a second time.
 
 The active coordinator leaves in the queue ``coordinator.newest`` which version it publishes, just
-before the message without which no client has that model. Whoever becomes active looks there first:
+before the message without which no client has that model. A new active coordinator reads it first:
 a folder that was copied, a backup, or a checkpoint whose newest file is damaged holds an older
 version than is out, and what follows from it would be other models under numbers that are taken.
 """
@@ -28,7 +28,7 @@ READER: Final = "the coordinator"
 def newest(broker: Broker, name: str) -> tuple[Newest, ...]:
     """What was published last, as far as the broker has been told, the oldest first.
 
-    ``name`` is the connection's. Raises BrokerUnavailable if nobody answered, or another
+    ``name`` is the connection's. Raises BrokerUnavailable without an answer, or if another
     coordinator is looking.
     """
     try:

@@ -38,7 +38,7 @@ class Policy:
         if settings.quorum < least:
             raise ConfigError(
                 f"--quorum {settings.quorum}: --aggregator {settings.aggregator} needs at least"
-                f" {least} updates; raise the quorum, or let it reckon with fewer faulty clients"
+                f" {least} updates; raise the quorum, or let it assume fewer faulty clients"
             )
         if settings.deadline_s is not None and settings.min_quorum < least:
             raise ConfigError(
@@ -56,7 +56,7 @@ class Policy:
         )
 
     def check_examples(self, num_examples: int) -> None:
-        """Raise Rejected(``examples``) if nobody has so many: they are the update's weight."""
+        """Raise Rejected(``examples``) if no client has so many: they are the update's weight."""
         if num_examples > self.max_examples:
             raise Rejected(
                 "examples",

@@ -32,7 +32,7 @@ def weighted_means(
     kept = kept_names(reporting, len(reports)) if share < 1 else set(reporting)
     of_all = factors([examples for examples, _ in reports.values()], share)
     found = {}
-    # What most report comes first: whoever shows only some of them begins there.
+    # What most report comes first: a view with room for some of them begins there.
     ranked = sorted(reporting, key=lambda name: -reporting[name])
     for name in (name for name in ranked if name in kept):
         said = [(n, metrics[name]) for n, metrics in reports.values() if name in metrics]
@@ -137,7 +137,7 @@ class Round:
         return found.pooled() if found else None
 
     def judgement(self, metric: str, needed: int, *, leave_out: bool = True) -> Judgement | None:
-        """What the round's clients say of ``metric``; None if nobody reports it.
+        """What the round's clients say of ``metric``; None if no client reports it.
 
         Of the newest version that was evaluated, and where clients are several versions apart
         (``--max-staleness``) and fewer than ``needed`` evaluated that one, of those before it, too.

@@ -18,7 +18,7 @@ class Ask(Protocol):
     """What the clients say of a metric; leaving each out takes time, and only a target needs it."""
 
     def __call__(self, metric: str, needed: int, *, leave_out: bool) -> Judgement | None:
-        """None if nobody reports it."""
+        """None if no client reports it."""
 
 
 @dataclass(frozen=True)

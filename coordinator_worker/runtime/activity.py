@@ -2,14 +2,14 @@
 
 A broker's node that was cut off from the others for longer than their net tick comes back and says
 nothing: our connection is as it was, and another coordinator has long been the active one. It waits
-for the checkpoint folder, which we hold, and nobody folds. All that shows it is that a message
+for the checkpoint folder, which we hold, and neither one folds. All that shows it is that a message
 which we put into the queue does not come back.
 """
 
 from typing import Final, Literal
 
 LOOK_S: Final = 5.0
-ANSWER_S: Final = 10.0  # from the queue to whoever is active
+ANSWER_S: Final = 10.0  # from the queue to the active coordinator
 
 Step = Literal["ask", "let go"]
 

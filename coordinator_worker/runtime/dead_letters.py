@@ -18,7 +18,7 @@ class Rejections:
 
     Of a sender that floods only the first are kept and answered, the others are counted and gone:
     each would cost a round trip to the broker, and honest updates wait behind it. Being late has an
-    allowance of its own and is no flood: a fleet shares one user, and may be late as a whole.
+    separate allowance and is no flood: a fleet shares one user, and may be late as a whole.
     """
 
     def __init__(self, session: Session, notices: Notices, reporter: RunReporter) -> None:

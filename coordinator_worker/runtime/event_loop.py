@@ -126,7 +126,7 @@ class CoordinatorLoop:
             self._stop_asked.get(timeout=seconds)
         except Empty:
             return False
-        self._stop_asked.put(None)  # for whoever waits next: it was asked of all
+        self._stop_asked.put(None)  # for the next one that waits: it was asked of all
         return True
 
     def ask_whether_active(self) -> None:

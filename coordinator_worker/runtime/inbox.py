@@ -60,7 +60,7 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The queue has the message that comes back to whoever is the active coordinator."""
+    """The queue has the message that comes back to the active coordinator."""
 
 
 @dataclass(frozen=True, slots=True)

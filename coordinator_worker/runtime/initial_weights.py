@@ -13,10 +13,10 @@ class InitialWeightsRequest:
     """Asks one client at a time, in the order in which they joined.
 
     All could be asked at once and the first answer taken, but then each of a hundred clients would
-    send a model that nobody needs. A client that sends nothing for ``PATIENCE_S`` seconds gives
+    send a model that is not needed. A client that sends nothing for ``PATIENCE_S`` seconds gives
     way to the next. One whose weights are on their way is waited for, but after a minute the next
     is asked as well, or one that sends a piece now and then would keep a run from ever beginning.
-    Whoever was asked may send; of several the first whose weights are whole begins the run.
+    All clients that were asked may send; the first whose weights are whole begins the run.
     """
 
     def __init__(self, ask: Callable[[str], None], remind: Callable[[], None]) -> None:
@@ -44,7 +44,7 @@ class InitialWeightsRequest:
     def reset(self) -> None:
         """We are no longer the one that asks; who is there joins again when we are.
 
-        Nobody would heed the reminder meanwhile, and without one only the first is ever asked.
+        No client would act on the reminder meanwhile, and without one only the first is ever asked.
         """
         self._joined.clear()
         self._asked.clear()

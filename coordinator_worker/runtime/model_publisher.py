@@ -17,10 +17,10 @@ from warren_shared.tensors.layout import Array, Weights
 
 @dataclass(frozen=True)
 class OutgoingMessages:
-    """The messages of one transfer, addressed; made anew each time they are iterated.
+    """The messages of one transfer, addressed; made again each time they are iterated.
 
     The last, without which no client has a model, waits for ``may_end``. ``headers`` are for people
-    who look at the first in the management UI; nobody else reads them.
+    who look at the first in the management UI; no program reads them.
     """
 
     bodies: Outgoing

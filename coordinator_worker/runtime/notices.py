@@ -71,6 +71,6 @@ class Notices:
 
 
 def probe(session: Session) -> None:
-    """Send a message to whoever is the active coordinator; wait until the queue has it."""
+    """Send a message to the active coordinator; wait until the queue has it."""
     with contextlib.suppress(Stopped):
         session.publish([Publication("", UPDATE_QUEUE, encode(Probe()), "probe")])

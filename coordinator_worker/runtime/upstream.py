@@ -10,7 +10,7 @@ each level's promises are its own:
 2. the next model from above is in ``above/`` before it goes down, so a version here is one model;
 3. the round's deliveries are acknowledged when it is out, as everywhere.
 
-The coordinator has the main thread, the client above a thread of its own; they meet in a Handover.
+The coordinator has the main thread, the client above another thread; they meet in a Handover.
 This is the one module that knows both workers.
 """
 

@@ -80,7 +80,7 @@ IN_FLIGHT_BYTES: Final = 8 << 20
 class CoordinatorWorker:
     """One training run: from its checkpoint, or from version 0, to its goal or a signal."""
 
-    _alone = True  # nobody else changes the model that it made
+    _alone = True  # no other process changes the model that it made
 
     def __init__(self, settings: CoordinatorSettings) -> None:
         self._settings = settings
@@ -352,7 +352,7 @@ class CoordinatorWorker:
         self._loop.remind(LOOK_S, Doubt())
 
     def _let_another_try(self) -> None:
-        """The checkpoint has the model that we cannot publish; so has whoever takes over."""
+        """The checkpoint has the model that we cannot publish, for the one that takes over."""
         log.warning(
             "not_published",
             "the newest model cannot be published from here; another coordinator may try",
@@ -378,7 +378,7 @@ class CoordinatorWorker:
             self._begin_round(self._round.cohort.sum.total)
 
     def _begin(self, state: State) -> None:
-        """Start from ``state``: everybody hears of its model, whoever missed it before."""
+        """Start from ``state``: its model goes to all clients, also those that missed it before."""
         check_room(self._policy.quorum, state.weights.buffer.nbytes)
         self._finished = self._stopping.reached(state)
         self._model_publisher = self._make_fanout(

@@ -35,7 +35,7 @@ class State:
     ``fixed_state`` are digests of what has to be equal at every site
     (`warren_shared.protocol.messages`).
     ``slots`` is what server optimizer and aggregator remember, in the model's layout; the next
-    round changes it where it lies. ``best`` is the version that was found best so far.
+    round changes it in place. ``best`` is the version that was found best so far.
     ``audit_head`` is the digest of the audit log's last line when this was written. ``signers`` are
     the ids of the keys that the coordinator who wrote it signs with: two federations may have one
     name, and not one key. Empty: of any.

@@ -51,7 +51,7 @@ def read(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def size_bytes(folder: Path) -> int | None:
-    """How much there is to read; None if nobody knows, since some of it is compressed."""
+    """How much there is to read; None if unknown, since some of it is compressed."""
     paths = _paths(folder)
     if any(path.suffix == ".gz" for path in paths):
         return None

@@ -2,7 +2,7 @@
 
 A file is magic, sequence number, length and XXH3 of a msgpack header, the header, then the weights
 and the server optimizer's moments as they lie in memory. It comes into being whole, by a rename,
-and from then on the older of the two is overwritten where it lies: no pages or blocks to allocate
+and from then on the older of the two is overwritten in place: no pages or blocks to allocate
 and none to give back, which takes a seventh of the time at 400 MB and a third at 4. A crash
 half-way leaves the newer file as it was, and the one that was being written without the digest it
 announces. Written last, the file's end says its sequence number again: a file that has its end and
@@ -118,7 +118,7 @@ class Checkpoint:
                 )
             return state
         if damaged:
-            raise ConfigError(f"{damaged[0]}: restore it, or move it away to begin anew")
+            raise ConfigError(f"{damaged[0]}: restore it, or move it away to begin a new run")
         return None
 
 

@@ -27,7 +27,7 @@ class FolderLock:
         self._descriptor = -1
 
     def take(self) -> bool:
-        """Take it if nobody has it; whether it is ours now."""
+        """Take it if it is free; whether it is ours now."""
         if self._descriptor >= 0:
             return True
         descriptor = os.open(self._folder, os.O_RDONLY)
@@ -44,7 +44,7 @@ class FolderLock:
         return True
 
     def wait(self, stopped_within: Callable[[float], bool]) -> None:
-        """Take it as soon as nobody has it; raise Stopped once ``stopped_within(s)`` says so.
+        """Take it as soon as it is free; raise Stopped once ``stopped_within(s)`` says so.
 
         Tried again and again, which costs nothing to speak of: it is needed only while a
         coordinator that the broker has given up still lives, such as one that was halted.

@@ -163,7 +163,7 @@ class Store:
             )
 
     def _check_kind(self, version: int) -> None:
-        """A region's clients hold other models than its checkpoint: nobody else may go on."""
+        """A region's clients hold other models than its checkpoint: only a region may go on."""
         was_region, is_region = (self.folder / ABOVE).is_dir(), self._settings.parent is not None
         if was_region and not is_region:
             hint = "give --parent, or another --checkpoint-dir"
@@ -173,6 +173,6 @@ class Store:
             raise ConfigError(f"{self.folder} has a run without a federation above: {hint}")
 
     def _complete(self, brought: State) -> None:
-        """Nobody has seen the weights yet that a person ``brought``: add what the run needs."""
+        """The weights that a person ``brought`` are not published yet: add what the run needs."""
         weights = Algorithm.from_settings(self._settings).initial(brought.weights)
         self.state = replace(brought, weights=weights)

@@ -28,7 +28,7 @@ LINES: Final = 12  # of a board that is not told how high it may be, above and b
 
 
 class Source(Protocol):
-    """Whoever keeps a view current; ``notice`` says if something is amiss with that.
+    """What keeps a view current; ``notice`` says if something is amiss with that.
 
     ``silence_s``: seconds since the coordinator was heard of.
     """

@@ -39,7 +39,7 @@ class FleetSizes:
 
     @classmethod
     def of(cls, broker: Broker, federation: str) -> "FleetSizes":
-        """By passive declares of the mailboxes, over a connection of its own for each question."""
+        """By passive declares of the mailboxes, over a new connection for each question."""
 
         def find(fleet: str, claimed: int) -> int | None:
             def queue(number: int) -> str:

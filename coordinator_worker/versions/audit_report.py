@@ -70,7 +70,7 @@ class Made:
 def versions(lines: Iterable[tuple[str, bytes]]) -> dict[tuple[str, int], Made]:
     """What became a model, by run and version, oldest first.
 
-    What was aggregated and then not checkpointed is left out: whoever took over said so.
+    What was aggregated and then not checkpointed is left out: the one that took over said so.
     """
     made: dict[tuple[str, int], Made] = {}
     rejected: list[Line] = []

@@ -1,7 +1,7 @@
 """A version as a file for other programs.
 
 Keras and TensorFlow's formats hold the architecture, too, which only the task knows: those are
-written by ``client-worker export``, a program of its own, since the coordinator never loads a
+written by ``client-worker export``, a separate program, since the coordinator never loads a
 framework.
 """
 

@@ -24,7 +24,7 @@ from warren_shared.tensors.layout import CONTROL
 MAX_ROWS: Final = 50
 ALWAYS: Final = ("aggregator", "server_optimizer", "quorum", "participation", "max_staleness")
 LIMITS: Final = """\
-Nobody but you knows these. Replace each line; a card without them is not finished.
+Only you know these. Replace each line; a card without them is not finished.
 
 - **Meant for**: who may use the model, and for what.
 - **Not meant for**: what it was never tested on, and what it must not decide.

@@ -136,7 +136,7 @@ class ModelRegistry:
         return found | {f"evaluate_{name}": value for name, value in said}
 
     def made_at(self, version: int) -> str:
-        """When ``version`` was made, UTC, as ISO 8601; empty if nobody knows."""
+        """When ``version`` was made, UTC, as ISO 8601; empty if unknown."""
         if version in self.kept:
             return self.kept[version].facts.get("time", "")
         if version == self.state.version:

@@ -36,7 +36,7 @@ EVER: Final = 1 << 60  # the ledger forgets nothing: that is for the next round 
 def rolled_back(state: State, weights: Weights, version: int | None, source: str) -> State:
     """The state one version on, with ``weights``, which were those of ``version`` if of any.
 
-    The server optimizer and the aggregator begin anew, as after a round that diverged.
+    The server optimizer and the aggregator are reset, as after a round that diverged.
     """
     origin = {
         "version": version,
@@ -64,7 +64,7 @@ def rolled_back(state: State, weights: Weights, version: int | None, source: str
     if best is not None and best.version == version:
         best = Best(made, best.value)  # the same weights; patience begins again
     after = state.after(weights, (), record, EVER)
-    # Nobody's: it is by this that a folder moves to another home of the federation.
+    # No federation's: it is by this that a folder moves to another home of the federation.
     return replace(after, slots={}, best=best, oldest_base=made, signers=())
 
 
@@ -141,7 +141,7 @@ def _save(folder: Path, state: State, audit: Audit) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Nobody else writes ``folder`` meanwhile; a disk that is full is one line."""
+    """No other process writes ``folder`` meanwhile; a disk that is full is one line."""
     if not folder.is_dir():
         raise ConfigError(f"--checkpoint-dir {folder} holds no checkpoint yet")
     lease = FolderLock(folder)

@@ -36,7 +36,7 @@ class _Parameters(pika.URLParameters):  # type: ignore[misc]
 
 
 class TokenCredentials(pika.credentials.PlainCredentials):  # type: ignore[misc]
-    """Whoever proves who they are by the token that is in a file when they log in."""
+    """Credentials: the token that is in a file at the time of login."""
 
     def __init__(self, user: str, file: TokenFile) -> None:
         super().__init__(user, "")
@@ -49,12 +49,12 @@ class TokenCredentials(pika.credentials.PlainCredentials):  # type: ignore[misc]
 
 
 def has_token(told: Any) -> bool:
-    """Whether whoever has these parameters logs in with a token."""
+    """Whether a login with these parameters uses a token."""
     return isinstance(told.credentials, TokenCredentials)
 
 
 def has_ended(told: Any) -> bool:
-    """Whether the token that whoever has these parameters logged in with has ended."""
+    """Whether the token of the last login with these parameters has expired."""
     return has_token(told) and told.credentials.file.has_ended
 
 
@@ -136,7 +136,7 @@ def queue_in(reply: str) -> str | None:
 
 
 def diagnose(error: Exception, where: str, *, by_token: bool = False) -> tuple[WarrenError, bool]:
-    """What a failed connection means for the user, and whether waiting cannot mend it.
+    """What a failed connection means for the user, and whether waiting cannot help.
 
     ``by_token``: the password was a token.
     """

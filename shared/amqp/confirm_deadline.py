@@ -1,9 +1,9 @@
-"""How long the broker may owe us a confirm before we connect anew.
+"""How long the broker may owe us a confirm before we connect again.
 
 A cluster may lose what a live channel has published: the node that we talk to is cut off from the
 queue's leader and comes back, and the confirm never comes. Nothing tells us; waiting is all that
 there is to notice. What is slow is not lost: a confirm, or bytes that leave this machine, begin the
-wait anew.
+wait starts again.
 """
 
 from typing import Final

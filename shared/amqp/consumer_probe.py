@@ -37,6 +37,6 @@ def follow(channel: Any, wanted: Subscription, ready: Callable[[str], None]) -> 
         queue = frame.method.queue
         channel.queue_bind(queue, exchange, topic, callback=lambda _frame: ready(queue))
 
-    # The broker names it: whoever may choose a name may declare exchanges of that name, too, and
-    # nothing bounds their number.
+    # The broker names it: a user that may choose a name may declare exchanges of that name,
+    # too, and nothing bounds their number.
     channel.queue_declare("", exclusive=True, auto_delete=True, callback=declared)

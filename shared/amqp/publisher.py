@@ -22,7 +22,7 @@ BLOCKED: Final = None  # instead of a message: the next may not go out yet
 class Publication:
     """A message to publish. ``kind`` becomes the AMQP type that the management UI shows.
 
-    ``body`` comes in pieces, so that a chunk goes out from where it lies; they must stay as they
+    ``body`` comes in pieces, so that a chunk is sent without a copy; they must stay as they
     are until the broker has confirmed.
     """
 

@@ -24,7 +24,7 @@ SILENCE_S: Final = 10.0  # fewer may come than were there: some were too old and
 class QueuedMessage:
     """A message in a queue: who the broker says sent it, and what is written on the outside.
 
-    ``timestamp`` is Unix seconds, if whoever published it set it. ``headers`` and ``body`` may
+    ``timestamp`` is Unix seconds, if its publisher set it. ``headers`` and ``body`` may
     come from anybody who may publish; of ``unreadable`` ones, which cannot be decoded, there is
     nothing in ``headers``.
     """
@@ -43,7 +43,7 @@ def peek(broker: str | Broker, name: str, queue: str) -> Iterator[QueuedMessage]
 
     Raises:
         BrokerRefused: the user may not read the queue, or there is none.
-        BrokerUnavailable: nobody answered, or somebody else is looking.
+        BrokerUnavailable: no answer, or another process is reading.
     """
     with _channel(broker, name, queue) as channel:
         found = channel.queue_declare(queue, passive=True).method
@@ -71,7 +71,7 @@ def peek(broker: str | Broker, name: str, queue: str) -> Iterator[QueuedMessage]
                 break
         channel.cancel()
         channel.basic_nack(0, multiple=True, requeue=True)
-        # The answer comes after the queue has everything back, so whoever looks next sees it all.
+        # The answer comes after the queue has everything back, so the next reader sees it all.
         channel.queue_declare(queue, passive=True)
 
 
@@ -80,7 +80,7 @@ def purge(broker: str | Broker, name: str, queue: str) -> int:
 
     Raises:
         BrokerRefused: the user may not read the queue, or there is none.
-        BrokerUnavailable: nobody answered.
+        BrokerUnavailable: no answer.
     """
     with _channel(broker, name, queue) as channel:
         return int(channel.queue_purge(queue).method.message_count)

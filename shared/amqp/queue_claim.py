@@ -1,4 +1,4 @@
-"""Which queues of a row a session consumes: as many as it wants, of those that nobody else has."""
+"""Which queues of a row a session consumes: as many as it wants, of those without a consumer."""
 
 import random
 from collections import deque
@@ -16,10 +16,10 @@ class QueueClaim:
     """``wanted`` of ``queues``: the first that are free, so that a row fills from its beginning.
 
     Those that we ``had`` before are tried first: who only lost its connection stays who it was, and
-    a thousand that come back when the broker does are in nobody's way. Else it is asked which of a
+    a thousand that come back when the broker does do not collide. Else it is asked which of a
     row are free (``to_ask``, ``answered``, ``missing``). Of two that hear that one is free the
     slower finds it ``taken``. That closes the channel, and with it all that were got over it
-    before; the row is asked anew, after a while that is drawn by lot: of a hundred that come in one
+    before; the row is asked again, after a while drawn by lot: of a hundred that come in one
     instant all would try the same one, again and again.
     """
 

@@ -117,7 +117,7 @@ class Session:
     def start(self, patience_s: float) -> None:
         """Connect; return when consuming.
 
-        Raises BrokerRefused as soon as the broker says no for good, BrokerUnavailable when nobody
+        Raises BrokerRefused as soon as the broker says no for good, BrokerUnavailable when none
         answered, or the queue was taken by another, for ``patience_s`` seconds, Stopped if the
         session is closed meanwhile.
         """
@@ -227,12 +227,12 @@ class Session:
         if self._thread.is_alive():
             self._thread.join(patience_s)
         if self._thread.is_alive():
-            # The broker does not answer our goodbye, and whoever waits for a confirm would wait on.
+            # The broker does not answer our close; a thread that waits for a confirm would wait on.
             self._call(lambda: self._connection.ioloop.stop())  # noqa: PLW0108
             self._thread.join(DRAIN_S)
 
     def close_within(self, seconds: float) -> None:
-        """Close after ``seconds`` if that has not happened by then, whoever waits for a confirm.
+        """Close after ``seconds`` if that has not happened by then, even if a thread waits.
 
         At once if the broker has not answered yet.
         """
@@ -279,7 +279,7 @@ class Session:
             # No long wait before the other nodes have been tried.
             self._closing.wait(backoff_s(1 + (attempt - 1) // self._hosts.count))
         self._closing.set()
-        self._first.set()  # whoever waits for the beginning waits in vain
+        self._first.set()  # a thread that waits for the beginning waits in vain
         self._pipeline.abandon(Stopped("the session is closed"))
 
     def _connect_once(self) -> bool:
@@ -450,7 +450,7 @@ class Session:
         self, wanted: Subscription, _channel: Any, method: Any, properties: Any, body: memoryview
     ) -> None:
         if not self._connection.is_open:
-            return  # we have said goodbye; whoever is told might pause, and miss the answer to it
+            return  # we are closing; a listener might pause, and miss the answer to it
         if wanted.manual_ack:
             self._unacknowledged.add(method.delivery_tag)
         waited = self._waiting.get(method.consumer_tag, 0)

@@ -206,7 +206,7 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
 class _Heartbeats(HeartbeatChecker):  # type: ignore[misc]
     """pika's, which with short heartbeats gives up sooner than 5 s after them.
 
-    The broker sends one each half of ``timeout``. Whoever asks for 4 s wants to leave a node that
+    The broker sends one each half of ``timeout``. Who asks for 4 s wants to leave a node that
     is halted after 6 to 12 s, not after 9 to 18.
     """
 
@@ -309,7 +309,7 @@ def _decoded(data: bytes) -> Any:
 
     A client may give its message headers that the broker takes and pika cannot decode: a time
     stamp out of range, tables in tables a thousand deep. The exception would end the connection's
-    thread, at each delivery of that message anew. Such a message keeps its sender and its body, and
+    thread, at each delivery of that message. Such a message keeps its sender and its body, and
     is ``unreadable``.
     """
     if data[0] != spec.FRAME_HEADER:

@@ -1,4 +1,4 @@
-"""Whose bundle a program was given, before the broker refuses it in words of its own."""
+"""Whose bundle a program was given, before the broker refuses it in its own words."""
 
 import os
 from collections.abc import Mapping

@@ -79,7 +79,7 @@ def flags(kind: type[BaseSettings]) -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.7) -> str:
-    """A question about what ``name`` was to be; whoever writes it means a name that there is."""
+    """A question about what ``name`` was to be; the user means an existing name."""
     by_word = {_word(one): one for one in known}
     near = difflib.get_close_matches(_word(name), by_word, n=1, cutoff=cutoff)
     return f"did you mean {by_word[near[0]]}?" if near else ""

@@ -25,8 +25,8 @@ class ObservingSettings(BaseSettings):
 
     metrics_address: str = Field(
         "127.0.0.1",
-        description="address on which Prometheus may ask, such as 0.0.0.0 for any; whoever reaches"
-        " it reads the metrics, names of clients included",
+        description="address on which Prometheus may ask, such as 0.0.0.0 for any; all who reach"
+        " it read the metrics, names of clients included",
     )
     traces: bool = Field(
         False,

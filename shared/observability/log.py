@@ -120,11 +120,11 @@ class Log:
         self._logger.warning(message, *_shown(args), extra=_extra(action, fields))
 
     def error(self, action: str, message: str, *args: object, **fields: object) -> None:
-        """Say what somebody has to mend."""
+        """Log an error that a person has to fix."""
         self._logger.error(message, *_shown(args), extra=_extra(action, fields))
 
     def exception(
         self, action: str, message: str, *args: object, error: BaseException, **fields: object
     ) -> None:
-        """Say what somebody has to mend, with the traceback of ``error`` below."""
+        """Log an error that a person has to fix, with the traceback of ``error`` below."""
         self._logger.error(message, *_shown(args), exc_info=error, extra=_extra(action, fields))

@@ -1,6 +1,6 @@
 """Prometheus: the metrics of a worker and the endpoint that shows them.
 
-The one file that knows prometheus_client. It is imported by who has an endpoint and by nobody else,
+The one file that knows prometheus_client. It is imported only by processes that have an endpoint,
 since that takes 40 ms.
 """
 
@@ -174,7 +174,7 @@ class Endpoint:
 
 class _Answer(BaseHTTPRequestHandler):
     timeout = SLOW_S
-    server_version, sys_version = "warren", ""  # nobody needs to know which Python this is
+    server_version, sys_version = "warren", ""  # the Python version is not for others
 
     def do_GET(self) -> None:
         """Show the metrics."""

@@ -55,7 +55,7 @@ def training_of(federation: str, run: str, client: str, base_version: int) -> Pl
 
 
 class Tracer:
-    """Sends spans of things that are over; whether they arrive is nobody's worry but the log's.
+    """Sends spans of things that are over; whether they arrive concerns the log only.
 
     Raises ConfigError if OpenTelemetry is not installed.
     """

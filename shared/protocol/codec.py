@@ -2,7 +2,7 @@
 
 A body is a sequence of msgpack objects: a header map, then for a transfer's messages as many nils
 as align what follows to 16 bytes, then one bin. Header and bin are apart so that the bin can be
-used where it lies: unpacking a map that holds a 1 MiB bin would copy it into fresh pages, which
+used in place: unpacking a map that holds a 1 MiB bin would copy it into fresh pages, which
 costs more than folding it.
 """
 
@@ -93,7 +93,7 @@ def _unknown_protocol(protocol: object, reader: str) -> str:
         kind = type(protocol).__name__
         return f"its protocol is a {kind}, and {reader} reads {OLDEST} to {PROTOCOL}"
     said = f"it is of protocol {protocol}, and {reader} reads {OLDEST} to {PROTOCOL}"
-    return f"{said}: upgrade {reader if protocol > PROTOCOL else 'whoever sent it'}"
+    return f"{said}: upgrade {reader if protocol > PROTOCOL else 'the sender'}"
 
 
 def kind_of(body: Piece) -> str | None:

@@ -7,7 +7,7 @@ and `notice` carry no data.
 What is added later must not break those who are older. A new field has a default that means "as
 before", and is marked with the protocol it came with: ``Annotated[…, Since(3)]``. A header travels
 without what is at its default, under the lowest protocol that knows all the rest. So a feature that
-nobody uses is nothing to an older reader, and one that is used is refused as of a newer protocol
+is not used means nothing to an older reader, and one that is used is refused as of a newer protocol
 instead of being misread. A default, once published, never changes: it is what absence means.
 """
 
@@ -145,8 +145,8 @@ class ModelManifest(Transfer, Signed):
     ``config`` reaches every client's task, ``local`` says how it is to be trained;
     ``max_staleness`` is how many versions late an update may be; ``participation`` is the share of
     the clients that are drawn to train from this version (`warren_shared.protocol.sampling`);
-    ``final`` says that no further version will come in this run; ``fixed_state`` is that of whoever
-    sent the initial weights, which every client's has to equal.
+    ``final`` says that no further version will come in this run; ``fixed_state`` is that of the
+    client that sent the initial weights, which every client's has to equal.
     """
 
     kind: Literal["model"] = "model"
@@ -275,7 +275,7 @@ class Join(Message):
 class Evaluated(Message):
     """What a run's final model, ``version``, is worth on a client's held-out data.
 
-    Of the versions before it the updates say so; nobody trains from the last one.
+    Of the versions before it the updates say so; no client trains from the last one.
     """
 
     SINCE: ClassVar[int] = 3
@@ -340,10 +340,10 @@ class Newest(Message):
 class Notice(Signed):
     """What the coordinator asks or says besides models.
 
-    ``join``: to everybody, from a coordinator that has no model yet and knows nobody;
+    ``join``: to everybody, from a coordinator that has no model and knows no client yet;
     ``send-initial``: to one that joined, with the config its task is to be made with;
     ``rejected``: to the sender of an update, with the reason;
-    ``all-hands``: to everybody, whoever was not drawn for ``base_version`` shall train from it too;
+    ``all-hands``: to everybody, clients not drawn for ``base_version`` shall train from it too;
     ``missing``: to one, or to all but those ``here``, from which nothing to ``base_version`` of
     ``run`` has come, though the queue has been read so far: the broker has lost the model or the
     update.

@@ -1,4 +1,4 @@
-"""Which clients train from a version: decided by each client for itself, with nobody's list.
+"""Which clients train from a version: decided by each client for itself, without a list.
 
 A coordinator that drew clients from a list would need one that is never out of date. A hash that
 all can compute needs none, is the same after any restart, and can be checked by anybody.

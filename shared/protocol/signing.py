@@ -1,8 +1,8 @@
 """What the coordinator says, signed (Ed25519, RFC 8032): a broker cannot make up a model.
 
 A signature covers the whole header, and the header names the BLAKE3 digest of the weights: XXH3
-finds damage, but whoever wants to can make other bytes with the same. BLAKE3 digests 4.6 GB/s on
-one core of the machine of benchmarks/, SHA-256 1.7 even with instructions of its own.
+finds damage, but an attacker can make other bytes with the same. BLAKE3 digests 4.6 GB/s on
+one core of the machine of benchmarks/, SHA-256 1.7 even with its special instructions.
 """
 
 from collections.abc import Sequence

@@ -252,7 +252,7 @@ def without_consumer(
 ) -> list[str] | None:
     """Clients none of whose ``queues`` is consumed; None if the broker does not tell.
 
-    Over a connection of its own, called ``name``, which is closed again.
+    Over a new connection, called ``name``, which is closed again.
     """
     try:
         connection = blocking(*parameters(broker, name))
@@ -293,7 +293,7 @@ def first_missing(
 
     Queues of a row exist from 0 on without a gap, so it is found by halving; one whose node is away
     exists. If the queue of ``claimed`` exists, those before it are taken to exist. None if the
-    broker does not tell. Over a connection of its own, called ``name``, which is closed again.
+    broker does not tell. Over a new connection, called ``name``, which is closed again.
     """
     try:
         connection = blocking(*parameters(broker, name))

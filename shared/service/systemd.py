@@ -65,7 +65,7 @@ RestartSec=5
 RestartPreventExitStatus=2
 # Stopped in an unfinished run: nothing failed.
 SuccessExitStatus=143
-# Two minutes without an answer from the thread that does the work: it hangs, and is started anew.
+# Two minutes without an answer from the thread that does the work: it hangs, and is restarted.
 WatchdogSec=2min
 TimeoutStopSec=30
 
@@ -144,7 +144,7 @@ CLIENT: Final = Unit(
     # Frameworks write machine code (no MemoryDenyWriteExecute), look at /proc and pin threads, and
     # may use a graphics card; data may lie in somebody's home.
     where="""\
-# A fleet's bundle for all instances, and one for an instance that is a site of its own.
+# A fleet's bundle for all instances, and one for an instance that is an enrolled site.
 EnvironmentFile=-$folder/client.env
 EnvironmentFile=-$folder/client-%i.env
 # Tasks are imported from here.
@@ -241,7 +241,7 @@ def _warn_of_homes(*paths: Path) -> None:
         home = next((h for h in homes if h != Path("/") and path.is_relative_to(h)), None)
         if home is not None:
             sys.stderr.write(
-                f"warning: {path} lies below {home}, where the service may not look: install Warren"
+                f"warning: {path} is below {home}, where the service may not look: install Warren"
                 " and its settings elsewhere, such as /opt/warren and /etc/warren, or give --user\n"
             )
 

@@ -1,4 +1,4 @@
-"""What a worker tells whoever started it: systemd by a socket, health checks by a file.
+"""What a worker tells its supervisor: systemd by a socket, health checks by a file.
 
 systemd names a socket in NOTIFY_SOCKET and, if it is to watch, says in WATCHDOG_USEC within what
 time it wants to hear from us (sd_notify(3), sd_watchdog_enabled(3)). A health check looks whether
@@ -76,7 +76,7 @@ class Supervisor:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._file.touch()
         except OSError:
-            pass  # no room: whoever looks sees an old file, or none
+            pass  # no room: a health check sees an old file, or none
 
     def _say(self, *words: str) -> None:
         if self._address is None:
@@ -90,7 +90,7 @@ class Supervisor:
 
 
 class Pulse:
-    """Asks at intervals whether we are alive: ``ask`` is called, and whoever is alive answers.
+    """Asks at intervals whether we are alive: ``ask`` is called, and a live worker answers.
 
     Nothing is said from here: a timer that tells systemd all is well would say so of a worker that
     hangs. ``ask`` sends a question the way that work goes, through the connection's thread to the

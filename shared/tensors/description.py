@@ -2,7 +2,7 @@
 
 A model that says nothing has tensors called ``0``, ``1``, …, all trainable. It may have the methods
 ``weight_names()`` and ``weight_roles()``, one word for each array of ``get_weights()``; of a Keras
-model that nobody has wrapped its variables say the same.
+model without a wrapper its variables say the same.
 """
 
 from collections.abc import Sequence

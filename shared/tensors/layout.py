@@ -252,7 +252,7 @@ class Layout:
     def named_otherwise(self, other: "Layout") -> str | None:
         """Which name of ``other`` this layout lacks, in words, if both have names; else None.
 
-        For files: whoever wrote one of another architecture may have had tensors of like shapes.
+        For files: one of another architecture may have tensors of the same shapes.
         """
         ours, theirs = set(self._canonical), set(other._canonical)
         if any(name.isdecimal() for name in (*ours, *theirs)) or not theirs - ours:

@@ -133,7 +133,7 @@ def test_a_coordinator_that_can_work_is_told_so_and_nothing_is_changed(place, co
     assert (said.code, said.fails()) == (0, []), said.lines
     assert said.about("permissions") == ["ok    permissions: as they should be"]
     assert "1 messages wait" in said.about("queue update")[0]
-    assert said.about("lease") == ["ok    lease: nobody has it"]
+    assert said.about("lease") == ["ok    lease: not taken"]
     assert [waiting(place, name) for name in ("update", "update.rejected", "model.alfa")] == [
         1,
         1,
@@ -375,7 +375,7 @@ def test_a_coordinator_that_runs_has_the_lease(coordinator, tmp_path: Path) -> N
     assert lease.take()
     assert coordinator().about("lease")[0].startswith("warn  lease: a coordinator that runs has it")
     lease.give_back()
-    assert coordinator().about("lease") == ["ok    lease: nobody has it"]
+    assert coordinator().about("lease") == ["ok    lease: not taken"]
 
 
 def test_a_checkpoint_of_another_federation_or_of_none_is_told(

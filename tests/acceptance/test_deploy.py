@@ -1,4 +1,4 @@
-"""docs/deploy.md and docs/maintenance.md, followed word by word on machines of a network that have nothing but each other.
+"""docs/deploy.md and docs/maintenance.md, followed word by word on machines of one network.
 
 The tests go down the pages; each leaves the machines as the next one needs them.
 """

@@ -184,7 +184,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def test_a_federation_is_upgraded_in_place_as_the_page_says(site: Site, old: Path) -> None:
-    """The upgrade in docs/maintenance.md, step by step, with the bundles, checkpoint and state that are there."""
+    """The upgrade in docs/maintenance.md, with the bundles, checkpoint and state that are there."""
     broker_config(old, site.home, "up", "--client", "alfa", "--client", "bravo")
     site.rounds(3, (old, old, old), signed=True)
 

@@ -36,7 +36,7 @@ readinessProbe:
   exec:
     command: ["test", "-f", "/tmp/warren.ready"]
   periodSeconds: 5
-# Not there while the broker is away, which no restart would mend. There and old: it hangs.
+# Not there while the broker is away, which a restart would not fix. There and old: it hangs.
 livenessProbe:
   exec:
     command: ["sh", "-c", "test -z \"$(find /tmp/warren.ready -mmin +{{ . }} 2>/dev/null)\""]

@@ -98,7 +98,7 @@ def test_a_body_cut_short_is_rejected_unless_the_cut_leaves_a_whole_header(
     [
         ({"protocol": PROTOCOL + 1}, f"it is of protocol {PROTOCOL + 1}, .* upgrade this side"),
         ({"protocol": None}, "protocol"),
-        ({"protocol": 0}, "it is of protocol 0, .* upgrade whoever sent it"),
+        ({"protocol": 0}, "it is of protocol 0, .* upgrade the sender"),
         ({"kind": "order"}, "malformed"),
         ({"surprise": 1}, "surprise"),
         ({"num_examples": 0}, "num_examples"),
