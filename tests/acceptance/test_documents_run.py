@@ -24,12 +24,18 @@ RUN: dict[str, dict[str, str]] = {  # as they stand, beside these files
     "docs/scaling.md": {},
     "docs/security.md": {"tasks.py": TASK},
 }
+CHINESE = (
+    "README.zh.md",
+    "docs/zh/bring-your-own.md",
+    "docs/zh/deploy.md",
+    "docs/zh/tutorial.md",
+)
 BY_THEMSELVES = {  # in tests of their own
     "README.md": "test_readme.py",
-    "README.zh.md": "../repo/test_readme_in_chinese.py",  # its blocks are those of README.md
     "docs/deploy.md": "test_deploy.py",
     "docs/models.md": "test_models_page.py",
     "docs/maintenance.md": "test_deploy.py",
+    **dict.fromkeys(CHINESE, "../repo/test_documents_in_chinese.py"),  # blocks of the English ones
 }
 
 

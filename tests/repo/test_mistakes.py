@@ -46,25 +46,25 @@ def plain(width: int) -> FederatedClient:
 MISTAKES: dict[str, Callable[[], object]] = {
     "the file instead of the import path": lambda: made("my_task.py"),
     "started in another folder": lambda: made("my_tsak:site"),
-    "a flag misspelt": lambda: made("my_task:site", "--shrad", "0"),
+    "a misspelt flag": lambda: made("my_task:site", "--shrad", "0"),
     "a value of another type": lambda: made("my_task:site", "--shard", "one"),
-    "an argument is missing": lambda: made("my_task:needs_data"),
-    "a file is not there": lambda: made("my_task:needs_data", "--data", "gone.csv"),
-    "something else is returned": lambda: made("my_task:forgot"),
-    "a method is missing": lambda: Task(Whole(), DATA).client(),
+    "a missing argument": lambda: made("my_task:needs_data"),
+    "a missing file": lambda: made("my_task:needs_data", "--data", "gone.csv"),
+    "another type is returned": lambda: made("my_task:forgot"),
+    "a missing method": lambda: Task(Whole(), DATA).client(),
     "no loss": lambda: KerasTask(network(), DATA).client(),
     "no such layer": lambda: KerasTask(network(), DATA, loss="mse", local=["tail"]).client(),
     "no examples": lambda: FederatedClient(plain(3).model, (np.ones((0, 3)), np.ones(0)), 0.1),
     "arrays of different lengths": lambda: FederatedClient(
         plain(3).model, (np.ones((2, 3)), np.ones(3)), 0.1
     ),
-    "labels that the loss does not take": lambda: KerasTask(
+    "labels that the loss does not accept": lambda: KerasTask(
         network(), (DATA[0], 2 * np.ones(len(DATA[1]))), loss="binary_crossentropy"
     ),
-    "a data set that never ends": lambda: FederatedClient(plain(3).model, endless(), 0.1),
+    "an endless data set": lambda: FederatedClient(plain(3).model, endless(), 0.1),
     "a generator as data": lambda: FederatedClient(plain(3).model, (x for x in DATA), 0.1),
-    "nothing but whole numbers as weights": lambda: FederatedClient(Whole(3), DATA, 0.1),
-    "another model than the others'": lambda: plain(3).train([np.zeros(4)]),
+    "only integers as weights": lambda: FederatedClient(Whole(3), DATA, 0.1),
+    "a different model than the other clients'": lambda: plain(3).train([np.zeros(4)]),
 }
 
 

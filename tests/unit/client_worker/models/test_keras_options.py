@@ -87,7 +87,7 @@ OPTIONS: dict[str, tuple[Callable[[], KerasTask], str]] = {
     "validation_freq": (lambda: task(validation_freq=2), "leave it out"),
     "initial_epoch": (lambda: task(initial_epoch=1), "leave it out"),
     "verbose": (lambda: task(verbose=1), "leave it out"),
-    "an option misspelt": (lambda: task(bach_size=16), "did you mean batch_size"),
+    "a misspelt option": (lambda: task(bach_size=16), "did you mean batch_size"),
     "LearningRateScheduler": (
         lambda: task(callbacks=[keras.callbacks.LearningRateScheduler(lambda n, r: r)]),
         "leave it out",
