@@ -52,7 +52,7 @@ class Metrics:
         )
         self._rejected = counters(
             "warren_client_updates_rejected",
-            "updates that the coordinator rejected, by why",
+            "updates that the coordinator rejected, by reason",
             "client",
             "reason",
         )

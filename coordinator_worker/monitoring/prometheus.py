@@ -74,7 +74,7 @@ class _Progress:
         )
         self._overdue = counter("warren_rounds_overdue", "rounds that lasted beyond `--deadline-s`")
         self._diverged = counter(
-            "warren_rounds_diverged", "rounds whose updates would have spoilt the model"
+            "warren_rounds_diverged", "rounds whose model would not have been finite"
         )
         self.takes: Takes = {
             "update.accepted": self._accepted,
@@ -105,7 +105,7 @@ class _Updates:
         counter, histogram = meters.counter, meters.histogram
         self._accepted = counter("warren_updates_accepted", "updates that are part of a round")
         self._rejected = meters.counters(
-            "warren_updates_rejected", "messages that must not count, by why", "reason"
+            "warren_updates_rejected", "rejected messages, by reason", "reason"
         )
         self._incomplete = counter("warren_updates_incomplete", "updates that stopped half-way")
         self._bytes = counter("warren_update_bytes", "bytes of the weight deltas in rounds")
@@ -166,7 +166,7 @@ class _Members:
     def __init__(self, meters: Meters) -> None:
         self._joins = meters.counter("warren_client_joins", "times that a client said it is there")
         self._floods = meters.counter(
-            "warren_floods", "times that a client's rubbish became so much that it is only counted"
+            "warren_floods", "times that a client's rejections were only counted"
         )
         self._clients = meters.gauges(
             "warren_clients",

@@ -193,14 +193,14 @@ HTTP: Final = "HTTP 401"
 WATCHER: Final = "watcher"
 
 ACTS: Final[dict[str, tuple[Act, ...]]] = {
-    "Speak for somebody else": (
+    "Impersonate others": (
         Act("publish a global model", DENIED, _publish("model")),
         Act("publish an event", DENIED, _publish("event", "round.closed")),
-        Act("put a letter among the rejected", DENIED, _publish("update.rejected")),
+        Act("publish a rejected message", DENIED, _publish("update.rejected")),
         Act("send a model to another's mailbox alone", DENIED, _publish("", "model.bravo")),
         Act("send itself a model", DENIED, _publish("", "model.alfa")),
         Act("put an update into the queue past its exchange", DENIED, _publish("", "update")),
-        Act("use an exchange of RabbitMQ's own", DENIED, _publish("amq.topic", "update")),
+        Act("use a built-in exchange of RabbitMQ", DENIED, _publish("amq.topic", "update")),
         Act("send an update under another client's name", SPOOFED,
             _publish("update", "update", user_id="bravo")),
         Act("send an update under the coordinator's name", SPOOFED,
@@ -211,28 +211,28 @@ ACTS: Final[dict[str, tuple[Act, ...]]] = {
         Act("reach a mailbox by the headers CC and BCC", UNROUTED,
             _publish("update", "x", headers={"CC": ["model.bravo"], "BCC": ["model.bravo"]})),
     ),
-    "Read what is not its own": (
+    "Read data of others": (
         Act("consume another's mailbox", DENIED, _consume("model.bravo")),
         Act("get one message of another's mailbox", DENIED,
             _amqp(lambda channel: channel.basic_get("model.bravo"))),
         Act("consume another's spare mailbox", DENIED, _consume("model.bravo.spare")),
         Act("consume a mailbox of a fleet", DENIED, _consume("model.fleet.0")),
         Act("consume a client's mailbox, as a fleet", DENIED, _consume("model.alfa"), user="fleet"),
-        Act("consume a place that its fleet has not got", "404 NOT_FOUND",
+        Act("consume a slot that its fleet does not have", "404 NOT_FOUND",
             _consume("model.fleet.3"), user="fleet"),
         Act("consume everybody's updates", DENIED, _consume("update")),
         Act("consume them before the coordinator does", DENIED,
             _consume("update", arguments={"x-priority": 100})),
         Act("get one update", DENIED, _amqp(lambda channel: channel.basic_get("update"))),
-        Act("read what was rejected", DENIED, _consume("update.rejected")),
+        Act("read the rejected messages", DENIED, _consume("update.rejected")),
         Act("share a mailbox whose client is there", DENIED, _take_held_mailbox),
     ),
-    "Take away": (
+    "Delete": (
         Act("empty another's mailbox", DENIED,
             _amqp(lambda channel: channel.queue_purge("model.bravo"))),
         Act("empty the queue of updates", DENIED,
             _amqp(lambda channel: channel.queue_purge("update"))),
-        Act("remove the traces of what was rejected", DENIED,
+        Act("purge the rejected messages", DENIED,
             _amqp(lambda channel: channel.queue_purge("update.rejected"))),
         Act("delete another's mailbox", DENIED,
             _amqp(lambda channel: channel.queue_delete("model.bravo"))),
@@ -245,13 +245,13 @@ ACTS: Final[dict[str, tuple[Act, ...]]] = {
         Act("cut a mailbox off from the models", DENIED,
             _amqp(lambda channel: channel.queue_unbind("model.bravo", "model"))),
     ),
-    "Make or bind": (
+    "Declare or bind": (
         Act("declare a queue", DENIED, _amqp(lambda channel: channel.queue_declare("loot"))),
         Act("declare a queue that the server names", DENIED,
             _amqp(lambda channel: channel.queue_declare("", exclusive=True))),
-        Act("declare a mailbox for a client that is none", DENIED,
+        Act("declare a mailbox for an unknown client", DENIED,
             _amqp(lambda channel: channel.queue_declare("model.eve", durable=True))),
-        Act("declare the queue of updates anew, for many consumers", DENIED,
+        Act("declare the queue of updates again, for many consumers", DENIED,
             _amqp(lambda c: c.queue_declare("update", durable=True, arguments=QUORUM))),
         Act("declare an exchange", DENIED, _amqp(lambda channel: channel.exchange_declare("loot"))),
         Act("bind its mailbox to the updates", DENIED,
@@ -263,14 +263,14 @@ ACTS: Final[dict[str, tuple[Act, ...]]] = {
         Act("bind one exchange to another", DENIED,
             _amqp(lambda channel: channel.exchange_bind("event", "update", "update"))),
     ),
-    "Come in another way": (
+    "Log in with other credentials": (
         Act("log in with a wrong password", LOGIN, _log_in_as("alfa", "wrong")),
         Act("log in as another client", LOGIN, _log_in_as("bravo")),
         Act("log in as the coordinator", LOGIN, _log_in_as("coordinator")),
         Act("log in as guest", LOGIN, _log_in_as("guest", "guest")),
         Act("enter another federation's vhost", NOT_ALLOWED, _connect(virtual_host="warren")),
     ),
-    "Use up": (
+    "Exhaust resources": (
         Act("open more than 8 connections", NOT_ALLOWED, _many_connections),
         Act("open more than 32 channels", NOT_ALLOWED, _many_channels),
         Act("send a message of more than 16 MiB", SPOOFED,
@@ -303,13 +303,13 @@ ACTS: Final[dict[str, tuple[Act, ...]]] = {
 BAD: Final = "HTTP 400"
 
 WATCHERS_ACTS: Final[dict[str, tuple[Act, ...]]] = {
-    "Speak": (
+    "Publish": (
         Act("publish an event", DENIED, _publish("event", "round.closed"), WATCHER),
         Act("publish a model", DENIED, _publish("model"), WATCHER),
         Act("publish an update", DENIED, _publish("update", "update"), WATCHER),
-        Act("put a letter among the rejected", DENIED, _publish("update.rejected"), WATCHER),
+        Act("publish a rejected message", DENIED, _publish("update.rejected"), WATCHER),
         Act("send a model to one mailbox", DENIED, _publish("", "model.alfa"), WATCHER),
-        Act("write the last word", DENIED, _publish("", "event.state"), WATCHER),
+        Act("overwrite the snapshot", DENIED, _publish("", "event.state"), WATCHER),
         Act("publish an event by the management API", BAD,
             _http("POST", "exchanges/{vhost}/event/publish", properties={},
                   routing_key="round.closed", payload="forged", payload_encoding="string"),
@@ -323,7 +323,7 @@ WATCHERS_ACTS: Final[dict[str, tuple[Act, ...]]] = {
     "Read more than events": (
         Act("consume everybody's updates", DENIED, _consume("update"), WATCHER),
         Act("get one update", DENIED, _amqp(lambda c: c.basic_get("update")), WATCHER),
-        Act("read what was rejected", DENIED, _consume("update.rejected"), WATCHER),
+        Act("read the rejected messages", DENIED, _consume("update.rejected"), WATCHER),
         Act("consume a mailbox", DENIED, _consume("model.alfa"), WATCHER),
         Act("take the coordinator's note of the newest version", DENIED,
             _consume("coordinator.newest"), WATCHER),
@@ -332,17 +332,17 @@ WATCHERS_ACTS: Final[dict[str, tuple[Act, ...]]] = {
                   encoding="base64"), WATCHER),
         Act("follow the models", DENIED, _follow("model"), WATCHER),
         Act("follow the updates", DENIED, _follow("update"), WATCHER),
-        Act("follow what is rejected", DENIED, _follow("update.rejected"), WATCHER),
-        Act("follow an exchange of RabbitMQ's own", DENIED, _follow("amq.topic"), WATCHER),
+        Act("follow the rejected messages", DENIED, _follow("update.rejected"), WATCHER),
+        Act("follow a built-in exchange of RabbitMQ", DENIED, _follow("amq.topic"), WATCHER),
         Act("follow RabbitMQ's trace of all messages", DENIED,
             _follow("amq.rabbitmq.trace"), WATCHER),
     ),
-    "Take away": (
+    "Delete": (
         Act("empty the queue of updates", DENIED,
             _amqp(lambda c: c.queue_purge("update")), WATCHER),
         Act("empty it by the management API", HTTP,
             _http("DELETE", "queues/{vhost}/update/contents"), WATCHER),
-        Act("delete the last word's queue", DENIED,
+        Act("delete the snapshot's queue", DENIED,
             _amqp(lambda c: c.queue_delete("event.state")), WATCHER),
         Act("delete a mailbox", HTTP, _http("DELETE", "queues/{vhost}/model.alfa"), WATCHER),
         Act("delete an exchange", HTTP, _http("DELETE", "exchanges/{vhost}/model"), WATCHER),
@@ -352,8 +352,8 @@ WATCHERS_ACTS: Final[dict[str, tuple[Act, ...]]] = {
         Act("close all connections of a client", HTTP,
             _http("DELETE", "connections/username/alfa"), WATCHER, elsewhere=("3.10", "HTTP 500")),
     ),
-    "Make": (
-        Act("declare a queue of a name of its own", DENIED, _declare("watch.loot"), WATCHER),
+    "Declare": (
+        Act("declare a queue with a name that it chooses", DENIED, _declare("watch.loot"), WATCHER),
         Act("declare it so that it stays", DENIED, _declare("watch.loot", durable=True), WATCHER),
         Act("declare it by the management API", HTTP,
             _http("PUT", "queues/{vhost}/watch.loot", durable=True), WATCHER),
@@ -367,24 +367,25 @@ WATCHERS_ACTS: Final[dict[str, tuple[Act, ...]]] = {
             _amqp(lambda c: c.exchange_declare("watch.loot")), WATCHER),
         Act("declare it by the management API", HTTP,
             _http("PUT", "exchanges/{vhost}/watch.loot", type="topic"), WATCHER),
-        Act("bind the events to the last word's queue", DENIED,
+        Act("bind the events to the snapshot's queue", DENIED,
             _amqp(lambda c: c.queue_bind("event.state", "event", "#")), WATCHER),
         Act("bind one exchange to another", DENIED,
             _amqp(lambda c: c.exchange_bind("update", "event", "#")), WATCHER),
     ),
-    "Use up": (
+    "Exhaust resources": (
         Act("declare more than 64 queues", SPOOFED, _queues_without_end, WATCHER),
         Act("open more than 64 connections", NOT_ALLOWED, _watchers_connections, WATCHER),
         Act("open more than 256 channels", NOT_ALLOWED, _watchers_channels, WATCHER),
     ),
     "Administer": (
-        Act("enter a vhost that is no federation's", NOT_ALLOWED,
+        Act("enter a vhost that is not a federation's", NOT_ALLOWED,
             _connect(virtual_host="/"), WATCHER),
         Act("list the users", HTTP, _http("GET", "users"), WATCHER),
         Act("read who may do what", HTTP, _http("GET", "permissions"), WATCHER),
         Act("read the definitions, password hashes included", HTTP,
             _http("GET", "definitions"), WATCHER),
-        Act("read those of its own vhost", HTTP, _http("GET", "definitions/{vhost}"), WATCHER),
+        Act("read the definitions of its own vhost", HTTP,
+            _http("GET", "definitions/{vhost}"), WATCHER),
         Act("make itself an administrator", HTTP,
             _http("PUT", "users/watcher", password="mine", tags="administrator"), WATCHER),
         Act("give itself permissions", HTTP,
@@ -458,7 +459,7 @@ def _table(who: str, tried: dict[str, tuple[Act, ...]], using_up: tuple[Act, ...
     lines = [f"| What a {who} tries | The broker answers |", "| --- | --- |"]
     for heading, acts in tried.items():
         lines.append(f"| **{heading}** | |")
-        more = using_up if heading == "Use up" else ()
+        more = using_up if heading == "Exhaust resources" else ()
         lines += (f"| {act.name} | {_answers(act)} |" for act in (*acts, *more))
     return "\n".join(lines)
 

@@ -141,24 +141,24 @@ def test_more_updates_than_the_queue_may_hold_are_refused_one_by_one(place: Plac
 
 
 CONTRADICTIONS = {
-    "bytes that are no message": ("malformed", lambda site: [bytes(range(16))]),
+    "bytes that are not a message": ("malformed", lambda site: [bytes(range(16))]),
     "a model": ("malformed", lambda site: [encoded(model(site))]),
-    "what only a coordinator may ask": ("malformed", lambda site: [encoded(Probe())]),
+    "a request that only a coordinator may send": ("malformed", lambda site: [encoded(Probe())]),
     "an update in another client's name": ("identity", lambda site: first(site, client="bravo")),
     "an update to another federation": ("federation", lambda site: first(site, federation="f")),
     "an update to another training run": ("run", lambda site: first(site, run="cd" * 4)),
     "an update of another layout": ("layout", lambda site: first(site, layout="cd" * 8)),
-    "an update from a version that is not there yet": (
+    "an update from a version that does not exist yet": (
         "future", lambda site: first(site, base_version=7)),
     "an update of 2^40 examples": ("examples", lambda site: first(site, num_examples=1 << 40)),
     "an update that announces 2^60 bytes": (
         "malformed", lambda site: [with_size(site.bodies(), 1 << 60)]),
     "chunks in another order": (
         "chunk", lambda site: list(itemgetter(0, 2)(site.bodies()))),
-    "bytes that are not those announced": ("digest", lambda site: site.bodies(digest=7)),
+    "bytes that differ from the announced digest": ("digest", lambda site: site.bodies(digest=7)),
     "an update of NaN": ("not-finite", lambda site: spoilt(site, np.nan)),
     "an update of 10^12": ("norm", lambda site: spoilt(site, 1e12)),
-    "an update that is encrypted to somebody else": ("sealed", lambda site: [sealed(site)]),
+    "an update that is encrypted to another key": ("sealed", lambda site: [sealed(site)]),
     "a newer protocol": ("protocol", lambda site: [msgpack.packb({"protocol": 9}) + b"\xc4\0"]),
 }  # fmt: skip
 
@@ -168,7 +168,7 @@ def test_the_tables_of_the_document_are_these() -> None:
     assert markdown() in document
     assert watchers_markdown() in document
     rows = [f"| {name} | `{reason}` |" for name, (reason, _) in CONTRADICTIONS.items()]
-    assert "\n".join(("| What a client sends | reason |", "| --- | --- |", *rows)) in document
+    assert "\n".join(("| message of a client | reason |", "| --- | --- |", *rows)) in document
 
 
 def encoded(message: Message) -> bytes:

@@ -154,11 +154,12 @@ class Bound:
 
 
 NOTHING: Final = Bound("nothing", lambda a, b: b.letters == a.letters and b.members == a.members)
-LETTER: Final = Bound("one letter", lambda a, b: b.letters <= a.letters + 1)
+LETTER: Final = Bound("one rejected message", lambda a, b: b.letters <= a.letters + 1)
 LETTERS: Final = Bound(
-    "50 letters, then one a second", lambda a, b: b.letters <= a.letters + 51 + b.time - a.time
+    "50 rejected messages, then one a second",
+    lambda a, b: b.letters <= a.letters + 51 + b.time - a.time,
 )
-MEMBER: Final = Bound("its place in the roster", lambda a, b: b.letters == a.letters)
+MEMBER: Final = Bound("its entry in the roster", lambda a, b: b.letters == a.letters)
 TRANSFER: Final = Bound(
     "one transfer of a client", lambda _a, b: b.staged <= 4 * b.model_bytes + 4 * MIB
 )
@@ -332,35 +333,35 @@ TIB: Final = {
 }
 
 ACTS: Final[dict[str, tuple[Act, ...]]] = {
-    "An enrolled client: what is on the outside of a message": (
+    "An enrolled client: message properties": (
         Act("a time stamp out of range", "malformed", LETTER, _joins(headers={"x": TIMESTAMP})),
         Act("tables in tables, 1,500 deep", "malformed", LETTER,
             _joins(headers={"x": nested(1500)})),
-        Act("a header that is no text", "", MEMBER, _joins(headers={"x": Raw(
+        Act("a header that is not text", "", MEMBER, _joins(headers={"x": Raw(
             b"S\0\0\0\x04\xff\xfe\x80\x00")})),
         Act("a header that says it reads a protocol of ten thousand letters", "", MEMBER,
             _joins(headers={"protocol": "x" * 10_000})),
         Act("forged marks of a dead letter", "malformed", LETTER,
             _bytes(b"x", headers={"x-death": [{"queue": ESCAPES}], "reason": "none"})),
-        Act("each property as long as it can be", "", MEMBER, _joins(**LONGEST)),
+        Act("each property at its maximum length", "", MEMBER, _joins(**LONGEST)),
         Act("CC and BCC to the rejected, the events and all mailboxes", "", MEMBER,
             _joins(headers={"CC": ["update.rejected", "event"], "BCC": ["model.bravo", "model"]})),
         Act("a time to live of one millisecond", None, LETTER, _bytes(b"x", expiration="1")),
         Act("the highest priority, and not persistent", "", MEMBER,
             _joins(priority=255, delivery_mode=1)),
-        Act("flags after which a reader finds another sender", "identity", LETTER, _more_flags),
+        Act("flags that make a reader find another sender", "identity", LETTER, _more_flags),
         Act("properties that are cut off", "", NOTHING,
             lambda hostile: hostile.raw(PUBLISH, content(4, 0x8000, b"\xff"))),
         Act("half a message, and then nothing", "", NOTHING,
             lambda hostile: hostile.raw(PUBLISH, content(1 << 20, 0, b""), method(b"half", 3))),
-        Act("frames of no kind", "", NOTHING,
+        Act("frames of an unknown type", "", NOTHING,
             lambda hostile: hostile.raw(method(b"\xff" * 100, 77))),
-        Act("bytes that are no frames", "", NOTHING, lambda hostile: hostile.raw(b"\0" * 4096)),
+        Act("bytes that are not frames", "", NOTHING, lambda hostile: hostile.raw(b"\0" * 4096)),
     ),
-    "What is inside": (
+    "Message bodies": (
         Act("nothing at all", "malformed", LETTER, _bytes(b"")),
-        Act("bytes that are no msgpack", "malformed", LETTER, _bytes(b"\xc1" * 100)),
-        Act("16 MiB of them, the most that the broker takes", "malformed", LETTER,
+        Act("bytes that are not msgpack", "malformed", LETTER, _bytes(b"\xc1" * 100)),
+        Act("16 MiB of them, the most that the broker accepts", "malformed", LETTER,
             _bytes(b"\xc1" * (16 * MIB))),
         Act("lists in lists for a protocol, 900 deep", "protocol", LETTER,
             _says(lambda hostile: hostile.header("join", protocol=deep(900)))),
@@ -372,21 +373,21 @@ ACTS: Final[dict[str, tuple[Act, ...]]] = {
             lambda hostile: hostile.send(body(hostile.header("join")) + b"\xc0" * MIB)),
         Act("a bin of 4 GiB announced, and four bytes", "malformed", LETTER,
             lambda hostile: hostile.send(body(hostile.header("update")) + CUT)),
-        Act("numbers for names", "malformed", LETTER,
+        Act("numbers instead of names", "malformed", LETTER,
             _says(lambda hostile: hostile.header("join") | {7: 1})),
         Act("a kind, a field and a name that are escape sequences", "malformed", LETTER,
             _says(lambda hostile: hostile.header(ESCAPES) | {ESCAPES: 1})),
         Act("a number for a text", "malformed", LETTER, _claims("join", client=7)),
         Act("a protocol of the future", "protocol", LETTER, _claims("join", protocol=1 << 62)),
         Act("a model", "malformed", LETTER, _claims("model")),
-        Act("what only a coordinator says", "malformed", LETTER,
+        Act("what only a coordinator may send", "malformed", LETTER,
             _bytes(body({"protocol": 1, "kind": "probe"}))),
         Act("an update sealed to somebody else", "sealed", LETTER,
             lambda hostile: hostile.send(_sealed(hostile, hostile.whole()[0]))),
-        Act("a MiB of nothing, said to be sealed", "sealed", LETTER,
+        Act("a MiB of zeros, marked as sealed", "sealed", LETTER,
             _bytes(body({"protocol": 2, "kind": "sealed", "key": "ab" * 8}, bytes(MIB)))),
     ),
-    "What it claims": (
+    "False claims": (
         Act("another client's name", "identity", LETTER, _claims("update", client="bravo")),
         Act("the name of a fleet's replica", "identity", LETTER, _claims("join", client="fleet.0")),
         Act("another federation", "federation", LETTER, _claims("update", federation="other")),
@@ -397,7 +398,7 @@ ACTS: Final[dict[str, tuple[Act, ...]]] = {
         Act("2^60 bytes", "malformed", LETTER, _claims("update", size_bytes=1 << 60)),
         Act("a TiB", "layout", LETTER, _claims("update", size_bytes=1 << 40)),
     ),
-    "What it sends, and does not send": (
+    "Transfers": (
         Act("chunks in another order", "chunk", LETTER, _out_of_order),
         Act("bytes that are not those announced", "digest", LETTER, _update(digest=7)),
         Act("NaN", "not-finite", LETTER, _spoilt(float("nan"))),
@@ -405,7 +406,7 @@ ACTS: Final[dict[str, tuple[Act, ...]]] = {
         Act("the beginning of an update, and no more", "", TRANSFER,
             lambda hostile: hostile.send(hostile.whole()[0])),
         Act("the beginning of 20 updates", "", TRANSFER, _begins_again_and_again),
-        Act("500 chunks of nothing that was announced", "", NOTHING, _another_transfer_id),
+        Act("500 chunks of no announced transfer", "", NOTHING, _another_transfer_id),
         Act("the same update twice", "", NOTHING, _twice),
         Act("initial weights, to a run that has a model", "unasked", LETTER, _claims("initial",
             size_bytes=8)),
@@ -413,48 +414,48 @@ ACTS: Final[dict[str, tuple[Act, ...]]] = {
         Act("initial weights whose tensors do not make their size", "layout", LETTER,
             _claims("initial", size_bytes=9)),
     ),
-    "What it says of the model": (
+    "Metrics and failures": (
         Act("that the target is met, on ten million examples", "", NAMES,
             _evaluates(means={"loss": 0.0})),
-        Act("that it is worth -10^100", "", NAMES, _evaluates(means={"loss": -1e100})),
+        Act("a metric of -10^100", "", NAMES, _evaluates(means={"loss": -1e100})),
         Act("a loss of 1.7e308", "malformed", LETTER, _evaluates(means={"loss": 1.7e308})),
         Act("that it could not be computed", "", NAMES, _evaluates(not_finite=["loss"])),
         Act("a table of other classes", "", NAMES, _evaluates(confusion=[[1] * 9] * 9)),
         Act("a table of more examples than there are", "malformed", LETTER,
             _evaluates(confusion=[[1 << 40, 0], [0, 0]])),
-        Act("64 metrics that nobody else has", "", NAMES, _update(metrics=JUNK)),
+        Act("64 metrics that no other client has", "", NAMES, _update(metrics=JUNK)),
         Act("a metric whose name is an escape sequence", "malformed", LETTER,
             _update(metrics={ESCAPES: 1.0})),
-        Act("what a version is worth that is not the last", "", NOTHING,
+        Act("an evaluation of a version that is not the last", "", NOTHING,
             _says(lambda hostile: hostile.header("evaluated", run=hostile.run, version=0,
                                                  evaluation={"num_examples": 1}))),
-        Act("a failure in words that are escape sequences", "malformed", LETTER,
+        Act("a failure whose text is escape sequences", "malformed", LETTER,
             _claims("failed", reason=ESCAPES[:200])),
     ),
-    "How often": (
+    "Floods": (
         Act("500 joins", "flood", LETTERS,
             lambda hostile: hostile.send(*[body(hostile.header("join"))] * MANY), "charlie"),
         Act("500 failures", "flood", LETTERS,
             lambda hostile: hostile.send(*[body(hostile.header("failed", reason="x"))] * MANY),
             "charlie"),
-        Act("5,000 times two bytes that are no message", "malformed", QUEUE,
+        Act("5,000 times two bytes that are not a message", "malformed", QUEUE,
             lambda hostile: hostile.send(*[b"{}"] * 5_000), "charlie"),
         Act("30 joins, and a mailbox that is never read", None, LETTERS, _never_reads, "charlie"),
         Act("more connections and channels than it may have", "", BROKER, _many_connections,
             "charlie"),
-        Act("the length of a queue, asked 200 times", "", BROKER, _asks_for_queues, "charlie"),
+        Act("the length of a queue, queried 200 times", "", BROKER, _asks_for_queues, "charlie"),
     ),
     "A fleet": (
-        Act("a replica that it has not got", "identity", LETTER, _as_replicas([3]), "fleet"),
+        Act("a replica that it does not have", "identity", LETTER, _as_replicas([3]), "fleet"),
         Act("500 of them", "identity", LETTERS, _as_replicas(range(4, 4 + MANY)), "fleet"),
         Act("replica 999,999", "identity", LETTER, _as_replicas([999_999]), "fleet"),
-        Act("its own name, which is no replica's", "", MEMBER, _claims("join", client="fleet"),
+        Act("its own name, which is not a replica's", "", MEMBER, _claims("join", client="fleet"),
             "fleet"),
         Act("all replicas begin 10 updates and end none", "", TRANSFERS,
             _as_replicas([0, 1, 2] * 10, "update"), "fleet"),
     ),
     "A watcher": (
-        Act("takes the last word out", "", NOTHING, _takes_the_last_word, "watcher"),
+        Act("takes the snapshot out", "", NOTHING, _takes_the_last_word, "watcher"),
         Act("follows the events with 20 queues and reads none", "", EVENTS,
             _follows_and_never_reads, "watcher"),
         Act("publishes an update", "", NOTHING, _publishes_as_watcher, "watcher"),
@@ -464,7 +465,7 @@ ACTS: Final[dict[str, tuple[Act, ...]]] = {
 
 def markdown() -> str:
     """The table of ``docs/security.md``."""
-    lines = ["| What is done | rejected as | what may grow |", "| --- | --- | --- |"]
+    lines = ["| attack | rejected as | what may grow |", "| --- | --- | --- |"]
     for heading, acts in ACTS.items():
         lines.append(f"| **{heading}** | | |")
         for act in acts:
