@@ -104,6 +104,7 @@ settings: $(VENV)/.dev ## write what is written from the code: settings, metrics
 	@$(BIN)/python tools/api_reference.py > docs/reference.md
 	@$(BIN)/python tools/metrics_reference.py --write
 	@$(BIN)/python deploy/grafana/dashboard.py
+	@$(BIN)/python tools/completions.py
 
 # Which are all slow: not even to be imported.
 WITH_TENSORFLOW := test_keras test_random_models test_labels test_export test_public_names
