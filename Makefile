@@ -10,7 +10,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help demo screenshots settings heart-disease credit-default fashion-phones air-quality \
-	linear-regression bench bench-short experiments \
+	linear-regression bench bench-short plots experiments \
 	chaos cluster fuzz soak property admin-crashes check test test-all long deployments test-rabbitmq4 lint types imports unit format clean
 
 help: ## show this list
@@ -47,6 +47,9 @@ bench-short: $(VENV)/.bench ## the same in three minutes, small and without Flow
 	@for name in "round --no-peers" "fold --no-peers" aggregation scale "start --no-peers" straggler \
 	  recovery endurance protection "flood --kinds tiny" joining regions; do \
 	  $(BIN)/python -m benchmarks.$$name --short --out runs/bench || exit 1; done
+
+plots: $(VENV)/.bench ## draw the results of the benchmarks, beside their JSON files
+	@$(BIN)/python -m benchmarks.reporting.draw
 
 # Half an hour in all; `make experiments DATA=FOLDER ONLY=robust` is one of them.
 experiments: $(VENV)/.bench ## what the algorithms learn, beside published figures: DATA=FOLDER
@@ -101,6 +104,7 @@ settings: $(VENV)/.dev ## write what is written from the code: settings, metrics
 	@$(BIN)/python tools/api_reference.py > docs/reference.md
 	@$(BIN)/python tools/metrics_reference.py --write
 	@$(BIN)/python deploy/grafana/dashboard.py
+	@$(BIN)/python tools/completions.py
 
 # Which are all slow: not even to be imported.
 WITH_TENSORFLOW := test_keras test_random_models test_labels test_export test_public_names

@@ -187,14 +187,15 @@ def _parser() -> Parser:
     add_flags(
         command("install", "Write warren-broker.service, so that systemd runs the private node.")
     )
-    command("status", "Show the private node's state, ports and management URL.")
+    about = "Show the private node's state, ports and management URL."
+    _add_json(command("status", about))
     apply = command("apply", "Bring a broker to the declared state.", federation, broker)
     apply.add_argument(
         "--reset-passwords",
         action="store_true",
         help="give users that have another password the one in HOME/credentials.json",
     )
-    command("check", "Print what differs from the declared state.", federation, broker)
+    _add_json(command("check", "Print what differs from the declared state.", federation, broker))
     enrol = command("enrol", "Add clients and write their bundles.", federation, broker)
     enrol.add_argument("name", nargs="+", metavar="NAME", help="name of the client, also its user")
     _access(command, federation, broker)
@@ -205,6 +206,10 @@ def _parser() -> Parser:
         help="include salted hashes of the passwords in HOME/credentials.json",
     )
     return parser
+
+
+def _add_json(command: Parser) -> None:
+    command.add_argument("--json", action="store_true", help="for programs: a JSON object a line")
 
 
 def _access(

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from broker_config import options as read
 from broker_config.broker.management_api import Management
@@ -29,12 +29,13 @@ from broker_config.secrets.bundles import (
 )
 from broker_config.secrets.certificates import Authority
 from broker_config.secrets.keys import bundled, ensure_keys, rotate_keys
+from warren_shared import strict_json
 from warren_shared.errors import BrokerConfigError
 from warren_shared.files import private_folder
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from broker_config.declaration.federation import Federation
@@ -128,6 +129,9 @@ def status(options: argparse.Namespace) -> int:
     home = read.home(options)
     found = private.status(home)
     node = found.node
+    if options.json:
+        _say_json([_status(home, found)])
+        return 0 if found.running else 1
     if node is None:
         _table(("running", "no"), ("home", str(home)), ("to start", "broker-config up"))
         return 1
@@ -173,8 +177,11 @@ def check(options: argparse.Namespace) -> int:
     with opened as management:
         address = _address(options, node, management)
         found = findings(read.homes(options), federation, address, management)
-    for difference in found:
-        _say(str(difference))
+    if options.json:
+        _say_json({"kind": each.kind, "name": each.name, "detail": each.detail} for each in found)
+    else:
+        for difference in found:
+            _say(str(difference))
     if node is not None:
         _warn_of_debians_broker()
     return 1 if found else 0
@@ -319,6 +326,23 @@ def _broker(options: argparse.Namespace) -> tuple[Management, Node | None]:
     return node.manage(), node
 
 
+def _status(home: Path, found: private.Status) -> dict[str, Any]:
+    """What ``status --json`` prints."""
+    node = found.node
+    return {
+        "home": str(home),
+        "running": found.running,
+        "version": found.version,
+        "broker": node.address.amqp if node else None,
+        "management": node.address.management if node else None,
+        "metrics": node.metrics_url or None if node else None,
+        "nodes": [
+            {"name": each.name, "running": each.running, "pid": each.pid, "log": str(each.log)}
+            for each in ((node, *found.members) if node else ())
+        ],
+    }
+
+
 def _process(node: Node) -> str:
     return f"pid {node.pid}" if node.running else "down"
 
@@ -347,6 +371,10 @@ def _warn_of_debians_broker() -> None:
 
 def _say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
+
+
+def _say_json(values: Iterable[Mapping[str, Any]]) -> None:
+    sys.stdout.write(strict_json.lines(values))
 
 
 def _table(*rows: tuple[str, str]) -> None:

@@ -26,6 +26,10 @@ class ClientSettings(ObservingSettings, WorkerSettings):
         "trust": ("verify_keys", "encrypt_key"),
     }
 
+    COMMON: ClassVar[tuple[str, ...]] = (
+        *("task", "stay", "state_dir", "client", "fleet", "virtual"),
+    )
+
     task: str = Field(
         description="what to train, as package.module:attribute; the task's own arguments follow"
         " as flags, such as --data FILE"

@@ -44,6 +44,11 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
         ),
     }
 
+    COMMON: ClassVar[tuple[str, ...]] = (
+        *("quorum", "deadline_s", "participation", "max_staleness", "rounds", "target", "evaluate"),
+        *("aggregator", "server_optimizer", "checkpoint_dir", "initial_model", "config"),
+    )
+
     quorum: int = Field(2, ge=1, description="aggregate as soon as this many updates are whole")
     rounds: int | None = Field(None, ge=1, description="stop after this many rounds")
     target: str | None = Field(

@@ -14,6 +14,7 @@ from benchmarks.reporting.phrases import number
 from experiments.pictures import Panel, draw
 
 RESULTS: Final = Path(__file__).parent / "results"
+SHOWN: Final = ("asynchronous", "robust")  # whose pictures are committed
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def publish(findings: Findings, folder: Path = RESULTS) -> None:
 
 def markdown(findings: Findings) -> str:
     """The tables, under the title and with the setting below."""
-    parts = [f"# {findings.title}", "", f"![{findings.title}]({findings.name}.svg)", ""]
+    parts = [f"# {findings.title}", ""]
+    if findings.name in SHOWN:
+        parts += [f"![{findings.title}]({findings.name}.svg)", ""]
     for table in findings.tables:
         parts += [f"**{table.title}**", "", "| " + " | ".join(table.columns) + " |"]
         parts.append("| --- |" + " ---: |" * (len(table.columns) - 1))

@@ -1,6 +1,7 @@
 """JSON that every reader takes: it has no word for NaN and infinities, which become null."""
 
 import json
+from collections.abc import Iterable
 from math import isfinite
 from typing import Any
 
@@ -11,6 +12,11 @@ def dumps(value: Any, **options: Any) -> str:
         return json.dumps(value, allow_nan=False, **options)
     except ValueError:  # hardly ever, so it may cost a copy
         return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def lines(values: Iterable[Any]) -> str:
+    """What ``--json`` prints: each of ``values`` on a line of its own."""
+    return "".join(f"{dumps(value)}\n" for value in values)
 
 
 def _finite(value: Any) -> Any:

@@ -21,6 +21,12 @@ ABOUT = """\
 Written by `make settings` from docstrings; a test fails when it is not current. Settings have
 [a page of their own](settings.md), algorithms [another](algorithms.md).
 """
+JSON = """\
+Each explains its flags with `--help`. With `--json`, those that list or check something print one
+JSON object a line, and nothing else on standard output; a number that is not finite is null. The
+exit code is the same with and without. In bash or zsh, `source deploy/completions.bash` completes
+commands and flags.
+"""
 MODULES = {
     "client_worker": None,  # None: what the module says is public
     "client_worker.models": None,
@@ -44,7 +50,7 @@ def reference() -> str:
 
 def _commands() -> Iterator[str]:
     yield "## Commands\n"
-    yield "Each explains its flags with `--help`.\n"
+    yield JSON
     yield "| command | what it is for |\n| --- | --- |"
     for program, (main, commands) in PROGRAMS.items():
         yield f"| `{program}` | {main} |"

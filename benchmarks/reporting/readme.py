@@ -55,8 +55,7 @@ def _benchmark(path: "Path") -> str:
     lines = [
         f"### {path.stem}: {record['title']}",
         "",
-        f"{_machine(record['machine'])} [Plot]({path.parent.name}/{path.stem}.svg),"
-        f" [JSON]({path.parent.name}/{path.stem}.json).",
+        f"{_machine(record['machine'])} [JSON]({path.parent.name}/{path.stem}.json).",
         "",
         _line(headings),
         _line(["---"] * len(headings)),

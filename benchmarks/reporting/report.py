@@ -1,4 +1,4 @@
-"""What every benchmark leaves behind: a table, ``<name>.json`` and a plot ``<name>.svg``."""
+"""What every benchmark leaves behind: a table and ``<name>.json``; plots are drawn from that."""
 
 import json
 import sys
@@ -25,9 +25,7 @@ def publish(
     folder: Path = RESULTS,
     curves: "Curves | None" = None,
 ) -> None:
-    """Print ``rows`` as a table and write ``<folder>/<name>.json`` and ``<folder>/<name>.svg``.
-
-    The plot shows ``curves`` if there are any, else the rows.
+    """Print ``rows`` as a table; write them, and ``curves``, as ``<folder>/<name>.json``.
 
     Raises:
         ValueError: there is no row: a benchmark that measured nothing must not look like one.
@@ -35,9 +33,7 @@ def publish(
     if not rows:
         raise ValueError(f"benchmark {name} measured nothing")
     from benchmarks.harness.machine import machine
-    from benchmarks.reporting.curves import plot_curves
     from benchmarks.reporting.phrases import also, table
-    from benchmarks.reporting.plots import plot
 
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -45,10 +41,6 @@ def publish(
     record = {"title": title, "machine": machine(), "rows": [as_json(row) for row in rows]}
     record |= {"curves": asdict(curves)} if curves is not None else {}
     (folder / f"{name}.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    if curves is not None:
-        plot_curves(folder / f"{name}.svg", title, curves)
-    else:
-        plot(folder / f"{name}.svg", title, rows)
 
 
 def measured_again(name: str, rows: Sequence[Row], *, folder: Path = RESULTS) -> list[Row]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import os
 import ssl
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
+from urllib.request import getproxies, proxy_bypass
 
-import httpx
+import urllib3
 
 from warren_shared.amqp.broker_url import BrokerUrl, host_and_port
 from warren_shared.errors import BrokerConfigError, ConfigError
@@ -44,13 +46,15 @@ class Management:
         places = [host_and_port(host, port or default) for host, port in parts.hosts]
         self.address = f"{parts.scheme}://{','.join(places)}"
         self._urls = [f"{parts.scheme}://{place}{path}/api/" for place in places]
-        self._http = httpx.Client(
-            auth=httpx.BasicAuth(self.user, password),
-            timeout=httpx.Timeout(timeout_s, connect=timeout_s if len(places) == 1 else CONNECT_S),
+        self._http = _pool(
+            _proxy(parts.scheme, self.hosts),
+            headers=urllib3.make_headers(basic_auth=f"{self.user}:{password}"),
+            timeout=urllib3.Timeout(
+                connect=timeout_s if len(places) == 1 else CONNECT_S, read=timeout_s
+            ),
+            retries=False,
             # A certificate store takes longer to read than a private node takes to answer.
-            verify=_trust(ca) if parts.scheme == "https" else False,
-            # A proxy of the environment cannot reach this machine's loopback.
-            trust_env=not {"127.0.0.1", "localhost", "::1"} & {*self.hosts},
+            ssl_context=_trust(ca) if parts.scheme == "https" else None,
         )
 
     def __enter__(self) -> Management:
@@ -58,7 +62,7 @@ class Management:
 
     def close(self) -> None:
         """Let go of the connection."""
-        self._http.close()
+        self._http.clear()
 
     def __exit__(
         self,
@@ -71,7 +75,7 @@ class Management:
     def get(self, *path: str) -> Any:
         """The JSON at ``path``, whose parts need no quoting; None if there is no such thing."""
         answer = self._ask("GET", path, None)
-        return None if answer.status_code == httpx.codes.NOT_FOUND else answer.json()
+        return None if answer.status == HTTPStatus.NOT_FOUND else answer.json()
 
     def put(self, *path: str, body: dict[str, Any]) -> None:
         """Create or replace the thing at ``path``."""
@@ -92,38 +96,38 @@ class Management:
 
     def _ask(
         self, method: str, path: tuple[str, ...], body: dict[str, Any] | None
-    ) -> httpx.Response:
+    ) -> urllib3.BaseHTTPResponse:
         url = "/".join(quote(part, safe="") for part in path)
         answer = self._first_answer(method, url, body)
-        if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        if answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             raise BrokerConfigError(
                 f"the broker at {self.address} refuses user {self.user!r} ({_reason(answer)}): "
                 "give an administrator's login in WARREN_MANAGEMENT_URL"
             )
-        if answer.is_error and answer.status_code != httpx.codes.NOT_FOUND:
+        if answer.status >= HTTPStatus.BAD_REQUEST and answer.status != HTTPStatus.NOT_FOUND:
             raise BrokerConfigError(
                 f"the broker at {self.address} answered {method} {'/'.join(path)} with "
-                f"{answer.status_code}: {_reason(answer)}"
+                f"{answer.status}: {_reason(answer)}"
             )
         return answer
 
-    def _first_answer(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+    def _first_answer(
+        self, method: str, path: str, body: dict[str, Any] | None
+    ) -> urllib3.BaseHTTPResponse:
         # Each request says what shall be, so it may be repeated at another node.
         for base in tuple(self._urls):
             try:
                 return self._http.request(method, base + path, json=body)
-            except httpx.HTTPError as error:
-                self._urls.append(
-                    self._urls.pop(0)
-                )  # the node that answers is asked first from now on
+            except urllib3.exceptions.HTTPError as error:
+                self._urls.append(self._urls.pop(0))  # the one that answers is asked first later
                 failure = error
         raise BrokerConfigError(
-            f"no management API at {self.address} ({failure}): is the broker running, "
+            f"no management API at {self.address} ({_cause(failure)}): is the broker running, "
             "and its rabbitmq_management plugin enabled?"
         ) from failure
 
-    def _found(self, answer: httpx.Response, path: tuple[str, ...]) -> None:
-        if answer.status_code == httpx.codes.NOT_FOUND:
+    def _found(self, answer: urllib3.BaseHTTPResponse, path: tuple[str, ...]) -> None:
+        if answer.status == HTTPStatus.NOT_FOUND:
             raise BrokerConfigError(f"the broker at {self.address} has no {'/'.join(path)}")
 
 
@@ -134,9 +138,37 @@ def _trust(ca: str) -> ssl.SSLContext:
     return context
 
 
-def _reason(answer: httpx.Response) -> str:
+def _proxy(scheme: str, hosts: tuple[str, ...]) -> str | None:
+    """The proxy that the environment names for ``hosts``; none reaches this machine's loopback."""
+    if {"127.0.0.1", "localhost", "::1"} & {*hosts} or any(map(proxy_bypass, hosts)):
+        return None
+    found = getproxies()
+    return found.get(scheme) or found.get("all")
+
+
+def _pool(proxy: str | None, **options: Any) -> urllib3.PoolManager:
+    if proxy is None:
+        return urllib3.PoolManager(**options)
+    try:
+        login = urllib3.util.parse_url(proxy).auth
+        headers = urllib3.make_headers(proxy_basic_auth=unquote(login)) if login else None
+        return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
+    except urllib3.exceptions.HTTPError as error:
+        raise BrokerConfigError(
+            f"the environment names a proxy that is none ({error}): correct http_proxy and"
+            " https_proxy, or name the broker in no_proxy"
+        ) from None
+
+
+def _cause(error: urllib3.exceptions.HTTPError) -> str:
+    """What went wrong, without the objects that it went through."""
+    cause = error.__cause__ or error.__context__
+    return str(cause) if isinstance(cause, OSError) else str(error).rpartition("): ")[2]
+
+
+def _reason(answer: urllib3.BaseHTTPResponse) -> str:
     try:
         told = answer.json()
         return str(told.get("reason", told))
     except (ValueError, AttributeError):
-        return answer.text.strip()[:200] or answer.reason_phrase
+        return answer.data.decode(errors="replace").strip()[:200] or str(answer.reason)

@@ -1,6 +1,5 @@
 """``client-worker check``: what would keep this client from its work."""
 
-import argparse
 from collections.abc import Iterator
 
 from client_worker.check import check
@@ -18,7 +17,7 @@ ABOUT = (
 
 def run(argv: list[str]) -> None:
     """Print the findings."""
-    own = argparse.ArgumentParser(prog="client-worker check", add_help=False, allow_abbrev=False)
+    own = health_check.json_flag("client-worker check")
     own.add_argument("--no-train", action="store_true", help="make the task, but do not train it")
     asked, words = own.parse_known_args(argv)
 
@@ -28,4 +27,4 @@ def run(argv: list[str]) -> None:
         )
         yield from check(given, rest, train=not asked.no_train)
 
-    health_check.show(found())
+    health_check.show(found(), as_json=asked.json)

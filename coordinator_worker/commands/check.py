@@ -16,9 +16,11 @@ ABOUT = (
 
 def run(argv: list[str]) -> None:
     """Print the findings."""
+    own = health_check.json_flag("coordinator-worker check")
+    asked, words = own.parse_known_args(argv)
 
     def found() -> Iterator[health_check.Finding]:
-        given, _ = settings.load(CoordinatorSettings, description=ABOUT, argv=argv)
+        given, _ = settings.load(CoordinatorSettings, description=ABOUT, argv=words, own=own)
         yield from check(given)
 
-    health_check.show(found())
+    health_check.show(found(), as_json=asked.json)

@@ -17,7 +17,7 @@ ABOUT = (
 class DiffSettings(ModelSettings):
     """Flags of ``coordinator-worker diff``."""
 
-    json_: bool = Field(False, description="for programs: one JSON object")
+    json_: bool = Field(False, description="for programs: a JSON object on one line")
 
 
 def run(argv: list[str]) -> None:

@@ -24,7 +24,7 @@ def run(argv: list[str]) -> None:
         metavar="FOLDER",
         help="write curves to FOLDER/RUN; needs the extra `tensorboard`",
     )
-    own.add_argument("--json", action="store_true", help="print a JSON object for each round")
+    own.add_argument("--json", action="store_true", help="for programs: a JSON object a line")
     given, _ = settings.load(history.HistorySettings, description=ABOUT, argv=argv, own=own)
     asked = settings.own_words(own, history.HistorySettings, argv)
     state = history.load(given.checkpoint_dir)

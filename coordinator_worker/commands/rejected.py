@@ -27,7 +27,7 @@ def _flags() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         prog="coordinator-worker rejected", add_help=False, allow_abbrev=False
     )
-    flags.add_argument("--json", action="store_true", help="for programs: an object a line")
+    flags.add_argument("--json", action="store_true", help="for programs: a JSON object a line")
     flags.add_argument(
         "--limit",
         type=_count,

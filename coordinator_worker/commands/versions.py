@@ -16,7 +16,7 @@ ABOUT = (
 class VersionsSettings(ModelSettings):
     """Flags of ``coordinator-worker versions``."""
 
-    json_: bool = Field(False, description="for programs: one JSON list")
+    json_: bool = Field(False, description="for programs: a JSON object a line")
 
 
 def run(argv: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The participation report: who contributed, who is late, who is gone, with their share of data."""
 
+import sys
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -26,7 +27,7 @@ class ReportSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
 
     checkpoint_dir: Path = Field(Path("checkpoint"), description="folder of the checkpoint")
-    json_: bool = Field(False, description="one JSON object a line instead of a table")
+    json_: bool = Field(False, description="for programs: a JSON object a line")
 
 
 def report(folder: Path, *, as_json: bool) -> None:
@@ -36,8 +37,7 @@ def report(folder: Path, *, as_json: bool) -> None:
         raise ConfigError(f"--checkpoint-dir {folder} holds no checkpoint yet")
     standings = participation(state.roster, state.version)
     if as_json:
-        for standing in standings:
-            print(strict_json.dumps(standing.fields()))  # noqa: T201
+        sys.stdout.write(strict_json.lines(standing.fields() for standing in standings))
         return
     console().print(_table(state, standings))
 

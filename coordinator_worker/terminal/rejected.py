@@ -88,7 +88,7 @@ class Summary:
 
     def json_lines(self) -> str:
         """The newest rejections, one JSON object a line."""
-        return "".join(strict_json.dumps(asdict(rejection)) + "\n" for rejection in self.newest)
+        return strict_json.lines(asdict(rejection) for rejection in self.newest)
 
     def table(self) -> Table:
         """The newest rejections for people."""

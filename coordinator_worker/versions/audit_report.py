@@ -41,7 +41,7 @@ class AuditSettings(BaseSettings):
         Path("checkpoint"), description="the coordinator's checkpoint folder"
     )
     run: str | None = Field(None, description="training run (default: the newest in the log)")
-    json_: bool = Field(False, description="for programs: one JSON object")
+    json_: bool = Field(False, description="for programs: a JSON object a line")
 
 
 @dataclass
@@ -144,10 +144,7 @@ def show(folder: Path, version: int | None, *, run: str | None, as_json: bool) -
         raise ConfigError(f"{path} has no version {version} of run {run}: it has {there}")
     chosen = [mine[version]] if version is not None else list(mine.values())
     if as_json:
-        told = [made.as_dict() for made in chosen]
-        sys.stdout.write(
-            strict_json.dumps(told[0] if version is not None else told, indent=1) + "\n"
-        )
+        sys.stdout.write(strict_json.lines(made.as_dict() for made in chosen))
         return
     out = console()
     if version is None:

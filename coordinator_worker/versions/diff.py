@@ -92,7 +92,7 @@ def show(past: ModelRegistry, first: str, second: str, *, as_json: bool) -> None
         told["tensors"] = [asdict(each) for each in found[:-1]]
         told["model"] = {k: v for k, v in asdict(found[-1]).items() if k != "tensor"}
         told["metrics"] = {"a": metrics[0], "b": metrics[1]}
-        sys.stdout.write(strict_json.dumps(told, indent=1) + "\n")
+        sys.stdout.write(strict_json.lines([told]))
         return
     out = console()
     out.print(Text(f"from {plain(a.name)} to {plain(b.name)}", "bold"))

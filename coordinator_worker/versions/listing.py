@@ -24,7 +24,7 @@ def show(folder: Path, *, as_json: bool) -> None:
     past = ModelRegistry(folder)
     found = versions(past)
     if as_json:
-        sys.stdout.write(strict_json.dumps(found, indent=1) + "\n")
+        sys.stdout.write(strict_json.lines(found))
         return
     out, state = console(), past.state
     out.print(Text(f"{plain(state.federation)}, run {state.run}", "bold"))

@@ -57,6 +57,27 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Help(argparse.Action):
+    """Prints the help with the settings in ``const`` alone, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        for action in parser._actions:
+            if action.dest not in self.const:
+                action.help = argparse.SUPPRESS
+        parser.print_help()
+        parser.exit()
+
+
+def _add_help(made: argparse.ArgumentParser, common: Collection[str]) -> None:
+    """``--help`` with what most people set, ``--help-all`` with every setting."""
+    shown = ("help", "help_all", "version", "env_file", "settings", "broker_url", *common)
+    made.add_argument(
+        "-h", "--help", action=_Help, nargs=0, const=shown,
+        help="show commands and the most common settings, and exit",
+    )  # fmt: skip
+    made.add_argument("--help-all", action="help", help="show all settings, and exit")
+
+
 def add_version(made: argparse.ArgumentParser) -> None:
     """Give a program's parser ``--version``."""
     made.add_argument("--version", action=_Version, nargs=0, help="show the release and exit")
@@ -124,8 +145,10 @@ def parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         parents=[own] if own else [],
+        add_help=not commands,
     )
     if commands:
+        _add_help(made, getattr(kind, "COMMON", ()))
         add_version(made)
     add(made, kind)
     return made

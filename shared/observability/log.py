@@ -98,7 +98,7 @@ def configure(
     formatter = JsonLines() if style == "json" else Readable()
     target.setFormatter(ForJournal(formatter) if is_journal(stream) else formatter)
     logging.basicConfig(level=level, handlers=[target], force=True)
-    for chatty in ("asyncio", "h5py", "httpx", "absl", "tensorflow"):
+    for chatty in ("asyncio", "h5py", "urllib3", "absl", "tensorflow"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

@@ -62,7 +62,7 @@ class Inspection:
             if found[-1].status != "FAIL":
                 good.append(host)
             elif len(self._hosts) > 1:
-                found[-1] = warn(found[-1].about, found[-1].said)
+                found[-1] = warn(found[-1].about, found[-1].message)
             yield from found
         if not good:
             if len(self._hosts) > 1:

@@ -1,13 +1,16 @@
 """What ``check`` finds: one line each, and what to do about it."""
 
+import argparse
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from warren_shared import strict_json
 from warren_shared.errors import ConfigError, WarrenError
 from warren_shared.files import writable
 
@@ -24,35 +27,43 @@ class Finding:
 
     status: Literal["ok", "warn", "FAIL"]
     about: str
-    said: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.status:<5} {self.about}: {self.said}"
+        return f"{self.status:<5} {self.about}: {self.message}"
 
 
-def ok(about: str, said: str) -> Finding:
+def ok(about: str, message: str) -> Finding:
     """All is well."""
-    return Finding("ok", about, said)
+    return Finding("ok", about, message)
 
 
-def warn(about: str, said: str) -> Finding:
+def warn(about: str, message: str) -> Finding:
     """It works, and somebody should look at it."""
-    return Finding("warn", about, said)
+    return Finding("warn", about, message)
 
 
-def fail(about: str, said: object) -> Finding:
+def fail(about: str, message: object) -> Finding:
     """It will not work."""
-    return Finding("FAIL", about, str(said))
+    return Finding("FAIL", about, str(message))
 
 
-def show(findings: Iterable[Finding]) -> None:
+def json_flag(program: str) -> argparse.ArgumentParser:
+    """The options that every ``check`` has beside the settings of its worker."""
+    own = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False)
+    own.add_argument("--json", action="store_true", help="for programs: a JSON object a line")
+    return own
+
+
+def show(findings: Iterable[Finding], *, as_json: bool) -> None:
     """Print findings as they are made; raise CheckFailed at the end if one is a FAIL.
 
     Settings that cannot be read at all are the last finding.
     """
     failed = 0
     for finding in _with_settings(findings):
-        print(finding, flush=True)  # noqa: T201
+        sys.stdout.write(strict_json.lines([asdict(finding)]) if as_json else f"{finding}\n")
+        sys.stdout.flush()
         failed += finding.status == "FAIL"
     if failed:
         raise CheckFailed(f"{failed} {'finding' if failed == 1 else 'findings'} FAIL: see above")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
-import httpx
 import pika
+import urllib3
 from pika import exceptions
 from pika.adapters.blocking_connection import BlockingChannel
 
@@ -47,11 +47,11 @@ class Attacker:
         """The user's own."""
         return str(pika.URLParameters(self.place.urls[self._user]).credentials.password)
 
-    def management(self, method: str, path: str, **body: Any) -> httpx.Response:
+    def management(self, method: str, path: str, **body: Any) -> urllib3.BaseHTTPResponse:
         """A request to the management API; ``{vhost}`` in the path is the federation's."""
         url = f"{self.place.management.address}/api/{path.format(vhost=self.place.name)}"
-        auth = (self._user, self.password())
-        return httpx.request(method, url, auth=auth, json=body or None, timeout=20.0)
+        login = urllib3.make_headers(basic_auth=f"{self._user}:{self.password()}")
+        return urllib3.request(method, url, headers=login, json=body or None, timeout=20.0)
 
 
 @dataclass(frozen=True)
@@ -158,12 +158,12 @@ def _declare(name: str = "", **options: Any) -> Callable[[Attacker], object]:
 
 
 def _close_connection_of(user: str) -> Callable[[Attacker], object]:
-    def close(attacker: Attacker) -> httpx.Response:
+    def close(attacker: Attacker) -> urllib3.BaseHTTPResponse:
         def known() -> list[str]:
             # Also those that have just ended; one is not known by its name before its figures are.
             rows = attacker.place.management.get("connections", "username", user)
             paths = [f"connections/{quote(row['name'], safe='')}" for row in rows]
-            return [path for path in paths if attacker.management("GET", path).status_code == 200]
+            return [path for path in paths if attacker.management("GET", path).status == 200]
 
         with Attacker(attacker.place, user).channel() as channel:
             until = time.monotonic() + 30
@@ -442,7 +442,7 @@ def answer_to(act: Act, place: Place) -> str:
         return f"{method.reply_code} {method.reply_text}"
     except exceptions.NackError:
         return "basic.nack"
-    return f"HTTP {said.status_code}" if isinstance(said, httpx.Response) else "nothing"
+    return f"HTTP {said.status}" if isinstance(said, urllib3.BaseHTTPResponse) else "nothing"
 
 
 def markdown() -> str:

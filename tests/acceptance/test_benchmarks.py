@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.reporting.curves import Curves
+from benchmarks.reporting.draw import draw
 from benchmarks.reporting.growth import Growth
 from benchmarks.reporting.phrases import against_limit, against_peer
 from benchmarks.reporting.readme import BEGIN, END, rewrite
@@ -87,7 +88,7 @@ class Benchmarks:
         assert machine["memory_bytes"] > 1e8
         assert machine["rabbitmq"].count(".") == 2
         assert {"cpu", "kernel", "python", "numpy", "pika", "date"} <= machine.keys()
-        plot = (self.folder / f"{name}.svg").read_text()
+        plot = draw(self.folder / f"{name}.json").read_text()
         assert plot.count("<path") > 10, "the plot is empty"
         return rows
 
@@ -318,9 +319,9 @@ def test_ratios_are_said_in_words_that_know_what_is_better() -> None:
 def test_a_result_can_be_read_back_and_drawn_alike_and_told_in_the_readme(tmp_path: Path) -> None:
     rows = [SECONDS, RATE, WITHOUT_PEER]
     publish("round", "A round", rows, folder=tmp_path)
-    drawn = (tmp_path / "round.svg").read_bytes()
+    drawn = draw(tmp_path / "round.json").read_bytes()
     publish("round", "A round", rows, folder=tmp_path)
-    assert (tmp_path / "round.svg").read_bytes() == drawn
+    assert draw(tmp_path / "round.json").read_bytes() == drawn
     found = json.loads((tmp_path / "round.json").read_text())["rows"]
     assert [from_json(row) for row in found] == rows
 

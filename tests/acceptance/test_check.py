@@ -1,5 +1,6 @@
 """``check`` before work: a line for each thing that is wrong, on a broker where it is wrong."""
 
+import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -419,3 +420,16 @@ def test_what_is_not_signed_or_not_checked_is_worth_a_word(place, client, monkey
 def test_messages_look_as_the_protocol_says() -> None:
     """What the tests put into mailboxes is what a coordinator would."""
     assert encode
+
+
+@pytest.mark.parametrize("worker", ["client", "coordinator"])
+def test_findings_for_programs_are_those_for_people(
+    worker: str, request: pytest.FixtureRequest
+) -> None:
+    check = request.getfixturevalue(worker)
+    for_people, for_programs = check(), check("--json")
+    assert for_programs.code == for_people.code
+    found = [json.loads(line) for line in for_programs.lines]
+    assert all(each.keys() == {"status", "about", "message"} for each in found)
+    lines = [f"{each['status']:<5} {each['about']}" for each in found]
+    assert lines == [line.partition(": ")[0] for line in for_people.lines]

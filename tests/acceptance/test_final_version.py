@@ -47,7 +47,7 @@ def test_the_clients_evaluate_the_final_model_and_it_can_be_the_best(
         [BIN / "coordinator-worker", "versions", "--json", "--checkpoint-dir", tmp_path],
         capture_output=True, check=True, text=True,
     )  # fmt: skip
-    assert json.loads(found.stdout)[-1]["metrics"]["eval_loss"] == last["eval_loss"]
+    assert json.loads(found.stdout.splitlines()[-1])["metrics"]["eval_loss"] == last["eval_loss"]
 
 
 def test_what_the_evaluating_program_says_goes_into_history(place: Place, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_the_page_about_models_does_what_it_says(tmp_path: Path) -> None:
         env=documents.environment(tmp_path),
         text=True,
     )
-    there = {line["version"]: line for line in json.loads(listed)}
+    there = {line["version"]: line for line in map(json.loads, listed.splitlines())}
     assert {4, 8, 9} <= set(there), "a milestone, and the newest"
     assert [v for v, line in there.items() if line["current"]] == [9]
 

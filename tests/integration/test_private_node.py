@@ -100,6 +100,10 @@ def test_status_is_a_table_of_where_the_node_answers(
     assert f"127.0.0.1:{node.ports.amqp}" in table
     assert f"127.0.0.1:{node.ports.management}" in table
     assert "credentials.json" in table
+    code, line = run("status", "--json")
+    told = json.loads(line)
+    assert (code, told["running"], told["broker"]) == (0, True, node.address.amqp)
+    assert [each["pid"] for each in told["nodes"]] == [node.pid]
 
 
 def test_a_node_that_has_just_booted_is_as_declared(run: Callable[..., tuple[int, str]]) -> None:
@@ -167,8 +171,12 @@ def test_a_deleted_binding_is_named_and_mended(
 ) -> None:
     management.delete("bindings", "warren", "e", "model", "q", "model.client.1", "~")
     assert run("check") == (1, "binding model -> model.client.1: missing\n")
+    code, line = run("check", "--json")
+    difference = {"kind": "binding", "name": "model -> model.client.1", "detail": "missing"}
+    assert (code, json.loads(line)) == (1, difference)
     assert run("apply")[0] == 0
     assert run("check") == (0, "")
+    assert run("check", "--json") == (0, "")
 
 
 def test_a_changed_policy_is_named_and_mended(

@@ -157,7 +157,8 @@ def _flags_in_help(program: str, command: str) -> frozenset[str]:
         contextlib.redirect_stderr(io.StringIO()),
         contextlib.suppress(SystemExit),
     ):
-        PROGRAMS[program]([*([command] if command else []), "--help"])
+        every = "--help" if command or program == "broker-config" else "--help-all"
+        PROGRAMS[program]([*([command] if command else []), every])
     return frozenset(_FLAG.findall(told.getvalue()))
 
 

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+import urllib3
 from prometheus_client.parser import text_string_to_metric_families
 
 from client_worker.runtime.prometheus import Metrics as ClientMetrics
@@ -194,19 +194,18 @@ def test_the_endpoint_shows_what_prometheus_reads_in_both_its_formats() -> None:
         meters.counter("warren_things", "things").inc(3)
         endpoint.show(meters.registry)
         url = f"http://127.0.0.1:{endpoint.port}"
-        with httpx.Client(trust_env=False) as client:
-            plain = client.get(f"{url}/metrics")
-            wanted = {"Accept": "application/openmetrics-text; version=1.0.0"}
-            newer = client.get(f"{url}/metrics?x=1", headers=wanted)
-            elsewhere = client.get(f"{url}/")
+        plain = urllib3.request("GET", f"{url}/metrics")
+        wanted = {"Accept": "application/openmetrics-text; version=1.0.0"}
+        newer = urllib3.request("GET", f"{url}/metrics?x=1", headers=wanted)
+        elsewhere = urllib3.request("GET", f"{url}/")
     finally:
         endpoint.close()
-    samples = [s for f in text_string_to_metric_families(plain.text) for s in f.samples]
+    samples = [s for f in text_string_to_metric_families(plain.data.decode()) for s in f.samples]
     (found,) = [s for s in samples if s.name == "warren_things_total"]
     assert (found.labels, found.value) == ({"federation": 'of "quotes"'}, 3)
     assert newer.headers["Content-Type"].startswith("application/openmetrics-text")
-    assert newer.text.endswith("# EOF\n")
-    assert elsewhere.status_code == 404
+    assert newer.data.decode().endswith("# EOF\n")
+    assert elsewhere.status == 404
 
 
 def test_a_port_that_is_taken_is_one_clear_line() -> None:

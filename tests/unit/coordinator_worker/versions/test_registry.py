@@ -23,7 +23,8 @@ from warren_shared.tensors.layout import Layout, Weights
 
 def told(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> Any:
     assert main([*words, "--json", "--checkpoint-dir", str(folder)]) == 0
-    return json.loads(capsys.readouterr().out)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return lines if words[0] == "versions" else lines[0]
 
 
 def test_versions_lists_what_is_there_and_what_each_is_worth(

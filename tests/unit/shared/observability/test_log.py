@@ -68,7 +68,7 @@ def test_what_is_below_the_level_is_not_said() -> None:
     stream = io.StringIO()
     configure("text", level="WARNING", stream=stream)
     Log("warren.test").info("connected", "connected")
-    logging.getLogger("httpx").info("GET /api")
+    logging.getLogger("urllib3").info("GET /api")
     assert not stream.getvalue()
 
 

@@ -76,7 +76,7 @@ def test_its_command_is_one_that_the_worker_takes(unit: Unit) -> None:
     (command,) = re.findall(r"^ExecStart=(.*)$", unit.text(Path("x"), "/s", "/"), re.MULTILINE)
     flags = [word for word in command.split() if word.startswith("--")]
     program = Path(os.environ.get("VIRTUAL_ENV", Path(os.sys.executable).parents[1])) / "bin"
-    told = subprocess.check_output([program / unit.program, "--help"], text=True)
+    told = subprocess.check_output([program / unit.program, "--help-all"], text=True)
     assert flags
     assert all(f"{flag} " in told for flag in flags)
 

@@ -1,0 +1,63 @@
+# Completes the commands of Warren and their flags in bash: source it, or copy it into
+# /etc/bash_completion.d. In zsh: autoload -U +X bashcompinit && bashcompinit, then source it.
+# Written by `make settings`.
+
+_broker_config() {
+  local words
+  case "${COMP_WORDS[1]}" in
+    up) words="--client --encrypt-updates --federation --fleet --foreground --help --home --host --management-port --model-bytes --mutual-tls --no-encrypt-updates --no-tls --nodes --port --prometheus-port --replace-lost --server --tls" ;;
+    down) words="--help --home" ;;
+    install) words="--dir --force --help --home --print --user" ;;
+    status) words="--help --home --json" ;;
+    apply) words="--amqp-address --ca --client --client-certificates --encrypt-updates --federation --fleet --help --home --management-url --model-bytes --no-client-certificates --no-encrypt-updates --on --reset-passwords" ;;
+    check) words="--amqp-address --ca --client --client-certificates --encrypt-updates --federation --fleet --help --home --json --management-url --model-bytes --no-client-certificates --no-encrypt-updates --on" ;;
+    enrol) words="--amqp-address --ca --client --client-certificates --encrypt-updates --federation --fleet --help --home --management-url --model-bytes --no-client-certificates --no-encrypt-updates --on" ;;
+    certs) words="--client --encrypt-updates --federation --fleet --help --home --host --model-bytes --mutual --no-encrypt-updates --renew" ;;
+    revoke) words="--amqp-address --ca --client-certificates --help --home --management-url --no-client-certificates --on" ;;
+    rotate) words="--amqp-address --ca --client-certificates --help --home --keys --management-url --no-client-certificates --on" ;;
+    definitions) words="--client --encrypt-updates --federation --fleet --help --home --model-bytes --no-encrypt-updates --password-hashes" ;;
+    *) words="--help --version" ;;
+  esac
+  [ "$COMP_CWORD" -gt 1 ] || words="up down install status apply check enrol certs revoke rotate definitions --help --version"
+  COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
+}
+complete -o default -F _broker_config broker-config
+
+_client_worker() {
+  local words
+  case "${COMP_WORDS[1]}" in
+    evaluate) words="--env-file --help --model --settings --task" ;;
+    export) words="--env-file --help --model --settings --task --to" ;;
+    check) words="--broker-url --ca --client --encrypt-key --env-file --fleet --help --json --log-format --log-level --metrics-address --metrics-port --no-spare-mailboxes --no-stay --no-traces --no-train --proxy --ready-file --settings --spare-mailboxes --state-dir --stay --task --tls-certificate --token-file --traces --training-limit-s --verify-keys --virtual --wait-broker-s" ;;
+    install) words="--dir --force --help --print --settings --user" ;;
+    *) words="--broker-url --ca --client --encrypt-key --env-file --fleet --help --help-all --log-format --log-level --metrics-address --metrics-port --no-spare-mailboxes --no-stay --no-traces --proxy --ready-file --settings --spare-mailboxes --state-dir --stay --task --tls-certificate --token-file --traces --training-limit-s --verify-keys --version --virtual --wait-broker-s" ;;
+  esac
+  [ "$COMP_CWORD" -gt 1 ] || words="evaluate export check install --broker-url --ca --client --encrypt-key --env-file --fleet --help --help-all --log-format --log-level --metrics-address --metrics-port --no-spare-mailboxes --no-stay --no-traces --proxy --ready-file --settings --spare-mailboxes --state-dir --stay --task --tls-certificate --token-file --traces --training-limit-s --verify-keys --version --virtual --wait-broker-s"
+  COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
+}
+complete -o default -F _client_worker client-worker
+
+_coordinator_worker() {
+  local words
+  case "${COMP_WORDS[1]}" in
+    demo) words="--help" ;;
+    watch) words="--broker-url --ca --env-file --help --log-format --log-level --no-spare-mailboxes --once --proxy --ready-file --settings --spare-mailboxes --tls-certificate --token-file --wait-broker-s" ;;
+    dashboard) words="--address --broker-url --ca --env-file --help --log-format --log-level --no-spare-mailboxes --port --proxy --ready-file --save --settings --spare-mailboxes --tls-certificate --token-file --wait-broker-s" ;;
+    participation) words="--checkpoint-dir --env-file --help --json --no-json --settings" ;;
+    rejected) words="--broker-url --ca --delete-all --env-file --help --json --limit --log-format --log-level --no-spare-mailboxes --proxy --ready-file --settings --spare-mailboxes --tls-certificate --token-file --wait-broker-s" ;;
+    history) words="--checkpoint-dir --csv --env-file --help --json --settings --tensorboard" ;;
+    audit) words="--checkpoint-dir --env-file --help --json --no-json --rotate --run --settings --verify" ;;
+    versions) words="--checkpoint-dir --env-file --help --json --no-json --settings" ;;
+    diff) words="--checkpoint-dir --env-file --help --json --no-json --settings" ;;
+    export) words="--checkpoint-dir --env-file --help --settings --task --to" ;;
+    import) words="--broker-url --checkpoint-dir --env-file --help --settings --task" ;;
+    rollback) words="--after --checkpoint-dir --env-file --help --settings" ;;
+    card) words="--checkpoint-dir --env-file --help --names --settings --to" ;;
+    check) words="--aggregator --audit-rotate-bytes --average --broker-url --ca --checkpoint-dir --clients --clip-norm --config --deadline-s --env-file --evaluate --help --initial-model --json --keep-every --keep-versions --learning-rate-schedule --local-clip-norm --local-epochs --local-steps --log-format --log-level --max-evaluation-share --max-examples --max-model-bytes --max-staleness --max-update-norm --metrics-address --metrics-port --min-quorum --monitor --no-scaffold --no-spare-mailboxes --no-traces --parent --participation --patience --proximal --proxy --quorum --ready-file --rounds --scaffold --server-optimizer --settings --spare-mailboxes --staleness-exponent --staleness-hinge --target --tensorboard --tls-certificate --token-file --traces --wait-broker-s" ;;
+    install) words="--dir --force --help --print --settings --user" ;;
+    *) words="--aggregator --audit-rotate-bytes --average --broker-url --ca --checkpoint-dir --clients --clip-norm --config --deadline-s --env-file --evaluate --help --help-all --initial-model --keep-every --keep-versions --learning-rate-schedule --local-clip-norm --local-epochs --local-steps --log-format --log-level --max-evaluation-share --max-examples --max-model-bytes --max-staleness --max-update-norm --metrics-address --metrics-port --min-quorum --monitor --no-scaffold --no-spare-mailboxes --no-traces --parent --participation --patience --proximal --proxy --quorum --ready-file --rounds --scaffold --server-optimizer --settings --spare-mailboxes --staleness-exponent --staleness-hinge --target --tensorboard --tls-certificate --token-file --traces --version --wait-broker-s" ;;
+  esac
+  [ "$COMP_CWORD" -gt 1 ] || words="demo watch dashboard participation rejected history audit versions diff export import rollback card check install --aggregator --audit-rotate-bytes --average --broker-url --ca --checkpoint-dir --clients --clip-norm --config --deadline-s --env-file --evaluate --help --help-all --initial-model --keep-every --keep-versions --learning-rate-schedule --local-clip-norm --local-epochs --local-steps --log-format --log-level --max-evaluation-share --max-examples --max-model-bytes --max-staleness --max-update-norm --metrics-address --metrics-port --min-quorum --monitor --no-scaffold --no-spare-mailboxes --no-traces --parent --participation --patience --proximal --proxy --quorum --ready-file --rounds --scaffold --server-optimizer --settings --spare-mailboxes --staleness-exponent --staleness-hinge --target --tensorboard --tls-certificate --token-file --traces --version --wait-broker-s"
+  COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
+}
+complete -o default -F _coordinator_worker coordinator-worker
