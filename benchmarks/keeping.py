@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from coordinator_worker.settings import CoordinatorSettings
+from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage.store import Store
 from warren_shared.tensors.layout import Weights
@@ -38,7 +39,7 @@ def save_times(megabytes: int, rounds: int, round_s: float, kept: int) -> list[f
             end = time.perf_counter() + round_s
             while time.perf_counter() < end:
                 np.add(total, 1, out=total)
-            record = {"version": version, "metrics": {}, "norm": 1.0}
+            record = RoundRecord(version=version, norm=1.0)
             state = state.after(models[version % 2], [], record, 0)
             began = time.perf_counter()
             store.save(state)

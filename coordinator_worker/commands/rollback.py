@@ -28,7 +28,7 @@ def run(argv: list[str]) -> None:
     given, _ = settings.load(ModelSettings, description=ABOUT, argv=argv, own=own)
     asked = settings.own_words(own, ModelSettings, argv)
     state = rollback(given.checkpoint_dir, asked.model, asked.after)
-    source = (state.rolled_back or {}).get("source")
+    source = state.rolled_back.source if state.rolled_back is not None else "another version"
     print(  # noqa: T201
         f"version {state.version} has the weights of {source}: start the coordinator, and it goes"
         " on from there"

@@ -12,6 +12,7 @@ from typing import Any, Final
 from coordinator_worker.monitoring import client_view
 from coordinator_worker.monitoring.client_view import Client
 from coordinator_worker.monitoring.waiting import Waiting, shortened, waited_for
+from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import HISTORY_ROUNDS, State
 
 FORMAT: Final = 1
@@ -70,7 +71,7 @@ class FederationView:
         self.version = state.version
         for record in state.history:
             self._add_round(record)
-            self.updates += int(record.get("updates", 0))
+            self.updates += record.updates
         self.best = (state.best.version, state.best.value) if state.best else None
         for name, member in state.roster.items():
             self.clients[name] = Client.of(member, since=state.version)
@@ -163,25 +164,25 @@ class FederationView:
         self.trouble.pop("disk", None)
 
     def _closed(self, event: Event) -> None:
-        self.version = int(event.get("version", self.version + 1))
-        self.updates += int(event["updates"])
-        self._add_round(event)
-        for name in event.get("clients", {}):
+        record = RoundRecord.from_dict(event)
+        self.version = record.version
+        self.updates += record.updates
+        self._add_round(record)
+        for name in record.clients or {}:
             if (client := self._client(name)) is not None:
                 client.record_contribution(self.version, 0)  # unless we know better
         for what in ("overdue", "waiting", "rejected"):
             self.trouble.pop(what, None)
-        if "diverged" not in event:
+        if record.diverged is None:
             self.trouble.pop("diverged", None)
-        if not event.get("rejected"):
+        if not record.rejected:
             self.trouble.pop("flood", None)
 
-    def _add_round(self, record: Event) -> None:
-        kept = {name: record[name] for name in _ROUND_FIELDS if name in record}
-        metrics = record.get("metrics", {})
-        self._make_way(metrics)
-        kept["metrics"] = self._named(metrics)
-        self.bytes_up += int(record.get("bytes_up", 0))
+    def _add_round(self, record: RoundRecord) -> None:
+        kept = {name: getattr(record, name) for name in _ROUND_FIELDS if record.knows(name)}
+        self._make_way(record.metrics)
+        kept["metrics"] = self._named(record.metrics)
+        self.bytes_up += record.bytes_up
         self.rounds.append(kept)
 
     def _published(self, event: Event) -> None:

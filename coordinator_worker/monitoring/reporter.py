@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import Any, Final
+from typing import Final
 
 from coordinator_worker.monitoring.event_publisher import Events
 from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.monitoring.waiting import MAX_NAMED, TICK_S, in_words, remedy
 from coordinator_worker.rounds.round import evaluation_of, metrics_of
+from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import Best, State
 from coordinator_worker.storage.audit_log import Audit
 from warren_shared.errors import Rejected
@@ -160,13 +161,13 @@ class RunReporter:
         )
         self._events.post("round.overdue", version=version, quorum=(updates, self._quorum))
 
-    def closed(self, run: str, record: Mapping[str, Any], phases: Timings) -> None:
+    def closed(self, run: str, record: RoundRecord, phases: Timings) -> None:
         """A round has made a model, which is in the checkpoint."""
-        self._events.post("round.closed", run=run, **record)
-        self._events.tell("round.timed", version=record["version"], phases=phases)
+        self._events.post("round.closed", run=run, **record.to_dict())
+        self._events.tell("round.timed", version=record.version, phases=phases)
 
     def judged(
-        self, record: Mapping[str, Any], watched: Mapping[str, str], doubts: Sequence[str] = ()
+        self, record: RoundRecord, watched: Mapping[str, str], doubts: Sequence[str] = ()
     ) -> None:
         """Say, once until it is otherwise, which figures are NaN, and which of ``watched`` lack.
 
@@ -175,10 +176,10 @@ class RunReporter:
         """
         for words in doubts:
             if words not in self._doubts:
-                version = record["version"]
+                version = record.version
                 log.warning("metric_in_doubt", "round to version %d: %s", version, words)
         self._doubts = frozenset(doubts)
-        metrics = record["metrics"]
+        metrics = record.metrics
         broken = frozenset(name for name, value in metrics.items() if not isfinite(value))
         for name in sorted(broken - self._not_finite):
             log.error(
@@ -186,12 +187,12 @@ class RunReporter:
                 "%s is not a number in the round to version %d: predictions or losses are NaN or"
                 " infinite (%s); lower the learning rates, or look at the data there",
                 name,
-                record["version"],
+                record.version,
                 _whose(record, name),
-                version=record["version"],
+                version=record.version,
                 metric=name,
             )
-            self._events.post("round.not-finite", version=record["version"], metric=name)
+            self._events.post("round.not-finite", version=record.version, metric=name)
         self._not_finite = broken
         missing = frozenset(watched) - set(metrics)
         for name in sorted(missing - self._missing):
@@ -201,12 +202,12 @@ class RunReporter:
                 " it cannot choose a version or end the run while that is so",
                 watched[name],
                 name,
-                record["version"],
+                record.version,
                 ", ".join(sorted(metrics)) or "no figure at all",
-                version=record["version"],
+                version=record.version,
                 metric=name,
             )
-            self._events.post("round.metric-missing", version=record["version"], metric=name)
+            self._events.post("round.metric-missing", version=record.version, metric=name)
         self._missing = missing
 
     def _look_at_figures(self, manifest: UpdateManifest) -> None:
@@ -281,10 +282,12 @@ class RunReporter:
                 "rolled_back",
                 "version %d has the weights of %s; updates to older versions do not count",
                 version,
-                origin["source"],
+                origin.source,
                 version=version,
             )
-            self._events.post("model.rolled_back", run=state.run, version=version, to=dict(origin))
+            self._events.post(
+                "model.rolled_back", run=state.run, version=version, to=origin.to_dict()
+            )
 
     def link(self, what: str) -> None:
         """Our place changed: ``connected``, ``lost`` the broker, ``active``, ``standby``."""
@@ -310,11 +313,11 @@ class RunReporter:
         self._events.post("coordinator.stopped")
 
 
-def _whose(record: Mapping[str, Any], metric: str) -> str:
+def _whose(record: RoundRecord, metric: str) -> str:
     """Clients whose own figure of that name is none."""
     found = [
         client
-        for client, told in record["clients"].items()
-        if not isfinite(told["metrics"].get(metric, 0.0))
+        for client, report in (record.clients or {}).items()
+        if not isfinite(report.metrics.get(metric, 0.0))
     ]
     return "at " + ", ".join(found[:5]) + (", …" if len(found) > 5 else "") if found else "pooled"

@@ -6,7 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from coordinator_worker.versions.history import Record, aligned
+from coordinator_worker.state.round_record import RoundRecord
+from coordinator_worker.versions.history import aligned
 from warren_shared.errors import ConfigError
 from warren_shared.files import writable
 from warren_shared.observability.log import Log
@@ -30,7 +31,7 @@ class EventFile:
         except OSError as error:
             raise ConfigError(f"--tensorboard {folder} cannot be written: {error}") from None
 
-    def add(self, record: Record) -> None:
+    def add(self, record: RoundRecord) -> None:
         """Write a round; raises OSError if there is no room.
 
         What clients evaluated stands at the version that they evaluated.
@@ -39,7 +40,7 @@ class EventFile:
         from tensorboardX.proto.summary_pb2 import Summary
 
         for figures in aligned([record]):
-            version, moment = int(figures.pop("version")), float(record.get("time", 0.0))
+            version, moment = int(figures.pop("version")), record.time
             figures.pop("time", None)
             values = [
                 Summary.Value(tag=name if "/" in name else f"round/{name}", simple_value=value)
@@ -58,7 +59,7 @@ class EventFile:
         self._file.close()
 
 
-def export(history: Iterable[Record], folder: Path, run: str) -> None:
+def export(history: Iterable[RoundRecord], folder: Path, run: str) -> None:
     """Write a history to ``folder``/``run``, which must not have curves yet."""
     place = folder / run
     if place.is_dir() and any(place.glob("events.out.tfevents*")):
@@ -95,7 +96,7 @@ class Curves:
             if self._file is None:
                 # A run that goes on has a file for each of its processes.
                 self._file = EventFile(self._folder / fields["run"], f".{os.getpid()}")
-            self._file.add(fields)
+            self._file.add(RoundRecord.from_dict(fields))
             self._file.flush()
         except (OSError, ConfigError) as error:
             self._over = True

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from math import nan
 from typing import Final
 
-from coordinator_worker.trust.shares import Judgement, factors, judge, kept_names
+from coordinator_worker.state.round_record import Judgement
+from coordinator_worker.trust.shares import factors, judge, kept_names
 from warren_shared.tensors.evaluation import Counts, Evaluation, ScoreCounts, pool
 
 MAX_TABLES: Final = 64  # that are held one by one, those of the most examples; 12 kB each

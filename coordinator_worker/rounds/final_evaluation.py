@@ -1,13 +1,11 @@
 """What the final model is worth: its clients evaluate it, and their counts are pooled."""
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from coordinator_worker.rounds.evaluation_pool import EvaluationPool
 from coordinator_worker.rounds.round import evaluation_of
+from coordinator_worker.state.round_record import FinalFigures, Judgement
 from coordinator_worker.state.training_state import State
-from coordinator_worker.trust.shares import Judgement
 from warren_shared.protocol.messages import Evaluated
 
 SHORTEST_S: Final = 5.0
@@ -23,11 +21,12 @@ class FinalEvaluation:
     """
 
     def __init__(self, state: State, share: float = 1.0) -> None:
-        last = state.history[-1] if state.history else {}
-        told: Mapping[str, Any] = last.get("evaluation") or {}
+        last = state.history[-1] if state.history else None
+        before = last.evaluation if last is not None else None
+        seconds = last.seconds if last is not None else 0.0
         self._version = state.version
-        self._expected = int(told.get("clients", 0))
-        self.patience_s = min(LONGEST_S, max(SHORTEST_S, 2 * float(last.get("seconds", 0.0))))
+        self._expected = before.clients if before is not None else 0
+        self.patience_s = min(LONGEST_S, max(SHORTEST_S, 2 * seconds))
         self._pool = EvaluationPool(share)
         self._clients: set[str] = set()
 
@@ -48,23 +47,10 @@ class FinalEvaluation:
         return self._pool.judgement(metric.removeprefix("eval_"), leave_out=leave_out)
 
     @property
-    def record(self) -> dict[str, Any] | None:
+    def figures(self) -> FinalFigures | None:
         """As the history has it; None if no client has evaluated it."""
         if not self._clients:
             return None
         pooled = self._pool.pooled()
-        return {
-            "version": self._version,
-            "clients": self._pool.clients,
-            "examples": pooled.num_examples,
-            "metrics": {f"eval_{name}": value for name, value in pooled.metrics().items()},
-        }
-
-
-def with_figures(state: State, version: int, figures: Mapping[str, Any]) -> State:
-    """``state`` with ``figures`` in the record of ``version``; as it is if that is gone."""
-    history = tuple(
-        {**record, **figures} if record["version"] == version else record
-        for record in state.history
-    )
-    return replace(state, history=history)
+        metrics = {f"eval_{name}": value for name, value in pooled.metrics().items()}
+        return FinalFigures(self._version, self._pool.clients, pooled.num_examples, metrics)

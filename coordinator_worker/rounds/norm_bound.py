@@ -37,7 +37,7 @@ class UpdateNormLimit:
             raise Rejected("norm", f"its norm is {norm:.3g}, above {most:.3g} (--max-update-norm)")
 
     def _most(self, norm: float, state: State) -> float:
-        norms = [float(record.get("norm", 0.0)) for record in state.history[-ROUNDS:]]
+        norms = [record.norm for record in state.history[-ROUNDS:]]
         recent = max(norms, default=0.0)
         if 0.0 < norm <= FACTOR * recent:
             return FACTOR * recent  # nearly always; the model's own norm takes a pass over it

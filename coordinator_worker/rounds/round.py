@@ -7,12 +7,19 @@ from itertools import chain
 from math import nan
 from operator import itemgetter
 from statistics import median
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from coordinator_worker.aggregation import Cohort, Contribution
 from coordinator_worker.rounds.evaluation_pool import EvaluationPool
 from coordinator_worker.rounds.intake import IncomingUpdate
-from coordinator_worker.trust.shares import Judgement, factors, judge, kept_names
+from coordinator_worker.state.round_record import (
+    ClientReport,
+    Entry,
+    EvaluationSummary,
+    Judgement,
+    RoundRecord,
+)
+from coordinator_worker.trust.shares import factors, judge, kept_names
 from warren_shared.observability.event_bus import Timings
 from warren_shared.protocol.messages import EvaluationEntry, UpdateManifest
 from warren_shared.tensors.evaluation import Evaluation, of_histograms
@@ -41,17 +48,6 @@ def weighted_means(
         total = sum(w * value for w, (_, value) in zip(weights, said, strict=True))
         found[name] = total / sum(weights)
     return found
-
-
-class Entry(NamedTuple):
-    """One update of a round; ``weight`` is what it weighs among the others, ``digest`` its XXH3."""
-
-    client: str
-    base_version: int
-    num_examples: int
-    weight: float
-    transfer: str
-    digest: str
 
 
 class Round:
@@ -153,36 +149,42 @@ class Round:
         return judge(said, self._share) if said else None
 
     def record(
-        self, version: int, incomplete: int = 0, rejected: Mapping[str, int] = NONE
-    ) -> dict[str, Any]:
+        self,
+        version: int,
+        incomplete: int = 0,
+        rejected: Mapping[str, int] = NONE,
+        judged: Mapping[str, Judgement] | None = None,
+    ) -> RoundRecord:
         """What the history and the event say of this round, which made ``version``.
 
-        ``incomplete``: updates that were dropped half-way; ``rejected``: how many, by reason.
+        ``incomplete``: updates that were dropped half-way; ``rejected``: how many, by reason;
+        ``judged``: what the clients say of metrics that steer the run.
         """
-        return {
-            "version": version,
-            "updates": self.updates,
-            "examples": sum(count for _, count in self.examples),
-            "incomplete": incomplete,
-            "rejected": dict(rejected),
-            "clients": {
-                client: {"examples": examples, "metrics": dict(metrics)}
+        return RoundRecord(
+            version=version,
+            updates=self.updates,
+            examples=sum(count for _, count in self.examples),
+            incomplete=incomplete,
+            rejected=dict(rejected),
+            clients={
+                client: ClientReport(examples, dict(metrics))
                 for client, (examples, metrics) in self._reports.items()
             },
-            "metrics": weighted_means(self._reports, self._share) | self._pooled(),
-            "evaluation": self._evaluation(),
-            "norm": median(self._norms) if self._norms else 0.0,
-            "bytes_up": self._bytes_up,
-            "seconds": time.monotonic() - self.phases.began,
-            "time": time.time(),
-        }
+            metrics=weighted_means(self._reports, self._share) | self._pooled(),
+            evaluation=self._evaluation(),
+            norm=median(self._norms) if self._norms else 0.0,
+            bytes_up=self._bytes_up,
+            seconds=time.monotonic() - self.phases.began,
+            time=time.time(),
+            judged=judged,
+        )
 
-    def _evaluation(self) -> dict[str, int] | None:
+    def _evaluation(self) -> EvaluationSummary | None:
         """Which version was evaluated: the newest, if clients report of several."""
         if not self._evaluations:
             return None
         version, found = max(self._evaluations.items(), key=itemgetter(0))
-        return {"version": version, "clients": found.clients, "examples": found.examples}
+        return EvaluationSummary(version, found.clients, found.examples)
 
     def _pooled(self) -> dict[str, float]:
         """Its metrics over the held-out examples of all clients together."""

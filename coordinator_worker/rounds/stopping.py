@@ -7,8 +7,8 @@ from math import isfinite, nan
 from typing import Final, Protocol, Self
 
 from coordinator_worker.settings import CoordinatorSettings
-from coordinator_worker.state.training_state import Best, Record, State
-from coordinator_worker.trust.shares import Judgement
+from coordinator_worker.state.round_record import Judgement, RoundRecord
+from coordinator_worker.state.training_state import Best, State
 from warren_shared.errors import ConfigError
 
 MATERIAL: Final = 0.01
@@ -45,9 +45,9 @@ class Target:
         found = metrics.get(self.metric)
         return found is not None and self._is_met(found)
 
-    def is_certain(self, judged: Record) -> bool:
+    def is_certain(self, judged: Judgement) -> bool:
         """Whether it is reached also without any one of the clients."""
-        return self._is_met(judged["low"] if self.at_least else judged["high"])
+        return self._is_met(judged.low if self.at_least else judged.high)
 
     def _is_met(self, found: float) -> bool:
         return found >= self.value if self.at_least else found <= self.value
@@ -102,11 +102,11 @@ class StoppingCriteria:
             needed = 1  # every client is believed
         return cls(settings.rounds, target, monitor, settings.patience, needed)
 
-    def judge(self, ask: Ask) -> dict[str, Record]:
+    def judge(self, ask: Ask) -> dict[str, Judgement]:
         """What ``ask`` says of each metric that the run is steered by."""
         target = self.target.metric if self.target is not None else None
         found = {m: ask(m, self.needed, leave_out=m == target) for m in self.watched()}
-        return {metric: said.as_dict() for metric, said in found.items() if said is not None}
+        return {metric: said for metric, said in found.items() if said is not None}
 
     def reached(self, state: State) -> bool:
         """Whether ``state`` is the run's last."""
@@ -117,38 +117,42 @@ class StoppingCriteria:
         return self.patience is not None and self._waited(state) > self.patience
 
     def _is_target_met(self, state: State) -> bool:
-        last = state.history[-1] if state.history else {"metrics": {}}
-        if self.target is None or not self.target.reached(last["metrics"]):
+        if self.target is None or not state.history:
             return False
-        judged = last.get("judged", {}).get(self.target.metric)
-        if judged is None:  # by a version before clients were counted
-            return "judged" not in last
-        return judged["clients"] >= self.needed and self.target.is_certain(judged)
+        last = state.history[-1]
+        if not self.target.reached(last.metrics):
+            return False
+        if last.judged is None:  # by a version before clients were counted
+            return True
+        judged = last.judged.get(self.target.metric)
+        if judged is None:
+            return False
+        return judged.clients >= self.needed and self.target.is_certain(judged)
 
     def _waited(self, state: State) -> int:
         """Versions since the best one, but those of which too few clients said anything."""
         if state.best is None or self.monitor is None:
             return 0
-        since = [record for record in state.history if record["version"] > state.best.version + 1]
+        since = [record for record in state.history if record.version > state.best.version + 1]
         unknown = sum(1 for record in since if self._is_unknown(record, self.monitor))
         return state.version - state.best.version - unknown
 
-    def _is_unknown(self, record: Record, monitor: Monitor) -> bool:
-        if "judged" not in record:
+    def _is_unknown(self, record: RoundRecord, monitor: Monitor) -> bool:
+        if record.judged is None:
             return False
-        judged = record["judged"].get(monitor.metric)
-        return judged is None or judged["clients"] <= self.needed // 2
+        judged = record.judged.get(monitor.metric)
+        return judged is None or judged.clients <= self.needed // 2
 
-    def doubts(self, record: Record) -> list[str]:
+    def doubts(self, record: RoundRecord) -> list[str]:
         """Why what ``record`` says of the watched metrics decides nothing, a line for each."""
         found = []
         for metric, flag in self.watched().items():
-            judged = record.get("judged", {}).get(metric)
+            judged = (record.judged or {}).get(metric)
             if judged is None:
                 continue
             is_target = self.target is not None and metric == self.target.metric
             least = self.needed if is_target else self.needed // 2 + 1
-            if judged["clients"] < least:
+            if judged.clients < least:
                 found.append(
                     f"{flag} decides nothing while fewer than {least} of a round's clients report"
                     f" {metric} (--max-evaluation-share 1 believes each of them)"
@@ -156,7 +160,7 @@ class StoppingCriteria:
             elif (
                 self.target is not None
                 and is_target
-                and self.target.reached(record["metrics"])
+                and self.target.reached(record.metrics)
                 and not self.target.is_certain(judged)
             ):
                 found.append(
@@ -167,7 +171,7 @@ class StoppingCriteria:
 
     def reason(self, state: State) -> str:
         """Why ``state`` is the run's last version, in words."""
-        last = state.history[-1]["metrics"] if state.history else {}
+        last = state.history[-1].metrics if state.history else {}
         if self.target is not None and self._is_target_met(state):
             sign = ">=" if self.target.at_least else "<="
             found = last[self.target.metric]
@@ -186,7 +190,7 @@ class StoppingCriteria:
         return found
 
     def better(
-        self, best: Best | None, record: Record, version: int, typical: float | None = None
+        self, best: Best | None, record: RoundRecord, version: int, typical: float | None = None
     ) -> Best | None:
         """The version that ``record`` evaluates, if it is ``version`` and beats ``best``.
 
@@ -194,11 +198,14 @@ class StoppingCriteria:
         best version, by more than a hundredth: then one client's word, however far out, makes no
         version the best and hides none. Otherwise what all say together does.
         """
-        evaluated = record["evaluation"] or {}
-        value = record["metrics"].get(self.monitor.metric) if self.monitor else None
-        if self.monitor is None or value is None or evaluated.get("version") != version:
+        evaluated = record.evaluation
+        value = record.metrics.get(self.monitor.metric) if self.monitor else None
+        if self.monitor is None or value is None:
             return None
-        now = record.get("judged", {}).get(self.monitor.metric, {}).get("typical", nan)
+        if evaluated is None or evaluated.version != version:
+            return None
+        judged = (record.judged or {}).get(self.monitor.metric)
+        now = judged.typical if judged is not None else nan
         if not isfinite(value):
             value = now  # of one client that could not compute it
         if not isfinite(value) or self._is_unknown(record, self.monitor):
@@ -216,9 +223,9 @@ class StoppingCriteria:
         if state.best is None or self.monitor is None:
             return None
         for record in state.history:
-            if record["version"] == state.best.version + 1:
-                found = record.get("judged", {}).get(self.monitor.metric, {}).get("typical")
-                return found if found is not None and isfinite(found) else None
+            if record.version == state.best.version + 1:
+                judged = (record.judged or {}).get(self.monitor.metric)
+                return judged.typical if judged and isfinite(judged.typical) else None
         return None
 
 

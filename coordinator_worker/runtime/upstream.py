@@ -15,7 +15,7 @@ This is the one module that knows both workers.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +29,7 @@ from coordinator_worker.runtime.inbox import Event, StandbyTimeout
 from coordinator_worker.runtime.model_publisher import ModelPublisher
 from coordinator_worker.runtime.worker import CoordinatorWorker
 from coordinator_worker.settings import CoordinatorSettings
+from coordinator_worker.state.round_record import ALWAYS, RegionResult, RoundRecord
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage.checkpoint import Checkpoint
 from coordinator_worker.storage.store import ABOVE
@@ -36,7 +37,7 @@ from warren_shared.errors import BrokerRefused, ConfigError
 from warren_shared.files import private_folder
 from warren_shared.observability.log import Log
 from warren_shared.protocol.messages import MAX_EXAMPLES, ModelManifest
-from warren_shared.tensors.evaluation import Evaluation, of_histograms
+from warren_shared.tensors.evaluation import of_histograms
 from warren_shared.tensors.layout import STATISTIC, Weights
 from warren_shared.tensors.update import Update
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 log = Log(__name__)
 
 MAX_FIGURES: Final = 64  # in an update's metrics
+NO_ROUND: Final = frozenset(ALWAYS) - {"version"}  # what is in ``above/`` was made by none
 REPLACED_S: Final = 30.0  # not active for so long: another coordinator is
 
 
@@ -63,14 +65,14 @@ class Origin:
         self.model: GlobalModel | None = None
         if (state := self._checkpoint.state) is not None:
             record = state.history[-1]
-            self.version = record["version"]
-            manifest = ModelManifest.model_validate(record["manifest"])
+            self.version = record.version
+            manifest = ModelManifest.model_validate(record.extra["manifest"])
             self.model = GlobalModel(manifest, Shelved(state.weights, is_whole=True))
 
     def put(self, version: int, model: GlobalModel) -> None:
         """Version ``version`` is ``model`` from now on; raises OSError if the disk is full."""
         above = model.manifest
-        record = {"version": version, "manifest": above.model_dump()}
+        record = RoundRecord(version, absent=NO_ROUND, extra={"manifest": above.model_dump()})
         state = State(above.federation, above.run, above.version, model.weights, {}, (record,))
         self._checkpoint.save(state)
         self.version, self.model = version, model
@@ -200,13 +202,12 @@ class RegionCoordinator(CoordinatorWorker):
             log.info("finished", "the federation above has ended, and its last model is out")
             self._disk_retry.persist(partial(self._store.save, self._state))  # it is that model now
 
-    def _aggregate(self, state: State, closed: Round, record: dict[str, Any]) -> Weights:
-        found = closed.evaluation_of(state.version)
-        record["above"] = {
-            "examples": sum(examples for _, examples in closed.examples),
-            "evaluation": asdict(found) if found is not None else None,
-        }
-        return super()._aggregate(state, closed, record)
+    def _aggregate(
+        self, state: State, closed: Round, record: RoundRecord
+    ) -> tuple[Weights, RoundRecord]:
+        examples = sum(examples for _, examples in closed.examples)
+        above = RegionResult(examples, closed.evaluation_of(state.version))
+        return super()._aggregate(state, closed, replace(record, above=above))
 
     # --- as a client above ----------------------------------------------------------------------
 
@@ -238,13 +239,14 @@ def _result(state: State, weights: Weights, base: GlobalModel) -> Result:
             np.copyto(moved, after)
         else:
             np.subtract(after, before, out=moved)
-    told = record["above"]
-    evaluation = Evaluation(**told["evaluation"]) if told["evaluation"] else None
+    if record.above is None:
+        raise RuntimeError("a round's record does not say what the federation above is told")
+    evaluation = record.above.evaluation
     if evaluation is not None and len(evaluation.scores) == 2:  # in a checkpoint from before
         scores = of_histograms(evaluation.scores)
         evaluation = replace(evaluation, scores=scores, is_coarse=True)
-    metrics = dict(list(record["metrics"].items())[:MAX_FIGURES])
-    examples = min(int(told["examples"]), MAX_EXAMPLES)
+    metrics = dict(list(record.metrics.items())[:MAX_FIGURES])
+    examples = min(record.above.examples, MAX_EXAMPLES)
     return Result(base.manifest, Update(delta, examples, metrics, None, evaluation))
 
 

@@ -22,7 +22,7 @@ from coordinator_worker.monitoring.event_publisher import Events
 from coordinator_worker.monitoring.reporter import RunReporter
 from coordinator_worker.monitoring.waiting import TICK_S, WaitingReport
 from coordinator_worker.rounds import newest_version
-from coordinator_worker.rounds.final_evaluation import FinalEvaluation, with_figures
+from coordinator_worker.rounds.final_evaluation import FinalEvaluation
 from coordinator_worker.rounds.fixed_states import FixedStates
 from coordinator_worker.rounds.intake import IncomingUpdate, Intake
 from coordinator_worker.rounds.missing import Missing
@@ -57,7 +57,8 @@ from coordinator_worker.runtime.model_publisher import ModelPublisher
 from coordinator_worker.runtime.notices import Notices
 from coordinator_worker.settings import CoordinatorSettings, parse_config
 from coordinator_worker.state import roster
-from coordinator_worker.state.training_state import Best, State, status
+from coordinator_worker.state.round_record import EvaluationSummary, RoundRecord
+from coordinator_worker.state.training_state import Best, State, status, with_figures
 from coordinator_worker.storage.store import Store
 from warren_shared.amqp.delivery import Delivery
 from warren_shared.errors import BrokerUnavailable, Stopped
@@ -173,7 +174,7 @@ class CoordinatorWorker:
     def _collect_final(self) -> None:
         """Wait a little for what the clients find the final model to be worth, and keep it."""
         state = self._state
-        if state is None or "final_evaluation" in (state.history[-1] if state.history else {}):
+        if state is None or (state.history and state.history[-1].final_evaluation is not None):
             return
         final = FinalEvaluation(state, self._settings.max_evaluation_share)
         held: list[int] = []  # until they are in a checkpoint
@@ -186,20 +187,24 @@ class CoordinatorWorker:
                 self._judge(item)
             if isinstance(item, Delivery) and item.epoch == self._loop.updates.epoch:
                 held += self._take_final(item, state, final)
-        record = final.record
-        if record is None:
+        figures = final.figures
+        if figures is None:
             return
-        state = with_figures(self._state or state, state.version, {"final_evaluation": record})
-        judged = self._stopping.judge(final.judgement)
-        told = {"metrics": record["metrics"], "evaluation": record, "judged": judged}
+        state = with_figures(self._state or state, state.version, final_evaluation=figures)
+        record = RoundRecord(
+            version=state.version,
+            metrics=figures.metrics,
+            evaluation=EvaluationSummary(figures.version, figures.clients, figures.examples),
+            judged=self._stopping.judge(final.judgement),
+        )
         typical = self._stopping.typical(state)
-        if (best := self._stopping.better(state.best, told, state.version, typical)) is not None:
+        if (best := self._stopping.better(state.best, record, state.version, typical)) is not None:
             self._keep_best(state, best)
             state = replace(state, best=best)
         self._state = state
         self._disk_retry.persist(partial(self._store.save, state))
         self._loop.updates.acknowledge(held, self._epoch)
-        self._reporter.final_evaluated(state.version, record["metrics"])
+        self._reporter.final_evaluated(state.version, figures.metrics)
 
     def _take_final(self, item: Delivery, state: State, final: FinalEvaluation) -> tuple[int, ...]:
         """Add an evaluation; return its deliveries. The rest is the next run's to judge."""
@@ -215,8 +220,8 @@ class CoordinatorWorker:
     def _judge(self, judged: Judged) -> None:
         """Keep what ``--evaluate`` said; the next checkpoint has it."""
         if self._state is not None:
-            found = {"evaluated": dict(judged.figures)}
-            self._state = with_figures(self._state, judged.version, found)
+            figures = dict(judged.figures)
+            self._state = with_figures(self._state, judged.version, evaluated=figures)
 
     def _save_judged(self) -> None:
         """What was said of the last version has no next checkpoint."""
@@ -535,16 +540,21 @@ class CoordinatorWorker:
             return  # a region hears only now that the last model is out
         closed, spare = self._round, state.weights
         version = state.version + 1
-        record = closed.record(version, self._intake.incomplete, self._rejections.counted)
-        record["judged"] = self._stopping.judge(closed.judgement)
+        record = closed.record(
+            version,
+            self._intake.incomplete,
+            self._rejections.counted,
+            self._stopping.judge(closed.judgement),
+        )
         self._reporter.judged(record, self._stopping.watched(), self._stopping.doubts(record))
         typical = self._stopping.typical(state)
         if (best := self._stopping.better(state.best, record, state.version, typical)) is not None:
             self._keep_best(state, best)
             state = replace(state, best=best)
-        weights = closed.phases.timing("aggregate", self._aggregate)(state, closed, record)
+        weights, record = closed.phases.timing("aggregate", self._aggregate)(state, closed, record)
         members = roster.contributed(state.roster, version, closed.examples, time.time())
-        record["participation"] = roster.summary(roster.participation(members, version))
+        standings = roster.summary(roster.participation(members, version))
+        record = replace(record, participation=standings)
         staleness = self._policy.max_staleness
         state = replace(state, roster=members).after(
             weights, closed.contributions, record, staleness
@@ -560,7 +570,7 @@ class CoordinatorWorker:
         self._model_publisher.hold_last_chunk()
         send = closed.phases.timing("publish", self._coordinator.send)
         sending = self._sender.submit(send, weights)
-        self._audit.aggregated(version, closed.entries, record.get("diverged"))
+        self._audit.aggregated(version, closed.entries, record.diverged)
         save = partial(self._store.save, state)
         closed.phases.timing("checkpoint", self._disk_retry.persist)(save)
         self._model_publisher.release()
@@ -575,17 +585,18 @@ class CoordinatorWorker:
         if self._finished:
             self._reporter.ends(version, self._stopping.reason(state))
 
-    def _aggregate(self, state: State, closed: Round, record: dict[str, Any]) -> Weights:
-        """The next model; the last good one again if it would not be finite."""
+    def _aggregate(
+        self, state: State, closed: Round, record: RoundRecord
+    ) -> tuple[Weights, RoundRecord]:
+        """The next model; the last good one again if it would not be finite, as the record says."""
         self._coordinator.population = max(1, len(state.roster))
         try:
-            return self._coordinator.aggregate([closed.cohort])
+            return self._coordinator.aggregate([closed.cohort]), record
         except Diverged as error:
-            record["diverged"] = str(error)
             self._reporter.diverged(state.version, error)
             same = closed.cohort.sum.total
             same.buffer[:] = state.weights.buffer
-            return same
+            return same, replace(record, diverged=str(error))
 
     def _evaluated(self, version: int, figures: Mapping[str, float]) -> None:
         """On the evaluator's thread: a version was judged."""

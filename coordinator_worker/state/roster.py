@@ -114,11 +114,20 @@ def status_of(contributions: int, newest: int, version: int) -> tuple[Status, in
     return ("late" if behind <= GONE_AFTER else "gone"), behind
 
 
-def summary(standings: Iterable[Standing]) -> dict[str, dict[str, float]]:
-    """For each status, how many ``clients`` and which ``data_share`` they stand for together."""
-    found: dict[str, dict[str, float]] = {}
+@dataclass(frozen=True, slots=True)
+class StatusTotal:
+    """How many ``clients`` have a status, and which ``data_share`` they stand for together."""
+
+    clients: int = 0
+    data_share: float = 0.0
+
+
+def summary(standings: Iterable[Standing]) -> dict[Status, StatusTotal]:
+    """The clients of each status together."""
+    found: dict[Status, StatusTotal] = {}
     for standing in standings:
-        entry = found.setdefault(standing.status, {"clients": 0, "data_share": 0.0})
-        entry["clients"] += 1
-        entry["data_share"] += standing.data_share
+        so_far = found.get(standing.status, StatusTotal())
+        found[standing.status] = StatusTotal(
+            so_far.clients + 1, so_far.data_share + standing.data_share
+        )
     return found

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from coordinator_worker.state.roster import Roster
+from coordinator_worker.state.round_record import FinalFigures, Rollback, RoundRecord
 from warren_shared.tensors.layout import Weights
 
 Ledger = Mapping[str, frozenset[int]]  # client -> base versions whose update is in the model
-Record = Mapping[str, Any]
+Setup = Mapping[str, Any]  # with which settings and programs versions are made, from one on
 
 # A checkpoint is written whole each round, so what is in it must not grow for ever.
 HISTORY_ROUNDS: Final = 1000
-ONLY_NEWEST: Final = ("clients", "above")  # parts of a record that are long, and soon of no use
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class State:
     """Version ``version`` of training run ``run``, and what must not be counted into it again.
 
     ``(client, base version)`` identifies a contribution; ``applied`` remembers those in the model
-    for as long as they could come again and still be fresh enough. ``history`` has one record of
-    plain figures for each of the newest HISTORY_ROUNDS rounds, and for the newest of all also what
-    each client said (``clients``) and what a region's federation above is told (``above``). ``run``
-    is random, and the seed of what is drawn in this run.
+    for as long as they could come again and still be fresh enough. ``history`` has one record for
+    each of the newest HISTORY_ROUNDS rounds, and the newest alone has what each client said
+    (``clients``) and what a region's federation above is told (``above``). ``run`` is random, and
+    the seed of what is drawn in this run.
     ``fixed_state`` are digests of what has to be equal at every site
     (`warren_shared.protocol.messages`).
     ``slots`` is what server optimizer and aggregator remember, in the model's layout; the next
@@ -46,23 +46,20 @@ class State:
     version: int
     weights: Weights
     applied: Ledger
-    history: tuple[Record, ...] = ()
+    history: tuple[RoundRecord, ...] = ()
     roster: Roster = field(default_factory=dict)
     slots: Mapping[str, Weights] = field(default_factory=dict)
     best: Best | None = None
     oldest_base: int = 0
-    setup: tuple[Record, ...] = ()
+    setup: tuple[Setup, ...] = ()
     fixed_state: Mapping[str, str] = field(default_factory=dict)
     audit_head: str = ""
     signers: tuple[str, ...] = ()
 
     @property
-    def rolled_back(self) -> Record | None:
-        """Where this version's weights are from, if it was made by a rollback.
-
-        ``version`` they were (None: of a file), ``source`` in words, ``digest`` their XXH3.
-        """
-        return self.history[-1].get("rolled_back") if self.history else None
+    def rolled_back(self) -> Rollback | None:
+        """Where this version's weights are from, if it was made by a rollback."""
+        return self.history[-1].rolled_back if self.history else None
 
     def has_applied(self, client: str, base_version: int) -> bool:
         """Whether that client's update from that version is in the model already."""
@@ -72,7 +69,7 @@ class State:
         self,
         weights: Weights,
         contributions: Iterable[tuple[str, int]],
-        record: Record,
+        record: RoundRecord,
         max_staleness: int,
     ) -> "State":
         """The state one version on, with ``contributions`` in the ledger.
@@ -95,6 +92,27 @@ class State:
         )
 
 
+def with_figures(
+    state: State,
+    version: int,
+    *,
+    evaluated: Mapping[str, float] | None = None,
+    final_evaluation: FinalFigures | None = None,
+) -> State:
+    """``state`` with these figures in the record of ``version``; as it is if that is gone."""
+    history = tuple(
+        replace(
+            record,
+            evaluated=record.evaluated if evaluated is None else evaluated,
+            final_evaluation=final_evaluation or record.final_evaluation,
+        )
+        if record.version == version
+        else record
+        for record in state.history
+    )
+    return replace(state, history=history)
+
+
 def status(state: State | None, updates: int, quorum: int, *, active: bool) -> str:
     """What a coordinator does that has ``updates`` of a round, in a few words for people."""
     if not active:
@@ -104,8 +122,5 @@ def status(state: State | None, updates: int, quorum: int, *, active: bool) -> s
     return f"version {state.version} is out, {updates} of {quorum} updates to the next"
 
 
-def _shorter(history: tuple[Record, ...]) -> tuple[Record, ...]:
-    if not history:
-        return history
-    newest = {name: value for name, value in history[-1].items() if name not in ONLY_NEWEST}
-    return (*history[:-1], newest)
+def _shorter(history: tuple[RoundRecord, ...]) -> tuple[RoundRecord, ...]:
+    return (*history[:-1], history[-1].shortened()) if history else history

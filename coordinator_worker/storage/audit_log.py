@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from coordinator_worker.rounds.round import Entry
+from coordinator_worker.state.round_record import Entry
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import audit_files
 from coordinator_worker.storage.audit_files import CONTINUED, NAME
@@ -115,9 +115,9 @@ class Audit:
         self._run = state.run
         self._say("resumed", version=state.version, **({"lost": lost} if lost else {}))
         if not known and state.version:
-            clients = state.history[-1].get("clients", {}) if state.history else {}
+            clients = (state.history[-1].clients if state.history else None) or {}
             found = [
-                {"client": client, "num_examples": said.get("examples")}
+                {"client": client, "num_examples": said.examples}
                 for client, said in clients.items()
             ]
             self._say("aggregated", version=state.version, recovered=True, contributions=found)
@@ -166,7 +166,8 @@ class Audit:
 
     def rolled_back(self, state: State) -> None:
         """A person has made version ``state.version`` of an older model."""
-        self._say("rolled_back", version=state.version, to=state.rolled_back)
+        origin = state.rolled_back
+        self._say("rolled_back", version=state.version, to=origin.to_dict() if origin else None)
 
     def imported(self, state: State) -> None:
         """A run has begun with weights that a person brought."""

@@ -21,6 +21,7 @@ import msgpack
 from xxhash import xxh3_64
 
 from coordinator_worker.state.roster import Member
+from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import Best, State
 from warren_shared.errors import ConfigError
 from warren_shared.files import PRIVATE, flush_folder, replacing
@@ -146,7 +147,7 @@ def _header(state: State) -> dict[str, Any]:
         "version": state.version,
         "tensors": [[t.name, list(t.shape), t.dtype, t.role] for t in state.weights.layout.tensors],
         "applied": {client: sorted(bases) for client, bases in state.applied.items()},
-        "history": list(state.history),
+        "history": [record.to_dict() for record in state.history],
         "roster": {client: astuple(member) for client, member in state.roster.items()},
         "digest": digest(state.weights.buffer),
         "slots": [[name, digest(slot.buffer)] for name, slot in state.slots.items()],
@@ -263,7 +264,7 @@ def _read(path: Path) -> tuple[int, State, int]:
         version=header["version"],
         weights=weights,
         applied={client: frozenset(bases) for client, bases in header["applied"].items()},
-        history=tuple(header["history"]),
+        history=tuple(map(RoundRecord.from_dict, header["history"])),
         roster={client: Member(*facts) for client, facts in header["roster"].items()},
         slots=slots,
         best=Best(*header["best"]) if header["best"] else None,

@@ -7,7 +7,7 @@ import numpy as np
 
 from coordinator_worker.aggregation.settings import AlgorithmSettings
 from coordinator_worker.settings import CoordinatorSettings
-from coordinator_worker.state.training_state import Record
+from coordinator_worker.state.training_state import Setup
 from warren_shared.version import release
 
 # Beside those of the algorithm; what only says when the run ends makes no other model.
@@ -35,7 +35,7 @@ def software() -> dict[str, str]:
     return {"warren": release(), "python": platform.python_version(), "numpy": np.__version__}
 
 
-def since(setup: tuple[Record, ...], first: int, now: Record) -> tuple[Record, ...]:
+def since(setup: tuple[Setup, ...], first: int, now: Setup) -> tuple[Setup, ...]:
     """``setup`` with ``now`` behind it from version ``first`` on, if it is another.
 
     Of more than MOST_CHANGES the first is kept, and the newest.

@@ -9,7 +9,7 @@ from typing import Final
 
 from coordinator_worker.aggregation.algorithm import Algorithm
 from coordinator_worker.settings import CoordinatorSettings, read_initial_model
-from coordinator_worker.state.training_state import Record, State
+from coordinator_worker.state.training_state import Setup, State
 from coordinator_worker.storage import provenance
 from coordinator_worker.storage.audit_log import Audit
 from coordinator_worker.storage.checkpoint import Checkpoint, load
@@ -47,7 +47,7 @@ class Store:
         self._syncer = ThreadPoolExecutor(1, "sync")
         retention = Retention(settings.keep_versions, settings.keep_every)
         self._archive = VersionArchive(self.folder, retention)
-        self._setup: tuple[Record, ...] = ()
+        self._setup: tuple[Setup, ...] = ()
         self._setup_now = provenance.setup_of(settings)
         self._checkpoint: Checkpoint | None = None
         signer = Signer.of(settings.secret(settings.signing_keys))

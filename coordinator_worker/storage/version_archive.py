@@ -12,14 +12,14 @@ import json
 import re
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from math import nan
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from coordinator_worker.state.training_state import Record, State
+from coordinator_worker.state.round_record import RoundRecord
+from coordinator_worker.state.training_state import State
 from warren_shared import strict_json, weights_file
 from warren_shared.errors import ConfigError
 from warren_shared.files import PRIVATE, private_folder
@@ -71,18 +71,13 @@ class ArchivedVersion:
         return weights_file.facts_of(self.path)
 
     @property
-    def record(self) -> Record:
-        """The history's record of the round that made it."""
+    def record(self) -> RoundRecord | None:
+        """The history's record of the round that made it; None if the file has none."""
         try:
             found = json.loads(self.facts.get("record", "{}"))
+            return RoundRecord.from_dict(found) if isinstance(found, dict) and found else None
         except (ValueError, RecursionError):
-            return {}
-        if not isinstance(found, dict):
-            return {}
-        metrics = found.get("metrics")
-        if isinstance(metrics, dict):  # JSON's null was NaN
-            found["metrics"] = {n: nan if value is None else value for n, value in metrics.items()}
-        return found
+            return None
 
 
 class VersionArchive:
@@ -173,15 +168,14 @@ def write(folder: Path, state: State, digest: int, *, milestone: bool = False) -
 
 def facts(state: State, digest: int, made: str) -> dict[str, str]:
     """What the file of a version says of it; nothing of single clients."""
-    record = state.history[-1] if state.history else {}
-    public: dict[str, Any] = {k: v for k, v in record.items() if k != "clients"}
+    newest = replace(state.history[-1], clients=None).to_dict() if state.history else {}
     return {
         "federation": state.federation,
         "run": state.run,
         "version": str(state.version),
         "digest": f"{digest:016x}",
         "time": made,
-        "record": strict_json.dumps(public, separators=(",", ":")),
+        "record": strict_json.dumps(newest, separators=(",", ":")),
     }
 
 

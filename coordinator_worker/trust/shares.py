@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from itertools import accumulate
 from math import isfinite, nan
-from typing import Any, Final
+from typing import Final
+
+from coordinator_worker.state.round_record import Judgement
 
 MIN_CLIENTS: Final = 3  # of two neither can be told from the other
 MAX_NAMES: Final = 64  # of metrics in a round's record
@@ -33,25 +34,6 @@ def factors(examples: Sequence[int], share: float) -> list[float]:
         rest -= size
         cap = float(sizes[-1])
     return [min(1.0, cap / size) for size in examples]
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What a round's clients say of one metric that the run is steered by.
-
-    ``clients``: how many report it; ``typical``: the mean of what they say, each no further out
-    than the others go; ``low`` and ``high``: the least and the most that all of them come to
-    together, or without any one of them.
-    """
-
-    clients: int
-    typical: float
-    low: float
-    high: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """As the round's record has it."""
-        return asdict(self)
 
 
 def judge(

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from coordinator_worker.state.round_record import Rollback
 from coordinator_worker.storage import audit_files, checkpoint
 from coordinator_worker.storage.audit_files import CONTINUED, NAME
 from coordinator_worker.storage.audit_log import NO_LINE, digest_of
@@ -55,10 +56,10 @@ class Made:
     rejected: list[Line] = field(default_factory=list)
 
     @property
-    def rolled_back_to(self) -> Line | None:
-        """What it is a copy of, if no updates made it; see State.rolled_back."""
+    def rolled_back_to(self) -> Rollback | None:
+        """What it is a copy of, if no updates made it."""
         found = self.line.get("to")
-        return found if isinstance(found, dict) else None
+        return Rollback.from_dict(found) if isinstance(found, dict) else None
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for programs."""
@@ -215,7 +216,7 @@ def _describe(out: Console, made: Made) -> None:
 
 def _origin(made: Made) -> str:
     found = made.rolled_back_to
-    return f"rolled back to {plain(str(found.get('source')))}" if found else ""
+    return f"rolled back to {plain(found.source)}" if found else ""
 
 
 _DIGESTS: Final = (("BLAKE3", "content"), ("XXH3", "digest"))

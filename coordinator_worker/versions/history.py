@@ -3,14 +3,15 @@
 import csv
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final, TextIO
+from typing import ClassVar, Final, TextIO
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.text import Text
 
+from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from coordinator_worker.text.formatting import plain
@@ -19,7 +20,6 @@ from warren_shared import strict_json
 from warren_shared.errors import ConfigError
 from warren_shared.files import replacing
 
-Record = Mapping[str, Any]
 Row = dict[str, float | int | str]
 
 SHOWN: Final = 30
@@ -38,21 +38,24 @@ class HistorySettings(BaseSettings):
     )
 
 
-def row(record: Record) -> Row:
+def row(record: RoundRecord) -> Row:
     """A round's figures by name; where there are several of a kind, as ``metric/loss``.
 
     ``seconds`` until the quorum, ``time`` in seconds since 1970, ``norm`` the median L2 norm of the
     updates, ``clients/late`` and ``data_share/late`` as in the participation report.
     """
-    figures: Row = {name: record[name] for name in FIRST if name in record}
-    figures |= {f"metric/{name}": value for name, value in record["metrics"].items()}
-    figures |= {f"rejected/{why}": count for why, count in record["rejected"].items()}
-    for status, standing in record.get("participation", {}).items():
-        figures |= {f"{name}/{status}": value for name, value in standing.items()}
-    for name, value in (record.get("evaluation") or {}).items():
-        figures[f"evaluation/{name}"] = value
-    if "diverged" in record:
-        figures["diverged"] = record["diverged"]
+    figures: Row = {name: getattr(record, name) for name in FIRST if record.knows(name)}
+    figures |= {f"metric/{name}": value for name, value in record.metrics.items()}
+    figures |= {f"rejected/{why}": count for why, count in record.rejected.items()}
+    for status, total in (record.participation or {}).items():
+        figures[f"clients/{status}"] = total.clients
+        figures[f"data_share/{status}"] = total.data_share
+    if (judged := record.evaluation) is not None:
+        figures["evaluation/version"] = judged.version
+        figures["evaluation/clients"] = judged.clients
+        figures["evaluation/examples"] = judged.examples
+    if record.diverged is not None:
+        figures["diverged"] = record.diverged
     return figures
 
 
@@ -71,7 +74,7 @@ def load(folder: Path) -> State:
     return state
 
 
-def to_csv(history: Sequence[Record], path: Path) -> None:
+def to_csv(history: Sequence[RoundRecord], path: Path) -> None:
     """Write one line for each round to ``path``; ``-`` is standard output."""
     if str(path) == "-":
         _write_csv(history, sys.stdout)
@@ -86,10 +89,10 @@ def to_csv(history: Sequence[Record], path: Path) -> None:
         raise ConfigError(f"--csv {path} cannot be written: {error}") from None
 
 
-def to_json(history: Sequence[Record]) -> None:
+def to_json(history: Sequence[RoundRecord]) -> None:
     """Print each round as the checkpoint has it, one JSON object a line."""
     for record in history:
-        sys.stdout.write(strict_json.dumps(record) + "\n")
+        sys.stdout.write(strict_json.dumps(record.to_dict()) + "\n")
 
 
 def show(state: State) -> None:
@@ -123,33 +126,32 @@ def show(state: State) -> None:
     out.print(Text(f"\n{state.federation}, run {state.run}: {len(state.history)} rounds{more}"))
 
 
-def aligned(history: Sequence[Record]) -> list[Row]:
+def aligned(history: Sequence[RoundRecord]) -> list[Row]:
     """A row for each version: what was trained to make it, and what it is itself worth.
 
     Clients evaluate the version that they begin with, so a round's record has the evaluation of an
     earlier one; here it stands with that. Version 0, and one whose record is gone, has a row of its
     own then.
     """
-    rows = {int(record["version"]): row(record) for record in history}
+    rows = {record.version: row(record) for record in history}
     for record in history:
-        judged = (record.get("evaluation") or {}).get("version")
-        if judged is None or judged == record["version"]:
+        judged = record.evaluation
+        if judged is None or judged.version == record.version:
             continue
-        mine = rows[int(record["version"])]
+        mine = rows[record.version]
         names = [n for n in mine if n.startswith(("metric/eval_", "evaluation/"))]
-        theirs = rows.setdefault(int(judged), {"version": int(judged)})
+        theirs = rows.setdefault(judged.version, {"version": judged.version})
         theirs |= {name: mine.pop(name) for name in names}
     for record in history:
-        final = record.get("final_evaluation")
-        if final:
-            found = {f"metric/{name}": value for name, value in final["metrics"].items()}
-            rows[int(record["version"])] |= found
-        for name, value in (record.get("evaluated") or {}).items():
-            rows[int(record["version"])][f"metric/evaluate_{name}"] = value
+        mine = rows[record.version]
+        if (final := record.final_evaluation) is not None:
+            mine |= {f"metric/{name}": value for name, value in final.metrics.items()}
+        for name, value in (record.evaluated or {}).items():
+            mine[f"metric/evaluate_{name}"] = value
     return [rows[version] for version in sorted(rows)]
 
 
-def _write_csv(history: Sequence[Record], file: TextIO) -> None:
+def _write_csv(history: Sequence[RoundRecord], file: TextIO) -> None:
     rows = aligned(history)
     writer = csv.DictWriter(file, columns(rows), restval="", lineterminator="\n")
     writer.writeheader()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from coordinator_worker.state.roster import Member, Roster
-from coordinator_worker.state.training_state import Record
+from coordinator_worker.state.round_record import Rollback, RoundRecord
 from coordinator_worker.storage import audit_files
 from coordinator_worker.storage.audit_log import digest_of
 from coordinator_worker.versions import audit_report
@@ -55,7 +55,7 @@ def lineage(past: ModelRegistry, version: int) -> Lineage:
     )
 
 
-def records(past: ModelRegistry, line: Lineage) -> list[Record]:
+def records(past: ModelRegistry, line: Lineage) -> list[RoundRecord]:
     """What the history still knows of its rounds."""
     return [record for number in line.rounds if (record := past.record(number))]
 
@@ -63,15 +63,20 @@ def records(past: ModelRegistry, line: Lineage) -> list[Record]:
 def _rounds(past: ModelRegistry, made: Mapping[int, Made], version: int) -> Iterator[int]:
     """Newest first. A copy of a file that a person brought has nothing behind it that we know."""
     while version > 0:
-        origin = past.record(version).get("rolled_back")
-        if origin is None and version in made:
-            origin = made[version].rolled_back_to
+        origin = _origin(past, made, version)
         if origin is None:
             yield version
             version -= 1
         else:
-            before = origin.get("version")
-            version = before if isinstance(before, int) and before < version else 0
+            before = origin.version
+            version = before if before is not None and before < version else 0
+
+
+def _origin(past: ModelRegistry, made: Mapping[int, Made], version: int) -> Rollback | None:
+    record = past.record(version)
+    if record is not None and record.rolled_back is not None:
+        return record.rolled_back
+    return made[version].rolled_back_to if version in made else None
 
 
 def _roster(told: list[Made], places: Mapping[int, int]) -> Roster:

@@ -42,6 +42,11 @@ def versions(past: ModelRegistry) -> list[dict[str, Any]]:
 
 def _line(past: ModelRegistry, version: int, best: int | None) -> dict[str, Any]:
     record, kept, state = past.record(version), past.kept.get(version), past.state
+    origin = record.rolled_back if record is not None else None
+
+    def known(name: str) -> Any:
+        return getattr(record, name) if record is not None and record.knows(name) else None
+
     if kept is not None:
         digest, bytes_ = kept.facts.get("digest"), kept.path.stat().st_size
     elif version == state.version:
@@ -51,12 +56,12 @@ def _line(past: ModelRegistry, version: int, best: int | None) -> dict[str, Any]
     return {
         "version": version,
         "time": past.made_at(version) or None,
-        "updates": record.get("updates"),
-        "examples": record.get("examples"),
+        "updates": known("updates"),
+        "examples": known("examples"),
         "metrics": past.metrics(version),
-        "update_norm": record.get("norm"),
-        "diverged": record.get("diverged"),
-        "rolled_back": record.get("rolled_back"),
+        "update_norm": known("norm"),
+        "diverged": known("diverged"),
+        "rolled_back": origin.to_dict() if origin is not None else None,
         "size_bytes": bytes_,
         "digest": digest,
         "current": version == state.version,

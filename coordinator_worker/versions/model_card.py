@@ -13,7 +13,8 @@ from typing import Final
 
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.roster import GONE_AFTER, Standing, participation
-from coordinator_worker.state.training_state import Record
+from coordinator_worker.state.round_record import RoundRecord
+from coordinator_worker.state.training_state import Setup
 from coordinator_worker.text.formatting import size
 from coordinator_worker.text.markdown import sparkline, table, text
 from coordinator_worker.versions.lineage import Lineage, lineage, records
@@ -74,8 +75,9 @@ def _head(past: ModelRegistry, line: Lineage, day: str) -> str:
         ("digest of the weights (XXH3)", line.digest or "unknown"),
         ("this card", day),
     ]
-    if (origin := past.record(line.version).get("rolled_back")) is not None:
-        facts.insert(3, ("rolled back to", origin.get("source")))
+    record = past.record(line.version)
+    if record is not None and record.rolled_back is not None:
+        facts.insert(3, ("rolled back to", record.rolled_back.source))
     if state.best is not None and state.best.version == line.version:
         facts.insert(3, ("best of its run", f"monitored metric {state.best.value:.4g}"))
     title = f"# Model card: {text(state.federation)}, version {line.version}\n"
@@ -164,7 +166,7 @@ def _algorithm(past: ModelRegistry, version: int) -> str:
     return "\n".join(parts)
 
 
-def _changes(told: Sequence[Record]) -> Iterator[str]:
+def _changes(told: Sequence[Setup]) -> Iterator[str]:
     found = []
     for before, after in pairwise(told):
         for kind in ("settings", "software"):
@@ -179,20 +181,20 @@ def _changes(told: Sequence[Record]) -> Iterator[str]:
         yield "Changed while it was trained:\n\n" + "\n".join(found) + "\n"
 
 
-def _rounds(line: Lineage, known: Sequence[Record]) -> str:
+def _rounds(line: Lineage, known: Sequence[RoundRecord]) -> str:
     rejected: Counter[str] = Counter()
     for record in known:
-        rejected.update(record.get("rejected", {}))
+        rejected.update(record.rejected)
     reasons = ", ".join(f"{text(reason)} {count}" for reason, count in sorted(rejected.items()))
-    diverged = sum(1 for record in known if record.get("diverged"))
-    seconds = [record["seconds"] for record in known]
+    diverged = sum(1 for record in known if record.diverged)
+    seconds = [record.seconds for record in known]
     facts: list[tuple[str, object]] = [
         ("rounds", len(line.rounds)),
-        ("updates", sum(record["updates"] for record in known)),
-        ("updates dropped half-way", sum(record["incomplete"] for record in known)),
+        ("updates", sum(record.updates for record in known)),
+        ("updates dropped half-way", sum(record.incomplete for record in known)),
         ("updates rejected", f"{rejected.total()}{f' ({reasons})' if reasons else ''}"),
         ("rounds refused since the model diverged", diverged),
-        ("received from clients", size(sum(record["bytes_up"] for record in known))),
+        ("received from clients", size(sum(record.bytes_up for record in known))),
         ("a round's length, median", f"{median(seconds):.3g} s" if seconds else "unknown"),
     ]
     lost = len(line.rounds) - len(known)
@@ -251,7 +253,7 @@ def _provenance(line: Lineage) -> str:
 # --- words ----------------------------------------------------------------------------------------
 
 
-def _shown(given: Record) -> list[tuple[str, object]]:
+def _shown(given: Setup) -> list[tuple[str, object]]:
     """Settings that are not their defaults, and those that everybody asks for."""
     fields = CoordinatorSettings.model_fields
     defaults = {name: field.get_default() for name, field in fields.items()}

@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from coordinator_worker.state.training_state import Record, State
+from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.storage import checkpoint, version_archive
 from coordinator_worker.storage.store import BEST_FILE
 from coordinator_worker.storage.version_archive import kept_in
@@ -54,7 +54,7 @@ class ModelRegistry:
         if state is None:
             raise ConfigError(f"--checkpoint-dir {folder} holds no checkpoint yet")
         self.folder = folder
-        self.state: State = state
+        self.state = state
         self.kept = {
             kept.version: kept
             for kept in kept_in(folder, state.run)
@@ -103,36 +103,41 @@ class ModelRegistry:
         """
         newest = self.state
         is_newest = weights.buffer.tobytes() == newest.weights.buffer.tobytes()
-        if is_newest and not self.record(newest.version).get("diverged"):  # then it is both
+        record = self.record(newest.version)
+        is_both = record is not None and record.diverged  # it has the weights of the one before
+        if is_newest and not is_both:
             raise ConfigError(
                 f"{path} is version {newest.version}, which was about to become the best when the"
                 " coordinator ended: name it by its number, or let the coordinator go on first"
             )
 
-    def record(self, version: int) -> Record:
-        """What is known of the round that made ``version``; empty if nothing is."""
+    def record(self, version: int) -> RoundRecord | None:
+        """What is known of the round that made ``version``; None if nothing is."""
         for record in self.state.history:
-            if record["version"] == version:
+            if record.version == version:
                 return record
-        return self.kept[version].record if version in self.kept else {}
+        return self.kept[version].record if version in self.kept else None
 
     def metrics(self, version: int) -> dict[str, float]:
         """Training's metrics on the way to ``version``, and as ``eval_…`` what it is worth.
 
         The latter are in the record of a later round: clients judge a model when they have it.
         """
-        origin = (self.record(version).get("rolled_back") or {}).get("version")
-        if isinstance(origin, int) and origin < version:
-            return self.metrics(origin)  # it is the same model
-        made = self.record(version).get("metrics", {})
+        own = self.record(version)
+        copied = own.rolled_back.version if own is not None and own.rolled_back else None
+        if copied is not None and copied < version:
+            return self.metrics(copied)  # it is the same model
+        made = own.metrics if own is not None else {}
         found = {name: value for name, value in made.items() if not name.startswith("eval_")}
         for record in self.state.history:
-            if (record.get("evaluation") or {}).get("version") == version:
-                judged = record["metrics"].items()
+            if record.evaluation is not None and record.evaluation.version == version:
+                judged = record.metrics.items()
                 found |= {name: value for name, value in judged if name.startswith("eval_")}
-        own = self.record(version)
-        found |= (own.get("final_evaluation") or {}).get("metrics", {})
-        said = (own.get("evaluated") or {}).items()
+        if own is None:
+            return found
+        if own.final_evaluation is not None:
+            found |= own.final_evaluation.metrics
+        said = (own.evaluated or {}).items()
         return found | {f"evaluate_{name}": value for name, value in said}
 
     def made_at(self, version: int) -> str:

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Final
+from typing import Final
 
 from coordinator_worker.state import roster
+from coordinator_worker.state.round_record import Rollback, RoundRecord
 from coordinator_worker.state.training_state import Best, State
 from coordinator_worker.storage import version_archive
 from coordinator_worker.storage.audit_log import Audit
@@ -38,28 +39,14 @@ def rolled_back(state: State, weights: Weights, version: int | None, source: str
 
     The server optimizer and the aggregator are reset, as after a round that diverged.
     """
-    origin = {
-        "version": version,
-        "source": source,
-        "digest": weights_file.digest_text(weights),
-    }
     made = state.version + 1
-    record: dict[str, Any] = {
-        "version": made,
-        "updates": 0,
-        "examples": 0,
-        "incomplete": 0,
-        "rejected": {},
-        "clients": {},
-        "metrics": {},
-        "evaluation": None,
-        "norm": 0.0,
-        "bytes_up": 0,
-        "seconds": 0.0,
-        "time": time.time(),
-        "participation": roster.summary(roster.participation(state.roster, state.version)),
-        "rolled_back": origin,
-    }
+    record = RoundRecord(
+        version=made,
+        clients={},
+        time=time.time(),
+        participation=roster.summary(roster.participation(state.roster, state.version)),
+        rolled_back=Rollback(version, source, weights_file.digest_text(weights)),
+    )
     best = state.best
     if best is not None and best.version == version:
         best = Best(made, best.value)  # the same weights; patience begins again

@@ -33,8 +33,8 @@ def play(given: argparse.Namespace) -> None:
     for record in records[:: max(1, len(records) // 10)] + records[-1:]:
         table.add_row(str(record["version"]), f"{record['metrics']['accuracy']:.3f}")
     Console().print(table)
-    updates = sum(record["updates"] for record in state.history)
-    sent = sum(record["bytes_up"] for record in state.history)
+    updates = sum(record.updates for record in state.history)
+    sent = sum(record.bytes_up for record in state.history)
     print(
         f"{updates} updates of {len(state.roster)} phones, {sent / 1e6:.0f} MB up; no image moved"
     )

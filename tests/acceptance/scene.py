@@ -114,12 +114,12 @@ class Scene:
             state.version,
             letters.method.message_count,
             frozenset(state.roster),
-            len(state.history[-1]["metrics"]) if state.history else 0,
+            len(state.history[-1].metrics) if state.history else 0,
             _staged(pid),
             _resident(pid),
             sum(each.stat().st_size for each in self.folder.iterdir() if each.is_file()) - audit,
             audit,
-            frozenset(why for r in state.history[-3:] for why in r["rejected"]),
+            frozenset(why for r in state.history[-3:] for why in r.rejected),
         )
 
 

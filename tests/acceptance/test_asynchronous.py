@@ -34,7 +34,7 @@ def test_a_round_past_its_deadline_closes_with_what_is_there(place: Place, tmp_p
         started.append(start_client(place, "bravo", "ledger", "--index", "1"))
         assert coordinator.end() == 0
     state = last_state(tmp_path)
-    assert [record["updates"] for record in state.history] == [2, 2]
+    assert [record.updates for record in state.history] == [2, 2]
     np.testing.assert_array_equal(state.weights[0][:3], [1.0, 1.0, 0.0])
 
 

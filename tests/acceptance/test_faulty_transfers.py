@@ -150,7 +150,7 @@ def test_two_updates_of_one_client_interleaved_count_as_the_one_that_is_whole(
         round_closes(coordinator, tmp_path, odd, good)
     state = checkpoint.load(tmp_path)
     assert state is not None
-    assert state.history[-1]["incomplete"] == 1
+    assert state.history[-1].incomplete == 1
 
 
 def test_a_client_that_dies_half_way_leaves_nothing_in_the_sum(

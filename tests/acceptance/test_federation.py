@@ -71,8 +71,8 @@ def test_replicas_with_one_configuration_take_distinct_places_and_shards(
         assert coordinator.end() == 0
         state = checkpoint.load(tmp_path)
     assert state is not None
-    clients = state.history[0]["clients"]
-    assert {name: facts["examples"] for name, facts in clients.items()} == {
+    clients = state.history[0].clients or {}
+    assert {name: report.examples for name, report in clients.items()} == {
         "fleet.0": 100,
         "fleet.1": 120,
         "fleet.2": 140,
@@ -172,7 +172,7 @@ def test_a_client_killed_while_it_trains_rejoins_and_the_round_completes(
         assert [worker.end() for worker in started[2:]] == [0, 0]
     state = checkpoint.load(tmp_path)
     assert state is not None
-    assert [record["updates"] for record in state.history] == [2, 2, 2, 2]
+    assert [record.updates for record in state.history] == [2, 2, 2, 2]
 
 
 def test_a_target_metric_ends_the_run(place: Place, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_target_metric_ends_the_run(place: Place, tmp_path: Path) -> None:
         assert [worker.end() for worker in started] == [0, 0]
     state = checkpoint.load(tmp_path)
     assert state is not None
-    losses = [record["metrics"]["eval_loss"] for record in state.history]
+    losses = [record.metrics["eval_loss"] for record in state.history]
     assert losses[-1] <= 0.01 < losses[-2]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from coordinator_worker.rounds.final_evaluation import FinalEvaluation
+from coordinator_worker.state.round_record import EvaluationSummary, RoundRecord
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from coordinator_worker.versions.history import aligned
@@ -34,10 +35,12 @@ def test_the_clients_evaluate_the_final_model_and_it_can_be_the_best(
         assert coordinator.wait_for("run_ends")["message"].endswith("--rounds 4 are made")
         assert [worker.end() for worker in started] == [0, 0, 0]
     past = ModelRegistry(tmp_path)
-    last = past.metrics(4)
-    assert last["eval_loss"] < past.record(4)["metrics"]["eval_loss"], "of version 3"
-    final = past.record(4)["final_evaluation"]
-    assert (final["version"], final["clients"], final["examples"]) == (4, 2, 20)
+    last, record = past.metrics(4), past.record(4)
+    assert record is not None
+    assert last["eval_loss"] < record.metrics["eval_loss"], "of version 3"
+    final = record.final_evaluation
+    assert final is not None
+    assert (final.version, final.clients, final.examples) == (4, 2, 20)
     assert past.state.best is not None
     assert past.state.best.version == 4, "loss falls in each round"
     rows = {row["version"]: row for row in aligned(past.state.history)}
@@ -61,12 +64,12 @@ def test_what_the_evaluating_program_says_goes_into_history(place: Place, tmp_pa
         assert [worker.end() for worker in started] == [0, 0]
     state = checkpoint.load(tmp_path / "c")
     assert state is not None
-    assert state.history[-1]["evaluated"] == {"rank": 0.5, "name": 1.0}
+    assert state.history[-1].evaluated == {"rank": 0.5, "name": 1.0}
     assert aligned(state.history)[-1]["metric/evaluate_rank"] == 0.5
 
 
 def test_nobody_is_waited_for_longer_than_a_round_takes_twice() -> None:
-    record = {"version": 3, "metrics": {}, "seconds": 20.0, "evaluation": {"clients": 2}}
+    record = RoundRecord(3, seconds=20.0, evaluation=EvaluationSummary(2, clients=2))
     state = State("f", "ab" * 4, 3, Weights.of([np.zeros(1)]), {}, (record,))
     final = FinalEvaluation(state)
     assert final.patience_s == 40.0
@@ -77,8 +80,8 @@ def test_nobody_is_waited_for_longer_than_a_round_takes_twice() -> None:
         told = {"federation": "f", "run": "ab" * 4, "version": 3}
         final.add(Evaluated(client=client, evaluation=entry, **told))
     assert final.is_complete
-    assert final.record is not None
-    assert final.record["metrics"] == {"eval_loss": 4.5}
+    assert final.figures is not None
+    assert final.figures.metrics == {"eval_loss": 4.5}
     assert FinalEvaluation(replace(state, history=())).is_complete, "nobody evaluates"
 
 

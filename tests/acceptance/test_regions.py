@@ -502,10 +502,12 @@ def test_regions_learn_what_their_clients_learn_in_one_federation(tree: Tree) ->
             np.testing.assert_allclose(ours, reference, rtol=1e-9)
         assert state.version == rounds
     record = tree.state("root").history[-1]
-    assert {n: told["examples"] for n, told in record["clients"].items()} == {
+    assert record.clients is not None
+    assert {client: report.examples for client, report in record.clients.items()} == {
         "region-a": 100 + 120,
         "region-b": 140 + 160,
     }
-    assert record["evaluation"]["examples"] == 4 * 10
+    assert record.evaluation is not None
+    assert record.evaluation.examples == 4 * 10
     losses = [update.metrics["eval_loss"] for update in updates]  # of ten examples each
-    assert record["metrics"]["eval_loss"] == pytest.approx(np.mean(losses))
+    assert record.metrics["eval_loss"] == pytest.approx(np.mean(losses))

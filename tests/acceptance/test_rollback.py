@@ -90,9 +90,9 @@ def test_stopped_rolled_back_and_started_again_everybody_goes_on_from_the_old_mo
     assert [number for _, number in made] == list(range(1, rounds + 1))
     copy = made[before.run, after.version]
     assert copy.rolled_back_to is not None
-    assert copy.rolled_back_to["version"] == target
+    assert copy.rolled_back_to.version == target
     assert copy.published is not None
-    assert copy.published["digest"] == copy.rolled_back_to["digest"]
+    assert copy.published["digest"] == copy.rolled_back_to.digest
 
 
 def test_a_run_that_begins_with_an_import_has_its_weights_as_version_zero(

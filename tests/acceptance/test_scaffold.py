@@ -67,6 +67,6 @@ def test_a_personal_model_is_reported_beside_the_global_one(place: Place, tmp_pa
         assert started[0].said.count("state_not_kept") == 1
     state = checkpoint.load(tmp_path)
     assert state is not None
-    first, last = (state.history[place]["metrics"] for place in (0, -1))
+    first, last = (state.history[place].metrics for place in (0, -1))
     assert {"eval_loss", "loss", "personal_loss"} == set(last)
     assert last["personal_loss"] < first["personal_loss"]

@@ -46,7 +46,7 @@ def test_the_coordinator_withstands(scene: Scene, act: Act) -> None:
 def _rejected(scene: Scene, since: int) -> set[str]:
     state = checkpoint.load(scene.folder)
     assert state is not None
-    return {why for r in state.history if r["version"] > since for why in r["rejected"]}
+    return {why for r in state.history if r.version > since for why in r.rejected}
 
 
 def test_after_all_of_it_nothing_has_grown(scene: Scene) -> None:
@@ -57,8 +57,8 @@ def test_after_all_of_it_nothing_has_grown(scene: Scene) -> None:
     assert after.resident < scene.began.resident + (24 << 20)
     state = checkpoint.load(scene.folder)
     assert state is not None
-    assert {"loss", "eval_loss"} <= set(state.history[-1]["metrics"])
-    assert state.history[-1]["metrics"]["eval_loss"] == pytest.approx(0.5)
+    assert {"loss", "eval_loss"} <= set(state.history[-1].metrics)
+    assert state.history[-1].metrics["eval_loss"] == pytest.approx(0.5)
     waiting = scene.connection.channel().queue_declare("update", passive=True)
     assert waiting.method.message_count == 0
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from coordinator_worker.rounds.round import Entry
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.roster import Member
+from coordinator_worker.state.round_record import Entry, EvaluationSummary, RoundRecord
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint, version_archive
 from coordinator_worker.storage.audit_log import Audit
@@ -24,14 +24,13 @@ def weights(value: float) -> Weights:
     return Weights.of([np.full(3, value, np.float32), np.array(float(value))])
 
 
-def record(version: int, **more: Any) -> dict[str, Any]:
-    metrics = {"loss": 1 / version, "eval_loss": 2 / version}
-    evaluation = {"version": version - 1, "clients": 2, "examples": 10}
-    return {
-        "version": version, "updates": 2, "examples": 300, "incomplete": 0,
-        "rejected": {"stale": 1}, "clients": {}, "metrics": metrics, "evaluation": evaluation,
-        "norm": 0.5, "bytes_up": 1000, "seconds": 2.0, **more,
-    }  # fmt: skip
+def record(version: int) -> RoundRecord:
+    return RoundRecord(
+        version, updates=2, examples=300, rejected={"stale": 1}, clients={},
+        metrics={"loss": 1 / version, "eval_loss": 2 / version},
+        evaluation=EvaluationSummary(version - 1, clients=2, examples=10),
+        norm=0.5, bytes_up=1000, seconds=2.0,
+    )  # fmt: skip
 
 
 def federation(folder: Path, rounds: int = 6, **more: Any) -> State:

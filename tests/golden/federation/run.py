@@ -16,10 +16,17 @@ from coordinator_worker.monitoring.event_publisher import Events
 from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.monitoring.prometheus import Metrics
 from coordinator_worker.monitoring.reporter import RunReporter
-from coordinator_worker.rounds.final_evaluation import with_figures
-from coordinator_worker.rounds.round import Entry
 from coordinator_worker.state import roster
-from coordinator_worker.state.training_state import Best, State
+from coordinator_worker.state.round_record import (
+    ClientReport,
+    Entry,
+    EvaluationSummary,
+    FinalFigures,
+    Judgement,
+    RegionResult,
+    RoundRecord,
+)
+from coordinator_worker.state.training_state import Best, State, with_figures
 from coordinator_worker.storage import checkpoint, version_archive
 from coordinator_worker.storage.audit_log import Audit
 from coordinator_worker.terminal import event_lines
@@ -30,6 +37,7 @@ from warren_shared.errors import Rejected
 from warren_shared.naming import STATE_QUEUE
 from warren_shared.observability.event_bus import EventBus, Phase, Timings
 from warren_shared.protocol.messages import EvaluationEntry, Failed, ModelManifest, UpdateManifest
+from warren_shared.tensors.evaluation import Evaluation
 from warren_shared.tensors.layout import Weights
 
 FEDERATION: Final = "clinics"
@@ -69,8 +77,16 @@ class Run:
         self.audit = Audit(folder)
         events = Events(self.outbox, bus, federation=FEDERATION)  # type: ignore[arg-type]
         self.reporter = RunReporter(events, QUORUM, self.audit)
-        self.state = State(FEDERATION, RUN, 1, weights(1), {"alfa": frozenset({0})},
-                           (OLD,), setup=SETUP, fixed_state={"words": "cd" * 8})  # fmt: skip
+        self.state = State(
+            FEDERATION,
+            RUN,
+            1,
+            weights(1),
+            {"alfa": frozenset({0})},
+            (RoundRecord.from_dict(OLD),),
+            setup=SETUP,
+            fixed_state={"words": "cd" * 8},
+        )
 
     def play(self) -> None:
         """All of it."""
@@ -133,7 +149,7 @@ class Run:
         figures = {"rank": 0.5, "auc": nan}
         self._step()
         self.reporter.evaluated(version, figures)
-        self.state = with_figures(self.state, version, {"evaluated": figures})
+        self.state = with_figures(self.state, version, evaluated=figures)
         best = Best(version, 0.75)
         self.reporter.found_best(best)
         self.state = replace(self.state, best=best)
@@ -169,54 +185,48 @@ class Run:
 
     def _end(self) -> None:
         version = self.state.version
-        final = {"version": version, "clients": 2, "examples": 30,
-                 "metrics": {"eval_auc": 0.9, "eval_loss": nan}}  # fmt: skip
+        final = FinalFigures(version, 2, 30, {"eval_auc": 0.9, "eval_loss": nan})
         self._step()
-        self.state = with_figures(self.state, version, final_evaluation(final))
-        self.reporter.final_evaluated(version, final["metrics"])  # type: ignore[arg-type]
+        self.state = with_figures(self.state, version, final_evaluation=final)
+        self.reporter.final_evaluated(version, final.metrics)
         self.reporter.ends(version, "--rounds 6 are made")
         self.reporter.published(self.state, model(version, final=True), Timings())
         self.reporter.stopped()
 
 
 def round_closed(
-    run: Run, version: int, clients: tuple[str, str], metrics: dict[str, float],
-    *, region: bool = False, diverged: str | None = None,
-) -> Any:  # fmt: skip
+    run: Run,
+    version: int,
+    clients: tuple[str, str],
+    metrics: dict[str, float],
+    *,
+    region: bool = False,
+    diverged: str | None = None,
+) -> RoundRecord:
     """The record of a round."""
-    record: dict[str, Any] = {
-        "version": version,
-        "updates": 2,
-        "examples": 30,
-        "incomplete": version % 2,
-        "rejected": {"norm": 2, "stale": 1} if version == 3 else {},
-        "clients": {
-            client: {"examples": 10 * place, "metrics": dict(metrics)}
+    judged = {"eval_auc": Judgement(2, 0.5, nan, nan)} if metrics else {}
+    evaluation = Evaluation(12, {"loss": 0.25}, confusion=((5, 1), (2, 4)))
+    return RoundRecord(
+        version=version,
+        updates=2,
+        examples=30,
+        incomplete=version % 2,
+        rejected={"norm": 2, "stale": 1} if version == 3 else {},
+        clients={
+            client: ClientReport(10 * place, metrics)
             for place, client in enumerate(clients, start=1)
         },
-        "metrics": dict(metrics),
-        "evaluation": {"version": version - 1, "clients": 2, "examples": 12} if metrics else None,
-        "norm": 0.75,
-        "bytes_up": 40 * version,
-        "seconds": 2.5,
-        "time": run.now,
-    }
-    record["judged"] = (
-        {"eval_auc": {"clients": 2, "typical": 0.5, "low": nan, "high": nan}} if metrics else {}
+        metrics=metrics,
+        evaluation=EvaluationSummary(version - 1, 2, 12) if metrics else None,
+        norm=0.75,
+        bytes_up=40 * version,
+        seconds=2.5,
+        time=run.now,
+        judged=judged,
+        above=RegionResult(30, evaluation) if region else None,
+        diverged=diverged,
+        participation=roster.summary(roster.participation(run.state.roster, version)),
     )
-    if region:
-        evaluation = {"num_examples": 12, "means": {"loss": 0.25}, "confusion": [[5, 1], [2, 4]],
-                      "scores": [], "is_coarse": False}  # fmt: skip
-        record["above"] = {"examples": 30, "evaluation": evaluation}
-    if diverged is not None:
-        record["diverged"] = diverged
-    record["participation"] = roster.summary(roster.participation(run.state.roster, version))
-    return record
-
-
-def final_evaluation(fields: dict[str, Any]) -> dict[str, Any]:
-    """What is new in the last version's record."""
-    return {"final_evaluation": fields}
 
 
 SETUP: Final[tuple[dict[str, Any], ...]] = (

@@ -12,6 +12,7 @@ from coordinator_worker.aggregation.schedules import schedule
 from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.rounds.stopping import Monitor, StoppingCriteria, Target
 from coordinator_worker.settings import CoordinatorSettings
+from coordinator_worker.state.round_record import EvaluationSummary, Judgement, RoundRecord
 from coordinator_worker.state.training_state import Best, State
 from warren_shared.errors import ConfigError
 from warren_shared.tensors.layout import Weights
@@ -125,8 +126,9 @@ def test_a_learning_rate_never_becomes_zero() -> None:
     assert schedule("exponential:decay=0.5")(10_000) > 0
 
 
-def record(version: int, value: float) -> dict[str, Any]:
-    return {"metrics": {"eval_auc": value}, "evaluation": {"version": version}}
+def record(version: int, value: float) -> RoundRecord:
+    evaluation = EvaluationSummary(version)
+    return RoundRecord(version + 1, metrics={"eval_auc": value}, evaluation=evaluation)
 
 
 def test_the_best_version_is_the_one_that_was_evaluated_not_the_one_being_made() -> None:
@@ -134,7 +136,7 @@ def test_the_best_version_is_the_one_that_was_evaluated_not_the_one_being_made()
     assert goal.better(None, record(4, 0.7), 4) == Best(4, 0.7)
     assert goal.better(Best(2, 0.8), record(4, 0.7), 4) is None
     assert goal.better(None, record(3, 0.9), 4) is None  # its weights are gone
-    assert goal.better(None, {"metrics": {}, "evaluation": None}, 4) is None
+    assert goal.better(None, RoundRecord(5), 4) is None
     assert StoppingCriteria().better(None, record(4, 0.7), 4) is None
     less = StoppingCriteria(monitor=Monitor.parse("eval_auc:min"))
     assert less.better(Best(2, 0.8), record(4, 0.7), 4) == Best(4, 0.7)
@@ -154,13 +156,12 @@ def test_a_monitor_without_a_direction_is_refused(text: str) -> None:
         Monitor.parse(text)
 
 
-def said(low: float, high: float, value: float, clients: int = 3) -> dict[str, Any]:
-    judged = {"clients": clients, "typical": value, "low": low, "high": high}
-    return {"version": 10, "metrics": {"eval_auc": value}, "judged": {"eval_auc": judged},
-            "evaluation": {"version": 9}}  # fmt: skip
+def said(low: float, high: float, value: float, clients: int = 3) -> RoundRecord:
+    judged = {"eval_auc": Judgement(clients, value, low, high)}
+    return replace(record(9, value), judged=judged)
 
 
-def target_is_met(record: dict[str, Any], needed: int = 3) -> bool:
+def target_is_met(record: RoundRecord, needed: int = 3) -> bool:
     goal = StoppingCriteria(target=Target("eval_auc", True, 0.9), needed=needed)
     return goal.reached(replace(state(Weights.of([np.ones(1)]), 10), history=(record,)))
 
@@ -170,8 +171,8 @@ def test_a_target_is_met_by_a_quorum_and_also_without_any_one_of_them() -> None:
     assert not target_is_met(said(0.7, 0.95, 0.92)), "one client's word"
     assert not target_is_met(said(0.9, 0.95, 0.92, clients=2)), "no quorum"
     assert not target_is_met(said(nan, nan, 0.92))
-    assert target_is_met({"metrics": {"eval_auc": 0.92}}), "of an earlier version"
-    assert not target_is_met({"metrics": {"eval_auc": 0.92}, "judged": {}})
+    assert target_is_met(record(9, 0.92)), "of an earlier version"
+    assert not target_is_met(replace(record(9, 0.92), judged={}))
 
 
 def test_it_is_said_why_a_target_that_looks_met_is_not() -> None:
@@ -199,8 +200,8 @@ def test_versions_of_which_too_few_say_anything_are_neither_best_nor_waited_for(
     goal = StoppingCriteria(monitor=Monitor("eval_auc", more=True), patience=3, needed=4)
     assert goal.better(None, said(0.9, 0.9, 0.9, clients=3), 9) == Best(9, 0.9)
     assert goal.better(None, said(0.9, 0.9, 0.9, clients=2), 9) is None
-    few = tuple({**said(0.9, 0.9, 0.9, clients=2), "version": v} for v in range(1, 11))
-    many = tuple({**said(0.9, 0.9, 0.9, clients=3), "version": v} for v in range(1, 11))
+    few = tuple(replace(said(0.9, 0.9, 0.9, clients=2), version=v) for v in range(1, 11))
+    many = tuple(replace(said(0.9, 0.9, 0.9, clients=3), version=v) for v in range(1, 11))
     now = state(Weights.of([np.ones(1)]), 10, best=Best(5, 0.95))
     assert goal.reached(replace(now, history=many))
     assert not goal.reached(replace(now, history=few))
@@ -209,25 +210,23 @@ def test_versions_of_which_too_few_say_anything_are_neither_best_nor_waited_for(
 def test_one_clients_word_makes_no_version_the_best_and_hides_none() -> None:
     goal = StoppingCriteria(monitor=Monitor("eval_auc", more=True))
     lie, better, same = said(0, 1, 0.6), said(0, 1, 0.7), said(0, 1, 0.601)
-    lie["metrics"]["eval_auc"] = 0.9
+    lie = replace(lie, metrics={"eval_auc": 0.9})
     assert goal.better(Best(5, 0.61), lie, 9, 0.61) is None
-    better["metrics"]["eval_auc"] = 0.5
+    better = replace(better, metrics={"eval_auc": 0.5})
     assert goal.better(Best(5, 0.9), better, 9, 0.6) == Best(9, 0.5)
     assert goal.better(Best(5, 0.6), same, 9, 0.602) == Best(9, 0.601), "all together, of equals"
 
 
 def test_one_client_that_cannot_compute_a_metric_hides_no_version() -> None:
     goal = StoppingCriteria(monitor=Monitor("eval_auc", more=True))
-    record = said(nan, nan, 0.7)
-    record["metrics"]["eval_auc"] = nan
-    assert goal.better(Best(5, 0.6), record, 9, 0.6) == Best(9, 0.7)
-    del record["judged"]
-    assert goal.better(Best(5, 0.6), record, 9, 0.6) is None
+    broken = replace(said(nan, nan, 0.7), metrics={"eval_auc": nan})
+    assert goal.better(Best(5, 0.6), broken, 9, 0.6) == Best(9, 0.7)
+    assert goal.better(Best(5, 0.6), replace(broken, judged=None), 9, 0.6) is None
 
 
 def test_what_was_typical_of_the_best_version_is_in_the_history() -> None:
     goal = StoppingCriteria(monitor=Monitor("eval_auc", more=True))
-    history = tuple({**said(0, 1, v / 10), "version": v} for v in range(1, 10))
+    history = tuple(replace(said(0, 1, v / 10), version=v) for v in range(1, 10))
     now = replace(state(Weights.of([np.ones(1)]), 9, best=Best(5, 0.95)), history=history)
     assert goal.typical(now) == 0.6
     assert goal.typical(replace(now, history=history[:3])) is None

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from coordinator_worker.monitoring.client_view import WINDOW, Row
 from coordinator_worker.monitoring.federation_view import MAX_METRICS, MAX_REJECTED, FederationView
 from coordinator_worker.state.roster import Member
+from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import State
 from coordinator_worker.text.formatting import duration, figure, plain, size, sparkline
 from warren_shared.tensors.layout import Weights
@@ -170,7 +171,7 @@ def test_a_picture_of_another_format_is_refused() -> None:
 
 def test_it_begins_with_what_the_checkpoint_knows() -> None:
     members = {"alfa": Member(1.0, 2.0, 7, 5, 100), "bravo": Member(1.0, 2.0, 6, 4, 300)}
-    history = tuple(closed(v) | {"clients": {}} for v in range(1, 8))
+    history = tuple(RoundRecord(v, updates=1, clients={}) for v in range(1, 8))
     weights = Weights.of([np.zeros(3, np.float32)])
     view = FederationView()
     view.resume(State("clinics", "aa", 7, weights, {}, history, members))

@@ -1,6 +1,7 @@
 """What the coordinator says of what happens reaches those who listen in its process."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 
 from coordinator_worker.monitoring.event_publisher import Events
 from coordinator_worker.monitoring.reporter import RunReporter
+from coordinator_worker.state.roster import StatusTotal
+from coordinator_worker.state.round_record import ClientReport, RoundRecord
 from coordinator_worker.storage.audit_log import Audit
 from warren_shared.amqp.publisher import Publication
 from warren_shared.errors import Rejected
@@ -42,11 +45,10 @@ class Ear:
         self.closed = True
 
 
-RECORD = {
-    "version": 3, "updates": 2, "incomplete": 0, "rejected": {}, "norm": 0.5, "clients": {},
-    "metrics": {}, "evaluation": None, "bytes_up": 80, "seconds": 1.5, "time": 1.7e9,
-    "participation": {"in": {"clients": 2, "data_share": 1.0}},
-}  # fmt: skip
+RECORD = RoundRecord(
+    3, updates=2, norm=0.5, clients={}, bytes_up=80, seconds=1.5, time=1.7e9,
+    participation={"in": StatusTotal(2, 1.0)},
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -109,10 +111,10 @@ def test_a_metric_that_is_nan_and_one_that_is_gone_are_told_once_until_they_are_
     reporter: RunReporter, outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     watched = {"eval_auc": "--monitor and --patience"}
-    sound = RECORD | {"metrics": {"eval_auc": 0.5, "loss": 0.5}}
-    alfa = {"alfa": {"examples": 1, "metrics": {"loss": nan}}}
-    broken = RECORD | {"metrics": {"eval_auc": 0.5, "loss": nan}, "clients": alfa}
-    gone = RECORD | {"metrics": {"loss": 0.5}}
+    sound = replace(RECORD, metrics={"eval_auc": 0.5, "loss": 0.5})
+    alfa = {"alfa": ClientReport(1, {"loss": nan})}
+    broken = replace(RECORD, metrics={"eval_auc": 0.5, "loss": nan}, clients=alfa)
+    gone = replace(RECORD, metrics={"loss": 0.5})
     for record in (sound, broken, broken, sound, gone, gone, sound, broken):
         reporter.judged(record, watched)
     topics = [topic for topic in outbox.topics if topic.startswith("round.")]

@@ -21,6 +21,7 @@ from coordinator_worker.rounds.intake import Admission, Intake, Outcome
 from coordinator_worker.rounds.norm_bound import UpdateNormLimit
 from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.rounds.round import Round
+from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import State
 from tests.support.bodies import bodies_of, encode, staging
 from warren_shared.amqp.delivery import Delivery
@@ -228,7 +229,7 @@ def test_what_is_in_the_model_is_let_go_when_it_comes_again() -> None:
     queue, sent = Queue(), bodies()
     for body in sent:
         queue.deliver(body)
-    queue.state = STATE.after(STATE.weights, [("alfa", 5)], {}, 3)
+    queue.state = STATE.after(STATE.weights, [("alfa", 5)], RoundRecord(6), 3)
     queue.intake.round_closed(queue.state)
     assert [queue.deliver(body).acknowledgeable for body in sent] == [(3,), (4,)]
 
@@ -525,7 +526,9 @@ class ExactlyOnce(RuleBasedStateMachine):
         done = self.round
         self.effect += done.cohort.sum.total[0][: len(CLIENTS)]
         weights = server_optimizer("sgd").move(self.state.weights, done.cohort.delta(), {})
-        self.state = self.state.after(weights, done.contributions, {}, self.policy.max_staleness)
+        record = RoundRecord(self.state.version + 1)
+        staleness = self.policy.max_staleness
+        self.state = self.state.after(weights, done.contributions, record, staleness)
         if crash == "after it":
             self.restart()
             return

@@ -1,18 +1,17 @@
 """The norm bound refuses what is absurd, never what training does, and decides alike again."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from coordinator_worker.rounds.norm_bound import FACTOR, UpdateNormLimit
+from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import State
 from warren_shared.errors import ConfigError, Rejected
 from warren_shared.tensors.layout import Weights
 
 
 def state(*norms: float, weights: float = 0.0, version: int = 3) -> State:
-    history: tuple[dict[str, Any], ...] = tuple({"norm": norm} for norm in norms)
+    history = tuple(RoundRecord(number, norm=norm) for number, norm in enumerate(norms))
     model = Weights.of([np.full(100, weights, np.float32)])
     return State("f", "ab" * 4, version, model, applied={}, history=history)
 

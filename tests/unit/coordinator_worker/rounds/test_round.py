@@ -14,6 +14,7 @@ from coordinator_worker.aggregation.aggregators import mean
 from coordinator_worker.rounds.evaluation_pool import MAX_TABLES
 from coordinator_worker.rounds.intake import IncomingUpdate
 from coordinator_worker.rounds.round import Round, weighted_means
+from coordinator_worker.state.round_record import EvaluationSummary
 from tests.support.bodies import bodies_of, staging
 from warren_shared.protocol.codec import decode, tensor_entries
 from warren_shared.protocol.messages import (
@@ -66,7 +67,7 @@ def test_the_record_says_who_took_part_with_what() -> None:
     now = Round(Cohort(DELTA.layout, mean()))
     now.fold(arrival("alfa", 4, 10, 10.0, loss=1.0))
     now.fold(arrival("bravo", 3, 30, 15.0, loss=2.0, norm=0.5))
-    record = now.record(5, incomplete=3, rejected={"stale": 2})
+    record = now.record(5, incomplete=3, rejected={"stale": 2}).to_dict()
     assert now.examples == [("alfa", 10), ("bravo", 30)]
     assert record.pop("seconds") >= 0
     assert record.pop("time") == pytest.approx(time.time(), abs=60)
@@ -144,10 +145,10 @@ def test_a_figure_that_one_client_could_not_compute_is_nan_and_does_not_disappea
     broken = EvaluationEntry(num_examples=2, means={"loss": 1.0}, not_finite=["auc"])
     now.fold(judged("bravo", broken, not_finite=["loss"]))
     record = now.record(5)
-    assert isnan(record["metrics"]["eval_auc"])
-    assert record["metrics"]["eval_loss"] == 1.0
-    assert isnan(record["clients"]["bravo"]["metrics"]["loss"])
-    assert isnan(record["metrics"]["loss"])
+    assert isnan(record.metrics["eval_auc"])
+    assert record.metrics["eval_loss"] == 1.0
+    assert isnan((record.clients or {})["bravo"].metrics["loss"])
+    assert isnan(record.metrics["loss"])
 
 
 def test_a_thousand_evaluations_are_one_table_and_are_counted_each() -> None:
@@ -162,16 +163,16 @@ def test_a_thousand_evaluations_are_one_table_and_are_counted_each() -> None:
         entry = EvaluationEntry(num_examples=4, score_table=table)
         now.fold(judged(f"phone.{number}", entry))
     record = now.record(5)
-    assert record["evaluation"] == {"version": 4, "clients": 1000, "examples": 4000}
+    assert record.evaluation == EvaluationSummary(version=4, clients=1000, examples=4000)
     whole = of_scores(labels, scores).metrics()["auc"]
-    assert record["metrics"]["eval_auc"] == pytest.approx(whole, abs=0.003)
+    assert record.metrics["eval_auc"] == pytest.approx(whole, abs=0.003)
 
 
 def test_what_an_older_client_says_of_its_scores_is_read() -> None:
     now = Round(Cohort(DELTA.layout, mean()))
     rows = [[3] + [0] * 511, [1] + [0] * 510 + [2]]
     now.fold(judged("alfa", EvaluationEntry(num_examples=6, scores=rows)))
-    assert now.record(5)["metrics"]["eval_auc"] == pytest.approx(5 / 6)
+    assert now.record(5).metrics["eval_auc"] == pytest.approx(5 / 6)
 
 
 def test_one_clients_ten_million_examples_are_no_more_than_half_of_what_a_round_is_worth() -> None:
@@ -186,8 +187,8 @@ def test_one_clients_ten_million_examples_are_no_more_than_half_of_what_a_round_
     )
     now.fold(judged("liar", lie, metrics={"loss": 0.0}, num_examples=10_000_000))
     record = now.record(5)
-    assert record["metrics"]["eval_loss"] == pytest.approx(0.35)
-    assert record["metrics"]["eval_accuracy"] == pytest.approx(0.75)
+    assert record.metrics["eval_loss"] == pytest.approx(0.35)
+    assert record.metrics["eval_accuracy"] == pytest.approx(0.75)
     found = now.judgement("eval_loss", 3)
     assert found is not None
     assert (found.clients, found.high) == (3, pytest.approx(0.7)), "without the liar"
@@ -207,7 +208,7 @@ def test_clients_several_versions_apart_are_a_quorum_together() -> None:
     assert newest is not None
     assert all_three is not None
     assert (newest.clients, all_three.clients) == (1, 3)
-    assert now.record(5)["metrics"]["eval_loss"] == 2.0, "of the newest version"
+    assert now.record(5).metrics["eval_loss"] == 2.0, "of the newest version"
 
 
 def test_more_tables_than_are_held_are_judged_by_all_of_them() -> None:
@@ -227,7 +228,7 @@ def test_one_of_many_clients_that_claims_one_example_meets_no_target() -> None:
         entry = EvaluationEntry(num_examples=100, means={"loss": 0.6}, confusion=[[90, 0], [10, 0]])
         now.fold(judged(f"c{number}", entry))
     now.fold(judged("liar", EvaluationEntry(num_examples=1, means={"loss": -1e100})))
-    assert now.record(5)["metrics"]["eval_loss"] < 0
+    assert now.record(5).metrics["eval_loss"] < 0
     found = now.judgement("eval_loss", 3)
     assert found is not None
     assert found.high == pytest.approx(0.6)

@@ -3,7 +3,13 @@
 import pytest
 
 from coordinator_worker.state import roster
-from coordinator_worker.state.roster import GONE_AFTER, Member, participation, summary
+from coordinator_worker.state.roster import (
+    GONE_AFTER,
+    Member,
+    StatusTotal,
+    participation,
+    summary,
+)
 
 
 def test_who_stands_where() -> None:
@@ -21,7 +27,7 @@ def test_who_stands_where() -> None:
     }
     assert members["in"] == Member(seen=8.0, version=12, contributions=2, examples=60)
     assert members["late"].contributions == 2
-    assert summary(standings)["in"] == {"clients": 1, "data_share": 0.6}
+    assert summary(standings)["in"] == StatusTotal(clients=1, data_share=0.6)
 
 
 def test_joining_again_forgets_nothing() -> None:

@@ -7,17 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import State
 from warren_shared.tensors.layout import Weights
 
+RECORD = RoundRecord(1, metrics={"loss": 1.0})
 START = State("f", "ab" * 4, 0, Weights.of([np.zeros(2)]), applied={})
 
 
 def test_the_next_state_is_another_and_leaves_this_one_as_it_was() -> None:
     weights = Weights.of([np.ones(2)])
-    after = START.after(weights, [("alfa", 0)], {"loss": 1.0}, max_staleness=0)
+    after = START.after(weights, [("alfa", 0)], RECORD, max_staleness=0)
     assert (START.version, START.applied, START.history) == (0, {}, ())
-    assert (after.version, after.history) == (1, ({"loss": 1.0},))
+    assert (after.version, after.history) == (1, (RECORD,))
     assert after.weights is weights
     assert after.has_applied("alfa", 0)
     with pytest.raises(FrozenInstanceError):
@@ -25,7 +27,7 @@ def test_the_next_state_is_another_and_leaves_this_one_as_it_was() -> None:
 
 
 def test_nothing_is_applied_that_was_not() -> None:
-    after = START.after(START.weights, [("alfa", 0)], {}, 0)
+    after = START.after(START.weights, [("alfa", 0)], RECORD, 0)
     assert not after.has_applied("alfa", 1)
     assert not after.has_applied("bravo", 0)
     assert not after.has_applied("alf", 0)
@@ -48,7 +50,7 @@ def test_the_ledger_is_what_was_applied_less_what_would_be_stale(
             for client, behind in contributions
             if behind <= min(max_staleness, now.version)
         ]
-        now = now.after(now.weights, fresh, {}, max_staleness)
+        now = now.after(now.weights, fresh, RECORD, max_staleness)
         applied |= set(fresh)
         remembered = {(client, base) for client, bases in now.applied.items() for base in bases}
         assert remembered == {

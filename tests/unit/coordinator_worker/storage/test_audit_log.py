@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from coordinator_worker.cli import main
-from coordinator_worker.rounds.round import Entry
+from coordinator_worker.state.round_record import ClientReport, Entry, RoundRecord
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from coordinator_worker.storage.audit_files import NAME, read
@@ -30,7 +30,7 @@ STALE = Rejected("stale", "too old")
 
 
 def state(version: int, run: str = RUN) -> State:
-    history = ({"version": version, "clients": {"alfa": {"examples": 7, "metrics": {}}}},)
+    history = (RoundRecord(version, clients={"alfa": ClientReport(7, {})}),)
     return State("f", run, version, WEIGHTS, applied={}, history=history)
 
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from coordinator_worker.state.round_record import ALWAYS, RoundRecord
 from coordinator_worker.state.training_state import Best, State
 from coordinator_worker.storage import checkpoint
 from coordinator_worker.storage.checkpoint import Checkpoint
@@ -25,6 +26,14 @@ from warren_shared.tensors.layout import Weights
 figures = st.recursive(
     st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.dictionaries(st.text(max_size=8), inner, max_size=3),
+)
+records = st.builds(
+    RoundRecord,
+    st.integers(0, 2**53),
+    metrics=st.dictionaries(st.text(max_size=8), st.floats(allow_nan=False)),
+    diverged=st.none() | st.text(max_size=8),
+    absent=st.frozensets(st.sampled_from(ALWAYS[1:])).filter(lambda names: "metrics" not in names),
+    extra=st.dictionaries(st.text(max_size=4), figures, max_size=3),
 )
 tensors = st.lists(
     st.tuples(
@@ -40,7 +49,14 @@ per_folder = settings(
 
 def state(version: int = 3, size: int = 6) -> State:
     weights = Weights.of([np.full(size, version, np.float32), np.array(0.5)])
-    return State("f", "ab" * 4, version, weights, {"alfa": frozenset({1, 2})}, ({"loss": 0.25},))
+    return State(
+        "f",
+        "ab" * 4,
+        version,
+        weights,
+        {"alfa": frozenset({1, 2})},
+        (RoundRecord(version, metrics={"loss": 0.25}),),
+    )
 
 
 def contents(found: State | None) -> tuple[Any, ...]:
@@ -53,14 +69,14 @@ def contents(found: State | None) -> tuple[Any, ...]:
 @given(
     tensors,
     st.dictionaries(st.text(max_size=8), st.frozensets(st.integers(0, 2**53)), max_size=4),
-    st.lists(st.dictionaries(st.text(max_size=8), figures, max_size=3), max_size=4),
+    st.lists(records, max_size=4),
     st.integers(0, 2**53),
 )
 def test_any_state_comes_back_as_it_was(
     tmp_path: Path,
     entries: list[tuple[tuple[int, ...], str]],
     applied: dict[str, frozenset[int]],
-    history: list[dict[str, Any]],
+    history: list[RoundRecord],
     version: int,
 ) -> None:
     draw = np.random.default_rng(version)
@@ -280,7 +296,7 @@ def test_a_checkpoint_of_format_4_is_read_and_goes_on_as_format_6(tmp_path: Path
     assert found is not None
     assert (found.federation, found.run, found.version) == ("f", "ab" * 4, 7)
     assert found.applied == {"alfa": frozenset({5, 6})}
-    assert found.history[0]["metrics"] == {"loss": 0.25}
+    assert found.history[0].metrics == {"loss": 0.25}
     assert found.roster["alfa"].examples == 100
     assert found.best == Best(6, 0.5)
     np.testing.assert_array_equal(found.weights[0], np.arange(6))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator_worker.settings import CoordinatorSettings
+from coordinator_worker.state.round_record import ClientReport, RoundRecord
 from coordinator_worker.state.training_state import Best, State
 from coordinator_worker.storage import version_archive
 from coordinator_worker.storage.store import Store
@@ -22,7 +23,7 @@ RUN = "ab" * 4
 
 def state(version: int, best: int | None = None, run: str = RUN) -> State:
     weights = Weights.of([np.full(3, version, np.float32)])
-    record = {"version": version, "metrics": {"loss": 0.5}, "clients": {"alfa": {}}}
+    record = RoundRecord(version, metrics={"loss": 0.5}, clients={"alfa": ClientReport(1, {})})
     found = Best(best, 0.5) if best is not None else None
     return State("f", run, version, weights, {}, (record,), best=found)
 
@@ -53,7 +54,8 @@ def test_versions_come_and_go_as_the_settings_say(tmp_path: Path) -> None:
     found = weights_file.read(three.path)
     np.testing.assert_array_equal(found.weights[0], np.full(3, 3, np.float32))
     assert found.facts["federation"] == "f"
-    assert three.record["metrics"] == {"loss": 0.5}
+    assert three.record is not None
+    assert three.record.metrics == {"loss": 0.5}
     assert "alfa" not in three.path.read_text(errors="replace"), "nothing of single clients"
     keep(here, state(10, best=9))
     assert numbers(tmp_path) == [0, 4, 8, 9, 10], "what is no longer the best is not kept as such"

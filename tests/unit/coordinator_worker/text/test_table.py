@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from coordinator_worker.cli import main
+from coordinator_worker.state.round_record import EvaluationSummary, RoundRecord
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from coordinator_worker.text.table import Column, fitted
@@ -45,11 +46,10 @@ def test_the_last_column_goes_first_and_the_number_stays(width: int, headings: l
 @pytest.fixture
 def folder(tmp_path):  # type: ignore[no-untyped-def]
     names = ("loss", "accuracy", "eval_accuracy", "eval_precision_at_a_long_name")
-    record = {
-        "version": 1, "updates": 3, "examples": 30, "incomplete": 0, "rejected": {}, "clients": {},
-        "metrics": dict.fromkeys(names, 0.5), "evaluation": {"version": 0, "clients": 3,
-        "examples": 9}, "norm": 1.0, "bytes_up": 8, "seconds": 1.0, "time": 1.7e9,
-    }  # fmt: skip
+    record = RoundRecord(
+        1, updates=3, examples=30, clients={}, metrics=dict.fromkeys(names, 0.5),
+        evaluation=EvaluationSummary(0, 3, 9), norm=1.0, bytes_up=8, seconds=1.0, time=1.7e9,
+    )  # fmt: skip
     state = State("f", "ab" * 4, 1, Weights.of([np.zeros(1)]), {}, (record,))
     checkpoint.save(tmp_path, state)
     return tmp_path

@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from coordinator_worker.cli import main
 from coordinator_worker.monitoring.tensorboard import Curves
+from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from warren_shared.errors import ConfigError
@@ -23,13 +25,13 @@ from warren_shared.tensors.layout import Weights
 RUN = "ab" * 4
 
 
-def record(version: int, **changed: Any) -> dict[str, Any]:
-    return {
+def record(version: int, **changed: Any) -> RoundRecord:
+    return RoundRecord.from_dict({
         "version": version, "updates": 2, "incomplete": 0, "rejected": {}, "norm": 0.5,
         "metrics": {"loss": 1 / version}, "evaluation": None, "bytes_up": 80, "seconds": 1.5,
         "time": 1_700_000_000.25 + version,
         "participation": {"in": {"clients": 2, "data_share": 1.0}},
-    } | changed  # fmt: skip
+    } | changed)  # fmt: skip
 
 
 HISTORY = (
@@ -101,7 +103,7 @@ def test_csv_and_json_go_to_standard_output(
     assert [row["updates"] for row in rows] == ["2", "2", "2"]
     assert history(folder, "--json") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [json.loads(line) for line in lines] == list(HISTORY)
+    assert [json.loads(line) for line in lines] == [each.to_dict() for each in HISTORY]
 
 
 def test_tensorboard_reads_the_same_curves(folder: Path, tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_tensorboard_reads_the_same_curves(folder: Path, tmp_path: Path) -> None
     assert found["round/updates"] == {1: 2, 2: 2, 3: 2}
     assert found["rejected/stale"] == {2: 3}
     (path,) = (board / RUN).iterdir()
-    assert {event.wall_time for event in events(path)} == {r["time"] for r in HISTORY}
+    assert {event.wall_time for event in events(path)} == {r.time for r in HISTORY}
 
 
 def test_a_run_is_not_written_twice_over_itself(
@@ -127,15 +129,15 @@ def test_a_run_is_not_written_twice_over_itself(
 
 def test_a_run_that_is_killed_and_goes_on_is_one_curve(tmp_path: Path) -> None:
     first, second = Curves(tmp_path), Curves(tmp_path)
-    first.on_event("round.closed", {"run": RUN, **record(1)})
+    first.on_event("round.closed", {"run": RUN, **record(1).to_dict()})
     first.on_event("update.accepted.alfa", {})
-    first.on_event("round.closed", {"run": RUN, **record(2)})
+    first.on_event("round.closed", {"run": RUN, **record(2).to_dict()})
     # Killed: it is not closed, and what it has written is there all the same.
     assert curves(tmp_path / RUN)["metric/loss"] == {1: 1, 2: 0.5}
     first.close()
     # Another process has another number and another second in its file's name.
     os.rename(next((tmp_path / RUN).iterdir()), tmp_path / RUN / "events.out.tfevents.1.vm.1")
-    second.on_event("round.closed", {"run": RUN, **record(3)})
+    second.on_event("round.closed", {"run": RUN, **record(3).to_dict()})
     second.close()
     assert list(curves(tmp_path / RUN)["metric/loss"]) == [1, 2, 3]
 
@@ -146,7 +148,7 @@ def test_a_full_disk_ends_the_curves_and_not_the_coordinator(
     written = Curves(tmp_path)
     (tmp_path / RUN).write_text("a file where a folder should be")
     for version in (1, 2):
-        written.on_event("round.closed", {"run": RUN, **record(version)})
+        written.on_event("round.closed", {"run": RUN, **record(version).to_dict()})
     written.close()
     assert [line.action for line in caplog.records] == ["curves_off"]
 
@@ -162,7 +164,7 @@ def test_the_table_shows_the_newest_rounds(
 
 def test_a_checkpoint_of_before_rounds_had_a_time_is_read(tmp_path: Path) -> None:
     weights = Weights.empty(Weights.of([np.zeros(2)]).layout)
-    old = {k: v for k, v in record(1).items() if k not in ("time", "participation")}
+    old = replace(record(1), absent=frozenset({"time"}), participation=None)
     checkpoint.save(tmp_path, State("clinics", RUN, 1, weights, applied={}, history=(old,)))
     assert history(tmp_path) == 0
     assert history(tmp_path, "--csv", str(tmp_path / "x.csv")) == 0

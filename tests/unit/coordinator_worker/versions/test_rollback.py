@@ -15,6 +15,7 @@ from coordinator_worker.cli import main
 from coordinator_worker.rounds.intake import Intake
 from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.settings import CoordinatorSettings
+from coordinator_worker.state.round_record import Rollback
 from coordinator_worker.state.training_state import Best
 from coordinator_worker.storage import checkpoint, version_archive
 from coordinator_worker.storage.audit_files import NAME, read
@@ -47,11 +48,8 @@ def test_a_rollback_is_a_new_version_with_the_old_weights(tmp_path: Path) -> Non
     assert after.roster == before.roster
     assert after.slots == {}
     assert after.oldest_base == 7
-    assert after.rolled_back == {
-        "version": 3,
-        "source": "version 3",
-        "digest": weights_file.digest_text(weights(3)),
-    }
+    digest = weights_file.digest_text(weights(3))
+    assert after.rolled_back == Rollback(3, "version 3", digest)
     assert [kept.version for kept in version_archive.kept_in(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
@@ -150,10 +148,8 @@ def test_a_file_that_fits_can_be_gone_back_to_and_another_cannot(tmp_path: Path)
     after = loaded(tmp_path)
     assert after.weights[0][0] == 42
     assert after.rolled_back is not None
-    assert (after.rolled_back["version"], after.rolled_back["source"]) == (
-        None,
-        "the file mine.npz",
-    )
+    assert after.rolled_back.version is None
+    assert after.rolled_back.source == "the file mine.npz"
     weights_file.write(tmp_path / "other.npz", Weights.of([np.zeros(3)]))
     with pytest.raises(ConfigError, match="does not fit the model"):
         rollback(tmp_path, str(tmp_path / "other.npz"))
@@ -264,7 +260,7 @@ def test_a_checkpoint_folder_that_does_not_exist_is_one_line(
 def test_a_rollback_says_when_it_was_made(tmp_path: Path) -> None:
     federation(tmp_path)
     began = time.time()
-    assert began <= rollback(tmp_path, "3").history[-1]["time"] <= time.time()
+    assert began <= rollback(tmp_path, "3").history[-1].time <= time.time()
 
 
 def test_a_rollback_whose_copy_cannot_be_kept_has_succeeded_and_says_so(
