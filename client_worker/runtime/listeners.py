@@ -1,7 +1,10 @@
 """Who listens to a client, as its settings say; what is not enabled is not imported."""
 
+from client_worker.runtime.events import Event
 from client_worker.settings import ClientSettings
-from warren_shared.observability.event_bus import Listener
+from warren_shared.observability.event_bus import Listener as AnyListener
+
+Listener = AnyListener[Event]
 
 
 def from_settings(settings: ClientSettings) -> list[Listener]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from client_worker.client import SIDES
+from client_worker.runtime import events
 from client_worker.runtime.client_state import ClientState
 from client_worker.runtime.mailbox import Announcement, GlobalModel, Mailbox, ModelCache
 from client_worker.runtime.update_store import UpdateStore
@@ -45,7 +46,7 @@ class WorkerContext(Protocol):
 
     shelf: ModelCache
     keep: UpdateStore | None
-    event_bus: EventBus
+    event_bus: EventBus[events.Event]
 
     def publish(self, bodies: Outgoing | list[Body], kind: str) -> None:
         """Publish a transfer to the queue `update`; return when it is confirmed."""
@@ -79,7 +80,7 @@ class Participant:
         self._settings = settings
         self._source = source
         self._context = context
-        self._tell = context.event_bus.tell
+        self._publish_event = context.event_bus.publish
         self._update_store = context.keep
         self._memory = ClientState(settings.federation, self._update_store)
         self._place = ""  # the id of our newest lease; the connection's thread alone asks
@@ -157,7 +158,7 @@ class Participant:
             error=failed.cause,
             client=self.id,
         )
-        self._tell("task.failed", client=self.id, reason=failed.reason)
+        self._publish_event(events.TaskFailed(self.id, failed.reason))
         self._report(failed.reason, ends=ends)
         if ends:
             raise TaskFailed(f"the task failed {most} times: {failed.reason}; the log has the"
@@ -296,7 +297,7 @@ class Participant:
                 reason=notice.reason,
             )
             self._memory.rejected(notice.base_version)
-            self._tell("update.rejected", client=self.id, reason=notice.reason)
+            self._publish_event(events.UpdateRejected(self.id, notice.reason))
             return
         if not self._is_fresh:  # what an earlier run has trained is not an initial model
             self._arguments = None
@@ -352,8 +353,10 @@ class Participant:
         if self._may_be_over(model) and (words := self._unlike(manifest)):
             self._doubt(manifest, words)
             return
-        about = {"client": self.id, "run": manifest.run, "version": manifest.version}
-        self._tell("model.received", **about, bytes=manifest.size_bytes)
+        size_bytes = manifest.size_bytes
+        self._publish_event(
+            events.ModelReceived(self.id, manifest.run, manifest.version, size_bytes)
+        )
         if manifest.final:
             self._finish(model)
             return
@@ -389,12 +392,13 @@ class Participant:
         ``known``: the newest version that was taken from the mailbox.
         """
         newest = max(known, self.mailbox.newest_version(manifest.run))
-        about = {"client": self.id, "run": manifest.run, "version": manifest.version}
-        lag, examples = max(0, newest - manifest.version), update.num_examples
-        told = {**about, "lag": lag, "examples": examples, "metrics": update.metrics}
-        self._tell("update.trained", **told, phases=phases)
+        run, version = manifest.run, manifest.version
+        lag, examples = max(0, newest - version), update.num_examples
+        self._publish_event(
+            events.UpdateTrained(self.id, run, version, lag, examples, update.metrics, phases)
+        )
         if lag > manifest.max_staleness:
-            self._tell("update.late", **about)
+            self._publish_event(events.UpdateLate(self.id, run, version))
             log.info(
                 "update_too_late",
                 "version %d came while version %d was trained on: too late to count",
@@ -483,8 +487,8 @@ class Participant:
         self._memory.confirmed(manifest, bodies)
         if self._update_store is not None:
             self._update_store.confirmed(manifest.client, manifest.run, manifest.base_version)
-        about = {"client": self.id, "run": manifest.run, "version": manifest.base_version}
-        self._tell("update.confirmed", **about, bytes=manifest.size_bytes, phases=phases)
+        run, version, size_bytes = manifest.run, manifest.base_version, manifest.size_bytes
+        self._publish_event(events.UpdateConfirmed(self.id, run, version, size_bytes, phases))
         log.info(
             "update_confirmed",
             "update to version %d is confirmed%s",

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from client_worker.runtime import events
+from client_worker.runtime.events import Event, OfClient
 from warren_shared.observability.prometheus import Endpoint, Few, Meters
 
-Fields = Mapping[str, Any]
+Takes = Mapping[type[Event], Callable[[Any], None]]  # each takes events of its class
 
 MAX_CLIENTS: Final = 100  # with series of their own in one process
 MAX_METRICS: Final = 64
@@ -67,50 +69,50 @@ class Metrics:
         )
         self._connected = meters.gauge("warren_client_connected", "1 while connected to the broker")
         self._lost = meters.counter("warren_client_disconnects", "times that the broker was lost")
-        self._takes: Mapping[str, Callable[[Fields], None]] = {
-            "model.received": self._has_come,
-            "update.trained": self._trained,
-            "update.late": lambda fields: self._late.one(self._name(fields)).inc(),
-            "update.confirmed": self._is_confirmed,
-            "update.rejected": self._is_rejected,
-            "link.connected": lambda _: self._connected.set(1),
-            "link.lost": lambda _: self._is_lost(),
+        self._takes: Takes = {
+            events.ModelReceived: self._has_come,
+            events.UpdateTrained: self._trained,
+            events.UpdateLate: lambda event: self._late.one(self._name(event)).inc(),
+            events.UpdateConfirmed: self._is_confirmed,
+            events.UpdateRejected: self._is_rejected,
+            events.LinkConnected: lambda _: self._connected.set(1),
+            events.LinkLost: lambda _: self._is_lost(),
         }
         if endpoint is not None:
             endpoint.show(meters.registry)
 
-    def on_event(self, topic: str, fields: Fields) -> None:
+    def on_event(self, event: Event) -> None:
         """Count, set and observe."""
-        if take := self._takes.get(topic):
-            take(fields)
+        if take := self._takes.get(type(event)):
+            take(event)
 
     def close(self) -> None:
         """Answer no more."""
         if self._endpoint is not None:
             self._endpoint.close()
 
-    def _name(self, fields: Fields) -> str:
-        return self._few.label(fields["client"])
+    def _name(self, event: OfClient) -> str:
+        return self._few.label(event.client)
 
-    def _has_come(self, fields: Fields) -> None:
-        self._version.one(self._name(fields)).set(fields["version"])
-        self._received.one(self._name(fields)).inc(fields["bytes"])
+    def _has_come(self, event: events.ModelReceived) -> None:
+        self._version.one(self._name(event)).set(event.version)
+        self._received.one(self._name(event)).inc(event.size_bytes)
 
-    def _trained(self, fields: Fields) -> None:
-        client = self._name(fields)
-        self._training.one(client).observe(fields["phases"].seconds("train"))
-        self._lag.one(client).set(fields["lag"])
-        for name in sorted(fields["metrics"])[:MAX_METRICS]:
-            self._figures.one(client, name).set(fields["metrics"][name])
+    def _trained(self, event: events.UpdateTrained) -> None:
+        client = self._name(event)
+        self._training.one(client).observe(event.phases.seconds("train"))
+        self._lag.one(client).set(event.lag)
+        for name in sorted(event.metrics)[:MAX_METRICS]:
+            self._figures.one(client, name).set(event.metrics[name])
 
-    def _is_confirmed(self, fields: Fields) -> None:
-        client = self._name(fields)
-        self._publish.one(client).observe(fields["phases"].seconds("publish"))
+    def _is_confirmed(self, event: events.UpdateConfirmed) -> None:
+        client = self._name(event)
+        self._publish.one(client).observe(event.phases.seconds("publish"))
         self._confirmed.one(client).inc()
-        self._sent.one(client).inc(fields["bytes"])
+        self._sent.one(client).inc(event.size_bytes)
 
-    def _is_rejected(self, fields: Fields) -> None:
-        self._rejected.one(self._name(fields), fields["reason"]).inc()
+    def _is_rejected(self, event: events.UpdateRejected) -> None:
+        self._rejected.one(self._name(event), event.reason).inc()
 
     def _is_lost(self) -> None:
         self._connected.set(0)

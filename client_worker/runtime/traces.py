@@ -1,8 +1,8 @@
 """A client's part of a round's trace, for OpenTelemetry: training and publishing."""
 
-from collections.abc import Mapping
 from typing import Any
 
+from client_worker.runtime.events import Event, UpdateConfirmed, UpdateTrained
 from warren_shared.observability.tracing import Tracer, round_of, training_of, within
 
 
@@ -13,17 +13,17 @@ class Spans:
         self._federation = federation
         self._tracer = Tracer("warren-client", federation)
 
-    def on_event(self, topic: str, fields: Mapping[str, Any]) -> None:
+    def on_event(self, event: Event) -> None:
         """Send what is over."""
-        if topic not in ("update.trained", "update.confirmed"):
+        if not isinstance(event, UpdateTrained | UpdateConfirmed):
             return
-        run, client, version = fields["run"], fields["client"], fields["version"]
+        run, client, version = event.run, event.client, event.version
         top = round_of(self._federation, run, version + 1)
         place = training_of(self._federation, run, client, version)
-        (phase,) = fields["phases"].done
-        told = {"client": client, "base_version": version}
-        if topic == "update.trained":
-            told["examples"] = fields["examples"]
+        (phase,) = event.phases.done
+        told: dict[str, Any] = {"client": client, "base_version": version}
+        if isinstance(event, UpdateTrained):
+            told["examples"] = event.examples
             self._tracer.span(phase, place, top, **told)
         else:
             self._tracer.span(phase, within(top, "publish", client), top, [place], **told)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
-from client_worker.runtime import listeners
+from client_worker.runtime import events, listeners
 from client_worker.runtime.mailbox import ModelCache
 from client_worker.runtime.nearest_place import free_place
 from client_worker.runtime.participant import Participant, WorkerContext
@@ -80,7 +80,7 @@ class ClientWorker:
     ) -> None:
         self.shelf = ModelCache()
         self.keep = UpdateStore(settings.state_dir) if settings.state_dir is not None else None
-        self.event_bus = EventBus()
+        self.event_bus = EventBus[events.Event]()
         self.event_bus.subscribe(listeners.from_settings(settings))
         self._settings = settings
         self._sealer = UpdateEncryptor.of(settings.encrypt_key, settings.federation, settings.user)
@@ -204,13 +204,13 @@ class ClientWorker:
         others = iter([p for p in self._participants if p not in kept.values()])
         self._at = {queue: kept.get(queue) or next(others) for queue in held}
         self._supervisor.ready()
-        self.event_bus.tell("link.connected")
+        self.event_bus.publish(events.LinkConnected())
         for queue, participant in self._at.items():
             participant.lease(queue.removeprefix(mailbox("")))
 
     def _lost(self) -> None:
         self._supervisor.away()
-        self.event_bus.tell("link.lost")
+        self.event_bus.publish(events.LinkLost())
 
     def _answer(self) -> None:
         """Say that we are alive, or have the main thread say it if it should have time to."""

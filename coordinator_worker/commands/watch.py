@@ -3,11 +3,12 @@
 import argparse
 import sys
 import threading
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 from rich.live import Live
 
+from coordinator_worker.monitoring.events import FederationFinished, Stamped
 from coordinator_worker.monitoring.follower import Follower, fetch_snapshot
 from coordinator_worker.terminal import event_lines
 from coordinator_worker.terminal.view import Still, TerminalView
@@ -57,10 +58,12 @@ def follow(given: settings.WatcherSettings) -> None:
     lifecycle.on_stop_signal(lambda: threading.Thread(target=stopped.set).start())
     console = Console()
 
-    def changed(event: dict[str, Any]) -> None:
+    def changed(event: Stamped | None) -> None:
+        if event is None:
+            return
         if not console.is_terminal and (line := event_lines.line(event)) is not None:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-        if event.get("event") == "federation.finished":
+        if isinstance(event.event, FederationFinished):
             stopped.set()
 
     follower = Follower(given.broker, f"watch · {given.federation}", changed)

@@ -2,10 +2,10 @@
 
 import itertools
 import threading
-import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from coordinator_worker.monitoring.events import Event, Posted, Stamped
 from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.monitoring.snapshot_publisher import SnapshotPublisher
 from coordinator_worker.state.training_state import State
@@ -25,25 +25,25 @@ class Events:
     Listeners in this process hear them too, and what is not worth a message besides.
     """
 
-    def __init__(self, session: Session, event_bus: EventBus, **common: Any) -> None:
+    def __init__(self, session: Session, event_bus: EventBus[Event], *, federation: str) -> None:
         self._session = session
         self._event_bus = event_bus
-        self._common = common
+        self._federation = federation
         self._bulletin = SnapshotPublisher(session)
         self._in_order = threading.Lock()  # or a thread's event could overtake another's
         self._number = itertools.count(1)  # a watcher that misses one can tell
 
-    def post(self, topic: str, **fields: Any) -> None:
-        """Post one event under routing key ``topic``, such as ``round.closed``."""
+    def post(self, event: Posted) -> None:
+        """Post one event under its routing key, such as ``round.closed``."""
+        key = event.routing_key
         with self._in_order:
-            stamp = {"time": time.time(), "number": next(self._number)}
-            event = {"event": topic, **stamp, **self._common, **fields}
-            body = strict_json.dumps(event).encode()
+            stamped = Stamped.now(event, next(self._number), self._federation)
+            body = strict_json.dumps(stamped.to_dict()).encode()
             self._session.post(
-                Publication(EVENT_EXCHANGE, topic, (body,), topic, content_type="application/json")
+                Publication(EVENT_EXCHANGE, key, (body,), key, content_type="application/json")
             )
-            self._bulletin.note(event)
-        self._event_bus.tell(topic, **fields)
+            self._bulletin.note(stamped)
+        self._event_bus.publish(event)
 
     def ask(self, question: Callable[[FederationView], T]) -> T:
         """What ``question`` finds in what the events came to."""
@@ -53,6 +53,6 @@ class Events:
         """Events from now on are about ``state``; free if they are already."""
         self._bulletin.begin(state)
 
-    def tell(self, topic: str, **fields: Any) -> None:
+    def tell(self, event: Event) -> None:
         """Say something to those who listen in this process alone."""
-        self._event_bus.tell(topic, **fields)
+        self._event_bus.publish(event)

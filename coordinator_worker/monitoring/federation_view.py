@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from math import nan
 from typing import Any, Final
 
-from coordinator_worker.monitoring import client_view
+from coordinator_worker.monitoring import client_view, events
 from coordinator_worker.monitoring.client_view import Client
+from coordinator_worker.monitoring.events import Stamped
 from coordinator_worker.monitoring.waiting import Waiting, shortened, waited_for
 from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import HISTORY_ROUNDS, State
@@ -24,8 +25,6 @@ DETAIL: Final = 300  # characters of a rejection's detail that are kept
 
 LEFT: Final = "left"  # of a client that has ended, with the reason
 SILENT_AFTER: Final = 3  # signs of life that did not come
-
-Event = Mapping[str, Any]
 
 
 class FederationView:
@@ -78,68 +77,69 @@ class FederationView:
 
     # --- events ---------------------------------------------------------------------------------
 
-    def apply(self, event: Event) -> None:
+    def apply(self, stamped: Stamped) -> None:
         """Take one event; one that is not known changes nothing."""
-        topic = str(event.get("event", ""))
-        self.number = int(event.get("number", self.number))
-        self.time = max(self.time, float(event.get("time", 0.0)))
-        take = _TAKES.get(".".join(topic.split(".")[:2]))
+        event = stamped.event
+        self.number = stamped.number or self.number
+        self.time = max(self.time, stamped.time)
+        take = _TAKES.get(type(event))
         if take is None:
             return
-        if (run := event.get("run")) is not None and run != self.run:
+        run = getattr(event, "run", "")
+        if run and run != self.run:
             self.begin(run)
-        self.federation = self.federation or str(event.get("federation", ""))
+        self.federation = self.federation or stamped.federation
         self.stopped = False
-        take(self, event)
+        take(self, event, stamped.time)
 
-    def _joined(self, event: Event) -> None:
-        client = self._client(event["client"])
+    def _joined(self, event: events.ClientJoined, moment: float) -> None:
+        client = self._client(event.client)
         if client is not None:
-            client.joined = float(event.get("time", 0.0))
+            client.joined = moment
             client.away = False
             if client.trouble.startswith(LEFT):
                 client.trouble = ""
 
-    def _failed(self, event: Event) -> None:
-        client = self._client(str(event["client"]))
+    def _failed(self, event: events.ClientFailed, _moment: float) -> None:
+        client = self._client(event.client)
         if client is not None:
-            words = LEFT if event.get("ends") else "failed"
-            client.trouble = f"{words}: {shortened(event.get('reason', ''))}"
+            words = LEFT if event.ends else "failed"
+            client.trouble = f"{words}: {shortened(event.reason)}"
 
-    def _alive(self, event: Event) -> None:
-        self.alive_s = float(event.get("every_s", 0.0))
-        away = event.get("away")
-        if away is not None:
+    def _alive(self, event: events.CoordinatorAlive, _moment: float) -> None:
+        self.alive_s = event.every_s
+        if event.away is not None:
             for name, client in self.clients.items():
-                client.away = name in away
+                client.away = name in event.away
 
-    def _waiting(self, event: Event) -> None:
-        self.trouble["waiting"] = shortened(event.get("words", ""))
+    def _waiting(self, event: events.RoundWaiting, _moment: float) -> None:
+        self.trouble["waiting"] = shortened(event.words)
 
-    def _all_rejected(self, event: Event) -> None:
-        self.trouble["rejected"] = shortened(event.get("words", ""))
+    def _all_rejected(self, event: events.RoundRejected, _moment: float) -> None:
+        self.trouble["rejected"] = shortened(event.words)
 
-    def _accepted(self, event: Event) -> None:
-        self.quorum = _pair(event["quorum"])
-        client = self._client(event["client"])
+    def _accepted(self, event: events.UpdateAccepted, moment: float) -> None:
+        self.quorum = _pair(event.quorum)
+        client = self._client(event.client)
         if client is None:
             return
-        made = int(event.get("version", self.version)) + 1
-        client.base = int(event["base_version"])
-        late = int(event.get("staleness", max(0, made - 1 - client.base)))
+        made = (self.version if event.version is None else event.version) + 1
+        client.base = event.base_version
+        late = event.staleness
+        if late is None:
+            late = max(0, made - 1 - client.base)
         if client.record_contribution(made, late):
             self.staleness[late] += 1
-        client.seen = float(event.get("time", 0.0))
-        client.examples = int(event["examples"])
-        client.bytes = int(event.get("bytes", 0))
-        client.norm = float(event.get("norm", 0.0))
-        client.metrics = self._named(event["metrics"])
+        client.seen = moment
+        client.examples = event.examples
+        client.bytes = event.size_bytes
+        client.norm = event.norm
+        client.metrics = self._named(event.metrics)
         client.trouble, client.away = "", False
 
-    def _rejected(self, event: Event) -> None:
-        name = str(event["client"])
-        reason, detail = str(event["reason"]), str(event.get("detail", ""))
-        told = {"time": event.get("time", 0.0), "client": name[:LONGEST_NAME]}
+    def _rejected(self, event: events.UpdateRejected, moment: float) -> None:
+        name, reason, detail = event.client, event.reason, event.detail
+        told = {"time": moment, "client": name[:LONGEST_NAME]}
         self.rejected.append(told | {"reason": reason[:LONGEST_NAME], "detail": detail[:DETAIL]})
         self.reasons[reason[:LONGEST_NAME]] += 1
         if (client := self.clients.get(name)) is not None:
@@ -147,24 +147,24 @@ class FederationView:
             if reason != "stale":
                 client.trouble = f"rejected: {shortened(f'{reason}: {detail}')}"
 
-    def _flooding(self, event: Event) -> None:
-        self.trouble["flood"] = f"so much of {event['client']} is rejected that it is only counted"
+    def _flooding(self, event: events.ClientFlooding, _moment: float) -> None:
+        self.trouble["flood"] = f"so much of {event.client} is rejected that it is only counted"
 
-    def _overdue(self, event: Event) -> None:
-        have, need = _pair(event["quorum"])
+    def _overdue(self, event: events.RoundOverdue, _moment: float) -> None:
+        have, need = _pair(event.quorum)
         self.trouble["overdue"] = f"the deadline has passed with {have} of {need} updates"
 
-    def _diverged(self, event: Event) -> None:
-        self.trouble["diverged"] = f"the last round was refused: {event.get('detail', '')}"
+    def _diverged(self, event: events.RoundDiverged, _moment: float) -> None:
+        self.trouble["diverged"] = f"the last round was refused: {event.detail}"
 
-    def _stalled(self, event: Event) -> None:
-        self.trouble["disk"] = f"the coordinator waits: {event.get('detail', '')}"
+    def _stalled(self, event: events.CoordinatorStalled, _moment: float) -> None:
+        self.trouble["disk"] = f"the coordinator waits: {event.detail}"
 
-    def _recovered(self, _event: Event) -> None:
+    def _recovered(self, _event: events.CoordinatorRecovered, _moment: float) -> None:
         self.trouble.pop("disk", None)
 
-    def _closed(self, event: Event) -> None:
-        record = RoundRecord.from_dict(event)
+    def _closed(self, event: events.RoundClosed, _moment: float) -> None:
+        record = event.record
         self.version = record.version
         self.updates += record.updates
         self._add_round(record)
@@ -185,28 +185,28 @@ class FederationView:
         self.bytes_up += record.bytes_up
         self.rounds.append(kept)
 
-    def _published(self, event: Event) -> None:
-        self.version = int(event["version"])
-        self.quorum = _pair(event["quorum"])
-        self.opened = float(event.get("time", 0.0))
-        self.model_bytes = int(event["bytes"])
+    def _published(self, event: events.ModelPublished, moment: float) -> None:
+        self.version = event.version
+        self.quorum = _pair(event.quorum)
+        self.opened = moment
+        self.model_bytes = event.size_bytes
         down = self.model_bytes * len(self.clients)
         self.bytes_down += down
         if self.rounds and self.rounds[-1].get("version") == self.version:
             self.rounds[-1]["bytes_down"] = down
-        self.finished = event["event"] == "federation.finished"
+        self.finished = isinstance(event, events.FederationFinished)
 
-    def _found_best(self, event: Event) -> None:
-        self.best = (int(event["version"]), float(event["value"]))
+    def _found_best(self, event: events.ModelBest, _moment: float) -> None:
+        self.best = (event.version, event.value)
 
-    def _evaluated(self, event: Event) -> None:
-        figures = {f"evaluate: {name}": value for name, value in event["metrics"].items()}
+    def _evaluated(self, event: events.ModelEvaluated, _moment: float) -> None:
+        figures = {f"evaluate: {name}": value for name, value in event.metrics.items()}
         for record in reversed(self.rounds):
-            if record.get("version") == event["version"]:
+            if record.get("version") == event.version:
                 record["metrics"] |= self._named(figures)
                 break
 
-    def _has_stopped(self, _event: Event) -> None:
+    def _has_stopped(self, _event: events.CoordinatorStopped, _moment: float) -> None:
         self.stopped = True
 
     def _client(self, name: str) -> Client | None:
@@ -307,25 +307,26 @@ _PLAIN: Final = (
     "updates", "model_bytes", "bytes_up", "bytes_down", "reasons", "trouble", "best",
 )  # fmt: skip
 _ROUND_FIELDS: Final = ("version", "time", "updates", "seconds", "norm", "bytes_up", "rejected")
-_TAKES: Final[Mapping[str, Callable[[FederationView, Event], None]]] = {
-    "client.joined": FederationView._joined,
-    "client.failed": FederationView._failed,
-    "client.flooding": FederationView._flooding,
-    "coordinator.alive": FederationView._alive,
-    "round.waiting": FederationView._waiting,
-    "round.rejected": FederationView._all_rejected,
-    "update.accepted": FederationView._accepted,
-    "update.rejected": FederationView._rejected,
-    "round.overdue": FederationView._overdue,
-    "round.closed": FederationView._closed,
-    "round.diverged": FederationView._diverged,
-    "model.published": FederationView._published,
-    "model.best": FederationView._found_best,
-    "model.evaluated": FederationView._evaluated,
-    "federation.finished": FederationView._published,
-    "coordinator.stalled": FederationView._stalled,
-    "coordinator.recovered": FederationView._recovered,
-    "coordinator.stopped": FederationView._has_stopped,
+# Each takes an event of its class, and when that happened.
+_TAKES: Final[Mapping[type, Callable[[FederationView, Any, float], None]]] = {
+    events.ClientJoined: FederationView._joined,
+    events.ClientFailed: FederationView._failed,
+    events.ClientFlooding: FederationView._flooding,
+    events.CoordinatorAlive: FederationView._alive,
+    events.RoundWaiting: FederationView._waiting,
+    events.RoundRejected: FederationView._all_rejected,
+    events.UpdateAccepted: FederationView._accepted,
+    events.UpdateRejected: FederationView._rejected,
+    events.RoundOverdue: FederationView._overdue,
+    events.RoundClosed: FederationView._closed,
+    events.RoundDiverged: FederationView._diverged,
+    events.ModelPublished: FederationView._published,
+    events.FederationFinished: FederationView._published,
+    events.ModelBest: FederationView._found_best,
+    events.ModelEvaluated: FederationView._evaluated,
+    events.CoordinatorStalled: FederationView._stalled,
+    events.CoordinatorRecovered: FederationView._recovered,
+    events.CoordinatorStopped: FederationView._has_stopped,
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
+from coordinator_worker.monitoring.events import NOTHING, Stamped
 from coordinator_worker.monitoring.federation_view import FederationView
 from warren_shared.amqp import queue_browser
 from warren_shared.amqp.delivery import Delivery, Subscription
@@ -31,7 +32,7 @@ class Watch(AbstractContextManager["Watch"]):
     def __init__(
         self,
         broker: str | Broker,
-        on_event: Callable[[dict[str, Any]], None],
+        on_event: Callable[[Stamped], None],
         name: str = "watch",
         *,
         on_ready: Callable[[], None] = lambda: None,
@@ -58,12 +59,12 @@ class Watch(AbstractContextManager["Watch"]):
         self._session.close()
 
 
-def _read(delivery: Delivery) -> dict[str, Any]:
+def _read(delivery: Delivery) -> Stamped:
     try:
         event = json.loads(bytes(delivery.body))
     except (ValueError, RecursionError):
-        return {}
-    return event if isinstance(event, dict) else {}
+        return NOTHING
+    return Stamped.from_dict(event) if isinstance(event, dict) else NOTHING
 
 
 def fetch_snapshot(broker: str | Broker, name: str) -> FederationView | None:
@@ -104,13 +105,13 @@ class Follower(AbstractContextManager["Follower"]):
     """A view of a federation that is kept current, through lost connections and events too.
 
     It begins with the coordinator's last word, and with that again when an event was missed: they
-    are numbered. ``changed(event)`` is called after each event, on a thread of ours, and with an
-    empty event when anything may be different. Use ``view`` while holding ``lock``. ``notice``
+    are numbered. ``changed(event)`` is called after each event, on a thread of ours, and with None
+    when anything may be different. Use ``view`` while holding ``lock``. ``notice``
     says what is amiss with the following itself, if something is.
     """
 
     def __init__(
-        self, broker: str | Broker, name: str, changed: Callable[[dict[str, Any]], None]
+        self, broker: str | Broker, name: str, changed: Callable[[Stamped | None], None]
     ) -> None:
         self.view = FederationView()
         self.lock: AbstractContextManager[Any] = threading.RLock()
@@ -119,7 +120,7 @@ class Follower(AbstractContextManager["Follower"]):
         self._broker, self._name, self._changed = broker, name, changed
         self._looked = threading.Event()
         self._left = threading.Event()
-        self._recent: list[dict[str, Any]] | None = []  # since we began to look; None: we do not
+        self._recent: list[Stamped] | None = []  # since we began to look; None: we do not
         self._known = 0.0  # time of the view then
         self._watch = Watch(broker, self._take, name, on_ready=self._ready, on_lost=self._lost)
 
@@ -147,12 +148,12 @@ class Follower(AbstractContextManager["Follower"]):
         with self.lock:
             self._begin_to_look([])
             self.notice = "the broker is away; trying again"
-        self._changed({})
+        self._changed(None)
 
-    def _begin_to_look(self, recent: list[dict[str, Any]]) -> None:
+    def _begin_to_look(self, recent: list[Stamped]) -> None:
         self._known, self._recent = self.view.time, recent
 
-    def _take(self, event: dict[str, Any]) -> None:
+    def _take(self, event: Stamped) -> None:
         with self.lock:
             self._heard = time.monotonic()
             if self._recent is not None:
@@ -163,21 +164,21 @@ class Follower(AbstractContextManager["Follower"]):
             self.view.apply(event)
         self._changed(event)
 
-    def _misses_before(self, event: dict[str, Any]) -> bool:
+    def _misses_before(self, event: Stamped) -> bool:
         """Whether something happened before ``event`` that we did not hear of.
 
         A coordinator that was started again counts from 1: what is newer than all that we know and
         has a number that we had is one of another count. One that is not newer was in the
         view with which we began.
         """
-        had, number = self.view.number, int(event.get("number", 0))
+        had, number = self.view.number, event.number
         if not had or not number:
             return False
         return number > had + 1 or (number <= had and self._is_newer(event, self.view))
 
     @staticmethod
-    def _is_newer(event: dict[str, Any], view: FederationView) -> bool:
-        return float(event.get("time", 0.0)) > view.time
+    def _is_newer(event: Stamped, view: FederationView) -> bool:
+        return event.time > view.time
 
     def _look(self, after_s: float = 0.0) -> None:
         """Begin with the last word, and until it has all that we missed with the next one.
@@ -197,11 +198,11 @@ class Follower(AbstractContextManager["Follower"]):
             with self.lock:
                 complete = self._adopt(found)
             self._looked.set()
-            self._changed({})
+            self._changed(None)
         with self.lock:
             self._recent, self.notice = None, notice
         self._looked.set()
-        self._changed({})
+        self._changed(None)
 
     def _adopt(self, found: FederationView | None) -> bool:
         """Go on from ``found``; whether it joins up with what we heard since."""
@@ -214,7 +215,7 @@ class Follower(AbstractContextManager["Follower"]):
         joins = (
             not recent
             or not self._is_newer(recent[0], found)
-            or int(recent[0].get("number", 0)) == found.number + 1
+            or recent[0].number == found.number + 1
         )
         for event in recent:
             if self._is_newer(event, found):

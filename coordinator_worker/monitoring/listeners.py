@@ -1,9 +1,12 @@
 """Who listens to a coordinator, as its settings say; what is not enabled is not imported."""
 
+from coordinator_worker.monitoring.events import Event
 from coordinator_worker.settings import CoordinatorSettings
 from warren_shared.errors import ConfigError
-from warren_shared.observability.event_bus import Listener
+from warren_shared.observability.event_bus import Listener as AnyListener
 from warren_shared.observability.log import Log
+
+Listener = AnyListener[Event]
 
 log = Log(__name__)
 

@@ -4,17 +4,18 @@ from collections.abc import Callable, Mapping
 from time import time
 from typing import Any, Final
 
+from coordinator_worker.monitoring import events
+from coordinator_worker.monitoring.events import Event
 from coordinator_worker.settings import CoordinatorSettings
+from coordinator_worker.state.roster import Status, StatusTotal
 from warren_shared.observability.prometheus import OTHER, Endpoint, Few, Meters
-
-Fields = Mapping[str, Any]
 
 MAX_CLIENTS: Final = 100  # with series of their own
 MAX_METRICS: Final = 64  # names that clients make up
 STALENESS: Final = (0, 1, 2, 3, 5, 8, 13, 21, 50, 100)
 ROUND_S: Final = (0.1, 0.3, 1, 3, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 WORK_S: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
-STATUSES: Final = ("in", "late", "gone", "silent")
+STATUSES: Final[tuple[Status, ...]] = ("in", "late", "gone", "silent")
 
 
 class Metrics:
@@ -36,13 +37,12 @@ class Metrics:
         """As ``settings`` say, on view at ``endpoint``."""
         return cls(settings.federation, settings.quorum, endpoint)
 
-    def on_event(self, topic: str, fields: Fields) -> None:
+    def on_event(self, event: Event) -> None:
         """Count, set and observe."""
         parts = (self._progress, self._updates, self._members, self._learned, self._health)
-        kind = ".".join(topic.split(".", 2)[:2])  # update.accepted.<client>
         for part in parts:
-            if take := part.takes.get(kind):
-                take(fields)
+            if take := part.takes.get(type(event)):
+                take(event)
 
     def close(self) -> None:
         """Answer no more."""
@@ -50,7 +50,7 @@ class Metrics:
             self._endpoint.close()
 
 
-Takes = Mapping[str, Callable[[Fields], None]]
+Takes = Mapping[type[Event], Callable[[Any], None]]  # each takes events of its class
 
 
 class _Progress:
@@ -77,24 +77,24 @@ class _Progress:
             "warren_rounds_diverged", "rounds whose model would not have been finite"
         )
         self.takes: Takes = {
-            "update.accepted": self._accepted,
-            "round.closed": self._closed,
-            "round.overdue": lambda _: self._overdue.inc(),
-            "round.diverged": lambda _: self._diverged.inc(),
-            "model.published": self._is_out,
-            "federation.finished": self._is_out,
+            events.UpdateAccepted: self._accepted,
+            events.RoundClosed: self._closed,
+            events.RoundOverdue: lambda _: self._overdue.inc(),
+            events.RoundDiverged: lambda _: self._diverged.inc(),
+            events.ModelPublished: self._is_out,
+            events.FederationFinished: self._is_out,
         }
 
-    def _accepted(self, fields: Fields) -> None:
-        self._have.set(fields["quorum"][0])
+    def _accepted(self, event: events.UpdateAccepted) -> None:
+        self._have.set(event.quorum[0])
 
-    def _closed(self, record: Fields) -> None:
+    def _closed(self, event: events.RoundClosed) -> None:
         self._have.set(0)
-        self._round.observe(record["seconds"])
+        self._round.observe(event.record.seconds)
 
-    def _is_out(self, fields: Fields) -> None:
-        self._version.one().set(fields["version"])
-        self._bytes.one().set(fields["bytes"])
+    def _is_out(self, event: events.ModelPublished) -> None:
+        self._version.one().set(event.version)
+        self._bytes.one().set(event.size_bytes)
         self._published.one().set(time())
 
 
@@ -132,31 +132,35 @@ class _Updates:
             WORK_S,
         )
         self.takes: Takes = {
-            "update.accepted": self._take,
-            "update.rejected": lambda fields: self._rejected.one(fields["reason"]).inc(),
-            "update.flooded": lambda fields: self._rejected.one(fields["reason"]).inc(),
-            "round.closed": self._closed,
-            "round.timed": self._timed,
-            "round.sent": self._sent,
+            events.UpdateAccepted: self._take,
+            events.UpdateRejected: self._is_rejected,
+            events.UpdateFlooded: self._is_rejected,
+            events.RoundClosed: self._closed,
+            events.RoundTimed: self._timed,
+            events.RoundSent: self._sent,
         }
 
-    def _take(self, fields: Fields) -> None:
+    def _take(self, event: events.UpdateAccepted) -> None:
         self._accepted.inc()
-        self._bytes.inc(fields["bytes"])
-        self._staleness.observe(fields["version"] - fields["base_version"])
+        self._bytes.inc(event.size_bytes)
+        if event.staleness is not None:  # the coordinator's own always say it
+            self._staleness.observe(event.staleness)
 
-    def _closed(self, record: Fields) -> None:
-        self._incomplete.inc(record["incomplete"])
-        self._norm.set(record["norm"])
+    def _is_rejected(self, event: events.UpdateRejected | events.UpdateFlooded) -> None:
+        self._rejected.one(event.reason).inc()
 
-    def _timed(self, fields: Fields) -> None:
-        phases = fields["phases"]
+    def _closed(self, event: events.RoundClosed) -> None:
+        self._incomplete.inc(event.record.incomplete)
+        self._norm.set(event.record.norm)
+
+    def _timed(self, event: events.RoundTimed) -> None:
+        phases = event.phases
         self._fold.inc(phases.seconds("fold"))
         self._aggregate.observe(phases.seconds("aggregate"))
         self._checkpoint.observe(phases.seconds("checkpoint"))
 
-    def _sent(self, fields: Fields) -> None:
-        if seconds := fields["phases"].seconds("publish"):
+    def _sent(self, event: events.RoundSent) -> None:
+        if seconds := event.phases.seconds("publish"):
             self._publish.observe(seconds)
 
 
@@ -201,32 +205,33 @@ class _Members:
             "client",
         )
         self.takes: Takes = {
-            "client.joined": lambda _: self._joins.inc(),
-            "client.flooding": lambda _: self._floods.inc(),
-            "update.accepted": self._accepted,
-            "round.closed": self._closed,
-            "round.timed": self._timed,
+            events.ClientJoined: lambda _: self._joins.inc(),
+            events.ClientFlooding: lambda _: self._floods.inc(),
+            events.UpdateAccepted: self._accepted,
+            events.RoundClosed: self._closed,
+            events.RoundTimed: self._timed,
         }
 
-    def _accepted(self, fields: Fields) -> None:
-        client = self._few.label(fields["client"])
+    def _accepted(self, event: events.UpdateAccepted) -> None:
+        client = self._few.label(event.client)
         self._contributed.one(client).inc()
         if client != OTHER:
             self._seen.one(client).set(time())
-            self._base.one(client).set(fields["base_version"])
+            self._base.one(client).set(event.base_version)
 
-    def _timed(self, fields: Fields) -> None:
-        for phase in fields["phases"].done:
+    def _timed(self, event: events.RoundTimed) -> None:
+        for phase in event.phases.done:
             if phase.name == "fold":
                 client = self._few.label(phase.about["client"])
                 if client != OTHER:
                     self._norm.one(client).set(phase.about["norm"])
 
-    def _closed(self, record: Fields) -> None:
-        standings = record["participation"]
-        for gauges, figure in ((self._clients, "clients"), (self._share, "data_share")):
-            for status in STATUSES:
-                gauges.one(status).set(standings.get(status, {}).get(figure, 0))
+    def _closed(self, event: events.RoundClosed) -> None:
+        standings = event.record.participation or {}
+        for status in STATUSES:
+            total = standings.get(status, StatusTotal())
+            self._clients.one(status).set(total.clients)
+            self._share.one(status).set(total.data_share)
 
 
 class _Learned:
@@ -242,9 +247,9 @@ class _Learned:
         self._best_value = meters.gauges("warren_best_value", "its monitored metric")
         self._shown: dict[str, list[str]] = {}
         self.takes: Takes = {
-            "round.closed": lambda record: self._set("clients", record["metrics"]),
-            "model.evaluated": lambda fields: self._set("evaluation", fields["metrics"]),
-            "model.best": self._found,
+            events.RoundClosed: lambda event: self._set("clients", event.record.metrics),
+            events.ModelEvaluated: lambda event: self._set("evaluation", event.metrics),
+            events.ModelBest: self._found,
         }
 
     def _set(self, source: str, figures: Mapping[str, float]) -> None:
@@ -256,9 +261,9 @@ class _Learned:
             self._figures.one(source, name).set(figures[name])
         self._figures.keep_only((of, name) for of, names in self._shown.items() for name in names)
 
-    def _found(self, fields: Fields) -> None:
-        self._best.one().set(fields["version"])
-        self._best_value.one().set(fields["value"])
+    def _found(self, event: events.ModelBest) -> None:
+        self._best.one().set(event.version)
+        self._best_value.one().set(event.value)
 
 
 class _Health:
@@ -274,12 +279,12 @@ class _Health:
         )
         self._lost = meters.counter("warren_broker_disconnects", "times that the broker was lost")
         self.takes: Takes = {
-            "coordinator.stalled": lambda _: self._stalled.set(1),
-            "coordinator.recovered": lambda _: self._stalled.set(0),
-            "link.connected": lambda _: self._connected.set(1),
-            "link.active": lambda _: self._active.set(1),
-            "link.standby": lambda _: self._active.set(0),
-            "link.lost": lambda _: self._is_lost(),
+            events.CoordinatorStalled: lambda _: self._stalled.set(1),
+            events.CoordinatorRecovered: lambda _: self._stalled.set(0),
+            events.LinkConnected: lambda _: self._connected.set(1),
+            events.LinkActive: lambda _: self._active.set(1),
+            events.LinkStandby: lambda _: self._active.set(0),
+            events.LinkLost: lambda _: self._is_lost(),
         }
 
     def _is_lost(self) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Final
 
+from coordinator_worker.monitoring import events
 from coordinator_worker.monitoring.event_publisher import Events
 from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.monitoring.waiting import MAX_NAMED, TICK_S, in_words, remedy
@@ -20,13 +21,14 @@ from warren_shared.tensors.evaluation import SCORE_BINS
 log = Log(__name__)
 
 MAX_AUC_ERROR: Final = 0.01
+Link = events.LinkConnected | events.LinkLost | events.LinkActive | events.LinkStandby
 
 
 class RunReporter:
     """Tells of a federation whose rounds close at ``quorum`` updates."""
 
-    def __init__(self, events: Events, quorum: int, audit: Audit) -> None:
-        self._events = events
+    def __init__(self, publisher: Events, quorum: int, audit: Audit) -> None:
+        self._events = publisher
         self._audit = audit
         self._quorum = quorum
         self._rejected_in = -1  # version whose round has rejected everybody
@@ -38,7 +40,7 @@ class RunReporter:
     def joined(self, client: str) -> None:
         """A client is there."""
         log.info("client_joined", "%s joined", client, client=client)
-        self._events.post("client.joined", client=client)
+        self._events.post(events.ClientJoined(client))
 
     def failed(self, message: Failed) -> None:
         """A client says what keeps it from its work."""
@@ -47,7 +49,7 @@ class RunReporter:
         log.warning(
             "client_failed", "%s %s: %s", client, what, message.reason, client=client, ends=ends
         )
-        self._events.post("client.failed", client=client, reason=message.reason, ends=ends)
+        self._events.post(events.ClientFailed(client, message.reason, ends))
 
     def accepted(self, manifest: UpdateManifest, version: int, updates: int, norm: float) -> None:
         """An update is in the sum that will make ``version`` + 1, as the ``updates``-th."""
@@ -65,16 +67,17 @@ class RunReporter:
             base_version=manifest.base_version,
         )
         self._events.post(
-            f"update.accepted.{client}",
-            client=client,
-            version=version,
-            base_version=manifest.base_version,
-            staleness=version - manifest.base_version,
-            examples=manifest.num_examples,
-            bytes=manifest.size_bytes,
-            norm=norm,
-            metrics=metrics_of(manifest),
-            quorum=(updates, self._quorum),
+            events.UpdateAccepted(
+                client=client,
+                version=version,
+                base_version=manifest.base_version,
+                staleness=version - manifest.base_version,
+                examples=manifest.num_examples,
+                size_bytes=manifest.size_bytes,
+                norm=norm,
+                metrics=metrics_of(manifest),
+                quorum=(updates, self._quorum),
+            )
         )
 
     def rejected(self, client: str, rejected: Rejected, user: str | None) -> None:
@@ -90,9 +93,7 @@ class RunReporter:
             client=client,
             reason=reason,
         )
-        self._events.post(
-            f"update.rejected.{client}", client=client, reason=reason, detail=rejected.detail
-        )
+        self._events.post(events.UpdateRejected(client, reason, rejected.detail))
         if self._events.ask(FederationView.all_rejected):
             self._say_all_rejected(reason)
 
@@ -106,12 +107,12 @@ class RunReporter:
             f" {remedy({reason: 1})}"
         )
         log.error("round_rejected", "%s", words, version=version + 1, reason=reason)
-        self._events.post("round.rejected", version=version + 1, reason=reason, words=words)
+        self._events.post(events.RoundRejected(version + 1, reason, words))
 
     def alive(self, away: Sequence[str] | None = None) -> None:
         """Give a sign of life; ``away``: clients without a connection, None if not checked."""
-        told = {} if away is None else {"away": list(away)}
-        self._events.post("coordinator.alive", every_s=TICK_S, **told)
+        seen = None if away is None else tuple(away)
+        self._events.post(events.CoordinatorAlive(TICK_S, seen))
 
     def waited_for(self) -> list[str]:
         """Clients that the open round lacks."""
@@ -122,20 +123,15 @@ class RunReporter:
         version, waiting = self._events.ask(lambda view: (view.version, view.waiting()))
         words = in_words(updates, self._quorum, waiting)
         log.warning("round_waiting", "%s", words, version=version + 1)
-        named = [list(one) for one in waiting[:MAX_NAMED]]
-        self._events.post(
-            "round.waiting",
-            version=version + 1,
-            quorum=(updates, self._quorum),
-            waiting=named,
-            words=words,
-        )
+        named = tuple(waiting[:MAX_NAMED])
+        quorum = (updates, self._quorum)
+        self._events.post(events.RoundWaiting(version + 1, quorum, named, words))
 
     def flooded(self, user: str | None, rejected: Rejected, *, first: bool) -> None:
         """Of ``user`` so much was rejected that this is only counted, the ``first`` one said."""
         client = user or "unknown"
         self._audit.flooded(user)
-        self._events.tell("update.flooded", client=client, reason=rejected.reason)
+        self._events.tell(events.UpdateFlooded(client, rejected.reason))
         if first:
             log.warning(
                 "flood",
@@ -146,7 +142,7 @@ class RunReporter:
                 else "its connection is the one in the management UI that publishes most",
                 client=client,
             )
-            self._events.post(f"client.flooding.{client}", client=client, reason=rejected.reason)
+            self._events.post(events.ClientFlooding(client, rejected.reason))
 
     def overdue(self, version: int, updates: int, needed: int) -> None:
         """The round's time is up."""
@@ -159,12 +155,12 @@ class RunReporter:
             "" if updates >= needed else f"; the next {needed - updates} will close the round",
             version=version,
         )
-        self._events.post("round.overdue", version=version, quorum=(updates, self._quorum))
+        self._events.post(events.RoundOverdue(version, (updates, self._quorum)))
 
     def closed(self, run: str, record: RoundRecord, phases: Timings) -> None:
         """A round has made a model, which is in the checkpoint."""
-        self._events.post("round.closed", run=run, **record.to_dict())
-        self._events.tell("round.timed", version=record.version, phases=phases)
+        self._events.post(events.RoundClosed(run, record))
+        self._events.tell(events.RoundTimed(record.version, phases))
 
     def judged(
         self, record: RoundRecord, watched: Mapping[str, str], doubts: Sequence[str] = ()
@@ -192,7 +188,7 @@ class RunReporter:
                 version=record.version,
                 metric=name,
             )
-            self._events.post("round.not-finite", version=record.version, metric=name)
+            self._events.post(events.RoundNotFinite(record.version, name))
         self._not_finite = broken
         missing = frozenset(watched) - set(metrics)
         for name in sorted(missing - self._missing):
@@ -207,7 +203,7 @@ class RunReporter:
                 version=record.version,
                 metric=name,
             )
-            self._events.post("round.metric-missing", version=record.version, metric=name)
+            self._events.post(events.RoundMetricMissing(record.version, name))
         self._missing = missing
 
     def _look_at_figures(self, manifest: UpdateManifest) -> None:
@@ -239,29 +235,29 @@ class RunReporter:
             version,
             version=version + 1,
         )
-        self._events.post("round.diverged", version=version + 1, detail=str(error))
+        self._events.post(events.RoundDiverged(version + 1, str(error)))
 
     def found_best(self, best: Best) -> None:
         """A version is better than all before it."""
         log.info("best_version", "version %d is the best so far", best.version, value=best.value)
-        self._events.post("model.best", version=best.version, value=best.value)
+        self._events.post(events.ModelBest(best.version, best.value))
 
     def evaluated(self, version: int, figures: Mapping[str, float]) -> None:
         """A version was judged beside the coordinator."""
         told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         log.info("evaluated", "version %d: %s", version, told, version=version, metrics=figures)
-        self._events.post("model.evaluated", version=version, metrics=dict(figures))
+        self._events.post(events.ModelEvaluated(version, dict(figures)))
 
     def final_evaluated(self, version: int, metrics: Mapping[str, float]) -> None:
         """The clients have evaluated the last version."""
         told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         log.info("final_evaluated", "version %d: %s", version, told, version=version)
-        self._events.post("run.evaluated", version=version, metrics=dict(metrics))
+        self._events.post(events.RunEvaluated(version, dict(metrics)))
 
     def ends(self, version: int, reason: str) -> None:
         """The run ends with ``version``, for this ``reason``."""
         log.info("run_ends", "version %d is the last: %s", version, reason, version=version)
-        self._events.post("run.ends", version=version, reason=reason)
+        self._events.post(events.RunEnds(version, reason))
 
     def published(self, state: State, model: ModelManifest, phases: Timings) -> None:
         """Every mailbox has the model; ``phases`` of the round that made it, if one did."""
@@ -269,14 +265,10 @@ class RunReporter:
         self._events.begin(state)
         self._audit.published(version, model.digest, model.content)
         log.info("model_published", "version %d is published", version, version=version)
-        self._events.post(
-            "federation.finished" if model.final else "model.published",
-            run=state.run,
-            version=version,
-            bytes=state.weights.buffer.nbytes,
-            quorum=(0, self._quorum),
-        )
-        self._events.tell("round.sent", run=state.run, version=version, phases=phases)
+        kind = events.FederationFinished if model.final else events.ModelPublished
+        size_bytes = state.weights.buffer.nbytes
+        self._events.post(kind(state.run, version, size_bytes, (0, self._quorum)))
+        self._events.tell(events.RoundSent(state.run, version, phases))
         if (origin := state.rolled_back) is not None:
             log.info(
                 "rolled_back",
@@ -285,13 +277,11 @@ class RunReporter:
                 origin.source,
                 version=version,
             )
-            self._events.post(
-                "model.rolled_back", run=state.run, version=version, to=origin.to_dict()
-            )
+            self._events.post(events.ModelRolledBack(state.run, version, origin))
 
-    def link(self, what: str) -> None:
-        """Our place changed: ``connected``, ``lost`` the broker, ``active``, ``standby``."""
-        self._events.tell(f"link.{what}")
+    def link(self, what: type[Link]) -> None:
+        """Our connection, or our place among the coordinators, is another one now."""
+        self._events.tell(what())
 
     def stalled(self, error: OSError) -> None:
         """The checkpoint's disk does not take what must be on it."""
@@ -301,16 +291,16 @@ class RunReporter:
             " wait in the broker",
             error,
         )
-        self._events.post("coordinator.stalled", detail=str(error))
+        self._events.post(events.CoordinatorStalled(str(error)))
 
     def recovered(self) -> None:
         """There is room again."""
         log.info("disk_recovered", "there is room again; going on")
-        self._events.post("coordinator.recovered")
+        self._events.post(events.CoordinatorRecovered())
 
     def stopped(self) -> None:
         """The coordinator ends, having been asked to or done."""
-        self._events.post("coordinator.stopped")
+        self._events.post(events.CoordinatorStopped())
 
 
 def _whose(record: RoundRecord, metric: str) -> str:

@@ -7,9 +7,10 @@ without taking it out.
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Final, TypeVar
 
+from coordinator_worker.monitoring.events import CoordinatorStopped, FederationFinished, Stamped
 from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.state.training_state import State
 from warren_shared import strict_json
@@ -22,7 +23,7 @@ T = TypeVar("T")
 PAUSE_S: Final = 1.0
 # A view of a thousand clients takes some 50 ms: not more than every twentieth of our time.
 SHARE: Final = 20
-AT_ONCE: Final = frozenset({"federation.finished", "coordinator.stopped"})
+AT_ONCE: Final = (FederationFinished, CoordinatorStopped)
 
 
 class SnapshotPublisher:
@@ -47,11 +48,11 @@ class SnapshotPublisher:
         with self._lock:
             return question(self._view)
 
-    def note(self, event: Mapping[str, Any]) -> None:
+    def note(self, event: Stamped) -> None:
         """Take an event; what it changes is posted at once or after a pause."""
         with self._lock:
             self._view.apply(event)
-            if event["event"] in AT_ONCE:
+            if isinstance(event.event, AT_ONCE):
                 self._post()
             elif self._timer is None:
                 wait_s = self._next - time.monotonic()

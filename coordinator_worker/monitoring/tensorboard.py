@@ -1,11 +1,12 @@
 """Rounds as curves for TensorBoard: all of a history at once, or one by one while they close."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from coordinator_worker.monitoring.events import Event, RoundClosed
 from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.versions.history import aligned
 from warren_shared.errors import ConfigError
@@ -88,15 +89,15 @@ class Curves:
         self._over = False
         _library()
 
-    def on_event(self, topic: str, fields: Mapping[str, Any]) -> None:
+    def on_event(self, event: Event) -> None:
         """Write what closed a round."""
-        if topic != "round.closed" or self._over:
+        if not isinstance(event, RoundClosed) or self._over:
             return
         try:
             if self._file is None:
                 # A run that goes on has a file for each of its processes.
-                self._file = EventFile(self._folder / fields["run"], f".{os.getpid()}")
-            self._file.add(RoundRecord.from_dict(fields))
+                self._file = EventFile(self._folder / event.run, f".{os.getpid()}")
+            self._file.add(event.record)
             self._file.flush()
         except (OSError, ConfigError) as error:
             self._over = True

@@ -1,8 +1,9 @@
 """A trace of each round: what its time went into, for OpenTelemetry."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
+from coordinator_worker.monitoring.events import Event, RoundClosed, RoundSent
+from coordinator_worker.state.round_record import RoundRecord
 from warren_shared.observability.event_bus import Phase, Timings
 from warren_shared.observability.tracing import Place, Tracer, round_of, training_of, within
 
@@ -16,26 +17,27 @@ class Spans:
     def __init__(self, federation: str) -> None:
         self._federation = federation
         self._tracer = Tracer("warren-coordinator", federation)
-        self._closed: Mapping[str, Any] = {}
+        self._closed: RoundRecord | None = None
 
-    def on_event(self, topic: str, fields: Mapping[str, Any]) -> None:
+    def on_event(self, event: Event) -> None:
         """Wait for the end of a round."""
-        if topic == "round.closed":
-            self._closed = fields
-        elif topic == "round.sent" and fields["version"] == self._closed.get("version"):
-            self._send(fields["run"], self._closed, fields["phases"])
+        closed = self._closed
+        if isinstance(event, RoundClosed):
+            self._closed = event.record
+        elif isinstance(event, RoundSent) and closed and event.version == closed.version:
+            self._send(event.run, closed, event.phases)
 
     def close(self) -> None:
         """Send what is left."""
         self._tracer.close()
 
-    def _send(self, run: str, record: Mapping[str, Any], phases: Timings) -> None:
-        version = record["version"]
+    def _send(self, run: str, record: RoundRecord, phases: Timings) -> None:
+        version = record.version
         top = round_of(self._federation, run, version)
         folds = [phase for phase in phases.done if phase.name == "fold"]
         others = [phase for phase in phases.done if phase.name != "fold"]
         whole = Phase("round", phases.began, max(phase.ended for phase in phases.done), {})
-        told = {name: record[name] for name in TOLD}
+        told = {name: getattr(record, name) for name in TOLD}
         hidden = max(0, len(folds) - MAX_FOLDS)
         self._tracer.span(whole, top, run=run, version=version, folds_not_shown=hidden, **told)
         quorum = min(phase.began for phase in others)

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from coordinator_worker.aggregation import Diverged
 from coordinator_worker.aggregation.algorithm import Algorithm
-from coordinator_worker.monitoring import listeners
+from coordinator_worker.monitoring import events, listeners
 from coordinator_worker.monitoring.event_publisher import Events
 from coordinator_worker.monitoring.reporter import RunReporter
 from coordinator_worker.monitoring.waiting import TICK_S, WaitingReport
@@ -98,13 +98,13 @@ class CoordinatorWorker:
         )
         asked = self._initial_weights.was_asked
         self._intake = Intake.of(settings, self._policy, self._staging, asked)
-        self._event_bus = EventBus()
+        self._event_bus = EventBus[events.Event]()
         self._event_bus.subscribe(listeners.from_settings(settings))
-        events = Events(self._loop.models, self._event_bus, federation=settings.federation)
+        publisher = Events(self._loop.models, self._event_bus, federation=settings.federation)
         self._signer = Signer.of(settings.secret(settings.signing_keys))
         self._notices = Notices(self._loop.models, self._signer, spares=settings.spare_mailboxes)
         self._audit = self._store.audit
-        self._reporter = RunReporter(events, settings.quorum, self._audit)
+        self._reporter = RunReporter(publisher, settings.quorum, self._audit)
         self._rejections = Rejections(self._loop.models, self._notices, self._reporter)
         self._disk_retry = DiskRetry(self._reporter, self._loop)
         self._evaluator = (
@@ -246,7 +246,7 @@ class CoordinatorWorker:
     def _heed(self, event: Event) -> None:
         match event:
             case Connected():
-                self._reporter.link("connected")
+                self._reporter.link(events.LinkConnected)
                 self._loop.ask_whether_active()
             case WatchdogTick():
                 updates = self._round.updates if self._state is not None else 0
@@ -255,10 +255,10 @@ class CoordinatorWorker:
             case Asked() | Doubt() | Tick() | Seen() | Judged() if self._active:
                 self._look_around(event)
             case StandbyTimeout() if not self._active:
-                self._reporter.link("standby")
+                self._reporter.link(events.LinkStandby)
                 log.info("standby", "another coordinator is active; waiting for its end")
             case Lost():
-                self._reporter.link("lost")
+                self._reporter.link(events.LinkLost)
                 self._let_go()
             case ModelPublished() if self._sending is not None and self._sending[0].done():
                 self._settle_sending()
@@ -301,7 +301,7 @@ class CoordinatorWorker:
         told = (self._store.folder, self._store.damaged)
         newest_version.check(self._store.state, out, *told, is_published=self._alone)
         self._active = True
-        self._reporter.link("active")
+        self._reporter.link(events.LinkActive)
         self._missing.begin()
         self._loop.put(Tick())
         self._loop.remind(LOOK_S, Doubt())

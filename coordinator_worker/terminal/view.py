@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from textwrap import wrap
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator_worker.monitoring.client_view import Row
+from coordinator_worker.monitoring.events import Stamped
 from coordinator_worker.monitoring.federation_view import FederationView, silence
 from coordinator_worker.terminal.participation import STYLES
 from coordinator_worker.text.formatting import UNKNOWN, duration, figure, plain, size, sparkline
@@ -69,7 +69,7 @@ class TerminalView:
         """What is drawn."""
         return self._source.view
 
-    def apply(self, event: Mapping[str, Any]) -> None:
+    def apply(self, event: Stamped) -> None:
         """Take one event."""
         with self._source.lock:
             self.view.apply(event)

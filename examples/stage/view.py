@@ -3,12 +3,12 @@
 import sys
 import threading
 from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from coordinator_worker.monitoring.events import RoundClosed, Stamped
 from coordinator_worker.terminal.view import TerminalView
 from coordinator_worker.text.formatting import size
 
@@ -49,21 +49,22 @@ class View:
             self.history.append({})
             return self.boards[-1]
 
-    def apply(self, event: dict[str, Any]) -> None:
+    def apply(self, stamped: Stamped) -> None:
         """Take an event of the run in progress."""
         with self._lock:
             if not self.boards:
                 return
             board = self.boards[-1]
-            board.apply(event)
-            if event.get("event") != "round.closed":
+            board.apply(stamped)
+            if not isinstance(stamped.event, RoundClosed):
                 return
-            self.history[-1][event["version"]] = event["metrics"]
+            record = stamped.event.record
+            self.history[-1][record.version] = record.metrics
         if self._live is None:
-            metrics = event["metrics"].items()
+            metrics = record.metrics.items()
             figures = ", ".join(f"{name} {value:.4f}" for name, value in metrics)
             traffic = f"up {size(board.view.bytes_up)}, down {size(board.view.bytes_down)}"
-            print(f"{board.title}, round {event['version']}: {figures}; {traffic}", flush=True)
+            print(f"{board.title}, round {record.version}: {figures}; {traffic}", flush=True)
 
     def __rich__(self) -> RenderableType:
         with self._lock:

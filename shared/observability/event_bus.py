@@ -3,20 +3,22 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 P = ParamSpec("P")
 R = TypeVar("R")
+E = TypeVar("E")
+E_contra = TypeVar("E_contra", contravariant=True)
 
 
-class Listener(Protocol):
+class Listener(Protocol[E_contra]):
     """Hears everything and keeps what it is there for; must be quick, and safe on any thread."""
 
-    def on_event(self, topic: str, fields: Mapping[str, Any]) -> None:
-        """``topic`` is what happened, such as ``round.closed``; ``fields`` stay as they are."""
+    def on_event(self, event: E_contra) -> None:
+        """Take an event; its class says what happened."""
         ...
 
     def close(self) -> None:
@@ -24,23 +26,23 @@ class Listener(Protocol):
         ...
 
 
-class EventBus:
-    """All listeners of a worker; if there are none, telling them costs nothing."""
+class EventBus(Generic[E]):
+    """All listeners of a worker, for events of one family; if there are none they cost nothing."""
 
     def __init__(self) -> None:
-        self._listeners: tuple[Listener, ...] = ()
+        self._listeners: tuple[Listener[E], ...] = ()
 
-    def subscribe(self, listeners: Iterable[Listener]) -> None:
+    def subscribe(self, listeners: Iterable[Listener[E]]) -> None:
         """Let these hear what happens from now on."""
         self._listeners = (*self._listeners, *listeners)
 
-    def tell(self, topic: str, **fields: Any) -> None:
-        """Let everybody hear of ``topic``."""
+    def publish(self, event: E) -> None:
+        """Let every listener hear of ``event``."""
         for listener in self._listeners:
-            listener.on_event(topic, fields)
+            listener.on_event(event)
 
     def close(self) -> None:
-        """Send everybody home."""
+        """Close all listeners."""
         for listener in self._listeners:
             listener.close()
 

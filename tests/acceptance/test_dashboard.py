@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,15 @@ from playwright.sync_api import Browser, Page
 
 from coordinator_worker.cli import main
 from coordinator_worker.monitoring.event_publisher import Events
+from coordinator_worker.monitoring.events import (
+    CoordinatorAlive,
+    CoordinatorStalled,
+    RoundClosed,
+    RoundOverdue,
+    UpdateAccepted,
+    UpdateRejected,
+)
+from coordinator_worker.state.round_record import ClientReport, RoundRecord
 from tests.acceptance.test_watch import federated, round_closed, seen, until
 from tests.conftest import Place
 from tests.support.browser import chromium, opened
@@ -104,8 +114,10 @@ def test_a_federation_is_seen_as_it_runs_and_a_reload_keeps_its_history(
 
 def accepted(events: Events, client: str, have: int, **metrics: float) -> None:
     events.post(
-        f"update.accepted.{client}", client=client, version=0, base_version=0, staleness=0,
-        examples=10, bytes=100, norm=0.5, metrics=metrics, quorum=(have, 4),
+        UpdateAccepted(
+            client=client, version=0, base_version=0, staleness=0, examples=10, size_bytes=100,
+            norm=0.5, metrics=metrics, quorum=(have, 4),
+        )
     )  # fmt: skip
 
 
@@ -126,17 +138,18 @@ def test_what_others_call_themselves_is_shown_and_never_run(place: Place, browse
     names = {HOSTILE: 1.0, "constructor": 2.0, "__proto__": 3.0, "toString": 4.0}
     with coordinator(place) as events, dashboard(place) as url:
         accepted(events, HOSTILE, 1, **names)
-        events.post("update.rejected.x", client=HOSTILE, reason=HOSTILE, detail=HOSTILE)
-        events.post("round.overdue", version=1, quorum=(1, 4))
-        events.post("coordinator.stalled", detail=HOSTILE)
+        events.post(UpdateRejected(HOSTILE, HOSTILE, HOSTILE))
+        events.post(RoundOverdue(1, (1, 4)))
+        events.post(CoordinatorStalled(HOSTILE))
         for version, metrics in ((1, names), (2, {"loss": 1.0})):  # 2 has none that is so called
-            events.post(
-                "round.closed", run=HOSTILE, version=version, updates=1, bytes_up=1,
-                metrics=metrics, clients={HOSTILE: {}}, seconds=1.0,
+            record = RoundRecord(
+                version, updates=1, bytes_up=1, metrics=metrics,
+                clients={HOSTILE: ClientReport(1, {})}, seconds=1.0, time=time.time(),
             )  # fmt: skip
+            events.post(RoundClosed(HOSTILE, record))
         accepted(events, HOSTILE, 1, **names)
-        events.post("update.rejected.x", client=HOSTILE, reason=HOSTILE, detail=HOSTILE)
-        events.post("coordinator.stalled", detail=HOSTILE)
+        events.post(UpdateRejected(HOSTILE, HOSTILE, HOSTILE))
+        events.post(CoordinatorStalled(HOSTILE))
         page = opened(browser, url)
         page.locator("#metric-chart circle").first.wait_for()
         page.locator("#rejected tbody tr").first.wait_for()
@@ -202,7 +215,7 @@ def test_of_a_thousand_clients_those_that_stand_out_are_shown_and_any_is_found(
         for number in range(1000):
             accepted(events, f"phone.{number}", 1)
         round_closed(events, 1)
-        events.post("update.rejected.phone.777", client="phone.777", reason="norm", detail="!")
+        events.post(UpdateRejected("phone.777", "norm", "!"))
         round_closed(events, 2)
         page = opened(browser, url)
         page.get_by_text("961 more, which stand out less.").wait_for()
@@ -225,11 +238,11 @@ def test_a_coordinator_that_has_gone_without_a_word_is_missed_by_who_looks_later
 ) -> None:
     with dashboard(place) as url, coordinator(place) as events:
         first = opened(browser, url)
-        events.post("coordinator.alive", every_s=0.5)
+        events.post(CoordinatorAlive(0.5))
         first.locator("#link.lost", has_text="no sign of the coordinator for").wait_for()
         late = opened(browser, url)
         late.locator("#link.lost", has_text="no sign of the coordinator for").wait_for(timeout=900)
-        events.post("coordinator.alive", every_s=15.0)
+        events.post(CoordinatorAlive(15.0))
         for page in (first, late):
             page.locator("#link", has_text="live").wait_for()
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pika
@@ -19,6 +18,7 @@ from broker_config.declaration.federation import Federation
 from broker_config.declaration.topology import topology
 from broker_config.node import lifecycle as private_node
 from coordinator_worker.cli import main
+from coordinator_worker.monitoring.events import Stamped, UpdateRejected
 from coordinator_worker.monitoring.follower import Watch
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
@@ -74,7 +74,7 @@ def poisoned(place: Place, tmp_path: Path) -> Iterator[Place]:
     initial = tmp_path / "initial.npz"
     np.savez(initial, np.zeros(1, np.float32))
     arguments = ("--initial-model", str(initial), "--checkpoint-dir", str(tmp_path / "checkpoint"))
-    events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    events: queue.SimpleQueue[Stamped] = queue.SimpleQueue()
     with workers() as started, Watch(place.urls["watcher"], events.put):
         started.append(Worker("coordinator-worker", place.urls["coordinator"], *arguments))
         send(place, "alfa", (b"rubbish",), update(place, "bravo"))
@@ -82,7 +82,7 @@ def poisoned(place: Place, tmp_path: Path) -> Iterator[Place]:
         rejected = 0
         while rejected < 3:  # the event comes when the broker has confirmed the letter
             event = events.get(timeout=DEADLINE_S)
-            rejected += event["event"].startswith("update.rejected.")
+            rejected += isinstance(event.event, UpdateRejected)
         yield place
         assert started[0].process.poll() is None, "the coordinator did not survive being looked at"
 

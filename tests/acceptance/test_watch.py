@@ -14,8 +14,10 @@ from pika import exceptions
 
 from coordinator_worker.cli import main
 from coordinator_worker.monitoring.event_publisher import Events
+from coordinator_worker.monitoring.events import ClientJoined, RoundClosed
 from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.monitoring.follower import Follower, fetch_snapshot
+from coordinator_worker.state.round_record import ClientReport, RoundRecord
 from tests.conftest import Place
 from tests.support.pace import DEADLINE_S
 from tests.support.processes import BIN, ROOT, Worker, workers
@@ -47,10 +49,11 @@ def coordinator(place: Place) -> Iterator[Events]:
 
 
 def round_closed(events: Events, version: int) -> None:
-    events.post(
-        "round.closed", run="aa", version=version, updates=1, bytes_up=10, metrics={"loss": 0.5},
-        clients={"alfa": {}}, seconds=1.0,
+    record = RoundRecord(
+        version, updates=1, bytes_up=10, metrics={"loss": 0.5},
+        clients={"alfa": ClientReport(1, {})}, seconds=1.0, time=time.time(),
     )  # fmt: skip
+    events.post(RoundClosed("aa", record))
 
 
 def seen(url: str, wanted: Callable[[FederationView], bool]) -> FederationView:
@@ -161,7 +164,7 @@ def test_what_a_coordinator_that_began_anew_did_before_it_was_heard_is_made_up_f
     changed = threading.Event()
     with coordinator(place) as events:
         for _ in range(10):
-            events.post("client.joined", client="alfa")
+            events.post(ClientJoined("alfa"))
         for version in (1, 2, 3):
             round_closed(events, version)
         seen(place.urls["watcher"], lambda picture: picture.version == 3)

@@ -13,6 +13,14 @@ from unittest.mock import patch
 import numpy as np
 
 from coordinator_worker.monitoring.event_publisher import Events
+from coordinator_worker.monitoring.events import (
+    Event,
+    LinkActive,
+    LinkConnected,
+    LinkLost,
+    LinkStandby,
+    Stamped,
+)
 from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.monitoring.prometheus import Metrics
 from coordinator_worker.monitoring.reporter import RunReporter
@@ -71,7 +79,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.now = NOW
-        self.outbox, bus = Outbox(), EventBus()
+        self.outbox, bus = Outbox(), EventBus[Event]()
         self.metrics = Metrics(FEDERATION, QUORUM)
         bus.subscribe([self.metrics])
         self.audit = Audit(folder)
@@ -111,7 +119,7 @@ class Run:
 
     def _begin(self) -> None:
         self.audit.take_over(self.state)
-        for what in ("connected", "active"):
+        for what in (LinkConnected, LinkActive):
             self.reporter.link(what)
         self.reporter.published(self.state, model(1), Timings())
         for client in ("alfa", "bravo", "charlie", "bravo.7"):
@@ -172,7 +180,7 @@ class Run:
         say.overdue(3, 1, 1)
         say.stalled(OSError(28, "No space left on device"))
         say.recovered()
-        for what in ("lost", "connected", "standby", "active"):
+        for what in (LinkLost, LinkConnected, LinkStandby, LinkActive):
             say.link(what)
 
     def _roll_back(self, version: int) -> None:
@@ -277,9 +285,9 @@ def written(run: Run) -> dict[str, bytes]:
     view = FederationView()
     lines = []
     for body in run.outbox.events:
-        event = json.loads(body)
-        view.apply(event)
-        if (line := event_lines.line(event)) is not None:
+        stamped = Stamped.from_dict(json.loads(body))
+        view.apply(stamped)
+        if (line := event_lines.line(stamped)) is not None:
             lines.append(line)
     return {
         "history.jsonl": history_of(run.state, "jsonl").encode(),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from coordinator_worker.monitoring.events import Stamped
 from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.storage import audit_files, checkpoint
 from coordinator_worker.storage.audit_log import Audit
@@ -94,7 +95,7 @@ def test_todays_code_says_what_was_said_of_the_run(played: Run) -> None:
 def test_events_come_to_the_view_that_they_came_to() -> None:
     view = FederationView()
     for line in events():
-        view.apply(json.loads(line))
+        view.apply(Stamped.from_dict(json.loads(line)))
     assert strict_json.dumps(view.as_dict()).encode() == golden("state.json").strip()
     again = FederationView.of(json.loads(golden("state.json")))
     assert strict_json.dumps(again.as_dict()).encode() == golden("state.json").strip()

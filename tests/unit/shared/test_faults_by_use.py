@@ -18,6 +18,7 @@ from client_worker.settings import ClientSettings
 from client_worker.tasks.feature_statistics import Statistics
 from coordinator_worker.dashboard.server import DashboardServer
 from coordinator_worker.monitoring.event_publisher import Events
+from coordinator_worker.monitoring.events import CoordinatorRecovered, CoordinatorStalled
 from coordinator_worker.runtime.disk_retry import DiskRetry
 from coordinator_worker.runtime.evaluator import Evaluator
 from coordinator_worker.runtime.event_loop import CoordinatorLoop
@@ -72,7 +73,7 @@ class Slow:
     def post(self, message: Publication) -> None:
         if message.routing_key.startswith("event"):
             return
-        if message.routing_key == "round.first":
+        if message.routing_key == "coordinator.stalled":
             self.first_is_in.set()
             self.second_was_tried.wait(0.2)
         self.numbers.append(message.routing_key)
@@ -81,16 +82,16 @@ class Slow:
 def test_events_of_two_threads_go_out_in_the_order_of_their_numbers() -> None:
     session = Slow()
     events = Events(session, EventBus(), federation="f")  # type: ignore[arg-type]
-    first = threading.Thread(target=events.post, args=("round.first",))
+    first = threading.Thread(target=events.post, args=(CoordinatorStalled(),))
     first.start()
     assert session.first_is_in.wait(DEADLINE_S)
-    second = threading.Thread(target=events.post, args=("round.second",))
+    second = threading.Thread(target=events.post, args=(CoordinatorRecovered(),))
     second.start()
     second.join(0.05)
     session.second_was_tried.set()
     for thread in (first, second):
         thread.join(DEADLINE_S)
-    assert session.numbers == ["round.first", "round.second"]
+    assert session.numbers == ["coordinator.stalled", "coordinator.recovered"]
 
 
 @pytest.mark.parametrize("at_top", [True, False])

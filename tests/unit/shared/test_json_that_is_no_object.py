@@ -10,6 +10,7 @@ import pytest
 
 from client_worker.runtime.update_store import UpdateStore
 from coordinator_worker.cli import main
+from coordinator_worker.monitoring.events import NOTHING
 from coordinator_worker.monitoring.follower import _read, _written
 from coordinator_worker.runtime.evaluator import Evaluator
 from coordinator_worker.storage.audit_files import NAME
@@ -100,7 +101,7 @@ def test_a_clients_note_of_what_was_confirmed(tmp_path: Path, text: bytes) -> No
 
 @pytest.mark.parametrize("text", NO_OBJECTS.values(), ids=NO_OBJECTS)
 def test_an_event(text: bytes) -> None:
-    assert _read(Delivery(memoryview(text), 1, 0, "coordinator", redelivered=False)) == {}
+    assert _read(Delivery(memoryview(text), 1, 0, "coordinator", redelivered=False)) == NOTHING
 
 
 @pytest.mark.parametrize("text", NO_OBJECTS.values(), ids=NO_OBJECTS)

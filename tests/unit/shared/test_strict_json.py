@@ -4,6 +4,7 @@ import json
 import re
 from math import inf, isnan, nan
 
+from coordinator_worker.monitoring.events import Stamped
 from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.text.formatting import sparkline
 from coordinator_worker.text.markdown import sparkline as in_markdown
@@ -34,12 +35,18 @@ def test_a_late_comer_sees_nan_where_the_coordinator_saw_it() -> None:
     metrics = {"loss": nan, "eval_auc": 0.5}
     accepted = {"client": "alfa", "base_version": 0, "examples": 1, "metrics": metrics}
     accepted["quorum"] = [1, 2]
-    view.apply({"event": "client.joined", "client": "alfa", **common})
-    view.apply({"event": "update.accepted.alfa", "version": 0, **accepted, **common})
+    view.apply(Stamped.from_dict({"event": "client.joined", "client": "alfa", **common}))
+    view.apply(
+        Stamped.from_dict({"event": "update.accepted.alfa", "version": 0, **accepted, **common})
+    )
     closed = {"version": 1, "updates": 1, "metrics": metrics, "clients": {"alfa": {}}}
-    view.apply({"event": "round.closed", **closed, **common})
+    view.apply(Stamped.from_dict({"event": "round.closed", **closed, **common}))
     late = FederationView.of(json.loads(strict_json.dumps(view.as_dict())))
-    late.apply(json.loads(strict_json.dumps({"event": "round.closed", **closed, **common})))
+    late.apply(
+        Stamped.from_dict(
+            json.loads(strict_json.dumps({"event": "round.closed", **closed, **common}))
+        )
+    )
     for found in (*late.rounds, late.clients["alfa"]):
         figures = found["metrics"] if isinstance(found, dict) else found.metrics
         assert isnan(figures["loss"])

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator_worker.monitoring.client_view import WINDOW, Row
+from coordinator_worker.monitoring.events import Stamped
 from coordinator_worker.monitoring.federation_view import MAX_METRICS, MAX_REJECTED, FederationView
 from coordinator_worker.state.roster import Member
 from coordinator_worker.state.round_record import RoundRecord
@@ -46,10 +47,14 @@ def rejected(client: str, reason: str = "stale") -> dict[str, Any]:
     }  # fmt: skip
 
 
+def apply(view: FederationView, event: dict[str, Any]) -> None:
+    view.apply(Stamped.from_dict(event))
+
+
 def picture_of(*events: dict[str, Any]) -> FederationView:
     view = FederationView()
     for event in events:
-        view.apply(event)
+        apply(view, event)
     return view
 
 
@@ -62,7 +67,7 @@ def test_a_client_is_as_late_as_the_rounds_that_it_was_not_in() -> None:
     view = picture_of(published(0), accepted("alfa", 1), accepted("bravo", 1), closed(1))
     for version in (2, 3, 4):
         for event in (accepted("alfa", version), closed(version), published(version)):
-            view.apply(event)
+            apply(view, event)
     assert (row(view, "alfa").status, row(view, "alfa").behind) == ("in", 0)
     bravo = row(view, "bravo")
     assert (bravo.status, bravo.behind, bravo.missed) == ("late", 3, 3)
@@ -90,8 +95,8 @@ def test_the_share_of_data_is_that_of_all_examples() -> None:
 
 def test_a_refused_update_is_marked_and_a_stranger_gets_no_line() -> None:
     view = picture_of(published(0), accepted("alfa", 1), closed(1), rejected("alfa"))
-    view.apply(rejected("nobody"))
-    view.apply(closed(2))
+    apply(view, rejected("nobody"))
+    apply(view, closed(2))
     assert row(view, "alfa").client.strip(2) == "0x"
     assert row(view, "alfa").missed == 1
     assert len(view.rows()) == 1
@@ -100,7 +105,7 @@ def test_a_refused_update_is_marked_and_a_stranger_gets_no_line() -> None:
 
 def test_another_run_begins_anew_and_keeps_the_clients() -> None:
     view = picture_of(published(0), accepted("alfa", 1), closed(1), rejected("alfa"))
-    view.apply(published(0, run="bb"))
+    apply(view, published(0, run="bb"))
     assert (view.run, view.version, len(view.rounds)) == ("bb", 0, 0)
     assert (view.reasons, view.staleness) == ({}, {})
     assert row(view, "alfa").status == "silent"
@@ -110,19 +115,19 @@ def test_troubles_go_when_what_caused_them_has() -> None:
     view = picture_of(
         published(0),
         {"event": "round.overdue", "version": 1, "quorum": [1, 2]},
-        {"event": "client.flooding.alfa", "client": "alfa"},
-        {"event": "round.diverged", "detail": "infinite"},
+        {"event": "client.flooding.alfa", "client": "alfa", "reason": "norm"},
+        {"event": "round.diverged", "version": 1, "detail": "infinite"},
     )
     assert set(view.trouble) == {"overdue", "flood", "diverged"}
-    view.apply(closed(1, diverged="infinite", rejected={"malformed": 3}))
+    apply(view, closed(1, diverged="infinite", rejected={"malformed": 3}))
     assert set(view.trouble) == {"flood", "diverged"}
-    view.apply(closed(2, rejected={}))
+    apply(view, closed(2, rejected={}))
     assert view.trouble == {}
 
 
 def test_what_is_evaluated_beside_belongs_to_its_version() -> None:
     view = picture_of(closed(1), closed(2))
-    view.apply({"event": "model.evaluated", "version": 1, "metrics": {"auc": 0.9}})
+    apply(view, {"event": "model.evaluated", "version": 1, "metrics": {"auc": 0.9}})
     assert view.rounds[0]["metrics"]["evaluate: auc"] == 0.9
     assert "evaluate: auc" in view.metrics
 
@@ -130,9 +135,9 @@ def test_what_is_evaluated_beside_belongs_to_its_version() -> None:
 def test_nobody_can_make_it_grow_without_bound() -> None:
     view = FederationView()
     for number in range(3 * MAX_REJECTED):
-        view.apply(rejected("alfa") | {"detail": "x" * 100_000})
-        view.apply(accepted("alfa", number) | {"metrics": {f"{number}": 1.0, "y" * 9000: 1.0}})
-        view.apply(closed(number + 1))
+        apply(view, rejected("alfa") | {"detail": "x" * 100_000})
+        apply(view, accepted("alfa", number) | {"metrics": {f"{number}": 1.0, "y" * 9000: 1.0}})
+        apply(view, closed(number + 1))
     assert len(view.rejected) == MAX_REJECTED
     assert len(view.metrics) == MAX_METRICS
     assert len(view.clients["alfa"].rounds) == WINDOW + 1
@@ -141,9 +146,9 @@ def test_nobody_can_make_it_grow_without_bound() -> None:
 
 def test_names_that_one_client_makes_up_give_way_to_those_of_the_rounds() -> None:
     view = FederationView()
-    view.apply(accepted("alfa", 0) | {"metrics": {f"junk{n}": 1.0 for n in range(64)}})
+    apply(view, accepted("alfa", 0) | {"metrics": {f"junk{n}": 1.0 for n in range(64)}})
     assert len(view.metrics) == MAX_METRICS
-    view.apply(closed(1) | {"metrics": {"loss": 0.5, "auc": 0.7, "junk0": 1.0}})
+    apply(view, closed(1) | {"metrics": {"loss": 0.5, "auc": 0.7, "junk0": 1.0}})
     assert {"loss", "auc"} <= view.metrics.keys()
     assert view.rounds[-1]["metrics"] == {"loss": 0.5, "auc": 0.7, "junk0": 1.0}
     assert len(view.metrics) <= MAX_METRICS
@@ -159,8 +164,8 @@ def test_a_picture_that_was_a_message_is_the_same_and_goes_on_alike() -> None:
         assert both.as_dict()["clients"][1]["now"] == 1
     assert json.dumps(again.as_dict()) == json.dumps(view.as_dict())
     for event in (closed(2), published(2), accepted("alfa", 3)):
-        view.apply(event)
-        again.apply(event)
+        apply(view, event)
+        apply(again, event)
     assert json.dumps(again.as_dict()) == json.dumps(view.as_dict())
 
 

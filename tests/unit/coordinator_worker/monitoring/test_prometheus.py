@@ -9,31 +9,34 @@ import pytest
 import urllib3
 from prometheus_client.parser import text_string_to_metric_families
 
+from client_worker.runtime import events as of_clients
 from client_worker.runtime.prometheus import Metrics as ClientMetrics
+from coordinator_worker.monitoring import events
 from coordinator_worker.monitoring.prometheus import MAX_CLIENTS, MAX_METRICS, Metrics
+from coordinator_worker.state.roster import StatusTotal
+from coordinator_worker.state.round_record import RoundRecord
 from tests.support.ports import free_port
 from warren_shared.errors import ConfigError
 from warren_shared.observability.event_bus import Phase, Timings
 from warren_shared.observability.prometheus import Endpoint, Meters
 
+RUN = "ab" * 4
 ROOT = Path(__file__).parents[4]
 
 
-def accepted(client: str, version: int = 4, base: int = 4, have: int = 1) -> dict[str, Any]:
-    return {
-        "client": client, "version": version, "base_version": base, "bytes": 100,
-        "quorum": (have, 3),
-    }  # fmt: skip
+def accepted(client: str, version: int = 4, base: int = 4, have: int = 1) -> events.UpdateAccepted:
+    return events.UpdateAccepted(
+        client=client, version=version, base_version=base, staleness=version - base, examples=10,
+        size_bytes=100, metrics={}, quorum=(have, 3),
+    )  # fmt: skip
 
 
-def closed(**changed: Any) -> dict[str, Any]:
-    record = {
-        "run": "ab" * 4, "version": 5, "updates": 3, "incomplete": 1, "rejected": {}, "norm": 0.5,
-        "seconds": 2.5, "metrics": {"loss": 0.25},
-        "participation": {"in": {"clients": 3, "data_share": 0.75},
-                          "gone": {"clients": 1, "data_share": 0.25}},
-    }  # fmt: skip
-    return record | changed
+def closed(**metrics: float) -> events.RoundClosed:
+    record = RoundRecord(
+        5, updates=3, incomplete=1, norm=0.5, seconds=2.5, metrics=metrics or {"loss": 0.25},
+        participation={"in": StatusTotal(3, 0.75), "gone": StatusTotal(1, 0.25)},
+    )  # fmt: skip
+    return events.RoundClosed("ab" * 4, record)
 
 
 def phases(*done: tuple[str, float, dict[str, Any]]) -> Timings:
@@ -52,8 +55,8 @@ def value(metrics: Metrics | ClientMetrics, name: str, /, **labels: str) -> floa
 
 
 def test_updates_are_counted_and_their_staleness_is_spread(metrics: Metrics) -> None:
-    metrics.on_event("update.accepted.alfa", accepted("alfa", have=1))
-    metrics.on_event("update.accepted.bravo", accepted("bravo", base=2, have=2))
+    metrics.on_event(accepted("alfa", have=1))
+    metrics.on_event(accepted("bravo", base=2, have=2))
     assert value(metrics, "warren_updates_accepted_total") == 2
     assert value(metrics, "warren_update_bytes_total") == 200
     assert value(metrics, "warren_quorum_updates") == 2
@@ -64,18 +67,18 @@ def test_updates_are_counted_and_their_staleness_is_spread(metrics: Metrics) -> 
 
 
 def test_rejections_are_counted_by_why_also_those_of_a_flood(metrics: Metrics) -> None:
-    metrics.on_event("update.rejected.alfa", {"client": "alfa", "reason": "stale"})
-    metrics.on_event("update.flooded", {"client": "alfa", "reason": "stale"})
-    metrics.on_event("client.flooding.alfa", {"client": "alfa", "reason": "stale"})
-    metrics.on_event("update.rejected.bravo", {"client": "bravo", "reason": "norm"})
+    metrics.on_event(events.UpdateRejected("alfa", "stale"))
+    metrics.on_event(events.UpdateFlooded("alfa", "stale"))
+    metrics.on_event(events.ClientFlooding("alfa", "stale"))
+    metrics.on_event(events.UpdateRejected("bravo", "norm"))
     assert value(metrics, "warren_updates_rejected_total", reason="stale") == 2
     assert value(metrics, "warren_updates_rejected_total", reason="norm") == 1
     assert value(metrics, "warren_floods_total") == 1
 
 
 def test_a_round_that_closed_says_who_took_part_and_what_is_missing(metrics: Metrics) -> None:
-    metrics.on_event("update.accepted.alfa", accepted("alfa", have=3))
-    metrics.on_event("round.closed", closed())
+    metrics.on_event(accepted("alfa", have=3))
+    metrics.on_event(closed())
     assert value(metrics, "warren_quorum_updates") == 0
     assert value(metrics, "warren_round_duration_seconds_sum") == 2.5
     assert value(metrics, "warren_updates_incomplete_total") == 1
@@ -88,11 +91,9 @@ def test_a_round_that_closed_says_who_took_part_and_what_is_missing(metrics: Met
 def test_the_time_of_a_round_is_told_by_what_it_went_into(metrics: Metrics) -> None:
     fold = {"client": "alfa", "base_version": 4, "norm": 7.0}
     done = phases(("fold", 1, fold), ("fold", 2, fold), ("aggregate", 3, {}), ("checkpoint", 4, {}))
-    metrics.on_event("round.timed", {"version": 5, "phases": done})
-    metrics.on_event("round.sent", {"version": 5, "phases": phases(("publish", 5, {}))})
-    metrics.on_event(
-        "round.sent", {"version": 0, "phases": phases()}
-    )  # of no round: not zero seconds
+    metrics.on_event(events.RoundTimed(5, done))
+    metrics.on_event(events.RoundSent(RUN, 5, phases(("publish", 5, {}))))
+    metrics.on_event(events.RoundSent(RUN, 0, phases()))  # of no round: not zero seconds
     for name, seconds in (
         ("warren_fold_seconds_total", 3),
         ("warren_aggregate_duration_seconds_sum", 3),
@@ -107,20 +108,20 @@ def test_the_time_of_a_round_is_told_by_what_it_went_into(metrics: Metrics) -> N
 def test_what_there_is_not_yet_is_not_shown_as_zero(metrics: Metrics) -> None:
     assert value(metrics, "warren_model_version") is None
     assert value(metrics, "warren_best_version") is None
-    metrics.on_event("model.published", {"version": 3, "bytes": 40})
-    metrics.on_event("model.best", {"version": 2, "value": 0.9})
+    metrics.on_event(events.ModelPublished(RUN, 3, 40, (0, 3)))
+    metrics.on_event(events.ModelBest(2, 0.9))
     assert value(metrics, "warren_model_version") == 3
     assert value(metrics, "warren_best_value") == 0.9
 
 
 def test_the_link_and_the_disk_are_told(metrics: Metrics) -> None:
-    for topic in ("link.connected", "link.active", "coordinator.stalled"):
-        metrics.on_event(topic, {})
+    for event in (events.LinkConnected(), events.LinkActive(), events.CoordinatorStalled()):
+        metrics.on_event(event)
     assert value(metrics, "warren_broker_connected") == 1
     assert value(metrics, "warren_coordinator_active") == 1
     assert value(metrics, "warren_checkpoint_stalled") == 1
-    for topic in ("link.lost", "coordinator.recovered"):
-        metrics.on_event(topic, {})
+    for event in (events.LinkLost(), events.CoordinatorRecovered()):
+        metrics.on_event(event)
     assert value(metrics, "warren_broker_connected") == 0
     assert value(metrics, "warren_coordinator_active") == 0
     assert value(metrics, "warren_checkpoint_stalled") == 0
@@ -129,9 +130,9 @@ def test_the_link_and_the_disk_are_told(metrics: Metrics) -> None:
 
 def test_only_so_many_clients_have_series_of_their_own(metrics: Metrics) -> None:
     for number in range(MAX_CLIENTS + 30):
-        metrics.on_event("update.accepted.x", accepted(f"c{number}"))
+        metrics.on_event(accepted(f"c{number}"))
     last = {"client": f"c{MAX_CLIENTS + 29}", "base_version": 4, "norm": 1.0}
-    metrics.on_event("round.timed", {"version": 5, "phases": phases(("fold", 1, last))})
+    metrics.on_event(events.RoundTimed(5, phases(("fold", 1, last))))
     families = {family.name: family.samples for family in metrics.meters.registry.collect()}
     for name in ("updates", "last_update_timestamp_seconds", "base_version", "update_norm"):
         clients = [sample.labels["client"] for sample in families[f"warren_member_{name}"]]
@@ -141,36 +142,36 @@ def test_only_so_many_clients_have_series_of_their_own(metrics: Metrics) -> None
 
 
 def test_made_up_metrics_push_out_none_that_was_there(metrics: Metrics) -> None:
-    metrics.on_event("round.closed", closed(metrics={"loss": 0.5}))
+    metrics.on_event(closed(loss=0.5))
     rubbish = {f"a{number}": 1.0 for number in range(200)}
-    metrics.on_event("round.closed", closed(metrics=rubbish | {"loss": 0.25}))
+    metrics.on_event(closed(**rubbish, loss=0.25))
     (family,) = [f for f in metrics.meters.registry.collect() if f.name == "warren_metric"]
     assert len(family.samples) == MAX_METRICS
     assert value(metrics, "warren_metric", source="clients", name="loss") == 0.25
 
 
 def test_a_metric_that_is_no_longer_reported_is_no_longer_shown(metrics: Metrics) -> None:
-    metrics.on_event("round.closed", closed(metrics={"loss": 0.5, "auc": 0.9}))
-    metrics.on_event("model.evaluated", {"version": 5, "metrics": {"auc": 0.8}})
-    metrics.on_event("round.closed", closed(metrics={"loss": 0.25}))
+    metrics.on_event(closed(loss=0.5, auc=0.9))
+    metrics.on_event(events.ModelEvaluated(5, {"auc": 0.8}))
+    metrics.on_event(closed(loss=0.25))
     assert value(metrics, "warren_metric", source="clients", name="auc") is None
     assert value(metrics, "warren_metric", source="evaluation", name="auc") == 0.8
 
 
 def test_a_client_tells_of_its_training_and_of_what_became_of_it() -> None:
     metrics = ClientMetrics("clinics")
-    about = {"client": "alfa", "run": "ab" * 4, "version": 4}
-    for topic, fields in (
-        ("link.connected", {}),
-        ("model.received", {**about, "bytes": 100}),
-        ("update.trained", {**about, "lag": 2, "examples": 10, "metrics": {"loss": 0.5},
-                            "phases": phases(("train", 3, {}))}),
-        ("update.late", about),
-        ("update.confirmed", {**about, "bytes": 100, "phases": phases(("publish", 1, {}))}),
-        ("update.rejected", {"client": "alfa", "reason": "stale"}),
-        ("link.lost", {}),
-    ):  # fmt: skip
-        metrics.on_event(topic, fields)
+    about = ("alfa", RUN, 4)
+    training, publishing = phases(("train", 3, {})), phases(("publish", 1, {}))
+    for event in (
+        of_clients.LinkConnected(),
+        of_clients.ModelReceived(*about, 100),
+        of_clients.UpdateTrained(*about, 2, 10, {"loss": 0.5}, training),
+        of_clients.UpdateLate(*about),
+        of_clients.UpdateConfirmed(*about, 100, publishing),
+        of_clients.UpdateRejected("alfa", "stale"),
+        of_clients.LinkLost(),
+    ):
+        metrics.on_event(event)
     for name, expected in (
         ("model_version", 4), ("model_bytes_total", 100), ("lag_versions", 2),
         ("training_duration_seconds_sum", 3), ("publish_duration_seconds_sum", 1),

@@ -1,14 +1,19 @@
 """What the coordinator says of what happens reaches those who listen in its process."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from math import nan
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from coordinator_worker.monitoring.event_publisher import Events
+from coordinator_worker.monitoring.events import (
+    Event,
+    LinkLost,
+    RoundClosed,
+    RoundTimed,
+    UpdateFlooded,
+)
 from coordinator_worker.monitoring.reporter import RunReporter
 from coordinator_worker.state.roster import StatusTotal
 from coordinator_worker.state.round_record import ClientReport, RoundRecord
@@ -35,11 +40,11 @@ class Ear:
     """Remembers what it hears."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, Mapping[str, Any]]] = []
+        self.heard: list[Event] = []
         self.closed = False
 
-    def on_event(self, topic: str, fields: Mapping[str, Any]) -> None:
-        self.heard.append((topic, fields))
+    def on_event(self, event: Event) -> None:
+        self.heard.append(event)
 
     def close(self) -> None:
         self.closed = True
@@ -57,38 +62,37 @@ def outbox() -> Outbox:
 
 
 @pytest.fixture
-def event_bus() -> EventBus:
+def event_bus() -> EventBus[Event]:
     return EventBus()
 
 
 @pytest.fixture
-def reporter(outbox: Outbox, event_bus: EventBus, tmp_path: Path) -> RunReporter:
+def reporter(outbox: Outbox, event_bus: EventBus[Event], tmp_path: Path) -> RunReporter:
     events = Events(outbox, event_bus, federation="clinics")  # type: ignore[arg-type]
     return RunReporter(events, 2, Audit(tmp_path))
 
 
 def test_listeners_hear_each_of_a_flood_and_everybody_only_the_first(
-    reporter: RunReporter, outbox: Outbox, event_bus: EventBus
+    reporter: RunReporter, outbox: Outbox, event_bus: EventBus[Event]
 ) -> None:
     ear = Ear()
     event_bus.subscribe([ear])
     for first in (True, False, False):
         reporter.flooded("alfa", Rejected("malformed", "rubbish"), first=first)
     assert outbox.topics == ["client.flooding.alfa"]
-    flooded = [fields for topic, fields in ear.heard if topic == "update.flooded"]
-    assert flooded == [{"client": "alfa", "reason": "malformed"}] * 3
+    flooded = [event for event in ear.heard if isinstance(event, UpdateFlooded)]
+    assert flooded == [UpdateFlooded("alfa", "malformed")] * 3
 
 
 def test_what_the_time_went_into_is_for_listeners_alone(
-    reporter: RunReporter, outbox: Outbox, event_bus: EventBus
+    reporter: RunReporter, outbox: Outbox, event_bus: EventBus[Event]
 ) -> None:
     ear, phases = Ear(), Timings()
     event_bus.subscribe([ear])
     reporter.closed("ab" * 4, RECORD, phases)
-    reporter.link("lost")
+    reporter.link(LinkLost)
     assert outbox.topics == ["round.closed"]
-    assert [topic for topic, _ in ear.heard] == ["round.closed", "round.timed", "link.lost"]
-    assert ear.heard[1][1] == {"version": 3, "phases": phases}
+    assert ear.heard == [RoundClosed("ab" * 4, RECORD), RoundTimed(3, phases), LinkLost()]
     event_bus.close()
     assert ear.closed
 

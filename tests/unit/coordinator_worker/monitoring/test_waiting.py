@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 
+from coordinator_worker.monitoring.events import Stamped
 from coordinator_worker.monitoring.federation_view import FederationView, silence
 from coordinator_worker.monitoring.waiting import (
     FIRST_S,
@@ -25,36 +26,40 @@ def accepted(client: str, version: int = 0) -> dict[str, object]:
     )  # fmt: skip
 
 
+def apply(view: FederationView, event: dict[str, object]) -> None:
+    view.apply(Stamped.from_dict(event))
+
+
 @pytest.fixture
 def view() -> FederationView:
     made = FederationView()
     for client in ("alfa", "bravo", "charlie"):
-        made.apply(event("client.joined", client=client))
+        apply(made, event("client.joined", client=client))
     return made
 
 
 def test_a_round_says_whom_it_waits_for_and_why(view: FederationView) -> None:
-    view.apply(accepted("alfa"))
-    view.apply(event("client.failed", client="charlie", reason="KeyError: age", ends=True))
+    apply(view, accepted("alfa"))
+    apply(view, event("client.failed", client="charlie", reason="KeyError: age", ends=True))
     words = in_words(1, 3, view.waiting())
     assert words == (
         "waiting for 2 of 3 updates: bravo (has contributed nothing yet),"
         " charlie (left: KeyError: age)"
     )
-    view.apply(event("coordinator.alive", every_s=15.0, away=["bravo"]))
+    apply(view, event("coordinator.alive", every_s=15.0, away=["bravo"]))
     assert "bravo (not connected)" in in_words(1, 3, view.waiting())
 
 
 def test_what_a_client_did_since_ends_what_was_said_of_it(view: FederationView) -> None:
-    view.apply(event("client.failed", client="bravo", reason="KeyError: age", ends=True))
-    view.apply(event("coordinator.alive", every_s=15.0, away=["bravo"]))
-    view.apply(event("client.joined", client="bravo"))
+    apply(view, event("client.failed", client="bravo", reason="KeyError: age", ends=True))
+    apply(view, event("coordinator.alive", every_s=15.0, away=["bravo"]))
+    apply(view, event("client.joined", client="bravo"))
     assert not view.clients["bravo"].trouble
     assert not view.clients["bravo"].away
-    view.apply(event("client.failed", client="alfa", reason="KeyError: age", ends=False))
-    view.apply(event("client.joined", client="alfa"))
+    apply(view, event("client.failed", client="alfa", reason="KeyError: age", ends=False))
+    apply(view, event("client.joined", client="alfa"))
     assert view.clients["alfa"].trouble == "failed: KeyError: age", "it tries again"
-    view.apply(accepted("alfa"))
+    apply(view, accepted("alfa"))
     assert not view.clients["alfa"].trouble
 
 
@@ -69,21 +74,21 @@ def test_everybody_rejected_is_a_finding_of_its_own(view: FederationView) -> Non
     for client in ("alfa", "bravo", "charlie"):
         assert not view.all_rejected()
         told = {"client": client, "reason": "norm", "detail": "its norm is 1e+30"}
-        view.apply(event(f"update.rejected.{client}", **told))
+        apply(view, event(f"update.rejected.{client}", **told))
     assert view.all_rejected()
     assert "alfa (rejected: norm: its norm is 1e+30)" in in_words(0, 3, view.waiting())
     assert "--max-update-norm" in remedy({"norm": 3})
-    view.apply(accepted("bravo"))
+    apply(view, accepted("bravo"))
     assert not view.all_rejected()
 
 
 def test_being_late_is_no_reason_that_is_told(view: FederationView) -> None:
-    view.apply(event("update.rejected.alfa", client="alfa", reason="stale", detail="late"))
+    apply(view, event("update.rejected.alfa", client="alfa", reason="stale", detail="late"))
     assert not view.clients["alfa"].trouble
 
 
 def test_what_a_client_says_of_itself_is_bounded_and_printable(view: FederationView) -> None:
-    view.apply(event("client.failed", client="alfa", reason="\x1b[2J\n" * 1000, ends=True))
+    apply(view, event("client.failed", client="alfa", reason="\x1b[2J\n" * 1000, ends=True))
     trouble = view.clients["alfa"].trouble
     assert len(trouble) < 300
     assert trouble.isprintable()
@@ -106,8 +111,8 @@ def test_the_intervals_grow() -> None:
 
 
 def test_a_picture_keeps_what_is_known_for_who_comes_later(view: FederationView) -> None:
-    view.apply(event("client.failed", client="charlie", reason="KeyError", ends=True))
-    view.apply(event("coordinator.alive", every_s=15.0, away=["bravo"]))
+    apply(view, event("client.failed", client="charlie", reason="KeyError", ends=True))
+    apply(view, event("coordinator.alive", every_s=15.0, away=["bravo"]))
     again = FederationView.of(view.as_dict())
     assert again.waiting() == view.waiting()
     assert again.alive_s == 15.0
@@ -121,8 +126,8 @@ def test_a_picture_keeps_what_is_known_for_who_comes_later(view: FederationView)
 
 
 def test_a_coordinator_that_is_dead_does_not_look_alive(view: FederationView) -> None:
-    view.apply(event("coordinator.alive", every_s=15.0))
+    apply(view, event("coordinator.alive", every_s=15.0))
     assert not silence(view, 44.0)
     assert silence(view, 90.0) == "no sign of the coordinator for 90 s"
-    view.apply(event("coordinator.stopped"))
+    apply(view, event("coordinator.stopped"))
     assert not silence(view, 90.0), "it said so"

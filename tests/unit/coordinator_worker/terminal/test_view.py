@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from coordinator_worker.monitoring.events import Stamped
 from coordinator_worker.terminal import event_lines
 from coordinator_worker.terminal.view import TerminalView
 
@@ -20,7 +21,7 @@ def accepted(client: str, have: int = 1, *, made: int = 4, **metrics: float) -> 
 
 
 def published(version: int, topic: str = "model.published") -> dict[str, Any]:
-    return {"event": topic, "version": version, "bytes": 1000, "quorum": [0, 2]}
+    return {"event": topic, "run": "", "version": version, "bytes": 1000, "quorum": [0, 2]}
 
 
 CLOSED = {
@@ -30,6 +31,14 @@ CLOSED = {
 REJECTED = {
     "event": "update.rejected.alfa", "client": "alfa", "reason": "stale", "detail": "five late",
 }  # fmt: skip
+
+
+def apply(board: TerminalView, event: dict[str, Any]) -> None:
+    board.apply(Stamped.from_dict(event))
+
+
+def line(event: dict[str, Any]) -> str | None:
+    return event_lines.line(Stamped.from_dict(event))
 
 
 def drawn(board: TerminalView, width: int = 120, height: int | None = None) -> str:
@@ -54,7 +63,7 @@ def test_a_round_is_counted_when_it_closes(board: TerminalView) -> None:
     for event in (
         accepted("alfa", 1, loss=0.5), accepted("bravo", 2, loss=0.0), CLOSED, published(4),
     ):  # fmt: skip
-        board.apply(event)
+        apply(board, event)
     federation_view = board.view
     assert (len(federation_view.rounds), federation_view.updates, federation_view.version) == (
         1,
@@ -70,22 +79,22 @@ def test_a_round_is_counted_when_it_closes(board: TerminalView) -> None:
 
 
 def test_the_quorum_grows_with_each_update(board: TerminalView) -> None:
-    board.apply(accepted("alfa", 1))
+    apply(board, accepted("alfa", 1))
     assert "1 of 2" in drawn(board)
     assert "━" in drawn(board)
 
 
 def test_a_client_that_joined_has_its_line_before_it_contributes(board: TerminalView) -> None:
-    board.apply({"event": "client.joined", "client": "charlie"})
+    apply(board, {"event": "client.joined", "client": "charlie"})
     assert "charlie" in drawn(board)
-    board.apply(published(1))
+    apply(board, published(1))
     assert board.view.bytes_down == 1000
 
 
 def test_a_rejected_update_is_not_a_contribution_and_its_reason_is_shown(
     board: TerminalView,
 ) -> None:
-    board.apply(REJECTED)
+    apply(board, REJECTED)
     federation_view = board.view
     assert (len(federation_view.rounds), federation_view.updates, federation_view.bytes_up) == (
         0,
@@ -98,7 +107,7 @@ def test_a_rejected_update_is_not_a_contribution_and_its_reason_is_shown(
 
 
 def test_the_last_model_finishes_the_federation(board: TerminalView) -> None:
-    board.apply(published(9, "federation.finished"))
+    apply(board, published(9, "federation.finished"))
     assert board.finished.is_set()
     assert "version 9" in drawn(board)
 
@@ -106,16 +115,16 @@ def test_the_last_model_finishes_the_federation(board: TerminalView) -> None:
 def test_a_coordinator_that_waits_for_its_disk_is_shown_until_it_goes_on(
     board: TerminalView,
 ) -> None:
-    board.apply({"event": "coordinator.stalled", "detail": "No space left on device"})
+    apply(board, {"event": "coordinator.stalled", "detail": "No space left on device"})
     assert "the coordinator waits: No space left" in drawn(board)
-    board.apply({"event": "coordinator.recovered"})
+    apply(board, {"event": "coordinator.recovered"})
     assert "waits" not in drawn(board)
 
 
 def test_an_event_that_it_does_not_know_changes_nothing(board: TerminalView) -> None:
     before = drawn(board)
-    board.apply({})
-    board.apply({"event": "weather.changed"})
+    apply(board, {})
+    apply(board, {"event": "weather.changed"})
     assert drawn(board) == before
 
 
@@ -125,8 +134,8 @@ def test_no_line_is_wider_than_the_terminal_and_what_matters_is_never_cut(
 ) -> None:
     for number in range(5):
         name = f"university-hospital-{number}"
-        board.apply(accepted(name, 1, **{f"a_rather_long_metric_{m}": 0.123 for m in range(9)}))
-    board.apply(CLOSED)
+        apply(board, accepted(name, 1, **{f"a_rather_long_metric_{m}": 0.123 for m in range(9)}))
+    apply(board, CLOSED)
     text = drawn(board, width)
     assert max(map(len, text.splitlines())) <= width
     (heading,) = [line for line in text.splitlines() if line.startswith("client ")]
@@ -142,11 +151,11 @@ def test_a_thousand_clients_fit_the_terminal_and_the_one_that_is_away_is_shown(
 ) -> None:
     names = [f"phone.{number}" for number in range(1000)]
     for name in (*names, "zulu"):
-        board.apply(accepted(name, made=1))
+        apply(board, accepted(name, made=1))
     for version in range(2, 5):
         for name in names:
-            board.apply(accepted(name, made=version))
-        board.apply(CLOSED | {"version": version})
+            apply(board, accepted(name, made=version))
+        apply(board, CLOSED | {"version": version})
     text = drawn(board, 80, height)
     assert len(text.splitlines()) <= height
     (zulu,) = [line for line in text.splitlines() if line.startswith("zulu")]
@@ -157,8 +166,8 @@ def test_a_thousand_clients_fit_the_terminal_and_the_one_that_is_away_is_shown(
 
 
 def test_names_cannot_act_on_the_terminal(board: TerminalView) -> None:
-    board.apply(accepted("\x1b[2Jalfa", **{"loss\x1b]0;owned\x07": 1.0}))
-    board.apply(REJECTED | {"client": "\x1b[31m", "detail": "[link=x]\x1b[0m"})
+    apply(board, accepted("\x1b[2Jalfa", **{"loss\x1b]0;owned\x07": 1.0}))
+    apply(board, REJECTED | {"client": "\x1b[31m", "detail": "[link=x]\x1b[0m"})
     text = drawn(board)
     assert "\x1b" not in text
     assert "\x07" not in text
@@ -166,12 +175,12 @@ def test_names_cannot_act_on_the_terminal(board: TerminalView) -> None:
 
 
 def test_a_line_for_each_event_that_is_worth_one() -> None:
-    told = CLOSED | {"time": 0.0, "participation": {"late": {"clients": 3}}}
-    line = event_lines.line(told)
-    assert line is not None
-    assert line.endswith("round 4: 2 updates in 3.0 s, 2.0 kB, loss 0.2500, 3 clients late")
-    assert event_lines.line(accepted("alfa")) is None
-    assert event_lines.line({}) is None
-    escaped = event_lines.line(REJECTED | {"detail": "\x1b[2J", "time": 0.0})
+    told = CLOSED | {"time": 0.0, "participation": {"late": {"clients": 3, "data_share": 0.5}}}
+    said = line(told)
+    assert said is not None
+    assert said.endswith("round 4: 2 updates in 3.0 s, 2.0 kB, loss 0.2500, 3 clients late")
+    assert line(accepted("alfa")) is None
+    assert line({}) is None
+    escaped = line(REJECTED | {"detail": "\x1b[2J", "time": 0.0})
     assert escaped is not None
     assert "\x1b" not in escaped

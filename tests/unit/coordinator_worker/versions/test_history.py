@@ -15,6 +15,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from coordinator_worker.cli import main
+from coordinator_worker.monitoring.events import ClientJoined, RoundClosed
 from coordinator_worker.monitoring.tensorboard import Curves
 from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import State
@@ -129,15 +130,15 @@ def test_a_run_is_not_written_twice_over_itself(
 
 def test_a_run_that_is_killed_and_goes_on_is_one_curve(tmp_path: Path) -> None:
     first, second = Curves(tmp_path), Curves(tmp_path)
-    first.on_event("round.closed", {"run": RUN, **record(1).to_dict()})
-    first.on_event("update.accepted.alfa", {})
-    first.on_event("round.closed", {"run": RUN, **record(2).to_dict()})
+    first.on_event(RoundClosed(RUN, record(1)))
+    first.on_event(ClientJoined("alfa"))
+    first.on_event(RoundClosed(RUN, record(2)))
     # Killed: it is not closed, and what it has written is there all the same.
     assert curves(tmp_path / RUN)["metric/loss"] == {1: 1, 2: 0.5}
     first.close()
     # Another process has another number and another second in its file's name.
     os.rename(next((tmp_path / RUN).iterdir()), tmp_path / RUN / "events.out.tfevents.1.vm.1")
-    second.on_event("round.closed", {"run": RUN, **record(3).to_dict()})
+    second.on_event(RoundClosed(RUN, record(3)))
     second.close()
     assert list(curves(tmp_path / RUN)["metric/loss"]) == [1, 2, 3]
 
@@ -148,7 +149,7 @@ def test_a_full_disk_ends_the_curves_and_not_the_coordinator(
     written = Curves(tmp_path)
     (tmp_path / RUN).write_text("a file where a folder should be")
     for version in (1, 2):
-        written.on_event("round.closed", {"run": RUN, **record(version).to_dict()})
+        written.on_event(RoundClosed(RUN, record(version)))
     written.close()
     assert [line.action for line in caplog.records] == ["curves_off"]
 
