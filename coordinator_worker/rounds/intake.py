@@ -5,18 +5,29 @@ an Outcome says. Nothing is believed but the broker's word for who sent it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import sqrt
 from typing import Final, NamedTuple
 
 from coordinator_worker.aggregation.aggregators import NO_LOCAL_STEPS
-from coordinator_worker.aggregation.weighted_sum import sum_of_squares
+from coordinator_worker.rounds.incoming_update import IncomingUpdate
 from coordinator_worker.rounds.norm_bound import UpdateNormLimit
+from coordinator_worker.rounds.outcome import (
+    Accepted,
+    Duplicate,
+    EvaluationReported,
+    FailureReported,
+    Joined,
+    Outcome,
+    Pending,
+    ProbeReturned,
+    Refused,
+)
 from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.rounds.rate_limiter import TokenBucket
-from coordinator_worker.rounds.staging import Piece, Staging
+from coordinator_worker.rounds.staging import Staging
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import State
 from coordinator_worker.trust.fleet_sizes import FleetSizes
@@ -40,8 +51,7 @@ from warren_shared.protocol.messages import (
     Sealed,
     UpdateManifest,
 )
-from warren_shared.protocol.transfer import Incoming, message_count
-from warren_shared.tensors.layout import Layout
+from warren_shared.protocol.transfer import message_count
 
 log = Log(__name__)
 
@@ -58,49 +68,6 @@ class Held(NamedTuple):
     user: str | None
     client: str
     tags: list[int]
-
-
-@dataclass(eq=False)
-class IncomingUpdate:
-    """A transfer that is arriving or has arrived: its pieces, and the deliveries it came in.
-
-    The deliveries stay unacknowledged until the round that the update is in has closed; ``tags``
-    has the newest of each message, in the messages' order.
-    """
-
-    manifest: UpdateManifest | InitialManifest
-    layout: Layout
-    staging: Staging
-    staleness_weight: float = 1.0
-    sum_of_squares: float = 0.0
-    tags: list[int] = field(default_factory=list)
-    pieces: list[Piece] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.incoming = Incoming(self.manifest, self._store)
-
-    @property
-    def norm(self) -> float:
-        """L2 norm of what has arrived."""
-        return sqrt(self.sum_of_squares)
-
-    def _store(self, start: int, data: memoryview) -> None:
-        self.sum_of_squares += sum_of_squares(self.layout, start, data)
-        last = start + len(data) == self.manifest.size_bytes
-        self.pieces.append(self.staging.keep(start, data, last=last))
-
-    def chunks(self) -> Iterator[tuple[int, memoryview]]:
-        """The transfer's bytes in pieces of (offset, bytes), each good until the next is asked."""
-        return self.staging.chunks(self.pieces)
-
-    def read(self, start: int, into: memoryview) -> None:
-        """Copy the transfer's bytes from ``start`` on until ``into`` is full."""
-        self.staging.read(self.pieces, start, into)
-
-    def release(self) -> None:
-        """Give the pieces up."""
-        self.staging.release(self.pieces)
-        self.pieces.clear()
 
 
 def _anyone(_client: str) -> bool:
@@ -127,36 +94,20 @@ class Admission:
 def _forget_frames(rejected: Rejected) -> None:
     """Let go of the frames that ``rejected`` came through, and of the body that they hold.
 
-    Its traceback leads to our callers' frames and so back to its own Outcome: a circle, which
+    Its traceback leads to our callers' frames and so back to its own outcome: a circle, which
     only the cyclic collector ends. That counts objects, not their bytes, and came after a hundred
     bodies of 16 MiB.
     """
     rejected.__traceback__ = rejected.__context__ = rejected.__cause__ = None
 
 
+def _refused(delivery: Delivery, rejected: Rejected) -> Refused:
+    """Of a sender of whom only the broker's word is known."""
+    return Refused(client=delivery.user, acknowledgeable=(delivery.tag,), rejected=rejected)
+
+
 def _says_more(state: State) -> bool:
     return state.weights.layout.has_statistics or bool(state.fixed_state)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a delivery.
-
-    ``whole`` is a transfer that is complete and valid; ``acknowledgeable`` are deliveries that need
-    not come again; ``evaluated`` says what the final model is worth, ``failed`` what keeps a client
-    from its work;
-    ``rejected`` says why something must not count, ``client`` who sent it.
-    """
-
-    whole: IncomingUpdate | None = None
-    join: Join | None = None
-    failed: Failed | None = None
-    evaluated: Evaluated | None = None
-    acknowledgeable: tuple[int, ...] = ()
-    rejected: Rejected | None = None
-    client: str | None = None
-    base_version: int | None = None
-    orphan: bool = False
 
 
 class Intake:
@@ -241,8 +192,7 @@ class Intake:
         Whatever it is, it gets an outcome: one that raised would be delivered again for ever.
         """
         if delivery.unreadable:
-            rejected = Rejected("malformed", "its AMQP headers cannot be decoded")
-            return Outcome(acknowledgeable=(delivery.tag,), rejected=rejected, client=delivery.user)
+            return _refused(delivery, Rejected("malformed", "its AMQP headers cannot be decoded"))
         try:
             outcome = self._judged(delivery, state)
         except OSError:
@@ -250,8 +200,8 @@ class Intake:
         except Exception as error:
             log.exception("unforeseen", "a delivery of %s is rejected", delivery.user, error=error)
             rejected = Rejected("malformed", f"it cannot be judged: {type(error).__name__}")
-            return Outcome(acknowledgeable=(delivery.tag,), rejected=rejected, client=delivery.user)
-        if outcome.rejected is not None:
+            return _refused(delivery, rejected)
+        if isinstance(outcome, Refused):
             _forget_frames(outcome.rejected)
         return outcome
 
@@ -261,7 +211,7 @@ class Intake:
             if isinstance(message, Sealed):
                 message, data = decode(self._opener.open(message, data, delivery.user), READER)
         except Rejected as rejected:
-            return Outcome(acknowledgeable=(delivery.tag,), rejected=rejected, client=delivery.user)
+            return _refused(delivery, rejected)
         try:
             match message:
                 case Chunk():
@@ -271,7 +221,7 @@ class Intake:
                 case Join() | Failed() | Evaluated():
                     return self._word(message, delivery, state)
                 case Probe() if delivery.user == COORDINATOR_USER:
-                    return Outcome(acknowledgeable=(delivery.tag,), client=COORDINATOR_USER)
+                    return ProbeReturned(client=COORDINATOR_USER, acknowledgeable=(delivery.tag,))
                 case _:
                     raise Rejected("malformed", f"a client may not send a {message.kind}")
         except Rejected as rejected:
@@ -279,10 +229,10 @@ class Intake:
             client = getattr(message, "client", delivery.user)
             if rejected.reason == "identity":
                 client = delivery.user  # the client it claims to be is not remembered
-            return Outcome(
+            return Refused(
+                client=client if speaks_for(delivery.user or "", client or "") else delivery.user,
                 acknowledgeable=(delivery.tag,),
                 rejected=rejected,
-                client=client if speaks_for(delivery.user or "", client or "") else delivery.user,
                 base_version=base_version,
             )
 
@@ -297,19 +247,19 @@ class Intake:
         if isinstance(message, Failed):
             if not self._failures.take(client):
                 raise Rejected("flood", "it says again and again that it failed")
-            return Outcome(failed=message, acknowledgeable=(delivery.tag,), client=client)
+            return FailureReported(client=client, acknowledgeable=(delivery.tag,), message=message)
         self._can_read(client, delivery.reads, state)
         if not self._joins.take(client):
             raise Rejected("flood", "it asks for the model again and again")
-        return Outcome(join=message, acknowledgeable=(delivery.tag,), client=client)
+        return Joined(client=client, acknowledgeable=(delivery.tag,), message=message)
 
     def _evaluated(self, message: Evaluated, delivery: Delivery, state: State | None) -> Outcome:
         """What the final model is worth; of another version or run it comes too late."""
         self._policy.check_examples(message.evaluation.num_examples)
-        acknowledgeable = (delivery.tag,)
+        client, tags = message.client, (delivery.tag,)
         if state is None or (message.run, message.version) != (state.run, state.version):
-            return Outcome(acknowledgeable=acknowledgeable, client=message.client, orphan=True)
-        return Outcome(evaluated=message, acknowledgeable=acknowledgeable, client=message.client)
+            return Duplicate(client=client, acknowledgeable=tags)
+        return EvaluationReported(client=client, acknowledgeable=tags, message=message)
 
     def _vouch(self, client: str, federation: str, user: str | None) -> None:
         if user is None:
@@ -353,7 +303,7 @@ class Intake:
             asked = self._admission.was_asked(manifest.client)
             # Another's came first, or the coordinator before us had asked: it joins again.
             if state is not None if asked else delivery.redelivered:
-                return Outcome(acknowledgeable=(delivery.tag,), client=manifest.client, orphan=True)
+                return Duplicate(client=manifest.client, acknowledgeable=(delivery.tag,))
             if not asked:
                 raise Rejected("unasked", "it was not asked for initial weights")
             self._admission.check_size(manifest.size_bytes)
@@ -363,7 +313,7 @@ class Intake:
         elif (again := self._came_again(manifest.transfer, 0, delivery)) is not None:
             return again
         elif self._is_known(manifest, state):
-            return Outcome(acknowledgeable=(delivery.tag,), client=manifest.client, orphan=True)
+            return Duplicate(client=manifest.client, acknowledgeable=(delivery.tag,))
         else:
             arrival = self._admit(manifest, state)
         namesake = self._arriving.get(manifest.transfer)
@@ -415,15 +365,13 @@ class Intake:
         arrival = self._arriving.get(chunk.transfer)
         if arrival is None or self._senders[chunk.transfer] != delivery.user:
             # The rest of a transfer that was rejected, superseded, or known already.
-            return Outcome(acknowledgeable=(delivery.tag,), client=delivery.user, orphan=True)
+            return Duplicate(client=delivery.user, acknowledgeable=(delivery.tag,))
         if isinstance(arrival.manifest, InitialManifest) and state is not None:
             acknowledgeable = (*self._forget(chunk.transfer), delivery.tag)  # another's came first
-            return Outcome(
-                acknowledgeable=acknowledgeable, client=arrival.manifest.client, orphan=True
-            )
+            return Duplicate(client=arrival.manifest.client, acknowledgeable=acknowledgeable)
         return self._add(arrival, chunk.index, data, delivery, state)
 
-    def _came_again(self, transfer: str, index: int, delivery: Delivery) -> Outcome | None:
+    def _came_again(self, transfer: str, index: int, delivery: Delivery) -> Duplicate | None:
         """Hold a message of an update that is in memory by this delivery of it, if it is one.
 
         A queue whose leader lost sight of our node for a while delivers what is unacknowledged
@@ -435,7 +383,7 @@ class Intake:
         if held is None or held.user != delivery.user or index >= len(held.tags):
             return None
         replaced, held.tags[index] = held.tags[index], delivery.tag
-        return Outcome(acknowledgeable=(replaced,), client=held.client, orphan=True)
+        return Duplicate(client=held.client, acknowledgeable=(replaced,))
 
     def _add(
         self,
@@ -455,14 +403,14 @@ class Intake:
                 self._bound.check(sqrt(arrival.sum_of_squares), state)
         except Rejected as rejected:
             acknowledgeable = tuple(self._forget(manifest.transfer))
-            return Outcome(
+            return Refused(
+                client=manifest.client,
                 acknowledgeable=acknowledgeable,
                 rejected=rejected,
-                client=manifest.client,
                 base_version=base_version,
             )
         if not whole:
-            return Outcome(client=manifest.client, acknowledgeable=tuple(self._make_room(state)))
+            return Pending(client=manifest.client, acknowledgeable=tuple(self._make_room(state)))
         self._drop(manifest.transfer)
         if isinstance(manifest, UpdateManifest) and state is not None:
             # As late as it is now that it counts; a round may have closed since its manifest came.
@@ -471,7 +419,7 @@ class Intake:
             )
             self._here.add((manifest.client, manifest.base_version))
             self._held[manifest.transfer] = Held(delivery.user, manifest.client, arrival.tags)
-        return Outcome(whole=arrival, client=manifest.client, base_version=base_version)
+        return Accepted(client=manifest.client, arrival=arrival)
 
     def _make_room(self, state: State | None) -> list[int]:
         """Give up a transfer if unfinished ones hold so many deliveries that no more would come.

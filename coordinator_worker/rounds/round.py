@@ -11,7 +11,7 @@ from typing import Final
 
 from coordinator_worker.aggregation import Cohort, Contribution
 from coordinator_worker.rounds.evaluation_pool import EvaluationPool
-from coordinator_worker.rounds.intake import IncomingUpdate
+from coordinator_worker.rounds.incoming_update import IncomingUpdate
 from coordinator_worker.state.round_record import (
     ClientReport,
     Entry,

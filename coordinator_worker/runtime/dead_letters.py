@@ -3,13 +3,12 @@
 from collections import Counter
 
 from coordinator_worker.monitoring.reporter import RunReporter
-from coordinator_worker.rounds.intake import Outcome
+from coordinator_worker.rounds.outcome import Refused
 from coordinator_worker.rounds.rate_limiter import TokenBucket
 from coordinator_worker.runtime.notices import Notices
 from warren_shared.amqp.delivery import Delivery
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.session import Session
-from warren_shared.errors import Rejected
 from warren_shared.naming import REJECTED_QUEUE
 
 
@@ -28,14 +27,14 @@ class Rejections:
         self._token_bucket, self._late = TokenBucket(), TokenBucket()
         self.counted: Counter[str] = Counter()
 
-    def put(self, outcome: Outcome, rejected: Rejected, delivery: Delivery) -> bool:
+    def put(self, outcome: Refused, delivery: Delivery) -> bool:
         """Dead-letter a copy with the reason and tell the sender; the original may go then.
 
         False if it was not worth it any more.
 
         The broker's own dead-lettering could not say why.
         """
-        client = outcome.client or "unknown"
+        rejected, client = outcome.rejected, outcome.client or "unknown"
         self.counted[rejected.reason] += 1
         sender = delivery.user or ""
         is_late = rejected.reason == "stale"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from coordinator_worker.aggregation import Diverged
 from coordinator_worker.aggregation.algorithm import Algorithm
@@ -24,8 +24,19 @@ from coordinator_worker.monitoring.waiting import TICK_S, WaitingReport
 from coordinator_worker.rounds import newest_version
 from coordinator_worker.rounds.final_evaluation import FinalEvaluation
 from coordinator_worker.rounds.fixed_states import FixedStates
-from coordinator_worker.rounds.intake import IncomingUpdate, Intake
+from coordinator_worker.rounds.incoming_update import IncomingUpdate
+from coordinator_worker.rounds.intake import Intake
 from coordinator_worker.rounds.missing import Missing
+from coordinator_worker.rounds.outcome import (
+    Accepted,
+    Duplicate,
+    EvaluationReported,
+    FailureReported,
+    Joined,
+    Pending,
+    ProbeReturned,
+    Refused,
+)
 from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.rounds.round import Round
 from coordinator_worker.rounds.staging import Staging
@@ -62,7 +73,6 @@ from coordinator_worker.state.training_state import Best, State, status, with_fi
 from coordinator_worker.storage.store import Store
 from warren_shared.amqp.delivery import Delivery
 from warren_shared.errors import BrokerUnavailable, Stopped
-from warren_shared.naming import COORDINATOR_USER
 from warren_shared.observability.event_bus import EventBus, Timings
 from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import kind_of
@@ -211,9 +221,9 @@ class CoordinatorWorker:
         if kind_of(item.body) not in ("evaluated", "sealed"):
             return ()
         outcome = self._intake.receive(item, state)
-        if outcome.evaluated is None:
+        if not isinstance(outcome, EvaluationReported):
             return ()
-        final.add(outcome.evaluated)
+        final.add(outcome.message)
         self._epoch = item.epoch
         return outcome.acknowledgeable
 
@@ -436,20 +446,30 @@ class CoordinatorWorker:
         self._missing.heard(outcome.client, item.reads)
         if self._state is None and not outcome.acknowledgeable:
             self._initial_weights.moved()
-        if outcome.join is not None:
-            self._welcome(outcome.join)
-        if outcome.failed is not None:
-            self._reporter.failed(outcome.failed)
-        if outcome.rejected is not None and self._state is None:
-            self._initial_weights.refused(outcome.client or "")
-        if outcome.rejected is not None and self._rejections.put(outcome, outcome.rejected, item):
-            self._remember(partial(roster.rejected, client=outcome.client or ""))
-        if outcome.whole is not None:
-            self._take(outcome.whole)
+        match outcome:
+            case Accepted(arrival=arrival):
+                self._take(arrival)
+            case Joined(message=join):
+                self._welcome(join)
+            case FailureReported(message=failed):
+                self._reporter.failed(failed)
+            case Refused():
+                self._refuse(outcome, item)
+            case Pending() | Duplicate() | EvaluationReported() | ProbeReturned():
+                pass  # what is to be acknowledged of them is, below
+            case _:
+                assert_never(outcome)
         if outcome.acknowledgeable:
             self._loop.updates.acknowledge(outcome.acknowledgeable, item.epoch)
-        if outcome.client == COORDINATOR_USER and self._state is not None:
+        if isinstance(outcome, ProbeReturned) and self._state is not None:
             self._tell_the_missing(self._state)
+
+    def _refuse(self, refused: Refused, delivery: Delivery) -> None:
+        client = refused.client or ""
+        if self._state is None:
+            self._initial_weights.refused(client)
+        if self._rejections.put(refused, delivery):
+            self._remember(partial(roster.rejected, client=client))
 
     def _tell_the_missing(self, state: State) -> None:
         """All that was in the queue when we asked has been read: what is not here was lost."""

@@ -11,8 +11,10 @@ import numpy as np
 
 from coordinator_worker.aggregation import Cohort
 from coordinator_worker.aggregation.aggregators import mean
-from coordinator_worker.rounds.intake import IncomingUpdate, Intake, Outcome
+from coordinator_worker.rounds.incoming_update import IncomingUpdate
+from coordinator_worker.rounds.intake import Intake
 from coordinator_worker.rounds.norm_bound import UpdateNormLimit
+from coordinator_worker.rounds.outcome import Accepted, Joined, Outcome, Refused
 from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.rounds.round import Round
 from coordinator_worker.state.training_state import State
@@ -69,8 +71,8 @@ class Coordinator:
         assert delivery.user == user
         outcome = self.intake.receive(delivery, self.state)
         self.check(outcome, user)
-        if outcome.whole is not None:
-            self.take(outcome.whole)
+        if isinstance(outcome, Accepted):
+            self.take(outcome.arrival)
         self.settle(outcome.acknowledgeable)
         if self.round.updates >= self.policy.quorum:
             self.close()
@@ -81,11 +83,10 @@ class Coordinator:
 
     def check(self, outcome: Outcome, user: str | None) -> None:
         """Nobody is believed but the broker."""
-        if outcome.whole is not None or outcome.join is not None:
+        if isinstance(outcome, Accepted | Joined):
             assert user is not None
             assert speaks_for(user, outcome.client or "")
-            assert outcome.rejected is None
-        if outcome.rejected is not None:
+        if isinstance(outcome, Refused):
             assert outcome.rejected.reason
             assert len(outcome.rejected.detail) < 1000
             assert (

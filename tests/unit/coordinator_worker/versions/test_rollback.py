@@ -13,6 +13,7 @@ from coordinator_worker.aggregation.algorithm import Algorithm
 from coordinator_worker.aggregation.coordinator import FederatedCoordinator
 from coordinator_worker.cli import main
 from coordinator_worker.rounds.intake import Intake
+from coordinator_worker.rounds.outcome import Accepted, Duplicate, Refused
 from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.round_record import Rollback
@@ -201,14 +202,14 @@ def test_updates_from_what_was_rolled_back_do_not_count_however_late_they_may_be
     intake = Intake("f", Policy(1, max_staleness=50), staging())
     outcome = intake.receive(Delivery(memoryview(body), 1, 1, "alfa", redelivered=False), state)
     if fate == "stale":
-        assert outcome.rejected is not None
+        assert isinstance(outcome, Refused)
         assert outcome.rejected.reason == "stale"
         assert "rolled back" in outcome.rejected.detail
     elif fate is None:  # alfa's update to version 5 is in version 6, and came again
-        assert outcome.rejected is None
+        assert isinstance(outcome, Duplicate)
         assert outcome.acknowledgeable
     else:
-        assert outcome.whole is not None
+        assert isinstance(outcome, Accepted)
 
 
 def test_an_import_is_version_zero_of_a_new_run_and_the_store_goes_on_from_it(

@@ -1,0 +1,54 @@
+"""A transfer from a client as it arrives, piece by piece."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import sqrt
+
+from coordinator_worker.aggregation.weighted_sum import sum_of_squares
+from coordinator_worker.rounds.staging import Piece, Staging
+from warren_shared.protocol.messages import InitialManifest, UpdateManifest
+from warren_shared.protocol.transfer import Incoming
+from warren_shared.tensors.layout import Layout
+
+
+@dataclass(eq=False)
+class IncomingUpdate:
+    """A transfer that is arriving or has arrived: its pieces, and the deliveries it came in.
+
+    The deliveries stay unacknowledged until the round that the update is in has closed; ``tags``
+    has the newest of each message, in the messages' order.
+    """
+
+    manifest: UpdateManifest | InitialManifest
+    layout: Layout
+    staging: Staging
+    staleness_weight: float = 1.0
+    sum_of_squares: float = 0.0
+    tags: list[int] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.incoming = Incoming(self.manifest, self._store)
+
+    @property
+    def norm(self) -> float:
+        """L2 norm of what has arrived."""
+        return sqrt(self.sum_of_squares)
+
+    def _store(self, start: int, data: memoryview) -> None:
+        self.sum_of_squares += sum_of_squares(self.layout, start, data)
+        last = start + len(data) == self.manifest.size_bytes
+        self.pieces.append(self.staging.keep(start, data, last=last))
+
+    def chunks(self) -> Iterator[tuple[int, memoryview]]:
+        """The transfer's bytes in pieces of (offset, bytes), each good until the next is asked."""
+        return self.staging.chunks(self.pieces)
+
+    def read(self, start: int, into: memoryview) -> None:
+        """Copy the transfer's bytes from ``start`` on until ``into`` is full."""
+        self.staging.read(self.pieces, start, into)
+
+    def release(self) -> None:
+        """Give the pieces up."""
+        self.staging.release(self.pieces)
+        self.pieces.clear()

@@ -1,0 +1,39 @@
+"""A training run that has a model, as the coordinator holds it from its beginning on."""
+
+from dataclasses import dataclass, field, replace
+
+from coordinator_worker.aggregation.coordinator import FederatedCoordinator
+from coordinator_worker.rounds.round import Round
+from coordinator_worker.runtime.model_publisher import ModelPublisher
+from coordinator_worker.state.training_state import State
+from warren_shared.tensors.layout import Weights
+
+
+@dataclass(eq=False)
+class ActiveRun:
+    """``state`` is its newest version, ``round`` the open one.
+
+    ``publisher`` takes models to the clients, ``coordinator`` makes them. ``share``: of a round's
+    metrics no client weighs more; ``alone``: nobody else changes the model that was made here.
+    """
+
+    state: State
+    publisher: ModelPublisher
+    coordinator: FederatedCoordinator
+    share: float
+    alone: bool
+    round: Round = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.state = replace(self.state, slots=self.coordinator.slots)
+        self.begin_round()
+
+    def begin_round(self, memory: Weights | None = None) -> None:
+        """Open the next round, whose sum may take ``memory``."""
+        cohort = self.coordinator.begin(memory, self.state.weights, alone=self.alone)
+        self.round = Round(cohort, self.share)
+
+    def begin_round_again(self) -> None:
+        """Drop what is in the open round: it is delivered again, to us or to somebody else."""
+        self.round.cohort.release()
+        self.begin_round(self.round.cohort.sum.total)
