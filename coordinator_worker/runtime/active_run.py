@@ -1,4 +1,4 @@
-"""A training run that has a model, as the coordinator holds it from its beginning on."""
+"""A training run that has a model: the four objects that begin together."""
 
 from dataclasses import dataclass, field, replace
 
@@ -13,8 +13,8 @@ from warren_shared.tensors.layout import Weights
 class ActiveRun:
     """``state`` is its newest version, ``round`` the open one.
 
-    ``publisher`` takes models to the clients, ``coordinator`` makes them. ``share``: of a round's
-    metrics no client weighs more; ``alone``: nobody else changes the model that was made here.
+    ``publisher`` sends models to the clients, ``coordinator`` computes them. ``share``: the most
+    that one client weighs in a round's metrics; ``alone``: only this coordinator changes the model.
     """
 
     state: State
@@ -34,6 +34,6 @@ class ActiveRun:
         self.round = Round(cohort, self.share)
 
     def begin_round_again(self) -> None:
-        """Drop what is in the open round: it is delivered again, to us or to somebody else."""
+        """Drop the updates of the open round: the broker delivers them again, here or elsewhere."""
         self.round.cohort.release()
         self.begin_round(self.round.cohort.sum.total)

@@ -25,6 +25,7 @@ import numpy as np
 from client_worker.runtime.mailbox import GlobalModel, Shelved
 from client_worker.runtime.upstream_client import Handover, Region, Result, settings_above
 from coordinator_worker.rounds.round import Round
+from coordinator_worker.runtime.active_run import ActiveRun
 from coordinator_worker.runtime.inbox import Event, StandbyTimeout
 from coordinator_worker.runtime.model_publisher import ModelPublisher
 from coordinator_worker.runtime.worker import CoordinatorWorker
@@ -156,8 +157,8 @@ class RegionCoordinator(CoordinatorWorker):
         self._handover.close()
         if self._client is not None:
             self._client.stop()
-        if self._model_publisher is not None:
-            self._model_publisher.release()  # or the sender would wait for a checkpoint for ever
+        if self._run is not None:
+            self._run.publisher.release()  # or the sender would wait for a checkpoint for ever
         super()._close()
         self._thread.shutdown()
 
@@ -195,19 +196,20 @@ class RegionCoordinator(CoordinatorWorker):
         self._look_for_end()
 
     def _look_for_end(self) -> None:
-        if self._finished or self._model_publisher is None or self._state is None:
+        run = self._run
+        if self._finished or run is None:
             return
-        if self._model_publisher.manifest.final:
+        if run.publisher.manifest.final:
             self._finished = True
             log.info("finished", "the federation above has ended, and its last model is out")
-            self._disk_retry.persist(partial(self._store.save, self._state))  # it is that model now
+            self._disk_retry.persist(partial(self._store.save, run.state))  # it is that model now
 
     def _aggregate(
-        self, state: State, closed: Round, record: RoundRecord
+        self, run: ActiveRun, closed: Round, record: RoundRecord
     ) -> tuple[Weights, RoundRecord]:
         examples = sum(examples for _, examples in closed.examples)
-        above = RegionResult(examples, closed.evaluation_of(state.version))
-        return super()._aggregate(state, closed, replace(record, above=above))
+        above = RegionResult(examples, closed.evaluation_of(run.state.version))
+        return super()._aggregate(run, closed, replace(record, above=above))
 
     # --- as a client above ----------------------------------------------------------------------
 

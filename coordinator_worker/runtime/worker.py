@@ -41,6 +41,7 @@ from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.rounds.round import Round
 from coordinator_worker.rounds.staging import Staging
 from coordinator_worker.rounds.stopping import StoppingCriteria
+from coordinator_worker.runtime.active_run import ActiveRun
 from coordinator_worker.runtime.activity import LOOK_S, Activity
 from coordinator_worker.runtime.dead_letters import Rejections
 from coordinator_worker.runtime.disk_retry import DiskRetry
@@ -101,7 +102,8 @@ class CoordinatorWorker:
         self._policy = Policy.from_settings(settings, self._learning.aggregator)
         self._loop = CoordinatorLoop(settings)
         self._store = Store(settings, self._loop.stopped_within)
-        self._state: State | None = None
+        self._run: ActiveRun | None = None  # None until there is a model
+        self._left: State | None = None  # of a run whose model we could not publish
         self._staging = Staging(self._store.folder, memory_bytes=0)
         self._initial_weights = InitialWeightsRequest(
             self._ask_for_weights, lambda: self._loop.put(InitialWeightsTimeout())
@@ -128,8 +130,6 @@ class CoordinatorWorker:
         self._active = False
         self._activity = Activity()
         self._epoch = 0  # of the connection over which all that is unacknowledged came
-        self._model_publisher: ModelPublisher | None = None
-        self._round: Round
         self._finished = False
         self._overdue = False
         self._abandoned = 0  # epoch of which nothing more is taken: it lacks a message
@@ -165,10 +165,10 @@ class CoordinatorWorker:
                 ) from None
             if self._finished and self._active and self._alone:
                 self._collect_final()
-            if self._finished and self._evaluator is not None and self._state is not None:
-                last = self._state
+            if self._finished and self._evaluator is not None and self._run is not None:
+                last = self._run.state
                 self._evaluator.finish(last.version, last.weights, self._loop.goes_on)
-                self._save_judged()
+                self._save_judged(self._run)
         except Stopped as error:
             log.warning("stopped", "%s; nothing is lost", error)
         finally:
@@ -183,8 +183,11 @@ class CoordinatorWorker:
 
     def _collect_final(self) -> None:
         """Wait a little for what the clients find the final model to be worth, and keep it."""
-        state = self._state
-        if state is None or (state.history and state.history[-1].final_evaluation is not None):
+        run = self._run
+        if run is None:
+            return
+        state = run.state
+        if state.history and state.history[-1].final_evaluation is not None:
             return
         final = FinalEvaluation(state, self._settings.max_evaluation_share)
         held: list[int] = []  # until they are in a checkpoint
@@ -200,7 +203,7 @@ class CoordinatorWorker:
         figures = final.figures
         if figures is None:
             return
-        state = with_figures(self._state or state, state.version, final_evaluation=figures)
+        state = with_figures(run.state, state.version, final_evaluation=figures)
         record = RoundRecord(
             version=state.version,
             metrics=figures.metrics,
@@ -211,7 +214,7 @@ class CoordinatorWorker:
         if (best := self._stopping.better(state.best, record, state.version, typical)) is not None:
             self._keep_best(state, best)
             state = replace(state, best=best)
-        self._state = state
+        run.state = state
         self._disk_retry.persist(partial(self._store.save, state))
         self._loop.updates.acknowledge(held, self._epoch)
         self._reporter.final_evaluated(state.version, figures.metrics)
@@ -229,17 +232,16 @@ class CoordinatorWorker:
 
     def _judge(self, judged: Judged) -> None:
         """Keep what ``--evaluate`` said; the next checkpoint has it."""
-        if self._state is not None:
+        if self._run is not None:
             figures = dict(judged.figures)
-            self._state = with_figures(self._state, judged.version, evaluated=figures)
+            self._run.state = with_figures(self._run.state, judged.version, evaluated=figures)
 
-    def _save_judged(self) -> None:
+    def _save_judged(self, run: ActiveRun) -> None:
         """What was said of the last version has no next checkpoint."""
         while (item := self._loop.poll()) is not None:
             if isinstance(item, Judged):
                 self._judge(item)
-        if self._state is not None:
-            self._disk_retry.persist(partial(self._store.save, self._state))
+        self._disk_retry.persist(partial(self._store.save, run.state))
 
     def _close(self) -> None:
         if self._evaluator is not None:
@@ -259,8 +261,8 @@ class CoordinatorWorker:
                 self._reporter.link(events.LinkConnected)
                 self._loop.ask_whether_active()
             case WatchdogTick():
-                updates = self._round.updates if self._state is not None else 0
-                told = status(self._state, updates, self._policy.quorum, active=self._active)
+                state = self._run.state if self._run is not None else None
+                told = status(state, self._updates(), self._policy.quorum, active=self._active)
                 self._loop.supervisor.alive(told)
             case Asked() | Doubt() | Tick() | Seen() | Judged() if self._active:
                 self._look_around(event)
@@ -272,12 +274,12 @@ class CoordinatorWorker:
                 self._let_go()
             case ModelPublished() if self._sending is not None and self._sending[0].done():
                 self._settle_sending()
-            case InitialWeightsTimeout() if self._active and self._state is None:
+            case InitialWeightsTimeout() if self._active and self._run is None:
                 self._initial_weights.reminded()
-            case Deadline(version) if self._active and self._state is not None:
-                if version == self._state.version:
+            case Deadline(version) if self._active and self._run is not None:
+                if version == self._run.state.version:
                     self._overdue = True
-                    self._look_at_deadline(self._state)
+                    self._look_at_deadline(self._run)
 
     def _deliver(self, item: Delivery) -> None:
         if item.epoch != self._loop.updates.epoch or item.epoch == self._abandoned:
@@ -316,11 +318,12 @@ class CoordinatorWorker:
         self._loop.put(Tick())
         self._loop.remind(LOOK_S, Doubt())
         self._settle_sending()
-        state = self._store.state if changed else self._state or self._store.state
+        known = self._run.state if self._run is not None else self._left
+        state = known if known is not None and not changed else self._store.state
         self._disk_retry.persist(partial(self._audit.take_over, state), is_small=True)
         if state is None:
             self._notices.call_together()
-        elif changed or self._model_publisher is None:
+        elif changed or self._run is None:
             self._begin(state)
         else:
             self._await_deadline(state)
@@ -336,7 +339,7 @@ class CoordinatorWorker:
                 self._judge(event)
             case Seen(away):
                 self._reporter.alive(away)
-                self._reporter.waiting(self._round.updates if self._state is not None else 0)
+                self._reporter.waiting(self._updates())
                 if self._missing.seen(away):
                     self._loop.ask_whether_active()
             case Tick():
@@ -346,10 +349,11 @@ class CoordinatorWorker:
         """Give a sign of life; if the round has been open for long, say whom it waits for."""
         self._loop.remind(TICK_S, Tick())
         self._reporter.alive()
-        version = self._state.version if self._state is not None else -1
+        state = self._run.state if self._run is not None else None
+        version = state.version if state is not None else -1
         if self._waiting.due(version, time.monotonic()) and not self._finished:
-            here = self._round.clients if self._state is not None else ()
-            names = self._missing.look(self._state, here, self._reporter.waited_for())
+            here = self._run.round.clients if self._run is not None else ()
+            names = self._missing.look(state, here, self._reporter.waited_for())
             self._loop.look_for(names)
 
     def _look_at_activity(self) -> None:
@@ -384,19 +388,19 @@ class CoordinatorWorker:
         if publishes and self._alone:
             # Or an old model might go out after another coordinator's newer one.
             self._loop.models.give_up()
-            self._sending = self._model_publisher = None
+            self._left = self._run.state if self._run is not None else self._left
+            self._sending = self._run = None
         self._store.give_back()
         self._intake.reset()
         self._initial_weights.reset()
-        if self._state is not None and self._model_publisher is not None:
-            self._round.cohort.release()
-            self._begin_round(self._round.cohort.sum.total)
+        if self._run is not None:
+            self._run.begin_round_again()
 
     def _begin(self, state: State) -> None:
         """Start from ``state``: its model goes to all clients, also those that missed it before."""
         check_room(self._policy.quorum, state.weights.buffer.nbytes)
         self._finished = self._stopping.reached(state)
-        self._model_publisher = self._make_fanout(
+        publisher = self._make_fanout(
             self._loop.models,
             state.weights,
             self._signer,
@@ -410,15 +414,17 @@ class CoordinatorWorker:
             final=self._finished,
             fixed_state=dict(state.fixed_state),
         )
-        self._coordinator = self._learning.coordinator(self._model_publisher, state)
-        self._state = state = replace(state, slots=self._coordinator.slots)
-        self._begin_round()
+        coordinator = self._learning.coordinator(publisher, state)
+        share = self._settings.max_evaluation_share
+        self._run = run = ActiveRun(state, publisher, coordinator, share, self._alone)
+        self._left = None
+        state = run.state
         self._staging.memory_bytes = max(0, state.weights.buffer.nbytes - IN_FLIGHT_BYTES)
-        sending = self._sender.submit(self._coordinator.send, state.weights)
+        sending = self._sender.submit(coordinator.send, state.weights)
         self._sending = (sending, [], self._epoch, Timings())
         self._loop.wait_for(sending)
         self._sending = None
-        self._reporter.published(state, self._model_publisher.manifest, Timings())
+        self._reporter.published(state, publisher.manifest, Timings())
         self._await_deadline(state)
         if self._finished:
             log.info(
@@ -433,18 +439,17 @@ class CoordinatorWorker:
 
     # --- a round --------------------------------------------------------------------------------
 
-    def _begin_round(self, memory: Weights | None = None) -> None:
-        model = self._state.weights if self._state is not None else None
-        cohort = self._coordinator.begin(memory, model, alone=self._alone)
-        self._round = Round(cohort, self._settings.max_evaluation_share)
+    def _updates(self) -> int:
+        """How many are in the open round."""
+        return self._run.round.updates if self._run is not None else 0
 
     def _receive(self, item: Delivery) -> None:
         # Not the session's epoch at the time of acknowledging: the link may be lost and back while
         # a model is published, and on the new channel these tags are other deliveries.
         self._epoch = item.epoch
-        outcome = self._intake.receive(item, self._state)
+        outcome = self._intake.receive(item, self._run.state if self._run is not None else None)
         self._missing.heard(outcome.client, item.reads)
-        if self._state is None and not outcome.acknowledgeable:
+        if self._run is None and not outcome.acknowledgeable:
             self._initial_weights.moved()
         match outcome:
             case Accepted(arrival=arrival):
@@ -461,19 +466,19 @@ class CoordinatorWorker:
                 assert_never(outcome)
         if outcome.acknowledgeable:
             self._loop.updates.acknowledge(outcome.acknowledgeable, item.epoch)
-        if isinstance(outcome, ProbeReturned) and self._state is not None:
-            self._tell_the_missing(self._state)
+        if isinstance(outcome, ProbeReturned) and self._run is not None:
+            self._tell_the_missing(self._run)
 
     def _refuse(self, refused: Refused, delivery: Delivery) -> None:
         client = refused.client or ""
-        if self._state is None:
+        if self._run is None:
             self._initial_weights.refused(client)
         if self._rejections.put(refused, delivery):
             self._remember(partial(roster.rejected, client=client))
 
-    def _tell_the_missing(self, state: State) -> None:
+    def _tell_the_missing(self, run: ActiveRun) -> None:
         """All that was in the queue when we asked has been read: what is not here was lost."""
-        here = self._round.clients
+        state, here = run.state, run.round.clients
         clients = self._missing.told(state, here)
         if clients is None:
             self._notices.tell_missing(None, state.run, state.version, here)
@@ -483,21 +488,21 @@ class CoordinatorWorker:
 
     def _remember(self, change: Callable[[roster.Roster], roster.Roster]) -> None:
         """Change the roster; the next checkpoint has it."""
-        if self._state is not None:
-            self._state = replace(self._state, roster=change(self._state.roster))
+        if (run := self._run) is not None:
+            run.state = replace(run.state, roster=change(run.state.roster))
 
     def _welcome(self, join: Join) -> None:
         client = join.client
         self._reporter.joined(client)
         self._fixed_states.compare(client, join.fixed_state)
         self._remember(partial(roster.joined, client=client, now=time.time()))
-        if self._model_publisher is None:
+        if self._run is None:
             self._initial_weights.joined(client)
         else:
             self._settle_sending()  # or it would hear of a model that is not published yet
-            self._model_publisher.send_to(client)
-            if self._overdue and self._settings.participation < 1 and self._state is not None:
-                self._notices.call_all_hands(self._state.version, client)
+            self._run.publisher.send_to(client)
+            if self._overdue and self._settings.participation < 1:
+                self._notices.call_all_hands(self._run.state.version, client)
 
     def _ask_for_weights(self, client: str) -> None:
         local = self._learning.local_at(0)
@@ -507,21 +512,21 @@ class CoordinatorWorker:
         if not isinstance(arrival.manifest, UpdateManifest):
             self._take_initial(arrival)
             return
-        state = self._state
-        if state is None:
+        run = self._run
+        if run is None:
             raise RuntimeError("an update was admitted before there was a model")
         rarity = 1.0
         if self._learning.aggregator.needs_rarity:
-            rarity = roster.rarity(state.roster, arrival.manifest.client)
-        self._round.fold(arrival, rarity)
-        updates = self._round.updates
-        self._reporter.accepted(arrival.manifest, state.version, updates, arrival.norm)
+            rarity = roster.rarity(run.state.roster, arrival.manifest.client)
+        run.round.fold(arrival, rarity)
+        updates = run.round.updates
+        self._reporter.accepted(arrival.manifest, run.state.version, updates, arrival.norm)
         if self._policy.closes(updates, overdue=self._overdue):
-            self._close_round(state)
+            self._close_round(run)
 
     def _take_initial(self, arrival: IncomingUpdate) -> None:
         manifest = arrival.manifest
-        if self._state is None and isinstance(manifest, InitialManifest):
+        if self._run is None and isinstance(manifest, InitialManifest):
             weights = Weights.uninitialized(arrival.layout)
             for start, data in arrival.chunks():
                 weights.buffer[start : start + len(data)] = data
@@ -539,15 +544,15 @@ class CoordinatorWorker:
         if self._settings.deadline_s is not None:
             self._loop.remind(self._settings.deadline_s, Deadline(state.version))
 
-    def _look_at_deadline(self, state: State) -> None:
-        updates = self._round.updates
-        self._reporter.overdue(state.version + 1, updates, self._policy.min_quorum)
+    def _look_at_deadline(self, run: ActiveRun) -> None:
+        updates, version = run.round.updates, run.state.version
+        self._reporter.overdue(version + 1, updates, self._policy.min_quorum)
         if self._policy.closes(updates, overdue=True):
-            self._close_round(state)
+            self._close_round(run)
         elif self._settings.participation < 1:
-            self._notices.call_all_hands(state.version)
+            self._notices.call_all_hands(version)
 
-    def _close_round(self, state: State) -> None:
+    def _close_round(self, run: ActiveRun) -> None:
         """Compute, checkpoint, publish, acknowledge, in this order and no other.
 
         The model's bytes are on their way while the checkpoint is written, but its last message is
@@ -558,7 +563,7 @@ class CoordinatorWorker:
         self._settle_sending()
         if self._finished:
             return  # a region hears only now that the last model is out
-        closed, spare = self._round, state.weights
+        state, closed, spare = run.state, run.round, run.state.weights
         version = state.version + 1
         record = closed.record(
             version,
@@ -571,7 +576,7 @@ class CoordinatorWorker:
         if (best := self._stopping.better(state.best, record, state.version, typical)) is not None:
             self._keep_best(state, best)
             state = replace(state, best=best)
-        weights, record = closed.phases.timing("aggregate", self._aggregate)(state, closed, record)
+        weights, record = closed.phases.timing("aggregate", self._aggregate)(run, closed, record)
         members = roster.contributed(state.roster, version, closed.examples, time.time())
         standings = roster.summary(roster.participation(members, version))
         record = replace(record, participation=standings)
@@ -581,37 +586,36 @@ class CoordinatorWorker:
         )
         self._finished = self._stopping.reached(state)
         if self._finished:
-            self._coordinator.average_into(weights)
-        if self._model_publisher is None:
-            raise RuntimeError("a round closed before there was a model")
-        self._model_publisher.set_header(
+            run.coordinator.average_into(weights)
+        run.publisher.set_header(
             version=version, final=self._finished, local=self._learning.local_at(version)
         )
-        self._model_publisher.hold_last_chunk()
-        send = closed.phases.timing("publish", self._coordinator.send)
+        run.publisher.hold_last_chunk()
+        send = closed.phases.timing("publish", run.coordinator.send)
         sending = self._sender.submit(send, weights)
         self._audit.aggregated(version, closed.entries, record.diverged)
         save = partial(self._store.save, state)
         closed.phases.timing("checkpoint", self._disk_retry.persist)(save)
-        self._model_publisher.release()
+        run.publisher.release()
         self._sending = (sending, closed.tags, self._epoch, closed.phases)
         sending.add_done_callback(lambda _sending: self._loop.put(ModelPublished()))
-        self._state = state
+        run.state = state
         self._loop.updates.acknowledge(self._intake.round_closed(state), self._epoch)
         self._rejections.counted.clear()
-        self._begin_round(spare)
+        run.begin_round(spare)
         self._await_deadline(state)
         self._reporter.closed(state.run, record, closed.phases)
         if self._finished:
             self._reporter.ends(version, self._stopping.reason(state))
 
     def _aggregate(
-        self, state: State, closed: Round, record: RoundRecord
+        self, run: ActiveRun, closed: Round, record: RoundRecord
     ) -> tuple[Weights, RoundRecord]:
         """The next model; the last good one again if it would not be finite, as the record says."""
-        self._coordinator.population = max(1, len(state.roster))
+        state = run.state
+        run.coordinator.population = max(1, len(state.roster))
         try:
-            return self._coordinator.aggregate([closed.cohort]), record
+            return run.coordinator.aggregate([closed.cohort]), record
         except Diverged as error:
             self._reporter.diverged(state.version, error)
             same = closed.cohort.sum.total
@@ -630,13 +634,13 @@ class CoordinatorWorker:
 
     def _settle_sending(self) -> None:
         """Wait until the newest model is published, if it is not; let its updates go."""
-        if self._sending is None or self._state is None:
+        run = self._run
+        if self._sending is None or run is None:
             return
         sending, tags, epoch, phases = self._sending
         self._loop.wait_for(sending)
         self._sending = None
         phases.timing("acknowledge", self._loop.updates.acknowledge)(tags, epoch)
-        if self._model_publisher is not None:
-            self._reporter.published(self._state, self._model_publisher.manifest, phases)
+        self._reporter.published(run.state, run.publisher.manifest, phases)
         if self._evaluator is not None:
-            self._evaluator.look_at(self._state.version, self._state.weights)
+            self._evaluator.look_at(run.state.version, run.state.weights)
