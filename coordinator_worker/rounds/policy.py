@@ -9,7 +9,7 @@ from warren_shared.errors import ConfigError, Rejected
 from warren_shared.protocol.messages import MAX_EXAMPLES
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """``quorum`` whole updates close a round, ``min_quorum`` one that is past its deadline.
 
@@ -46,13 +46,13 @@ class Policy:
                 f" least {least} updates, also after the deadline"
             )
         return cls(
-            settings.quorum,
-            settings.max_staleness,
-            settings.staleness_exponent,
-            settings.min_quorum,
-            settings.staleness_hinge,
-            aggregator.needs_local_steps,
-            settings.max_examples,
+            quorum=settings.quorum,
+            max_staleness=settings.max_staleness,
+            staleness_exponent=settings.staleness_exponent,
+            min_quorum=settings.min_quorum,
+            hinge=settings.staleness_hinge,
+            needs_local_steps=aggregator.needs_local_steps,
+            max_examples=settings.max_examples,
         )
 
     def check_examples(self, num_examples: int) -> None:

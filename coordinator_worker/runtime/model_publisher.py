@@ -10,6 +10,7 @@ from warren_shared.amqp.session import Session
 from warren_shared.naming import MODEL_EXCHANGE, NEWEST_QUEUE, mailboxes
 from warren_shared.protocol.codec import encode, tensor_entries
 from warren_shared.protocol.messages import ModelManifest, Newest
+from warren_shared.protocol.model_header import ModelHeader
 from warren_shared.protocol.signing import Signer, content_digest
 from warren_shared.protocol.transfer import Outgoing, transfer_fields
 from warren_shared.tensors.layout import Array, Weights
@@ -50,9 +51,9 @@ class OutgoingMessages:
 class ModelPublisher:
     """Publishes global models through ``session``: to all clients, or again to one that joined.
 
-    A version is announced, digested and signed once, however many clients take it. Model messages
-    are transient: the coordinator can always publish its model again. ``spares``: each mailbox has
-    a second one.
+    A version is announced, digested and signed once, however many clients take it; ``header`` says
+    what its manifest does besides the weights. Model messages are transient: the coordinator can
+    always publish its model again. ``spares``: each mailbox has a second one.
     """
 
     def __init__(
@@ -61,21 +62,21 @@ class ModelPublisher:
         weights: Weights,
         signer: Signer | None = None,
         *,
+        header: ModelHeader,
         spares: bool = False,
-        **manifest: Any,
     ) -> None:
         self._session = session
         self._signer = signer
         self._spares = spares
-        self._manifest = manifest
+        self.header = header
         self._may_end = Event()
         self._may_end.set()
         self._outgoing = self._announce(weights)
         self._weights = weights
 
-    def set_header(self, **manifest: Any) -> None:
-        """Change what the next model's manifest says: version, final, …"""
-        self._manifest |= manifest
+    def set_header(self, header: ModelHeader) -> None:
+        """Say this of the next model."""
+        self.header = header
 
     def hold_last_chunk(self) -> None:
         """Publish all of the next model but its last message, until ``release``."""
@@ -123,10 +124,19 @@ class ModelPublisher:
         return OutgoingMessages(self._outgoing, exchange, routing_key, self._may_end, told, mark)
 
     def _announce(self, weights: Weights) -> Outgoing:
+        header = self.header
         manifest = ModelManifest(
             tensors=tensor_entries(weights.layout),
             **transfer_fields(weights.buffer),  # type: ignore[arg-type]
-            **self._manifest,
+            federation=header.federation,
+            run=header.run,
+            version=header.version,
+            config=dict(header.config),
+            local=header.local,
+            max_staleness=header.max_staleness,
+            participation=header.participation,
+            final=header.final,
+            fixed_state=dict(header.fixed_state),
             content=content_digest(weights.buffer) if self._signer is not None else None,
         )
         if self._signer is not None:

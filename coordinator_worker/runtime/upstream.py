@@ -34,10 +34,13 @@ from coordinator_worker.state.round_record import ALWAYS, RegionResult, RoundRec
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage.checkpoint import Checkpoint
 from coordinator_worker.storage.store import ABOVE
+from warren_shared.amqp.session import Session
 from warren_shared.errors import BrokerRefused, ConfigError
 from warren_shared.files import private_folder
 from warren_shared.observability.log import Log
 from warren_shared.protocol.messages import MAX_EXAMPLES, ModelManifest
+from warren_shared.protocol.model_header import ModelHeader
+from warren_shared.protocol.signing import Signer
 from warren_shared.tensors.evaluation import of_histograms
 from warren_shared.tensors.layout import STATISTIC, Weights
 from warren_shared.tensors.update import Update
@@ -82,8 +85,15 @@ class Origin:
 class Relay(ModelPublisher):
     """Gives each model that the coordinator made up, and publishes what comes down instead."""
 
-    def __init__(self, region: "RegionCoordinator", *told: Any, **manifest: Any) -> None:
-        super().__init__(*told, **manifest)
+    def __init__(
+        self,
+        region: "RegionCoordinator",
+        session: Session,
+        weights: Weights,
+        signer: Signer | None,
+        header: ModelHeader,
+    ) -> None:
+        super().__init__(session, weights, signer, header=header)
         self._region = region
 
     def set_weights(self, weights: Any) -> None:
@@ -92,7 +102,8 @@ class Relay(ModelPublisher):
         self._may_end.wait()  # until it is in the checkpoint
         model = self._region.exchange(mine)
         mine.buffer[:] = model.weights.buffer
-        self.set_header(final=model.manifest.final, local=model.manifest.local)
+        above = model.manifest
+        self.set_header(replace(self.header, final=above.final, local=above.local))
         super().set_weights(mine)
 
 
@@ -177,14 +188,14 @@ class RegionCoordinator(CoordinatorWorker):
                 " above: start this one again, and it will be the standby"
             )
 
-    def _make_fanout(self, *told: Any, **manifest: Any) -> ModelPublisher:
-        relay = Relay(self, *told, **manifest)
+    def _make_publisher(self, weights: Weights, header: ModelHeader) -> ModelPublisher:
+        relay = Relay(self, self._loop.models, weights, self._signer, header)
         if self._origin is None:
             self._origin = Origin(self._store.folder / ABOVE)
             known = self._origin.model
             if known is None or not known.manifest.final:
-                weights = known.weights if known is not None else _copy(relay.get_weights())
-                self._take_part(weights, known.manifest if known is not None else None)
+                ours = known.weights if known is not None else _copy(relay.get_weights())
+                self._take_part(ours, known.manifest if known is not None else None)
         return relay
 
     def _begin(self, state: State) -> None:

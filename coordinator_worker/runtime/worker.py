@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
 from coordinator_worker.aggregation import Diverged
 from coordinator_worker.aggregation.algorithm import Algorithm
@@ -78,6 +78,7 @@ from warren_shared.observability.event_bus import EventBus, Timings
 from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import kind_of
 from warren_shared.protocol.messages import InitialManifest, Join, UpdateManifest
+from warren_shared.protocol.model_header import ModelHeader
 from warren_shared.protocol.signing import Signer
 from warren_shared.service.lifecycle import on_stop_signal
 from warren_shared.tensors.layout import Weights
@@ -400,10 +401,7 @@ class CoordinatorWorker:
         """Start from ``state``: its model goes to all clients, also those that missed it before."""
         check_room(self._policy.quorum, state.weights.buffer.nbytes)
         self._finished = self._stopping.reached(state)
-        publisher = self._make_fanout(
-            self._loop.models,
-            state.weights,
-            self._signer,
+        header = ModelHeader(
             federation=state.federation,
             run=state.run,
             version=state.version,
@@ -412,8 +410,9 @@ class CoordinatorWorker:
             max_staleness=self._policy.max_staleness,
             participation=self._settings.participation,
             final=self._finished,
-            fixed_state=dict(state.fixed_state),
+            fixed_state=state.fixed_state,
         )
+        publisher = self._make_publisher(state.weights, header)
         coordinator = self._learning.coordinator(publisher, state)
         share = self._settings.max_evaluation_share
         self._run = run = ActiveRun(state, publisher, coordinator, share, self._alone)
@@ -434,8 +433,11 @@ class CoordinatorWorker:
                 self._stopping.reason(state),
             )
 
-    def _make_fanout(self, *told: Any, **manifest: Any) -> ModelPublisher:
-        return ModelPublisher(*told, spares=self._settings.spare_mailboxes, **manifest)
+    def _make_publisher(self, weights: Weights, header: ModelHeader) -> ModelPublisher:
+        spares = self._settings.spare_mailboxes
+        return ModelPublisher(
+            self._loop.models, weights, self._signer, header=header, spares=spares
+        )
 
     # --- a round --------------------------------------------------------------------------------
 
@@ -587,8 +589,10 @@ class CoordinatorWorker:
         self._finished = self._stopping.reached(state)
         if self._finished:
             run.coordinator.average_into(weights)
+        local = self._learning.local_at(version)
+        header = run.publisher.header
         run.publisher.set_header(
-            version=version, final=self._finished, local=self._learning.local_at(version)
+            replace(header, version=version, final=self._finished, local=local)
         )
         run.publisher.hold_last_chunk()
         send = closed.phases.timing("publish", run.coordinator.send)

@@ -17,6 +17,7 @@ from tests.support.processes import ENCRYPT, KEYS, Worker, key_text, workers
 from warren_shared.amqp.session import Session
 from warren_shared.protocol.codec import decode
 from warren_shared.protocol.messages import Sealed
+from warren_shared.protocol.model_header import ModelHeader
 from warren_shared.protocol.signing import Signer
 from warren_shared.tensors.layout import Layout, Weights
 
@@ -48,20 +49,19 @@ def test_a_client_trains_from_no_model_that_the_coordinator_did_not_sign(
     with workers() as started, taken_over(place) as session:
         started.append(client(place, "alfa", 0))
         started[0].wait_for("connected")
-        fields = {"federation": place.name, "run": RUN}
         weights = Weights.empty(LAYOUT)
         for version, signer, words in (
             (1, None, "not signed"),
             (2, stranger, "not in this client's bundle"),
         ):
-            ModelPublisher(session, weights, signer, version=version, **fields).set_weights(
-                list(weights)
-            )
+            header = ModelHeader(federation=place.name, run=RUN, version=version)
+            ModelPublisher(session, weights, signer, header=header).set_weights(list(weights))
             refused = started[0].wait_for("not_genuine")
             assert words in refused["message"]
         Notices(session, None).tell("alfa", notice="send-initial")
         assert "notice" in started[0].wait_for("not_genuine")["message"]
-        ModelPublisher(session, weights, genuine, version=3, **fields).set_weights(list(weights))
+        header = ModelHeader(federation=place.name, run=RUN, version=3)
+        ModelPublisher(session, weights, genuine, header=header).set_weights(list(weights))
         started[0].wait_for("update_confirmed", base_version=3)
         assert "version 1" not in started[0].said
         assert "version 2" not in started[0].said

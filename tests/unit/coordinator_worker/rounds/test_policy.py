@@ -8,7 +8,10 @@ from coordinator_worker.rounds.policy import Policy
 from warren_shared.errors import Rejected
 
 policies = st.builds(
-    Policy, st.integers(1, 100), st.integers(0, 50), st.floats(0, 4, allow_nan=False)
+    Policy,
+    quorum=st.integers(1, 100),
+    max_staleness=st.integers(0, 50),
+    staleness_exponent=st.floats(0, 4, allow_nan=False),
 )
 versions = st.integers(0, 2**53)
 
@@ -42,26 +45,26 @@ def test_the_later_the_lighter(policy: Policy, version: int) -> None:
 
 
 def test_with_a_hinge_lateness_costs_nothing_up_to_it() -> None:
-    policy = Policy(1, 9, staleness_exponent=0.5, hinge=2)
+    policy = Policy(quorum=1, max_staleness=9, staleness_exponent=0.5, hinge=2)
     weights = [policy.staleness_weight(9, 9 - s) for s in range(5)]
     assert weights == [1.0, 1.0, 1.0, 1 / 1.5, 1 / 2.0]
 
 
 def test_without_an_exponent_lateness_costs_nothing() -> None:
-    assert Policy(1, 5, staleness_exponent=0.0).staleness_weight(9, 4) == 1.0
+    assert Policy(quorum=1, max_staleness=5, staleness_exponent=0.0).staleness_weight(9, 4) == 1.0
 
 
 def test_the_rejection_says_by_how_much_it_was_too_late() -> None:
     with pytest.raises(Rejected) as caught:
-        Policy(1, max_staleness=2).staleness_weight(10, 7)
+        Policy(quorum=1, max_staleness=2).staleness_weight(10, 7)
     assert caught.value.detail == "trained from version 7, 3 behind 10; at most 2 is allowed"
 
 
 def test_an_overdue_round_closes_with_fewer_but_never_needs_more() -> None:
-    assert [Policy(4, min_quorum=2).closes(n, overdue=True) for n in range(4)] == [
+    assert [Policy(quorum=4, min_quorum=2).closes(n, overdue=True) for n in range(4)] == [
         False, False, True, True,
     ]  # fmt: skip
-    assert Policy(1, min_quorum=3).closes(1, overdue=True)
+    assert Policy(quorum=1, min_quorum=3).closes(1, overdue=True)
 
 
 @given(policies, st.integers(0, 200))

@@ -199,7 +199,7 @@ def test_updates_from_what_was_rolled_back_do_not_count_however_late_they_may_be
         layout=delta.layout.digest, metrics={}, **transfer_fields(delta.buffer),
     )  # fmt: skip
     (body,) = bodies_of(Outgoing(manifest, delta.buffer))
-    intake = Intake("f", Policy(1, max_staleness=50), staging())
+    intake = Intake("f", Policy(quorum=1, max_staleness=50), staging())
     outcome = intake.receive(Delivery(memoryview(body), 1, 1, "alfa", redelivered=False), state)
     if fate == "stale":
         assert isinstance(outcome, Refused)
