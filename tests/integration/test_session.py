@@ -9,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pika
 import pytest
+from pika.adapters.utils import io_services_utils
+from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
 from broker_config.declaration.federation import Federation
 from broker_config.node import lifecycle as private_node
@@ -17,7 +19,7 @@ from client_worker.runtime.mailbox import GlobalModel, Mailbox
 from tests.conftest import CLIENTS, FLEET, Place
 from tests.support.pace import DEADLINE_S, allow
 from tests.support.relay import relay
-from warren_shared.amqp import address, confirm_deadline, zero_copy
+from warren_shared.amqp import address, confirm_deadline, transports, zero_copy
 from warren_shared.amqp import session as amqp
 from warren_shared.amqp.delivery import Delivery, Subscription
 from warren_shared.amqp.publisher import Publication
@@ -398,12 +400,27 @@ def test_a_session_that_reads_nothing_closes_at_once(
     assert not session._thread.is_alive()
 
 
-def test_pika_itself_still_works_beside_us(place: Place) -> None:
+def test_pika_itself_works_beside_us_with_its_own_classes(
+    place: Place, opened: Callable[..., Session]
+) -> None:
     """A task may well use it to get at its data."""
+    mine = opened("alfa")
+    mine.publish([join("alfa")])
+    looking = zero_copy.blocking(*address.parameters(place.urls["coordinator"], "test"))
     plain = pika.BlockingConnection(pika.URLParameters(place.urls["coordinator"]))
-    channel = plain.channel()
-    assert channel.queue_declare("update", passive=True).method.message_count == 0
+    kinds = [type(each._transport) for each in (mine._connection, looking._impl, plain._impl)]
+    assert kinds == [transports.PlaintextTransport] * 2 + [
+        io_services_utils._AsyncPlaintextTransport
+    ]
+    assert type(plain._impl) is pika.SelectConnection
+    assert type(plain._impl._nbio) is SelectorIOServicesAdapter
+    for name in ("_consume", "_produce", "_on_socket_readable", "write"):
+        assert getattr(kinds[2], name).__module__ == io_services_utils.__name__, name
+    delivered, _, body = next(plain.channel().consume("update", inactivity_timeout=PATIENCE_S))
+    assert delivered is not None
+    assert decode(memoryview(body))[0].client == "alfa"
     plain.close()
+    looking.close()
 
 
 def test_a_confirm_that_never_comes_means_a_new_connection_and_the_same_message_again(
