@@ -19,11 +19,10 @@ from client_worker.runtime.mailbox import GlobalModel, Mailbox
 from tests.conftest import CLIENTS, FLEET, Place
 from tests.support.pace import DEADLINE_S, allow
 from tests.support.relay import relay
-from warren_shared.amqp import address, confirm_deadline, transports, zero_copy
-from warren_shared.amqp import session as amqp
+from warren_shared.amqp import address, confirm_deadline, publisher, transports, zero_copy
 from warren_shared.amqp.delivery import Delivery, Subscription
 from warren_shared.amqp.publisher import Publication
-from warren_shared.amqp.session import Session
+from warren_shared.amqp.session import Session, SessionState
 from warren_shared.errors import BrokerRefused, BrokerUnavailable, Stopped
 from warren_shared.protocol.codec import decode, encode, tensor_entries
 from warren_shared.protocol.messages import Join, ModelManifest, UpdateManifest
@@ -156,6 +155,28 @@ def test_publishing_goes_on_after_the_connection_was_cut(
     assert decode(received.next().body)[0].client == "alfa"
 
 
+def test_a_sessions_state_says_whether_it_was_ready_is_and_will_be(place: Place) -> None:
+    states: queue.SimpleQueue[SessionState] = queue.SimpleQueue()
+    session = Session(
+        place.urls["alfa"],
+        "test alfa",
+        on_ready=lambda _queue: states.put(session.state),
+        on_lost=lambda: states.put(session.state),
+    )
+    assert session.state is SessionState.CONNECTING
+    session.start(PATIENCE_S)
+    assert session.state is SessionState.READY
+    close_connections(place, "alfa")
+    expected = [SessionState.READY, SessionState.RECONNECTING, SessionState.READY]
+    assert [states.get(timeout=DEADLINE_S) for _ in expected] == expected
+    session.close()
+    assert session.state is SessionState.CLOSED
+    refused = Session(place.urls["alfa"] + "x", "test")
+    with pytest.raises(BrokerRefused):
+        refused.start(PATIENCE_S)
+    assert refused.state is SessionState.FAILED
+
+
 def test_a_message_that_no_queue_takes_is_an_error(
     place: Place, opened: Callable[..., Session]
 ) -> None:
@@ -189,7 +210,7 @@ def test_forging_the_sender_is_refused_by_the_broker_and_said(
     received = Received()
     opened("coordinator", received.subscribe("update"))
     sender = opened("alfa")
-    sender.user = "bravo"
+    sender._publisher.user = "bravo"
     with pytest.raises(BrokerRefused, match="user_id"):
         sender.publish([join("bravo")])
     opened("charlie").publish([join("charlie")])
@@ -330,7 +351,7 @@ def test_who_reads_nothing_for_long_still_has_a_heartbeat(
     try:
         session.start(PATIENCE_S)
         sender.start(PATIENCE_S)
-        session._call(lambda: (session.pause(), paused.set()))
+        session.on_thread(lambda: (session.pause(), paused.set()))
         assert paused.wait(PATIENCE_S)
         sender.publish([join("alfa")])
         assert not lost.wait(13.0), "the broker gives up after 2 s, pika after 12"
@@ -368,13 +389,15 @@ def test_an_acknowledgement_after_the_consumer_was_cancelled_is_harmless(
     opened("alfa").publish([join("alfa")])
     first = received.next()
 
-    def cancelled_and_then_acknowledged() -> None:
-        known = session._unacknowledged
-        known.record_acks([first.tag])
-        session._cancelled(None)
-        session._acknowledge(known)
+    consumer = session._consumer
 
-    session._call(cancelled_and_then_acknowledged)
+    def cancelled_and_then_acknowledged() -> None:
+        known = consumer._unacknowledged
+        known.record_acks([first.tag])
+        consumer._cancelled(None)
+        consumer._acknowledge(known)
+
+    session.on_thread(cancelled_and_then_acknowledged)
     assert lost.wait(DEADLINE_S)
     again = received.next()
     assert again.redelivered
@@ -397,7 +420,7 @@ def test_a_session_that_reads_nothing_closes_at_once(
     began = time.monotonic()
     session.close()
     assert time.monotonic() - began < allow(4.0)
-    assert not session._thread.is_alive()
+    assert not session._connector._thread.is_alive()
 
 
 def test_pika_itself_works_beside_us_with_its_own_classes(
@@ -408,7 +431,9 @@ def test_pika_itself_works_beside_us_with_its_own_classes(
     mine.publish([join("alfa")])
     looking = zero_copy.blocking(*address.parameters(place.urls["coordinator"], "test"))
     plain = pika.BlockingConnection(pika.URLParameters(place.urls["coordinator"]))
-    kinds = [type(each._transport) for each in (mine._connection, looking._impl, plain._impl)]
+    kinds = [
+        type(each._transport) for each in (mine._connector.connection, looking._impl, plain._impl)
+    ]
     assert kinds == [transports.PlaintextTransport] * 2 + [
         io_services_utils._AsyncPlaintextTransport
     ]
@@ -427,7 +452,7 @@ def test_a_confirm_that_never_comes_means_a_new_connection_and_the_same_message_
     place: Place, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(confirm_deadline, "FIRST_S", 1.0)
-    monkeypatch.setattr(amqp, "LOOK_S", 0.2)
+    monkeypatch.setattr(publisher, "LOOK_S", 0.2)
     received, lost = Received(), threading.Event()
     opened("coordinator", received.subscribe("update"))
     with relay(place.urls[CLIENTS[0]]) as between:
