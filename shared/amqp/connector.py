@@ -163,7 +163,7 @@ class Connector:
         self.epoch += 1
         self._was_up = False
         self._on_attempt(self.epoch)
-        connection = Connection(
+        connection = Connection.connect(
             self._parameters,
             on_open_callback=lambda _connection: self._on_open(),
             on_open_error_callback=lambda _connection, error: self._ended(error),

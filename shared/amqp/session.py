@@ -9,11 +9,12 @@ on the connection's thread, must be short, and never publish().
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Self
 
 from pika import exceptions
 
-from warren_shared.amqp.address import is_final, parameters, refusal
+from warren_shared.amqp import address
+from warren_shared.amqp.address import is_final, refusal
 from warren_shared.amqp.connector import Connector, SessionState
 from warren_shared.amqp.consumer import MAX_UNACKNOWLEDGED, Consumer
 from warren_shared.amqp.delivery import Subscription
@@ -30,29 +31,25 @@ logging.getLogger("pika").setLevel(logging.CRITICAL + 1)
 
 
 class Session:
-    """A connection to the broker that outlives the broker's absences.
+    """A connection to the broker that outlives the broker's absences; `for_broker` makes one.
 
-    ``broker`` is an AMQP URL with user and vhost, and one host or several nodes of a cluster;
-    ``name`` is what the management UI calls the connection. ``on_ready(queue)`` is called each
-    time consuming (or publishing) can begin, ``on_lost()`` each time it ends and will be tried
-    again, ``on_wait()`` while confirms take long.
+    ``parameters`` are pika's for each host; nothing is opened before `start`.
     """
 
     def __init__(
         self,
-        broker: str | Broker,
+        parameters: list[Any],
         name: str,
-        subscription: Subscription | None = None,
+        subscription: Subscription | None,
         *,
-        on_ready: Callable[[str | None], None] = lambda _queue: None,
-        on_lost: Callable[[], None] = lambda: None,
-        on_wait: Callable[[], None] = lambda: None,
+        on_ready: Callable[[str | None], None],
+        on_lost: Callable[[], None],
+        on_wait: Callable[[], None],
     ) -> None:
-        found = parameters(broker, name)
         self._on_ready = on_ready
         self._is_closed = False  # by us, and not for want of hope
         self._connector = Connector(
-            found,
+            parameters,
             name,
             on_attempt=self._attempt,
             on_open=self._open_channel,
@@ -66,7 +63,36 @@ class Session:
             on_consuming=self._become_ready,
             open_channel=self._open_channel,
         )
-        self._publisher = Publisher(self._connector, found[0].credentials.username, name, on_wait)
+        user = parameters[0].credentials.username
+        self._publisher = Publisher(self._connector, user, name, on_wait)
+
+    @classmethod
+    def for_broker(
+        cls,
+        broker: str | Broker,
+        name: str,
+        subscription: Subscription | None = None,
+        *,
+        on_ready: Callable[[str | None], None] = lambda _queue: None,
+        on_lost: Callable[[], None] = lambda: None,
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> Self:
+        """A session with ``broker``, which `start` connects.
+
+        ``broker`` is an AMQP URL with user and vhost, and one host or several nodes of a cluster;
+        ``name`` is what the management UI calls the connection. ``on_ready(queue)`` is called each
+        time consuming (or publishing) can begin, ``on_lost()`` each time it ends and will be tried
+        again, ``on_wait()`` while confirms take long. Raises ConfigError if the URL is none, or
+        what TLS or the login needs cannot be read.
+        """
+        return cls(
+            address.parameters(broker, name),
+            name,
+            subscription,
+            on_ready=on_ready,
+            on_lost=on_lost,
+            on_wait=on_wait,
+        )
 
     # --- called from any thread -----------------------------------------------------------------
 

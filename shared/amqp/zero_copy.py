@@ -10,7 +10,8 @@ these are private methods of pika 1.4, which is why its version is held to that.
 import fcntl
 import struct
 import termios
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Self
 
 import numpy as np
 import pika
@@ -42,8 +43,10 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
 
     _frame_buffer: bytes
 
-    def __init__(self, told: Any = None, **more: Any) -> None:
-        super().__init__(told, custom_ioloop=io_services(told), **more)
+    @classmethod
+    def connect(cls, parameters: Any, **callbacks: Callable[..., None]) -> Self:
+        """Begin to connect with ``parameters``; ``callbacks`` are those of pika's constructor."""
+        return cls(parameters, custom_ioloop=io_services(parameters), **callbacks)
 
     def _proto_connection_made(self, transport: Any) -> None:
         transport.receiver = self

@@ -69,7 +69,7 @@ def opened(place: Place) -> "Callable[..., Session]":
     def open_session(
         user: str, subscription: Subscription | None = None, **calls: object
     ) -> Session:
-        session = Session(place.urls[user], f"test {user}", subscription, **calls)  # type: ignore[arg-type]
+        session = Session.for_broker(place.urls[user], f"test {user}", subscription, **calls)  # type: ignore[arg-type]
         sessions.append(session)
         session.start(PATIENCE_S)
         return session
@@ -157,7 +157,7 @@ def test_publishing_goes_on_after_the_connection_was_cut(
 
 def test_a_sessions_state_says_whether_it_was_ready_is_and_will_be(place: Place) -> None:
     states: queue.SimpleQueue[SessionState] = queue.SimpleQueue()
-    session = Session(
+    session = Session.for_broker(
         place.urls["alfa"],
         "test alfa",
         on_ready=lambda _queue: states.put(session.state),
@@ -171,7 +171,7 @@ def test_a_sessions_state_says_whether_it_was_ready_is_and_will_be(place: Place)
     assert [states.get(timeout=DEADLINE_S) for _ in expected] == expected
     session.close()
     assert session.state is SessionState.CLOSED
-    refused = Session(place.urls["alfa"] + "x", "test")
+    refused = Session.for_broker(place.urls["alfa"] + "x", "test")
     with pytest.raises(BrokerRefused):
         refused.start(PATIENCE_S)
     assert refused.state is SessionState.FAILED
@@ -196,7 +196,9 @@ def test_an_exclusive_queue_is_a_lease_that_ends_with_its_holder(
         for _ in range(3)
     ]
     assert [taken.get(timeout=DEADLINE_S) for _ in range(3)] == list(row[:3])
-    late = Session(place.urls["fleet"], "late", Received().subscribe(*row, exclusive=True))
+    late = Session.for_broker(
+        place.urls["fleet"], "late", Received().subscribe(*row, exclusive=True)
+    )
     with pytest.raises(BrokerUnavailable, match="all 3 places"):
         late.start(0.5)
     holders[1].close()
@@ -249,20 +251,20 @@ def test_a_message_longer_than_the_broker_takes_is_refused_and_said_once(
 def test_what_waiting_cannot_mend_is_said_at_once(
     place: Place, change: Callable[[str], str], error: type[Exception], words: str
 ) -> None:
-    session = Session(change(place.urls["alfa"]), "test")
+    session = Session.for_broker(change(place.urls["alfa"]), "test")
     with pytest.raises(error, match=words):
         session.start(60.0)
 
 
 def test_nobody_at_the_address_is_said_after_the_patience(node: object) -> None:
-    session = Session("amqp://a:b@127.0.0.1:1/f", "test")
+    session = Session.for_broker("amqp://a:b@127.0.0.1:1/f", "test")
     with pytest.raises(BrokerUnavailable, match="Connection refused"):
         session.start(0.3)
 
 
 def test_a_session_that_gives_up_on_a_silent_broker_lets_go_of_its_socket() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        session = Session(f"amqp://a:b@127.0.0.1:{silent.getsockname()[1]}/f", "test")
+        session = Session.for_broker(f"amqp://a:b@127.0.0.1:{silent.getsockname()[1]}/f", "test")
         with pytest.raises(BrokerUnavailable, match="did not answer"):
             session.start(0.3)
         theirs, _address = silent.accept()
@@ -344,10 +346,10 @@ def test_who_reads_nothing_for_long_still_has_a_heartbeat(
     monkeypatch.setattr(address, "HEARTBEAT_S", 1)
     monkeypatch.setattr(zero_copy, "SIGN_OF_LIFE_S", 0.2)
     received, lost, paused = Received(), threading.Event(), threading.Event()
-    session = Session(
+    session = Session.for_broker(
         place.urls["coordinator"], "pausing", received.subscribe("update"), on_lost=lost.set
     )
-    sender = Session(place.urls["alfa"], "sending")
+    sender = Session.for_broker(place.urls["alfa"], "sending")
     try:
         session.start(PATIENCE_S)
         sender.start(PATIENCE_S)
@@ -413,7 +415,9 @@ def test_a_session_that_reads_nothing_closes_at_once(
         session.pause()
         came.set()
 
-    session = Session(place.urls["coordinator"], "pausing", Subscription(("update",), pause))
+    session = Session.for_broker(
+        place.urls["coordinator"], "pausing", Subscription(("update",), pause)
+    )
     session.start(PATIENCE_S)
     opened("alfa").publish([join(f"c{number}") for number in range(1000)])
     assert came.wait(DEADLINE_S)
@@ -462,7 +466,7 @@ def test_a_confirm_that_never_comes_means_a_new_connection_and_the_same_message_
             between.swallow_confirms(False)
             lost.set()
 
-        session = Session(between.url, "test", on_lost=connects_well_next_time)
+        session = Session.for_broker(between.url, "test", on_lost=connects_well_next_time)
         session.start(PATIENCE_S)
         began = time.monotonic()
         session.publish([join(CLIENTS[0])])
