@@ -92,7 +92,7 @@ class ClientWorker:
         self._supervisor = supervisor or Supervisor(settings.ready_file)
         self._pulse = Pulse(self._supervisor, lambda: self._session.on_thread(self._answer))
         self._busy = Busy(settings.training_limit_s)
-        self._session = Session(
+        self._session = Session.for_broker(
             settings.broker,
             f"client of fleet {settings.fleet}"
             if settings.fleet and not settings.client

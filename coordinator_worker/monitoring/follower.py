@@ -45,7 +45,7 @@ class Watch(AbstractContextManager["Watch"]):
             follows=(EVENT_EXCHANGE, "#"),
             tag="watch",
         )
-        self._session = Session(
+        self._session = Session.for_broker(
             broker, name, subscription, on_ready=lambda _queue: on_ready(), on_lost=on_lost
         )
 

@@ -69,8 +69,10 @@ class CoordinatorLoop:
         self._timers: dict[type[Event], threading.Timer] = {}
         self._asking = threading.Lock()  # one question at a time
         self._inbox = Inbox(lambda: self.updates.pause(), lambda: self.updates.resume())  # noqa: PLW0108
-        self.models = Session(settings.broker, f"{name} · models out", on_wait=self.waiting)
-        self.updates = Session(
+        self.models = Session.for_broker(
+            settings.broker, f"{name} · models out", on_wait=self.waiting
+        )
+        self.updates = Session.for_broker(
             settings.broker,
             f"{name} · updates in",
             Subscription((UPDATE_QUEUE,), self._inbox.deliver, tag="coordinator"),

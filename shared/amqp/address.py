@@ -76,7 +76,7 @@ def parameters(broker: str | Broker, name: str) -> list[Any]:
                 "there is a password in the broker URL beside --token-file (WARREN_TOKEN_FILE), and"
                 " only one logs in: take the password out of WARREN_BROKER_URL, or leave out that"
             )
-        token = TokenFile(Path(broker.token_file))
+        token = TokenFile.read(Path(broker.token_file))
         for told in found:
             told.credentials = TokenCredentials(parts.user, token)
     return found

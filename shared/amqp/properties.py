@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import pika
 
+from warren_shared.amqp.confirm_window import Publication
 from warren_shared.amqp.delivery import Delivery
-from warren_shared.amqp.publisher import Publication
 from warren_shared.protocol.messages import OLDEST, PROTOCOL
 
 APP_ID: Final = "warren"

@@ -1,175 +1,201 @@
-"""Publishing with confirms: a window of unconfirmed messages over a queue of jobs.
+"""The publishing side of a session: what goes out is confirmed, or goes out again.
 
-Knows no broker: it is given a function that puts one message on the channel and is told what the
-broker confirmed. Confirms arrive while further messages go out, so a transfer costs its bytes and
-one round trip, not one round trip a message; the window bounds memory and keeps pace with a slow
-broker. Lives on the connection's thread; only a job's event is seen by others.
+A thread that publishes waits here; the messages go out, and their confirms come in, on the
+connection's thread, through a `ConfirmWindow`. Callbacks of that thread never publish.
 """
 
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from warren_shared.protocol.codec import Body
+import pika
 
-WINDOW_BYTES: Final = 16 << 20
-BLOCKED: Final = None  # instead of a message: the next may not go out yet
+from warren_shared.amqp.backoff import backoff_s
+from warren_shared.amqp.confirm_deadline import ConfirmDeadline
+from warren_shared.amqp.confirm_window import (
+    BLOCKED,
+    ConfirmWindow,
+    NotTaken,
+    Publication,
+    PublishBatch,
+    Unconfirmed,
+)
+from warren_shared.amqp.connector import Connector
+from warren_shared.amqp.properties import outgoing
+from warren_shared.errors import NotThere, Stopped, WarrenError
+from warren_shared.observability.log import Log
+
+__all__ = ["BLOCKED", "Publication", "Publisher"]
+
+log = Log(__name__)
+
+DRAIN_S: Final = 5.0
+LOOK_S: Final = 3.0
+ATTEMPTS_AT_A_NODE: Final = 5
+# A channel whose first message came while a quorum queue had no leader is refused for ever by
+# RabbitMQ 3.10, though the next channel's message is taken. A full queue refuses every channel;
+# there another connection costs less than the update that goes out again with each attempt.
+REFUSALS_BY_A_CHANNEL: Final = 3
+WAIT_S: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """A message to publish. ``kind`` becomes the AMQP type that the management UI shows.
+class Publisher:
+    """Publishes as ``user``, over one channel after the other; ``name`` is the connection's.
 
-    ``body`` comes in pieces, so that a chunk is sent without a copy; they must stay as they
-    are until the broker has confirmed.
+    ``on_wait()`` is called while confirms take long.
     """
 
-    exchange: str
-    routing_key: str
-    body: Body
-    kind: str
-    persistent: bool = False
-    mandatory: bool = False
-    headers: dict[str, Any] | None = None
-    content_type: str = "application/msgpack"
+    def __init__(
+        self, connector: Connector, user: str, name: str, on_wait: Callable[[], None]
+    ) -> None:
+        self.user = user
+        self.fails_since: float | None = None  # monotonic; of what is being published
+        self._name = name
+        self._connector = connector
+        self._on_wait = on_wait
+        self._window = ConfirmWindow(self._send)
+        self._deadline = ConfirmDeadline()
+        self._has_published = False
+        self._given_up = 0  # how often
+        self._channel: Any = None
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the body."""
-        return sum(map(len, self.body))
+    # --- called from any thread -----------------------------------------------------------------
 
+    def publish(self, messages: Iterable[Publication | None], *, waits_for_queue: bool) -> None:
+        """Publish all of ``messages``, as `Session.publish` says."""
+        attempt, refusals, given_up = 0, 0, self._given_up
+        while True:
+            job = PublishBatch(messages)
+            self._submit(job)
+            while not job.done.wait(WAIT_S):
+                self._on_wait()
+            if job.error is None:
+                self._has_published = True
+                self.fails_since = None
+                return
+            # At the start it is a mistake; later somebody has taken away what was there, or a node
+            # of the broker is away.
+            may_come = self._has_published or waits_for_queue
+            was_there = isinstance(job.error, NotThere) and may_come
+            if not isinstance(job.error, Unconfirmed) and not was_there:
+                raise job.error
+            if given_up != self._given_up:
+                self.fails_since = None
+                raise job.error
+            attempt += 1
+            self.fails_since = self.fails_since or time.monotonic()
+            say = log.warning if was_there else log.info
+            say("publish_retried", "publishing again: %s", job.error)
+            if was_there and attempt % ATTEMPTS_AT_A_NODE == 0:
+                self._connector.reopen()  # another node of a cluster may know the queue
+            refusals = refusals + 1 if isinstance(job.error, NotTaken) else 0
+            if refusals >= REFUSALS_BY_A_CHANNEL:
+                self._connector.reopen()
+            if self._connector.closing.wait(backoff_s(attempt)):
+                raise Stopped("closed before the broker confirmed")
 
-_OVER: Final = Publication("", "", (), "")
+    def give_up(self) -> None:
+        """Have ``publish`` raise the reason at the next failure, instead of trying again."""
+        self._given_up += 1
 
+    def resume(self) -> None:
+        """Send what was held back."""
+        self._connector.call(self._pump)
 
-class Unconfirmed(Exception):
-    """The link was lost, or the queue was full, before everything was confirmed."""
+    def post(self, message: Publication) -> None:
+        """Publish ``message`` some time soon, or drop it if the link is down."""
+        if self._connector.is_ready:
+            self._submit(PublishBatch([message]))
 
+    def drain(self) -> bool:
+        """Wait for what was posted; False if the broker has not confirmed it in time."""
+        if not self._connector.is_ready or self._connector.closing.is_set():
+            return True
+        last = PublishBatch([])
+        self._submit(last)
+        return last.done.wait(DRAIN_S)
 
-class NotTaken(Unconfirmed):
-    """The broker said so (a negative confirm)."""
+    def _submit(self, job: PublishBatch) -> None:
+        self._window.append(job)
+        # Asked after appending: the thread may have ended in between.
+        if self._connector.closing.is_set():
+            job.finish(Stopped("the session is closed"))
+            return
+        self._connector.call(self._pump)
 
-
-@dataclass(eq=False)
-class PublishBatch:
-    """Messages that succeed or fail together; ``done`` is set either way, ``error`` says which.
-
-    Where ``messages`` yields HELD_BACK it is asked again at the next ``pump``.
-    """
-
-    messages: Iterable[Publication | None]
-    done: threading.Event = field(default_factory=threading.Event)
-    error: Exception | None = None
-    unconfirmed: int = 0
-    exhausted: bool = False
-
-    def finish(self, error: Exception | None = None) -> None:
-        """End the job; the first end counts."""
-        if not self.done.is_set():
-            self.error = error
-            self.done.set()
-
-
-class ConfirmWindow:
-    """Jobs in order; ``send(number, message)`` puts a message out under its delivery number."""
-
-    def __init__(self, send: Callable[[int, Publication], None]) -> None:
-        self._send = send
-        self._jobs: deque[PublishBatch] = deque()
-        self._reset()
-
-    def _reset(self) -> None:
-        self._messages: Iterator[Publication | None] | None = None  # of the first job
-        # Job, size in bytes and kind by number, oldest first; not the bodies, which take memory.
-        self._outstanding: dict[int, tuple[PublishBatch, int, str]] = {}
-        self._window_bytes = 0
-        self._number = 0  # RabbitMQ numbers a channel's publishes from 1
-        self.progress = 0  # grows with everything that goes out or is confirmed
-
-    @property
-    def waits(self) -> bool:
-        """Whether something is out that the broker has not confirmed."""
-        return bool(self._outstanding)
+    # --- the connection's thread ----------------------------------------------------------------
 
     @property
     def newest(self) -> str:
         """What was sent last and is not confirmed, for people; empty if there is nothing."""
-        if not self._outstanding:
-            return ""
-        _job, size_bytes, kind = self._outstanding[max(self._outstanding)]
-        return f"a message of {size_bytes} bytes ({kind})"
+        return self._window.newest
 
-    def append(self, job: PublishBatch) -> None:
-        """Queue a job; safe from any thread (a deque's append is atomic)."""
-        self._jobs.append(job)
+    def attach(self, channel: Any) -> None:
+        """Publish over ``channel`` from now on."""
+        self._channel = channel
+        channel.add_on_return_callback(self._returned)
 
-    def pump(self) -> None:
-        """Send as much as the window allows."""
-        while self._jobs and self._window_bytes < WINDOW_BYTES:
-            job = self._jobs[0]
-            if self._messages is None:
-                self._messages = iter(job.messages)
-            message = _OVER if job.done.is_set() else next(self._messages, _OVER)
-            if message is BLOCKED:
-                return
-            if message is _OVER:
-                self._jobs.popleft()
-                self._messages = None
-                job.exhausted = True
-                self._settle(job)
-                continue
-            self._number += 1
-            self.progress += 1
-            job.unconfirmed += 1
-            self._outstanding[self._number] = (job, message.size_bytes, message.kind)
-            self._window_bytes += message.size_bytes
-            self._send(self._number, message)
+    def begin(self) -> None:
+        """Send what waits, and look after the confirms, for the link is ready."""
+        self._pump()
+        self._connector.call_later(LOOK_S, self._look_at_confirms)
 
-    def confirmed(self, number: int, multiple: bool, accepted: bool) -> None:
-        """The broker took (or refused) ``number``, and with ``multiple`` all before it."""
-        self.progress += 1
-        numbers = [number]
-        if multiple:
-            numbers = []
-            for outstanding in self._outstanding:
-                if outstanding > number:
-                    break
-                numbers.append(outstanding)
-        for each in numbers:
-            job, size_bytes, _kind = self._outstanding.pop(each)
-            self._window_bytes -= size_bytes
-            job.unconfirmed -= 1
-            if not accepted:
-                job.finish(
-                    NotTaken("the broker did not take it: its queue is full, or has no majority")
-                )
-            self._settle(job)
+    def lose_link(self, refused: WarrenError | None) -> None:
+        """Fail what is not confirmed; ``refused`` says that this was why the link was lost."""
+        self._window.lost(refused)
 
-    def returned(self, number: int, error: Exception) -> None:
-        """No queue took ``number``; its confirm still follows."""
-        self._outstanding[number][0].finish(error)
+    def end(self) -> None:
+        """Fail everything, for there will be no other connection."""
+        self._window.abandon(Stopped("the session is closed"))
 
-    def lost(self, error: Exception | None = None) -> None:
-        """The channel is gone: fail every job that had begun; the others wait for the next.
+    def confirmed(self, frame: Any) -> None:
+        """Take a confirm from the broker."""
+        method = frame.method
+        accepted = isinstance(method, pika.spec.Basic.Ack)
+        self._deadline.confirmed()
+        self._window.confirmed(method.delivery_tag, method.multiple, accepted)
+        self._pump()
 
-        With ``error`` it was the broker that closed it, for good reasons, over what was published.
-        """
-        begun = {job for job, _size, _kind in self._outstanding.values()}
-        if self._messages is not None:
-            begun.add(self._jobs.popleft())
-        self._reset()
-        for job in begun:
-            job.finish(error or Unconfirmed("the link was lost before the broker confirmed"))
+    def _pump(self) -> None:
+        if self._connector.is_ready:
+            self._window.pump()
 
-    def abandon(self, error: Exception) -> None:
-        """Fail everything, begun or not."""
-        self.lost()
-        while self._jobs:
-            self._jobs.popleft().finish(error)
+    def _send(self, number: int, message: Publication) -> None:
+        properties = outgoing(message, number, self.user, self._name)
+        method = pika.spec.Basic.Publish(
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+            mandatory=message.mandatory,
+        )
+        channel = self._channel.channel_number
+        self._connector.connection.publish(channel, method, properties, message.body)
 
-    @staticmethod
-    def _settle(job: PublishBatch) -> None:
-        if job.exhausted and not job.unconfirmed:
-            job.finish()
+    def _returned(self, _channel: Any, method: Any, properties: Any, _body: memoryview) -> None:
+        target = method.exchange or method.routing_key
+        error = NotThere(
+            f"no queue takes what is published to {target!r}: run `broker-config apply`, or in a"
+            " cluster look for a node that was cut off"
+        )
+        log.warning("unroutable", "%s", error)
+        self._window.returned(int(properties.message_id), error)
+
+    def _look_at_confirms(self) -> None:
+        connector, window = self._connector, self._window
+        if not connector.is_ready:
+            return
+        connection = connector.connection
+        if self._deadline.is_over(
+            time.monotonic(),
+            waits=window.waits and connection.confirms_come,
+            progress=window.progress,
+            unsent_bytes=connection.unsent_bytes,
+        ):
+            log.warning(
+                "unconfirmed",
+                "%s has confirmed nothing for long; connecting again, to publish it once more",
+                connector.where,
+            )
+            connector.lose_link()
+            connector.disconnect()
+            return
+        connector.call_later(LOOK_S, self._look_at_confirms)

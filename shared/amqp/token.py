@@ -10,7 +10,7 @@ import binascii
 import json
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from warren_shared.errors import ConfigError
 from warren_shared.observability.log import Log
@@ -24,21 +24,27 @@ LAST_PART: Final = 0.1  # of its life; by then it should have been renewed
 
 
 class TokenFile:
-    """The token in ``path``; raises ConfigError if there is none to begin with."""
+    """The ``token`` that is in ``path``, and those that will be there later; see `read`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, token: str) -> None:
         self.path = path
+        self._token = token
         self._since = time.time()
         self._warned = False
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The token in ``path``; raises ConfigError if there is none to begin with."""
         try:
-            self._token = _read(path)
+            token = _read(path)
         except OSError as error:
             raise ConfigError(
                 f"--token-file {path} cannot be read ({error.strerror}): have it written first, and"
                 " let this worker read it"
             ) from None
-        if not self._token:
+        if not token:
             raise ConfigError(f"--token-file {path} is empty: have the token written into it")
+        return cls(path, token)
 
     def __repr__(self) -> str:
         """Nothing that is secret."""

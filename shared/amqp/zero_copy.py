@@ -2,27 +2,24 @@
 
 Stock pika copies a body five times on its way in (receive, append to a buffer, cut the frame out,
 cut the rest off, join the frames) and three times on its way out, a system call a frame. Here the
-kernel's copy is the only one, in both directions (docs/decisions.md). Everything else, handshake,
-heartbeats, methods, is pika's own; these are private methods of pika 1.4, which is why its version
-is held to that.
+kernel's copy is the only one, in both directions (docs/decisions.md); the sockets are
+`warren_shared.amqp.transports`'. Everything else, handshake, heartbeats, methods, is pika's own;
+these are private methods of pika 1.4, which is why its version is held to that.
 """
 
 import fcntl
 import struct
 import termios
-from itertools import islice
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Self
 
 import numpy as np
 import pika
 from pika import exceptions, frame, spec
-from pika.adapters import select_connection
-from pika.adapters.utils import io_services_utils
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
-from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 from pika.heartbeat import HeartbeatChecker
 
-from warren_shared.amqp.proxy import Proxy
+from warren_shared.amqp.transports import io_services
 from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import MAX_SEALED_BYTES, Body, Piece
 
@@ -34,9 +31,6 @@ log = Log(__name__)
 # of them at once were the peak of a coordinator's memory.
 LONGEST_BYTES: Final = MAX_SEALED_BYTES + 4096
 BEGINNING_BYTES: Final = 1 << 16
-BETWEEN_BYTES: Final = 4096  # what is between two bodies is some 200
-MAX_CONSUMED_BYTES: Final = 1 << 20  # before others of the loop have their turn
-MAX_GATHERED: Final = 64  # pieces a system call; a socket seldom takes more at once
 
 SIGN_OF_LIFE_S: Final = 10.0
 
@@ -49,11 +43,13 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
 
     _frame_buffer: bytes
 
-    def __init__(self, told: Any = None, **more: Any) -> None:
-        super().__init__(told, custom_ioloop=_services(told), **more)
+    @classmethod
+    def connect(cls, parameters: Any, **callbacks: Callable[..., None]) -> Self:
+        """Begin to connect with ``parameters``; ``callbacks`` are those of pika's constructor."""
+        return cls(parameters, custom_ioloop=io_services(parameters), **callbacks)
 
     def _proto_connection_made(self, transport: Any) -> None:
-        transport.connection = self
+        transport.receiver = self
         super()._proto_connection_made(transport)
 
     def _create_heartbeat_checker(self) -> Any:
@@ -65,6 +61,11 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
         self._seam = memoryview(bytearray(len(_END) + _HEAD.size))
         self._paused: Any = None  # the timer that runs meanwhile
         self._is_blocked = False  # the broker reads nothing that publishes
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is read."""
+        return self._paused is not None
 
     def pause(self) -> None:
         """Read nothing until ``resume``: the socket fills, and the broker waits with the rest."""
@@ -228,7 +229,7 @@ class TolerantConnection(pika.SelectConnection):  # type: ignore[misc]
         cls, connection_configs: Any, on_done: Any, custom_ioloop: Any = None, workflow: Any = None
     ) -> Any:
         """Connect; the difference to pika's own is the proxy."""
-        services = _services(connection_configs[0], custom_ioloop)
+        services = io_services(connection_configs[0], custom_ioloop)
 
         def connection(told: Any) -> TolerantConnection:
             return cls(told, custom_ioloop=services, internal_connection_workflow=False)
@@ -267,41 +268,6 @@ def _connected(told: Any) -> Any:
         return pika.BlockingConnection(told, _impl_class=TolerantConnection)
     except AMQPConnectorException as error:
         raise exceptions.AMQPConnectionError(str(error)) from error
-
-
-def _services(told: Any, loop: Any = None) -> Any:
-    """What pika does its input and output with."""
-    loop = loop or select_connection.IOLoop()
-    proxy = getattr(told, "proxy", None)
-    if proxy is None:
-        return SelectorIOServicesAdapter(loop)
-    return _Tunnelled(loop, proxy, (told.host, told.port))
-
-
-class _Tunnelled(SelectorIOServicesAdapter):  # type: ignore[misc]
-    """pika's, with connections that a proxy passes on to ``goal``, a host and its port."""
-
-    def __init__(self, loop: Any, proxy: Proxy, goal: tuple[str, int]) -> None:
-        super().__init__(loop)
-        self._proxy, self._stopping = proxy, goal
-
-    def getaddrinfo(self, host: str, port: int, on_done: Any, **more: Any) -> Any:  # noqa: ARG002
-        """Look the proxy up, for the broker is its affair."""
-        return super().getaddrinfo(self._proxy.host, self._proxy.port, on_done, **more)
-
-    def connect_socket(self, sock: Any, resolved_addr: Any, on_done: Any) -> Any:
-        """Connect to the proxy, and call ``on_done`` when the broker is at the other end."""
-
-        def connected(error: BaseException | None) -> None:
-            if error is None:
-                try:
-                    self._proxy.open(sock, *self._stopping)
-                    sock.setblocking(False)
-                except OSError as failed:
-                    error = failed
-            on_done(error)
-
-        return super().connect_socket(sock, resolved_addr, connected)
 
 
 def _decoded(data: bytes) -> Any:
@@ -416,61 +382,6 @@ class _Body:
     def kept(self) -> memoryview:
         """The body, or its beginning if it was longer than ``LONGEST_BYTES``."""
         return self._memory
-
-
-def _produce(transport: Any) -> None:
-    """Send the pieces that wait, many with each system call; pika's own takes one at a time."""
-    waiting = transport._tx_buffers
-    while waiting:
-        sent = transport._sock.sendmsg(list(islice(waiting, MAX_GATHERED)))
-        transport._tx_buffered_byte_count -= sent
-        while sent:
-            first = waiting.popleft()
-            if sent < len(first):
-                waiting.appendleft(memoryview(first)[sent:])
-                break
-            sent -= len(first)
-
-
-def _consume(transport: Any) -> None:
-    """Read a body to where it will stay, and what comes between bodies in small pieces."""
-    if getattr(transport, "connection", None) is None:
-        _stock_consume(transport)  # somebody else's, such as a task's that uses pika itself
-        return
-    taken = 0
-    while transport._state == transport._STATE_ACTIVE and taken < MAX_CONSUMED_BYTES:
-        room = transport.connection.room()
-        if room:
-            size = transport._sock.recvmsg_into(room)[0]
-        else:
-            data = transport._sock.recv(BETWEEN_BYTES)
-            size = len(data)
-        if not size:
-            raise transport.RxEndOfFile
-        taken += size
-        if room:
-            transport.connection.came(size)
-        else:
-            transport._protocol.data_received(data)
-
-
-def _on_readable_tls(transport: Any) -> None:
-    """TLS reads on by itself as long as there is something, so a pause has to stop it here."""
-    connection = getattr(transport, "connection", None)
-    if connection is None or connection._paused is None:
-        _stock_on_readable_tls(transport)
-
-
-_stock_consume = io_services_utils._AsyncPlaintextTransport._consume
-_stock_on_readable_tls = io_services_utils._AsyncSSLTransport._on_socket_readable
-
-# Over TLS, whose sockets can do neither, pika's own ways remain. There stock pika reads 4 KiB at a
-# time; 128 KiB doubles what a consumer takes in.
-io_services_utils._AsyncTransportBase._MAX_RECV_BYTES = 131072
-io_services_utils._AsyncTransportBase._MAX_CONSUME_BYTES = 131072
-io_services_utils._AsyncPlaintextTransport._produce = _produce
-io_services_utils._AsyncPlaintextTransport._consume = _consume
-io_services_utils._AsyncSSLTransport._on_socket_readable = _on_readable_tls
 
 
 def say_when_blocked(connection: Connection) -> None:

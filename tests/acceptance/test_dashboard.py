@@ -60,7 +60,7 @@ def dashboard(place: Place, *words: str) -> Iterator[str]:
 @contextmanager
 def coordinator(place: Place) -> Iterator[Events]:
     """Only what a coordinator says, under a federation's name that somebody thought up."""
-    session = Session(place.urls["coordinator"], "coordinator")
+    session = Session.for_broker(place.urls["coordinator"], "coordinator")
     session.start(patience_s=10.0)
     try:
         yield Events(session, EventBus(), federation=HOSTILE)

@@ -33,7 +33,7 @@ def client(place: Place, user: str, index: int, **extra: str) -> Worker:
 @contextmanager
 def taken_over(place: Place) -> Iterator[Session]:
     """A connection with the coordinator's rights, for whoever holds the broker can have them."""
-    session = Session(place.urls["coordinator"], "taken over")
+    session = Session.for_broker(place.urls["coordinator"], "taken over")
     session.start(10.0)
     try:
         yield session

@@ -31,7 +31,7 @@ class Site:
 
     def __init__(self, place: Place, user: str, index: int) -> None:
         self.place, self.user = place, user
-        self.session = Session(place.urls[user], f"test {user}")
+        self.session = Session.for_broker(place.urls[user], f"test {user}")
         self.session.start(10)
         self.delta = Weights.empty(WEIGHTS.layout)
         self.delta[0][index] = 1.0

@@ -286,7 +286,7 @@ def test_an_update_that_the_checkpoint_holds_already_is_not_folded_again(
             federation=place.name, run=run, client=user, base_version=0, num_examples=1,
             layout=weights.layout.digest, **transfer_fields(delta.buffer),
         )  # fmt: skip
-        session = Session(place.urls[user], "test")
+        session = Session.for_broker(place.urls[user], "test")
         session.start(10)
         bodies = Outgoing(manifest, delta.buffer)
         session.publish([Publication("update", "update", body, "update") for body in bodies])

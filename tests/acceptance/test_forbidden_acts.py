@@ -61,7 +61,7 @@ def guarded(node: Node) -> Iterator[Place]:
 
 
 def _publish(place: Place, user: str, *exchanges: str) -> None:
-    session = Session(place.urls[user], "test")
+    session = Session.for_broker(place.urls[user], "test")
     session.start(10.0)
     session.publish([Publication(e, "update", (b"bait",), "x", persistent=True) for e in exchanges])
     session.close()

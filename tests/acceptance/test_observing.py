@@ -89,7 +89,7 @@ def shown(place: Place, tmp_path: Path, ports: tuple[int, int]) -> Iterator[list
             task = ("--task", "tests.tasks:line")
             started.append(Worker("client-worker", place.urls[user], *task, *extra))
         coordinator.wait_for("model_published", version=2)
-        rubbish = Session(place.urls["charlie"], "rubbish")
+        rubbish = Session.for_broker(place.urls["charlie"], "rubbish")
         rubbish.start(DEADLINE_S)
         rubbish.publish([Publication("update", "update", (b"rubbish",), "update", mandatory=True)])
         rubbish.close()

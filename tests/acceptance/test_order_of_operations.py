@@ -41,7 +41,7 @@ class Alfa:
         self.place = place
         self.came: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
         mailbox = Subscription(("model.alfa",), self.came.put, exclusive=True, manual_ack=False)
-        self.session = Session(place.urls["alfa"], "test", mailbox)
+        self.session = Session.for_broker(place.urls["alfa"], "test", mailbox)
         self.session.start(10)
         self.mailbox = Mailbox(place.name, lambda: None, lambda: None)
         self.mailbox.expect(WEIGHTS.layout)

@@ -45,7 +45,7 @@ def update(place: Place, client: str, *, base_version: int = 0) -> Body:
 
 
 def send(place: Place, user: str, *bodies: Body) -> None:
-    session = Session(place.urls[user], f"test {user}")
+    session = Session.for_broker(place.urls[user], f"test {user}")
     session.start(10.0)
     session.publish([Publication("update", "update", b, "x", persistent=True) for b in bodies])
     session.close()
@@ -107,7 +107,7 @@ def test_letters_that_come_later_are_listed_before(poisoned: Place) -> None:
     before = listed(poisoned, "--json").splitlines()
     body = encode(Join(federation=poisoned.name, client="charlie"))
     letter = Publication(QUEUE, "", body, "rejected", headers={"reason": "later"})
-    session = Session(poisoned.urls["coordinator"], "test")
+    session = Session.for_broker(poisoned.urls["coordinator"], "test")
     session.start(10.0)
     session.publish([letter])
     session.close()
@@ -132,7 +132,7 @@ def test_what_its_sender_lets_expire_is_not_among_the_rejected(place: Place) -> 
     """The broker would move it there past the coordinator, headers and all."""
     expired(place)
     letter = Publication("", QUEUE, (b"later",), "rejected", headers={"reason": "later"})
-    session = Session(place.urls["coordinator"], "test")
+    session = Session.for_broker(place.urls["coordinator"], "test")
     session.start(10.0)
     session.publish([letter])
     session.close()
@@ -218,7 +218,7 @@ def test_a_client_may_not_look_at_what_others_sent_nor_hear_that_there_is_nothin
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     letter = Publication(QUEUE, "", (b"rubbish",), "rejected")
-    session = Session(place.urls["coordinator"], "test")
+    session = Session.for_broker(place.urls["coordinator"], "test")
     session.start(10.0)
     for flags in ([], ["--delete-all"]) * 2:
         assert main(["rejected", "--broker-url", place.urls["alfa"], *flags]) == 1

@@ -31,7 +31,7 @@ LAYOUT = Weights.of(
 def publish_updates(place: Place) -> None:
     """Thirty replicas' updates to version 0, the same whenever they are published."""
     draw = np.random.default_rng(7)
-    session = Session(place.urls["fleet"], "test")
+    session = Session.for_broker(place.urls["fleet"], "test")
     session.start(10)
     for number in range(ROUNDS * QUORUM):
         delta = Weights.of([draw.normal(size=t.shape).astype(t.dtype) for t in LAYOUT.tensors])

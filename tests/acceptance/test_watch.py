@@ -40,7 +40,7 @@ def until(condition: Callable[[], bool], woken: threading.Event | None = None) -
 @contextmanager
 def coordinator(place: Place) -> Iterator[Events]:
     """Only what a coordinator says."""
-    session = Session(place.urls["coordinator"], "coordinator")
+    session = Session.for_broker(place.urls["coordinator"], "coordinator")
     session.start(patience_s=10.0)
     try:
         yield Events(session, EventBus(), federation=place.name)

@@ -19,7 +19,7 @@ KINDS = ("bytes", "not finite", "run", "layout", "identity", "cut short", "futur
 
 def publish_poison(stage: Stage) -> None:
     """Publish one message, or one update, of a random kind."""
-    session = Session(stage.node.broker_url(MALLORY), MALLORY)
+    session = Session.for_broker(stage.node.broker_url(MALLORY), MALLORY)
     try:
         session.start(5.0)
         session.publish(

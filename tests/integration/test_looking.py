@@ -21,7 +21,7 @@ def test_the_coordinator_sees_which_mailbox_nobody_consumes(place: Place) -> Non
     queues = {client: (mailbox(client),) for client in ("alfa", "bravo")}
     broker = Broker(place.urls["coordinator"])
     assert without_consumer(broker, "test", queues) == ["alfa", "bravo"]
-    client = Session(
+    client = Session.for_broker(
         place.urls["alfa"], "test", Subscription(queues["alfa"], lambda _delivery: None)
     )
     client.start(10.0)

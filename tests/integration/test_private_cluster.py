@@ -50,7 +50,7 @@ def running(node: Node) -> int:
 
 
 def session(node: Node, user: str, subscription: Subscription | None = None) -> Session:
-    found = Session(node.broker_url(user), "test", subscription)
+    found = Session.for_broker(node.broker_url(user), "test", subscription)
     found.start(30.0)
     return found
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pika
 import pytest
+from pika.adapters.utils import io_services_utils
+from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
 from broker_config.declaration.federation import Federation
 from broker_config.node import lifecycle as private_node
@@ -17,11 +19,10 @@ from client_worker.runtime.mailbox import GlobalModel, Mailbox
 from tests.conftest import CLIENTS, FLEET, Place
 from tests.support.pace import DEADLINE_S, allow
 from tests.support.relay import relay
-from warren_shared.amqp import address, confirm_deadline, zero_copy
-from warren_shared.amqp import session as amqp
+from warren_shared.amqp import address, confirm_deadline, publisher, transports, zero_copy
 from warren_shared.amqp.delivery import Delivery, Subscription
 from warren_shared.amqp.publisher import Publication
-from warren_shared.amqp.session import Session
+from warren_shared.amqp.session import Session, SessionState
 from warren_shared.errors import BrokerRefused, BrokerUnavailable, Stopped
 from warren_shared.protocol.codec import decode, encode, tensor_entries
 from warren_shared.protocol.messages import Join, ModelManifest, UpdateManifest
@@ -68,7 +69,7 @@ def opened(place: Place) -> "Callable[..., Session]":
     def open_session(
         user: str, subscription: Subscription | None = None, **calls: object
     ) -> Session:
-        session = Session(place.urls[user], f"test {user}", subscription, **calls)  # type: ignore[arg-type]
+        session = Session.for_broker(place.urls[user], f"test {user}", subscription, **calls)  # type: ignore[arg-type]
         sessions.append(session)
         session.start(PATIENCE_S)
         return session
@@ -154,6 +155,28 @@ def test_publishing_goes_on_after_the_connection_was_cut(
     assert decode(received.next().body)[0].client == "alfa"
 
 
+def test_a_sessions_state_says_whether_it_was_ready_is_and_will_be(place: Place) -> None:
+    states: queue.SimpleQueue[SessionState] = queue.SimpleQueue()
+    session = Session.for_broker(
+        place.urls["alfa"],
+        "test alfa",
+        on_ready=lambda _queue: states.put(session.state),
+        on_lost=lambda: states.put(session.state),
+    )
+    assert session.state is SessionState.CONNECTING
+    session.start(PATIENCE_S)
+    assert session.state is SessionState.READY
+    close_connections(place, "alfa")
+    expected = [SessionState.READY, SessionState.RECONNECTING, SessionState.READY]
+    assert [states.get(timeout=DEADLINE_S) for _ in expected] == expected
+    session.close()
+    assert session.state is SessionState.CLOSED
+    refused = Session.for_broker(place.urls["alfa"] + "x", "test")
+    with pytest.raises(BrokerRefused):
+        refused.start(PATIENCE_S)
+    assert refused.state is SessionState.FAILED
+
+
 def test_a_message_that_no_queue_takes_is_an_error(
     place: Place, opened: Callable[..., Session]
 ) -> None:
@@ -173,7 +196,9 @@ def test_an_exclusive_queue_is_a_lease_that_ends_with_its_holder(
         for _ in range(3)
     ]
     assert [taken.get(timeout=DEADLINE_S) for _ in range(3)] == list(row[:3])
-    late = Session(place.urls["fleet"], "late", Received().subscribe(*row, exclusive=True))
+    late = Session.for_broker(
+        place.urls["fleet"], "late", Received().subscribe(*row, exclusive=True)
+    )
     with pytest.raises(BrokerUnavailable, match="all 3 places"):
         late.start(0.5)
     holders[1].close()
@@ -187,7 +212,7 @@ def test_forging_the_sender_is_refused_by_the_broker_and_said(
     received = Received()
     opened("coordinator", received.subscribe("update"))
     sender = opened("alfa")
-    sender.user = "bravo"
+    sender._publisher.user = "bravo"
     with pytest.raises(BrokerRefused, match="user_id"):
         sender.publish([join("bravo")])
     opened("charlie").publish([join("charlie")])
@@ -226,20 +251,20 @@ def test_a_message_longer_than_the_broker_takes_is_refused_and_said_once(
 def test_what_waiting_cannot_mend_is_said_at_once(
     place: Place, change: Callable[[str], str], error: type[Exception], words: str
 ) -> None:
-    session = Session(change(place.urls["alfa"]), "test")
+    session = Session.for_broker(change(place.urls["alfa"]), "test")
     with pytest.raises(error, match=words):
         session.start(60.0)
 
 
 def test_nobody_at_the_address_is_said_after_the_patience(node: object) -> None:
-    session = Session("amqp://a:b@127.0.0.1:1/f", "test")
+    session = Session.for_broker("amqp://a:b@127.0.0.1:1/f", "test")
     with pytest.raises(BrokerUnavailable, match="Connection refused"):
         session.start(0.3)
 
 
 def test_a_session_that_gives_up_on_a_silent_broker_lets_go_of_its_socket() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        session = Session(f"amqp://a:b@127.0.0.1:{silent.getsockname()[1]}/f", "test")
+        session = Session.for_broker(f"amqp://a:b@127.0.0.1:{silent.getsockname()[1]}/f", "test")
         with pytest.raises(BrokerUnavailable, match="did not answer"):
             session.start(0.3)
         theirs, _address = silent.accept()
@@ -321,14 +346,14 @@ def test_who_reads_nothing_for_long_still_has_a_heartbeat(
     monkeypatch.setattr(address, "HEARTBEAT_S", 1)
     monkeypatch.setattr(zero_copy, "SIGN_OF_LIFE_S", 0.2)
     received, lost, paused = Received(), threading.Event(), threading.Event()
-    session = Session(
+    session = Session.for_broker(
         place.urls["coordinator"], "pausing", received.subscribe("update"), on_lost=lost.set
     )
-    sender = Session(place.urls["alfa"], "sending")
+    sender = Session.for_broker(place.urls["alfa"], "sending")
     try:
         session.start(PATIENCE_S)
         sender.start(PATIENCE_S)
-        session._call(lambda: (session.pause(), paused.set()))
+        session.on_thread(lambda: (session.pause(), paused.set()))
         assert paused.wait(PATIENCE_S)
         sender.publish([join("alfa")])
         assert not lost.wait(13.0), "the broker gives up after 2 s, pika after 12"
@@ -366,13 +391,15 @@ def test_an_acknowledgement_after_the_consumer_was_cancelled_is_harmless(
     opened("alfa").publish([join("alfa")])
     first = received.next()
 
-    def cancelled_and_then_acknowledged() -> None:
-        known = session._unacknowledged
-        known.record_acks([first.tag])
-        session._cancelled(None)
-        session._acknowledge(known)
+    consumer = session._consumer
 
-    session._call(cancelled_and_then_acknowledged)
+    def cancelled_and_then_acknowledged() -> None:
+        known = consumer._unacknowledged
+        known.record_acks([first.tag])
+        consumer._cancelled(None)
+        consumer._acknowledge(known)
+
+    session.on_thread(cancelled_and_then_acknowledged)
     assert lost.wait(DEADLINE_S)
     again = received.next()
     assert again.redelivered
@@ -388,29 +415,48 @@ def test_a_session_that_reads_nothing_closes_at_once(
         session.pause()
         came.set()
 
-    session = Session(place.urls["coordinator"], "pausing", Subscription(("update",), pause))
+    session = Session.for_broker(
+        place.urls["coordinator"], "pausing", Subscription(("update",), pause)
+    )
     session.start(PATIENCE_S)
     opened("alfa").publish([join(f"c{number}") for number in range(1000)])
     assert came.wait(DEADLINE_S)
     began = time.monotonic()
     session.close()
     assert time.monotonic() - began < allow(4.0)
-    assert not session._thread.is_alive()
+    assert not session._connector._thread.is_alive()
 
 
-def test_pika_itself_still_works_beside_us(place: Place) -> None:
+def test_pika_itself_works_beside_us_with_its_own_classes(
+    place: Place, opened: Callable[..., Session]
+) -> None:
     """A task may well use it to get at its data."""
+    mine = opened("alfa")
+    mine.publish([join("alfa")])
+    looking = zero_copy.blocking(*address.parameters(place.urls["coordinator"], "test"))
     plain = pika.BlockingConnection(pika.URLParameters(place.urls["coordinator"]))
-    channel = plain.channel()
-    assert channel.queue_declare("update", passive=True).method.message_count == 0
+    kinds = [
+        type(each._transport) for each in (mine._connector.connection, looking._impl, plain._impl)
+    ]
+    assert kinds == [transports.PlaintextTransport] * 2 + [
+        io_services_utils._AsyncPlaintextTransport
+    ]
+    assert type(plain._impl) is pika.SelectConnection
+    assert type(plain._impl._nbio) is SelectorIOServicesAdapter
+    for name in ("_consume", "_produce", "_on_socket_readable", "write"):
+        assert getattr(kinds[2], name).__module__ == io_services_utils.__name__, name
+    delivered, _, body = next(plain.channel().consume("update", inactivity_timeout=PATIENCE_S))
+    assert delivered is not None
+    assert decode(memoryview(body))[0].client == "alfa"
     plain.close()
+    looking.close()
 
 
 def test_a_confirm_that_never_comes_means_a_new_connection_and_the_same_message_again(
     place: Place, opened: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(confirm_deadline, "FIRST_S", 1.0)
-    monkeypatch.setattr(amqp, "LOOK_S", 0.2)
+    monkeypatch.setattr(publisher, "LOOK_S", 0.2)
     received, lost = Received(), threading.Event()
     opened("coordinator", received.subscribe("update"))
     with relay(place.urls[CLIENTS[0]]) as between:
@@ -420,7 +466,7 @@ def test_a_confirm_that_never_comes_means_a_new_connection_and_the_same_message_
             between.swallow_confirms(False)
             lost.set()
 
-        session = Session(between.url, "test", on_lost=connects_well_next_time)
+        session = Session.for_broker(between.url, "test", on_lost=connects_well_next_time)
         session.start(PATIENCE_S)
         began = time.monotonic()
         session.publish([join(CLIENTS[0])])

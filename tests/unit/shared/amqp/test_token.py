@@ -69,7 +69,7 @@ def test_a_file_without_a_token_is_refused_at_the_start(
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(ConfigError, match=said):
-        TokenFile(file)
+        TokenFile.read(file)
 
 
 def test_a_token_without_a_user_is_refused(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_token_beside_a_password_is_refused_and_the_password_is_not_said(
 def test_a_half_written_file_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("whole")
-    found = TokenFile(file)
+    found = TokenFile.read(file)
     assert not found.renewed()
     for half in ("", "not yet"):
         file.write_text(half)
@@ -107,12 +107,12 @@ def test_it_is_looked_at_several_times_in_a_tokens_life(tmp_path: Path) -> None:
     file = tmp_path / "token"
     for life_s, look_s in ((0.0, SHORTEST_LOOK_S), (80.0, 10.0), (1e6, LONGEST_LOOK_S)):
         file.write_text(token(time.time() + life_s))
-        found = TokenFile(file)
+        found = TokenFile.read(file)
         assert found.look_s() == pytest.approx(look_s, abs=0.1)
         assert found.has_ended is (life_s == 0.0)
     file.write_text("opaque")
-    assert TokenFile(file).look_s() == LONGEST_LOOK_S
-    assert not TokenFile(file).has_ended
+    assert TokenFile.read(file).look_s() == LONGEST_LOOK_S
+    assert not TokenFile.read(file).has_ended
 
 
 def test_that_it_is_about_to_end_is_said_once(
@@ -120,7 +120,7 @@ def test_that_it_is_about_to_end_is_said_once(
 ) -> None:
     file = tmp_path / "token"
     file.write_text(token(time.time() - 1))
-    found = TokenFile(file)
+    found = TokenFile.read(file)
     with caplog.at_level(logging.WARNING):
         found.look_s()
         found.look_s()

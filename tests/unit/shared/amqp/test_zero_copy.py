@@ -2,8 +2,6 @@
 
 import contextlib
 import itertools
-import socket
-from collections import deque
 from types import SimpleNamespace
 
 import pika
@@ -14,6 +12,7 @@ from pika import frame, spec
 from pika.channel import Channel
 
 from warren_shared.amqp import zero_copy as ours
+from warren_shared.amqp.transports import PlaintextTransport
 from warren_shared.amqp.zero_copy import Connection
 
 FRAME = 131072 - 8
@@ -88,13 +87,13 @@ def receive_in_place(data: bytes, cuts: list[int]) -> list[Found]:
     found: list[Found] = []
     connection = opened(Connection, found)
     transport = SimpleNamespace(
-        _state=1, _STATE_ACTIVE=1, _sock=Segments(data, cuts), connection=connection,
+        _state=1, _STATE_ACTIVE=1, _sock=Segments(data, cuts), receiver=connection,
         _protocol=SimpleNamespace(data_received=connection._on_data_available),
     )  # fmt: skip
     try:
         while transport._sock.left:
             with contextlib.suppress(IndexError):  # nothing more to read
-                ours._consume(transport)
+                PlaintextTransport._consume(transport)
     finally:
         connection.ioloop.close()
     assert connection.bytes_received == len(data)
@@ -163,41 +162,6 @@ def test_a_frame_that_does_not_end_where_it_should_is_an_error() -> None:
     data[-9] = 0
     with pytest.raises(pika.exceptions.InvalidFrameError):
         receive(Connection, bytes(data), [])
-
-
-def test_gathered_pieces_go_out_whole_and_in_order_through_a_narrow_socket() -> None:
-    near, far = socket.socketpair()
-    near.setblocking(False)
-    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    pieces = [bytes([n % 251]) * (n * 37 % 5000 + 1) for n in range(500)]
-    waiting = deque(pieces)
-    total = sum(map(len, pieces))
-    transport = SimpleNamespace(_tx_buffers=waiting, _sock=near, _tx_buffered_byte_count=total)
-    came = bytearray()
-    while waiting:
-        try:
-            ours._produce(transport)
-        except BlockingIOError:
-            came += far.recv(1 << 20)
-    assert transport._tx_buffered_byte_count == 0
-    far.setblocking(False)
-    while len(came) < total:
-        came += far.recv(1 << 20)
-    near.close()
-    far.close()
-    assert bytes(came) == b"".join(pieces)
-
-
-def test_tls_reads_no_further_while_reading_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[object] = []
-    monkeypatch.setattr(ours, "_stock_on_readable_tls", read.append)
-    connection = SimpleNamespace(_paused=None)
-    transport = SimpleNamespace(connection=connection)
-    ours._on_readable_tls(transport)
-    assert read == [transport]
-    connection._paused = object()
-    ours._on_readable_tls(transport)
-    assert read == [transport]
 
 
 def header_frame(flags: int, properties: bytes) -> bytes:

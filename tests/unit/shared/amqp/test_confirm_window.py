@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from warren_shared.amqp.publisher import (
+from warren_shared.amqp.confirm_window import (
     BLOCKED,
     WINDOW_BYTES,
     ConfirmWindow,
