@@ -3,7 +3,7 @@
 import re
 from math import isfinite
 from pathlib import Path
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, model_validator
 
@@ -31,6 +31,7 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
     BUNDLE_OF = (COORDINATOR_USER, "the coordinator")
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "rounds": ("quorum", "deadline_s", "min_quorum", "participation", "clients"),
+        "how clients send": ("uplink",),
         "late updates": ("max_staleness", "staleness_exponent", "staleness_hinge"),
         "the end of the run": ("rounds", "target", "monitor", "patience", "evaluate"),
         "what is kept, and what clients are told": (
@@ -90,6 +91,11 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
         le=1,
         description="share of the clients that train from each version, drawn by a hash; below 1 it"
         " needs --deadline-s, after which all may",
+    )
+    uplink: Literal["raw", "int8", "2bit", "1bit", "0.25bit"] = Field(
+        "raw",
+        description="encoding of the clients' updates: raw, or so many bits a parameter"
+        " (docs/compression.md)",
     )
     max_staleness: int = Field(
         0, ge=0, description="accept updates up to this many versions late, at less weight"

@@ -18,6 +18,7 @@ from client_worker.training.scaffold import split
 from warren_shared.observability.log import Log
 from warren_shared.protocol.messages import LocalTraining, UpdateManifest
 from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.compression import decode
 from warren_shared.tensors.layout import Weights
 from warren_shared.tensors.update import Update
 
@@ -83,8 +84,8 @@ class ClientState:
         longer = client.layout.with_controls
         if longer == client.layout or manifest.layout != longer.digest:
             return  # it has no control variates
-        whole = Weights(longer, update.buffer)
         if manifest.base_version not in self._changes:
+            whole = decode(longer, manifest.encoding, manifest.transfer, update.buffer)
             client.count(whole)
             self._remember(manifest.base_version, split(whole, client.layout)[1])
         self._version = manifest.base_version

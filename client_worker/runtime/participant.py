@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from client_worker.client import SIDES
@@ -31,7 +32,8 @@ from warren_shared.protocol.messages import (
 )
 from warren_shared.protocol.sampling import is_drawn
 from warren_shared.protocol.signing import Verifier
-from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.protocol.transfer import Outgoing, new_transfer, transfer_fields
+from warren_shared.tensors import compression
 from warren_shared.tensors.evaluation import Evaluation, for_wire
 from warren_shared.tensors.layout import Layout, Weights
 from warren_shared.tensors.update import Update
@@ -462,6 +464,10 @@ class Participant:
 
     def _contribute(self, update: Update, model: ModelManifest) -> None:
         delta = Weights.of(update.delta, self._client.layout_for(model.local))
+        encoding, transfer = self._encoding(model), new_transfer()
+        buffer = delta.buffer
+        if encoding != compression.RAW:
+            buffer = compression.encode(delta, encoding, transfer)
         manifest = UpdateManifest(
             federation=self._settings.federation,
             run=model.run,
@@ -473,12 +479,31 @@ class Participant:
             not_finite=list(update.not_finite),
             local_steps=update.local_steps,
             evaluation=_entry(update.evaluation),
-            **transfer_fields(delta.buffer),  # type: ignore[arg-type]
+            encoding=encoding,
+            **transfer_fields(buffer, transfer),  # type: ignore[arg-type]
         )
-        bodies = Outgoing(manifest, delta.buffer)
+        bodies = Outgoing(manifest, buffer)
+        if encoding != compression.RAW and model.local.scaffold:
+            # What counts is what the coordinator will decode.
+            sent = compression.decode(delta.layout, encoding, transfer, buffer)
+            self._client.withdraw(delta)
+            self._client.count(sent)
+            self._memory.trained(replace(update, delta=sent), model.version)
         if self._update_store is not None:
             self._update_store.put(bodies, self.id)
         self._send(bodies, manifest)
+
+    def _encoding(self, model: ModelManifest) -> str:
+        """The encoding that the federation asks for, if it is known here."""
+        if model.uplink in (compression.RAW, *compression.ENCODINGS):
+            return model.uplink
+        log.warning(
+            "uplink_unknown",
+            "the federation asks for updates in %s, which this version does not know: it sends them"
+            " raw; upgrade this client",
+            model.uplink,
+        )
+        return compression.RAW
 
     def _send(self, bodies: Outgoing, manifest: UpdateManifest) -> None:
         phases = Timings()

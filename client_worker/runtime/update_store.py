@@ -15,7 +15,8 @@ from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import Piece, decode
 from warren_shared.protocol.messages import Chunk, UpdateManifest
 from warren_shared.protocol.transfer import Incoming, Outgoing
-from warren_shared.tensors.layout import Layout, Weights
+from warren_shared.tensors.compression import ENCODINGS, RAW, size_bytes
+from warren_shared.tensors.layout import Layout
 
 log = Log(__name__)
 
@@ -127,10 +128,14 @@ def _assemble(bodies: Iterator[bytes], layout: Layout) -> Outgoing:
     manifest, data = decode(next(bodies, b""))
     if not isinstance(manifest, UpdateManifest) or manifest.layout != layout.digest:
         raise Rejected("layout", "it belongs to another model")
-    weights = Weights(layout, np.empty(layout.size_bytes, np.uint8))
+    if manifest.encoding not in (RAW, *ENCODINGS):
+        raise Rejected("encoding", f"its encoding {manifest.encoding} is not known here")
+    if manifest.size_bytes != size_bytes(layout, manifest.encoding):
+        raise Rejected("layout", "it belongs to another model")
+    buffer = np.empty(manifest.size_bytes, np.uint8)
 
     def store(start: int, piece: memoryview) -> None:
-        weights.buffer[start : start + len(piece)] = piece
+        buffer[start : start + len(piece)] = piece
 
     incoming = Incoming(manifest, store)
     whole = incoming.add(0, data)
@@ -141,4 +146,4 @@ def _assemble(bodies: Iterator[bytes], layout: Layout) -> Outgoing:
         whole = incoming.add(chunk.index, data)
     if not whole:
         raise Rejected("chunk", "it is cut short")
-    return Outgoing(manifest, weights.buffer)
+    return Outgoing(manifest, buffer)

@@ -24,6 +24,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     "stale": "raise --max-staleness",
     "run": "restart the clients, or check whether two coordinators with different folders run",
     "protocol": "upgrade the older side",
+    "encoding": "upgrade the clients, or leave --uplink as it was",
     "local-steps": "have the task's fit return local_steps, or choose another --aggregator",
 }
 

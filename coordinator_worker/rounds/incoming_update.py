@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from math import sqrt
 
 from coordinator_worker.aggregation.weighted_sum import sum_of_squares
 from coordinator_worker.rounds.staging import Piece, Staging
 from warren_shared.protocol.messages import InitialManifest, UpdateManifest
 from warren_shared.protocol.transfer import Incoming
+from warren_shared.tensors.compression import RAW, Decoder
 from warren_shared.tensors.layout import Layout
 
 
@@ -29,6 +31,11 @@ class IncomingUpdate:
 
     def __post_init__(self) -> None:
         self.incoming = Incoming(self.manifest, self._store)
+        self._decoder: Decoder | None = None
+        if isinstance(self.manifest, UpdateManifest) and self.manifest.encoding != RAW:
+            read = partial(self.staging.read, self.pieces)
+            encoding, transfer = self.manifest.encoding, self.manifest.transfer
+            self._decoder = Decoder(self.layout, encoding, transfer, read)
 
     @property
     def norm(self) -> float:
@@ -36,17 +43,28 @@ class IncomingUpdate:
         return sqrt(self.sum_of_squares)
 
     def _store(self, start: int, data: memoryview) -> None:
-        self.sum_of_squares += sum_of_squares(self.layout, start, data)
+        if self._decoder is None:
+            self.sum_of_squares += sum_of_squares(self.layout, start, data)
         last = start + len(data) == self.manifest.size_bytes
         self.pieces.append(self.staging.keep(start, data, last=last))
 
+    def check_encoded(self) -> None:
+        """Look at what has come whole, if it is encoded; raises Rejected(``not-finite``)."""
+        if self._decoder is not None:
+            self.sum_of_squares = self._decoder.sum_of_squares()
+
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
-        """The transfer's bytes in pieces of (offset, bytes), each good until the next is asked."""
+        """The tensors' bytes in pieces of (offset, bytes), each good until the next is asked."""
+        if self._decoder is not None:
+            return self._decoder.chunks()
         return self.staging.chunks(self.pieces)
 
     def read(self, start: int, into: memoryview) -> None:
-        """Copy the transfer's bytes from ``start`` on until ``into`` is full."""
-        self.staging.read(self.pieces, start, into)
+        """Copy the tensors' bytes from ``start`` on until ``into`` is full."""
+        if self._decoder is not None:
+            self._decoder.read(start, into)
+        else:
+            self.staging.read(self.pieces, start, into)
 
     def release(self) -> None:
         """Give the pieces up."""

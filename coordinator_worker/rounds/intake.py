@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
-from math import sqrt
 from typing import Final, NamedTuple
 
 from coordinator_worker.aggregation.aggregators import NO_LOCAL_STEPS
@@ -52,6 +51,7 @@ from warren_shared.protocol.messages import (
     UpdateManifest,
 )
 from warren_shared.protocol.transfer import message_count
+from warren_shared.tensors import compression
 
 log = Log(__name__)
 
@@ -344,11 +344,13 @@ class Intake:
                 f"trained from version {manifest.base_version}; the federation was rolled back, and"
                 f" goes on from version {state.oldest_base}",
             )
-        if manifest.layout != layout.digest or manifest.size_bytes != layout.size_bytes:
+        self._policy.check_encoding(manifest.encoding)
+        size_bytes = compression.size_bytes(layout, manifest.encoding)
+        if manifest.layout != layout.digest or manifest.size_bytes != size_bytes:
             raise Rejected(
                 "layout",
                 f"its tensors ({manifest.size_bytes} bytes) are not the model's"
-                f" ({layout.size_bytes} bytes): start the client with the federation's task",
+                f" ({size_bytes} bytes): start the client with the federation's task",
             )
         self._policy.check_examples(manifest.num_examples)
         if manifest.evaluation is not None:
@@ -399,8 +401,10 @@ class Intake:
         self._unfinished += 1
         try:
             whole = arrival.incoming.add(index, data)
+            if whole:
+                arrival.check_encoded()
             if whole and state is not None and isinstance(manifest, UpdateManifest):
-                self._bound.check(sqrt(arrival.sum_of_squares), state)
+                self._bound.check(arrival.norm, state)
         except Rejected as rejected:
             acknowledgeable = tuple(self._forget(manifest.transfer))
             return Refused(

@@ -7,6 +7,7 @@ from coordinator_worker.aggregation.aggregators import Aggregator
 from coordinator_worker.settings import CoordinatorSettings
 from warren_shared.errors import ConfigError, Rejected
 from warren_shared.protocol.messages import MAX_EXAMPLES
+from warren_shared.tensors.compression import RAW
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,8 @@ class Policy:
     Federated Optimization", section 5.2, with a = ``staleness_exponent``: (1 + s) ** -a, the
     polynomial one, or with a ``hinge`` b: 1 up to s = b, then 1 / (a (s - b) + 1). a = 0 makes
     either constant.
+
+    ``uplink`` is the encoding in which clients are asked for updates; raw ones count as well.
     """
 
     quorum: int
@@ -27,6 +30,7 @@ class Policy:
     hinge: int | None = None
     needs_local_steps: bool = False
     max_examples: int = MAX_EXAMPLES
+    uplink: str = RAW
 
     @classmethod
     def from_settings(cls, settings: CoordinatorSettings, aggregator: Aggregator) -> Self:
@@ -53,6 +57,7 @@ class Policy:
             hinge=settings.staleness_hinge,
             needs_local_steps=aggregator.needs_local_steps,
             max_examples=settings.max_examples,
+            uplink=settings.uplink,
         )
 
     def check_examples(self, num_examples: int) -> None:
@@ -62,6 +67,15 @@ class Policy:
                 "examples",
                 f"it claims {num_examples} examples; at most {self.max_examples} are believed"
                 " (--max-examples)",
+            )
+
+    def check_encoding(self, encoding: str) -> None:
+        """Raise Rejected(``encoding``) unless updates may be in ``encoding``."""
+        if encoding not in (RAW, self.uplink):
+            raise Rejected(
+                "encoding",
+                f"its encoding is {encoding}, and this federation takes {self.uplink} (--uplink):"
+                " train from the newest model",
             )
 
     def staleness_weight(self, version: int, base_version: int) -> float:

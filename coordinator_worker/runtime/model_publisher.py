@@ -137,6 +137,7 @@ class ModelPublisher:
             participation=header.participation,
             final=header.final,
             fixed_state=dict(header.fixed_state),
+            uplink=header.uplink,
             content=content_digest(weights.buffer) if self._signer is not None else None,
         )
         if self._signer is not None:

@@ -411,6 +411,7 @@ class CoordinatorWorker:
             participation=self._settings.participation,
             final=self._finished,
             fixed_state=state.fixed_state,
+            uplink=self._policy.uplink,
         )
         publisher = self._make_publisher(state.weights, header)
         coordinator = self._learning.coordinator(publisher, state)

@@ -18,10 +18,11 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, model_validator
 
 from warren_shared.naming import USER_PATTERN
+from warren_shared.tensors.compression import RAW
 from warren_shared.tensors.evaluation import MAX_CLASSES, MAX_SCORES, SCORE_BINS
 from warren_shared.tensors.layout import MAX_NAME, Role
 
-PROTOCOL: Final = 3  # the newest that is known here: raised with each field or kind that is added
+PROTOCOL: Final = 4  # the newest that is known here: raised with each field or kind that is added
 OLDEST: Final = 1  # of those that are still read
 MAX_SIZE_BYTES: Final = 1 << 40
 MAX_EXAMPLES: Final = 1 << 40
@@ -36,6 +37,7 @@ _PRINTABLE: Final = r"^[^\p{C}\p{Zl}\p{Zp}]+$"
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]  # of the coordinator's choice
 ClientsName = Annotated[Name, Field(pattern=_PRINTABLE)]
 ClientId = Annotated[str, Field(pattern=rf"^{USER_PATTERN}(\.[0-9]{{1,6}})?$")]
+Encoding = Annotated[str, Field(pattern=r"^[0-9a-z.]{1,16}$")]
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
@@ -146,7 +148,8 @@ class ModelManifest(Transfer, Signed):
     ``max_staleness`` is how many versions late an update may be; ``participation`` is the share of
     the clients that are drawn to train from this version (`warren_shared.protocol.sampling`);
     ``final`` says that no further version will come in this run; ``fixed_state`` is that of the
-    client that sent the initial weights, which every client's has to equal.
+    client that sent the initial weights, which every client's has to equal; ``uplink`` is the
+    encoding in which updates are wanted (`warren_shared.tensors.compression`).
     """
 
     kind: Literal["model"] = "model"
@@ -161,6 +164,7 @@ class ModelManifest(Transfer, Signed):
     content: Annotated[Digest | None, Since(2)] = None
     final: bool = False
     fixed_state: Annotated[FixedState, Since(3)] = {}
+    uplink: Annotated[Encoding, Since(4)] = RAW
 
 
 class ScoreTable(Strict):
@@ -215,7 +219,8 @@ class EvaluationEntry(Strict):
 class UpdateManifest(Transfer):
     """A weight delta of ``client``, trained from ``base_version`` on ``num_examples`` examples.
 
-    ``not_finite`` names the metrics that came out as NaN or infinite.
+    ``not_finite`` names the metrics that came out as NaN or infinite; ``encoding`` is what its
+    bytes are in.
     """
 
     kind: Literal["update"] = "update"
@@ -229,6 +234,7 @@ class UpdateManifest(Transfer):
     evaluation: EvaluationEntry | None = None
     local_steps: Annotated[int, Field(gt=0, le=MAX_EXAMPLES)] | None = None
     not_finite: Annotated[NotFinite, Since(3)] = []
+    encoding: Annotated[Encoding, Since(4)] = RAW
 
 
 class InitialManifest(Transfer):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from warren_shared.protocol.messages import LocalTraining, Setting
+from warren_shared.tensors.compression import RAW
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,3 +20,4 @@ class ModelHeader:
     participation: float = 1.0
     final: bool = False
     fixed_state: Mapping[str, str] = field(default_factory=dict)
+    uplink: str = RAW

@@ -47,10 +47,15 @@ def digest(buffer: Buffer) -> int:
     return xxh3_64(bytes_of(buffer)).intdigest()
 
 
-def transfer_fields(buffer: Buffer) -> dict[str, str | int]:
-    """The fields of a manifest that announce ``buffer``, under a fresh transfer id."""
+def new_transfer() -> str:
+    """An id that no other transfer has."""
+    return secrets.token_hex(8)
+
+
+def transfer_fields(buffer: Buffer, transfer: str | None = None) -> dict[str, str | int]:
+    """The fields of a manifest that announce ``buffer``, under a fresh transfer id unless told."""
     return {
-        "transfer": secrets.token_hex(8),
+        "transfer": transfer or new_transfer(),
         "size_bytes": buffer.nbytes,
         "digest": digest(buffer),
     }

@@ -482,7 +482,9 @@ class Decoder:
 
 
 def decode(layout: Layout, encoding: str, transfer: str, encoded: Buffer) -> Weights:
-    """What ``encoded`` stands for, all of it."""
+    """What ``encoded`` stands for, all of it; of RAW the buffer itself."""
+    if encoding == RAW:
+        return Weights(layout, encoded)
 
     def read(start: int, into: memoryview) -> None:
         into[:] = bytes_of(encoded)[start : start + len(into)]

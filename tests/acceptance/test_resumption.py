@@ -19,6 +19,7 @@ from warren_shared.amqp.session import Session
 from warren_shared.naming import CHUNK_BYTES
 from warren_shared.protocol.messages import UpdateManifest
 from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.tensors.compression import RAW, encode
 from warren_shared.tensors.layout import Weights
 
 RUN = "ab" * 4
@@ -28,19 +29,22 @@ LAYOUT = Weights.of(
 ).layout
 
 
-def publish_updates(place: Place) -> None:
+def publish_updates(place: Place, encoding: str) -> None:
     """Thirty replicas' updates to version 0, the same whenever they are published."""
     draw = np.random.default_rng(7)
     session = Session.for_broker(place.urls["fleet"], "test")
     session.start(10)
     for number in range(ROUNDS * QUORUM):
         delta = Weights.of([draw.normal(size=t.shape).astype(t.dtype) for t in LAYOUT.tensors])
+        transfer, buffer = f"{number:016x}", delta.buffer
+        if encoding != RAW:
+            buffer = encode(delta, encoding, transfer)
         manifest = UpdateManifest(
             federation=place.name, run=RUN, client=f"fleet.{number}", base_version=0,
             num_examples=number + 1, layout=LAYOUT.digest, metrics={"loss": number / 7},
-            **transfer_fields(delta.buffer),
+            encoding=encoding, **transfer_fields(buffer, transfer),
         )  # fmt: skip
-        bodies = Outgoing(manifest, delta.buffer)
+        bodies = Outgoing(manifest, buffer)
         session.publish(
             [Publication("update", "update", body, "update", persistent=True) for body in bodies]
         )
@@ -65,7 +69,8 @@ def train(
         workers() as started,
     ):
         checkpoint.save(folder, State(place.name, RUN, 0, Weights.empty(LAYOUT), applied={}))
-        publish_updates(place)
+        encoding = algorithm[algorithm.index("--uplink") + 1] if "--uplink" in algorithm else RAW
+        publish_updates(place, encoding)
         for action, fields in kills:
             started.append(start_coordinator(place, folder, *arguments))
             started[-1].wait_for(action, **fields)
@@ -79,6 +84,7 @@ def train(
 
 ALGORITHMS = {
     "FedAvg": (),
+    "one bit a parameter": ("--uplink", "1bit"),
     "robust, with moments": (
         *("--aggregator", "centered-clipping:radius=100", "--server-optimizer", "yogi"),
         *("--clip-norm", "1000"),

@@ -96,7 +96,17 @@ PROTOCOL_3: Final[dict[str, m.Message]] = {
     "newest": m.Newest(federation="f", run="0badcafe", version=7, digest=(1 << 64) - 1),
 }  # fmt: skip
 
-PROTOCOLS: Final = {1: PROTOCOL_1, 2: PROTOCOL_2, 3: PROTOCOL_3}
+PROTOCOL_4: Final[dict[str, m.Message]] = {
+    "model, uplink": m.ModelManifest(
+        federation="f", run="0badcafe", version=3, tensors=[_ENTRY], uplink="1bit", **_TRANSFER
+    ),
+    "update, encoded": m.UpdateManifest(
+        federation="f", run="0badcafe", client="alfa", base_version=2, num_examples=5,
+        layout="feedbeef", encoding="0.25bit", **_TRANSFER,
+    ),
+}  # fmt: skip
+
+PROTOCOLS: Final = {1: PROTOCOL_1, 2: PROTOCOL_2, 3: PROTOCOL_3, 4: PROTOCOL_4}
 
 
 def written(messages: dict[str, m.Message]) -> str:

@@ -8,7 +8,8 @@ import pytest
 from client_worker.runtime.update_store import UpdateStore
 from warren_shared.naming import CHUNK_BYTES
 from warren_shared.protocol.messages import UpdateManifest
-from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.protocol.transfer import Outgoing, new_transfer, transfer_fields
+from warren_shared.tensors.compression import encode
 from warren_shared.tensors.layout import Weights
 
 DELTA = Weights.of([np.arange(CHUNK_BYTES // 4 + 10, dtype=np.float32), np.ones(3)])
@@ -79,3 +80,29 @@ def test_a_folder_that_takes_nothing_costs_the_copy_and_not_the_update(
     (tmp_path / "s").rmdir()
     keep.put(update(), "alfa")
     assert "cannot be written" in caplog.text
+
+
+def test_an_encoded_update_comes_back_in_the_same_bytes(tmp_path: Path) -> None:
+    """Under the id that its signs are keyed by, so that nobody decodes anything else."""
+    transfer = new_transfer()
+    buffer = encode(DELTA, "1bit", transfer)
+    manifest = UpdateManifest(
+        federation="f", run="ab" * 4, client="alfa", base_version=3, num_examples=5,
+        layout=DELTA.layout.digest, encoding="1bit", **transfer_fields(buffer, transfer),
+    )  # fmt: skip
+    UpdateStore(tmp_path).put(Outgoing(manifest, buffer), "alfa")
+    found = UpdateStore(tmp_path).get("alfa", DELTA.layout)
+    assert found is not None
+    assert found.manifest == manifest
+    assert found.buffer.tobytes() == buffer.tobytes()
+
+
+def test_a_kept_update_of_another_length_or_encoding_is_not_used(tmp_path: Path) -> None:
+    for encoding, buffer in (("raw", DELTA.buffer[:-8]), ("3bit", DELTA.buffer)):
+        manifest = UpdateManifest(
+            federation="f", run="ab" * 4, client="alfa", base_version=3, num_examples=5,
+            layout=DELTA.layout.digest, encoding=encoding, **transfer_fields(buffer),
+        )  # fmt: skip
+        keep = UpdateStore(tmp_path)
+        keep.put(Outgoing(manifest, buffer), "alfa")
+        assert keep.get("alfa", DELTA.layout) is None

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from coordinator_worker.aggregation import Cohort, server_optimizer
-from coordinator_worker.aggregation.aggregators import mean
+from coordinator_worker.aggregation import Cohort, aggregator, server_optimizer
+from coordinator_worker.aggregation.aggregators import Contribution, mean
 from coordinator_worker.rounds import intake
 from coordinator_worker.rounds.incoming_update import IncomingUpdate
 from coordinator_worker.rounds.intake import Admission, Intake
@@ -45,8 +45,11 @@ from warren_shared.protocol.messages import (
     Notice,
     UpdateManifest,
 )
-from warren_shared.protocol.transfer import Outgoing, transfer_fields
-from warren_shared.tensors.layout import Layout, Weights
+from warren_shared.protocol.transfer import Outgoing, new_transfer, transfer_fields
+from warren_shared.tensors.compression import ENCODINGS
+from warren_shared.tensors.compression import decode as decode_delta
+from warren_shared.tensors.compression import encode as encode_delta
+from warren_shared.tensors.layout import Buffer, Layout, Weights
 
 RUN = "ab" * 4
 SIZE = CHUNK_BYTES // 4 + 100  # float32 values: two chunks
@@ -74,8 +77,9 @@ def rejected_of(outcome: Outcome) -> Rejected | None:
 class Queue:
     """Gives deliveries their tags, as a channel does."""
 
-    def __init__(self, max_staleness: int = 0) -> None:
-        self.intake = Intake("f", Policy(quorum=9, max_staleness=max_staleness), staging())
+    def __init__(self, max_staleness: int = 0, uplink: str = "raw") -> None:
+        policy = Policy(quorum=9, max_staleness=max_staleness, uplink=uplink)
+        self.intake = Intake("f", policy, staging())
         self.state: State | None = STATE
         self._tags = itertools.count(1)
 
@@ -94,6 +98,101 @@ def test_an_update_is_whole_with_its_last_chunk_and_keeps_its_deliveries() -> No
     assert second.arrival.tags == [1, 2]
     assert second.arrival.staleness_weight == 1.0
     assert second.arrival.sum_of_squares == pytest.approx(SIZE, rel=1e-3)
+
+
+def encoded_bodies(encoding: str, buffer: Buffer | None = None, **change: Any) -> list[bytes]:
+    transfer = new_transfer()
+    sent = encode_delta(DELTA, encoding, transfer) if buffer is None else buffer
+    fields = {
+        "federation": "f", "run": RUN, "client": "alfa", "base_version": 5, "num_examples": 2,
+        "layout": WEIGHTS.layout.digest, "encoding": encoding, **transfer_fields(sent, transfer),
+        **change,
+    }  # fmt: skip
+    return bodies_of(Outgoing(UpdateManifest(**fields), sent))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_an_encoded_update_is_what_it_is_decoded_to(encoding: str) -> None:
+    queue = Queue(uplink=encoding)
+    outcomes = [queue.deliver(body) for body in encoded_bodies(encoding)]
+    arrival = whole_of(outcomes[-1])
+    assert arrival is not None
+    manifest = arrival.manifest
+    sent = encode_delta(DELTA, encoding, manifest.transfer)
+    expected = decode_delta(WEIGHTS.layout, encoding, manifest.transfer, sent)
+    found = np.empty_like(expected.buffer)
+    for start, data in arrival.chunks():
+        found[start : start + len(data)] = data
+    np.testing.assert_array_equal(found, expected.buffer)
+    arrival.read(4000, memoryview(found)[4000:9000])
+    np.testing.assert_array_equal(found, expected.buffer)
+    assert arrival.norm == pytest.approx(np.linalg.norm(expected[0].astype(np.float64)), rel=1e-6)
+    raw = Queue(uplink=encoding)
+    assert whole_of([raw.deliver(body) for body in bodies()][-1]), "who knows no encoding counts"
+
+
+def test_encoded_and_not_updates_make_the_median_of_what_they_stand_for() -> None:
+    """A rule reads by columns, across updates; a round may have both kinds."""
+    queue, rule = Queue(uplink="1bit"), aggregator("median")
+    deltas: list[Weights] = []
+    cohort = Cohort(WEIGHTS.layout, rule)
+    for number in range(4):
+        client = f"client.{number}"
+        update = Weights.of([np.random.default_rng(number).normal(size=SIZE).astype(np.float32)])
+        encoding, transfer = ("1bit", "raw")[number == 3], new_transfer()
+        sent = update.buffer if number == 3 else encode_delta(update, encoding, transfer)
+        deltas.append(decode_delta(WEIGHTS.layout, encoding, transfer, sent))
+        manifest = UpdateManifest(
+            federation="f", run=RUN, client=client, base_version=5, num_examples=2,
+            layout=WEIGHTS.layout.digest, encoding=encoding, **transfer_fields(sent, transfer),
+        )  # fmt: skip
+        outgoing = bodies_of(Outgoing(manifest, sent))
+        arrival = whole_of([queue.deliver(body, user="client") for body in outgoing][-1])
+        assert arrival is not None
+        cohort.take(Contribution(2, 1.0, arrival.norm), arrival)
+    found = cohort.delta().total
+    np.testing.assert_array_equal(found[0], np.median([delta[0] for delta in deltas], axis=0))
+
+
+@pytest.mark.parametrize("uplink", ["raw", "int8", "2bit"])
+def test_an_encoding_that_was_not_asked_for_is_refused(uplink: str) -> None:
+    queue = Queue(uplink=uplink)
+    for encoding in ("1bit", "3bit"):
+        sent = DELTA.buffer if encoding == "3bit" else None
+        rejected = rejected_of(queue.deliver(encoded_bodies(encoding, sent)[0]))
+        assert rejected is not None
+        assert rejected.reason == "encoding"
+
+
+def test_an_encoded_update_of_another_length_is_refused_before_its_bytes_are_kept() -> None:
+    queue = Queue(uplink="1bit")
+    longer = np.zeros(len(encode_delta(DELTA, "1bit", "ab" * 8)) + 128, np.uint8)
+    for buffer in (longer, longer[:-256], DELTA.buffer):
+        rejected = rejected_of(queue.deliver(encoded_bodies("1bit", buffer)[0]))
+        assert rejected is not None
+        assert rejected.reason == "layout"
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf, 1e30])
+def test_an_encoded_update_that_is_no_number_is_refused(scale: float) -> None:
+    queue = Queue(uplink="1bit")
+    sent = encode_delta(DELTA, "1bit", "ab" * 8)
+    sent[:4].view(np.float32)[:] = scale
+    outcomes = [queue.deliver(body) for body in encoded_bodies("1bit", sent)]
+    rejected = rejected_of(outcomes[-1])
+    assert rejected is not None
+    assert rejected.reason == "not-finite"
+
+
+def test_the_norm_of_an_encoded_update_is_bounded_like_any() -> None:
+    queue = Queue(uplink="1bit")
+    queue.intake = Intake(
+        "f", Policy(quorum=9, uplink="1bit"), staging(), bound=UpdateNormLimit(str(SIZE**0.5 / 2))
+    )
+    outcomes = [queue.deliver(body) for body in encoded_bodies("1bit")]
+    rejected = rejected_of(outcomes[-1])
+    assert rejected is not None
+    assert rejected.reason == "norm"
 
 
 def test_nobody_has_more_examples_than_are_believed() -> None:

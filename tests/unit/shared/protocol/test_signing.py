@@ -79,7 +79,7 @@ def test_every_field_of_a_header_is_signed() -> None:
     """Also those that a later version adds: what is signed is what travels."""
     everything = manifest(
         config={"seed": 1}, local=LocalTraining(proximal=0.1), max_staleness=1, participation=0.5,
-        final=True, fixed_state={"vocabulary": "cafe" * 4},
+        final=True, fixed_state={"vocabulary": "cafe" * 4}, uplink="1bit",
     )  # fmt: skip
     said = msgpack.unpackb(signed_bytes(everything).partition(b"\n")[2])
     assert set(said) == set(ModelManifest.model_fields) - {"signatures"}
