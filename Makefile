@@ -37,7 +37,7 @@ linear-regression: $(VENV)/.examples ## the algorithm in one process, in a few l
 
 # Each benchmark is a separate command: one that fails does not cost the others' results.
 bench: $(VENV)/.bench $(FLOWER)/.installed ## measure it all, with Flower beside it
-	@failed=; for name in round fold aggregation scale start straggler recovery endurance protection \
+	@failed=; for name in round fold aggregation scale start straggler recovery endurance protection compression \
 	  flood joining regions; do \
 	  $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	$(BIN)/python -m benchmarks.reporting.readme; \
@@ -45,7 +45,7 @@ bench: $(VENV)/.bench $(FLOWER)/.installed ## measure it all, with Flower beside
 
 bench-short: $(VENV)/.bench ## the same in three minutes, small and without Flower, into runs/bench
 	@for name in "round --no-peers" "fold --no-peers" aggregation scale "start --no-peers" straggler \
-	  recovery endurance protection "flood --kinds tiny" joining regions; do \
+	  recovery endurance protection compression "flood --kinds tiny" joining regions; do \
 	  $(BIN)/python -m benchmarks.$$name --short --out runs/bench || exit 1; done
 
 plots: $(VENV)/.bench ## draw the results of the benchmarks, beside their JSON files
@@ -53,7 +53,7 @@ plots: $(VENV)/.bench ## draw the results of the benchmarks, beside their JSON f
 
 # Half an hour in all; `make experiments DATA=FOLDER ONLY=robust` is one of them.
 experiments: $(VENV)/.bench ## what the algorithms learn, beside published figures: DATA=FOLDER
-	@for name in $(or $(ONLY),fedavg_rounds asynchronous biased optimizers robust hospitals pooled); do \
+	@for name in $(or $(ONLY),fedavg_rounds asynchronous biased optimizers robust hospitals pooled compression); do \
 	  OMP_NUM_THREADS=1 $(BIN)/python -m experiments.$$name --data "$(DATA)" || exit 1; done
 
 # RABBITMQ=4 for that of Debian 13 instead of this machine's own, RABBITMQ=4.3 for that of the next.

@@ -29,11 +29,15 @@ ENCRYPTION: Final = ("WARREN_ENCRYPT_KEY",)
 
 @dataclass(frozen=True)
 class Way:
-    """A way to run a federation, by what its bundles lack, and on which of two brokers."""
+    """A way to run a federation, by what its bundles lack, and on which of two brokers.
+
+    ``more`` are further arguments of its coordinator.
+    """
 
     name: str
     without: tuple[str, ...]
     tls: str = ""
+    more: tuple[str, ...] = ()
 
 
 PLAIN: Final = Way("plain", (*SIGNATURES, *ENCRYPTION))
@@ -54,53 +58,61 @@ def main(argv: Sequence[str] | None = None) -> int:
     cases = given.cases or parse_cases("2x4MB" if short else CASES)
     rows: list[Row] = []
     for case in cases:
-        rows += _rows(case, measure(case, 1 if short else 7, 4 if short else 12))
+        rows += rows_of(case, measure(case, WAYS, 1 if short else 7, 4 if short else 12))
     publish("protection", "A round with and without protection", rows, folder=given.out)
     return 0
 
 
-def measure(case: Case, repetitions: int, rounds: int) -> Mapping[Way, list[Run]]:
+def measure(
+    case: Case, ways: Sequence[Way], repetitions: int, rounds: int
+) -> Mapping[Way, list[Run]]:
     """Every way in turn, ``repetitions`` times."""
-    runs: dict[Way, list[Run]] = {way: [] for way in WAYS}
+    runs: dict[Way, list[Run]] = {way: [] for way in ways}
     federation = Federation(
         clients=names(case), fleets=(), model_bytes=case.size_bytes, encrypt_updates=True
     )
     with ExitStack() as stack:
-        on = {tls: stack.enter_context(stand(federation, tls)) for tls in ("", "tls")}
+        on = {
+            tls: stack.enter_context(stand(federation, tls))
+            for tls in dict.fromkeys(way.tls for way in ways)
+        }
         for _ in range(repetitions):
-            for way in WAYS:
-                runs[way].append(_run(replace(on[way.tls], without=way.without), case, rounds))
-            told = ", ".join(f"{way.name} {_seconds(runs[way][-1]):.3f} s" for way in WAYS)
+            for way in ways:
+                place = replace(on[way.tls], without=way.without)
+                runs[way].append(_run(place, case, rounds, way.more))
+            told = ", ".join(f"{way.name} {_seconds(runs[way][-1]):.3f} s" for way in ways)
             Console(stderr=True).print(f"{case}: {told}")
     return runs
 
 
-def _run(on: Stand, case: Case, rounds: int) -> Run:
+def _run(on: Stand, case: Case, rounds: int, more: Sequence[str]) -> Run:
     for name in ("a.checkpoint", "b.checkpoint"):
         (on.folder / "checkpoint" / name).unlink(missing_ok=True)
     with client_workers(on, case) as clients:
-        return run(on, case, clients, rounds + WARM_UP, 300.0)
+        return run(on, case, clients, rounds + WARM_UP, 300.0, *more)
 
 
 def _seconds(one: Run) -> float:
     return median(one.round_seconds)
 
 
-def _rows(case: Case, runs: Mapping[Way, list[Run]]) -> list[Row]:
-    plain = [_seconds(one) for one in runs[PLAIN]]
+def rows_of(case: Case, runs: Mapping[Way, list[Run]]) -> list[Row]:
+    """A row for each way, beside the first."""
+    first = next(iter(runs))
+    plain = [_seconds(one) for one in runs[first]]
     return [
         Row(
             case=f"{case}, {way.name}",
             unit="s",
             ours=median(map(_seconds, runs[way])),
             limit=median(plain),
-            limit_name=PLAIN.name,
+            limit_name=first.name,
             spread=(min(map(_seconds, runs[way])), max(map(_seconds, runs[way]))),
             peak_rss_bytes=max(one.coordinator_rss_bytes for one in runs[way]),
             model_bytes=case.size_bytes,
             more=_more(runs[way], plain),
         )
-        for way in WAYS
+        for way in runs
     ]
 
 

@@ -19,6 +19,7 @@ from coordinator_worker.storage import checkpoint
 
 WARM_UP: Final = 2  # rounds: buffers are made, and clients that started late catch up
 TOLERANCE: Final = 1e-5  # relative, of float32 sums
+ENCODED_TOLERANCE: Final = 0.3  # an encoded 1 is off by .02, and ten of them share a block
 CLIENT_ENDS_S: Final = 30.0
 
 
@@ -104,7 +105,8 @@ def run(
 ) -> Run:
     """A coordinator's run of ``rounds`` rounds with ``clients``, which are started already.
 
-    ``more`` are further arguments of the coordinator. Checks the ledger.
+    ``more`` are further arguments of the coordinator. Checks the ledger; of encoded updates
+    (``--uplink``) only about, since each is known but for an error.
 
     Raises:
         WorkerFailed: the coordinator or a client failed, or it took longer than ``timeout_s``.
@@ -131,7 +133,7 @@ def run(
                 client.check()  # more likely the cause than the coordinator that waited for it
             raise
     _check_all_ended(clients)
-    check_ledger(folder, case, rounds)
+    check_ledger(folder, case, rounds, encoded="--uplink" in more)
     first, last = WARM_UP, rounds - 1  # after the last the processes may be gone already
     return Run(
         case,
@@ -156,20 +158,21 @@ def _check_all_ended(clients: Sequence[Worker]) -> None:
         client.done(max(0.1, until - time.monotonic()))
 
 
-def check_ledger(folder: Path, case: Case, rounds: int) -> None:
+def check_ledger(folder: Path, case: Case, rounds: int, *, encoded: bool = False) -> None:
     """Raise LedgerWrong unless the final model reads ``rounds / clients`` at each client's index.
 
-    And zero at the first index that is nobody's.
+    And zero at the first index that is nobody's. ``encoded`` ones about so.
     """
     state = checkpoint.load(folder)
     if state is None or state.version != rounds:
         raise WorkerFailed(f"the run ended at {state and state.version}, not at {rounds}")
     weights = state.weights[0]
     expected = rounds / case.clients
+    tolerance = ENCODED_TOLERANCE if encoded else TOLERANCE
     for index in range(case.clients):
-        if not math.isclose(weights[index], expected, rel_tol=TOLERANCE):
+        if not math.isclose(weights[index], expected, rel_tol=tolerance):
             raise LedgerWrong(f"client {index} counts {weights[index]}, not {expected}")
-    if weights[case.clients :].any():
+    if not encoded and weights[case.clients :].any():
         raise LedgerWrong("somebody counted at an index that is nobody's")
 
 

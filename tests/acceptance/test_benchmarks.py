@@ -23,6 +23,7 @@ from benchmarks.reporting.rows import Row, from_json
 from coordinator_worker.aggregation.aggregators import AGGREGATORS
 from coordinator_worker.aggregation.optimizers import SERVER_OPTIMIZERS
 from tests.support.processes import ROOT
+from warren_shared.tensors.compression import ENCODINGS
 
 FLAGS = {
     "round": ["--no-peers"],
@@ -35,6 +36,7 @@ FLAGS = {
     "endurance": [],
     "joining": [],
     "protection": [],
+    "compression": [],
     "flood": ["--kinds", "tiny"],
     "regions": [],
     "capacity": [],
@@ -276,6 +278,12 @@ def test_protection_is_measured_beside_the_same_round_without(benchmarks: Benchm
         assert row["ours"] / row["ratio_to_limit"] == pytest.approx(plain["ours"])
     spent = [row["more"]["clients_cpu_s_per_gb"] for row in (plain, everything)]
     assert 0 < spent[0] < spent[1], "nothing was encrypted"
+
+
+def test_compression_is_measured_beside_raw_updates(benchmarks: Benchmarks) -> None:
+    raw, *encoded = benchmarks.rows("compression")
+    assert [row["case"].rpartition(", ")[2] for row in encoded] == [*ENCODINGS]
+    assert all(row["limit"] == raw["ours"] for row in encoded)
 
 
 def test_a_flood_is_measured_beside_none_and_beside_one_that_reaches_no_queue(

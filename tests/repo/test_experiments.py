@@ -23,6 +23,7 @@ EXPERIMENTS = (
     "robust",
     "hospitals",
     "pooled",
+    "compression",
 )
 
 
