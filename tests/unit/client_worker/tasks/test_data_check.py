@@ -66,7 +66,7 @@ def keras_task(data: Any, **options: Any) -> KerasTask:
 def test_a_check_finds_it_before_the_training(task: Any, name: str, what: str) -> None:
     findings = list(data_findings(task().client()))
     assert [finding.about for finding in findings] == [name]
-    assert what in findings[0].said
+    assert what in findings[0].message
 
 
 def test_a_check_has_nothing_to_say_of_data_that_are_fine() -> None:
