@@ -93,7 +93,7 @@ admin-crashes: $(VENV)/.dev ## kill broker-config before each of its effects, on
 
 # What is new in runs/fuzz/TARGET afterwards and worth keeping belongs into tests/fuzz/corpus.
 fuzz: $(VENV)/.fuzz ## hostile bytes, led by coverage: make fuzz SECONDS=600 TARGET=decoder
-	@for target in $(or $(TARGET),decoder step); do \
+	@for target in $(or $(TARGET),decoder step codes); do \
 	  $(BIN)/python -m tests.fuzz $$target --seconds $(or $(SECONDS),600) || exit 1; done
 
 screenshots: $(VENV)/.dev $(VENV)/.programs ## take the pictures of docs/monitoring.md again

@@ -373,9 +373,10 @@ class Decoder:
                 if not self._are_scales(scales):
                     raise Rejected("not-finite", "the delta has a scale that is no scale")
                 squares = np.square(scales, dtype=np.float64) * self._energy(part, first, count)
-                total += float(squares.sum())
+                is_last = first + count == part.blocks and part.count % BLOCK != 0
+                total += float(squares[: count - is_last].sum())
             if part.count % BLOCK:
-                total -= self._beyond(part)
+                total += self._of_last(part)
         return total
 
     def _are_scales(self, scales: Floats) -> bool:
@@ -404,11 +405,11 @@ class Decoder:
             return (BLOCK + 8 * ones).astype(np.float64)
         return float(SIDE * encoding.rows)
 
-    def _beyond(self, part: _Part) -> float:
-        """What the zeros that filled up the last block have become, squared."""
+    def _of_last(self, part: _Part) -> float:
+        """Squares of the last block without the zeros that it was filled up with."""
         block = self._decode(part, part.blocks - 1, 1)
-        rest = block.reshape(-1)[part.count % BLOCK :].astype(np.float64)
-        return float(rest @ rest)
+        values = block.reshape(-1)[: part.count % BLOCK].astype(np.float64)
+        return float(values @ values)
 
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
         """The update in pieces of (byte offset in the model, bytes), each good until the next."""

@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz decoder|step``: hostile bytes, led by coverage (atheris), for a while.
+"""``python -m tests.fuzz decoder|step|codes``: hostile bytes, led by coverage (atheris), for a while.
 
 Begins with the corpus in the repository and writes what it finds new to ``runs/fuzz``; a crash ends
 it with the input in ``runs/fuzz/TARGET-crash-…``. ``TARGET.json`` there has the figures.
@@ -16,22 +16,22 @@ import atheris
 
 ROOT = Path(__file__).parent.parent.parent
 CORPUS = Path(__file__).parent / "corpus"
-MEMORY_MB = {"decoder": 512, "step": 1024}
-LONGEST = {"decoder": 4096, "step": 1024}
+MEMORY_MB = {"decoder": 512, "step": 1024, "codes": 512}
+LONGEST = {"decoder": 4096, "step": 1024, "codes": 2048}
 REPORT_EVERY = 1000
 
 
 def main() -> None:
     """Fuzz one target."""
     flags = argparse.ArgumentParser(description=__doc__)
-    flags.add_argument("target", choices=["decoder", "step"])
+    flags.add_argument("target", choices=[*MEMORY_MB])
     flags.add_argument("--seconds", type=int, default=600, help="for how long (600)")
     flags.add_argument("--out", type=Path, default=ROOT / "runs" / "fuzz", help="where to write")
     given = flags.parse_args()
     target: str = given.target
-    with atheris.instrument_imports(include=["shared", "coordinator_worker", "tests.fuzz"]):
-        from tests.fuzz import decoder, step
-    run = {"decoder": decoder.run, "step": step.run}[target]
+    with atheris.instrument_imports(include=["warren_shared", "coordinator_worker", "tests.fuzz"]):
+        from tests.fuzz import codes, decoder, step
+    run = {"decoder": decoder.run, "step": step.run, "codes": codes.run}[target]
     found = given.out / target
     found.mkdir(parents=True, exist_ok=True)
     options = [

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import decoder, step
+from tests.fuzz import codes, decoder, step
 from tests.fuzz.instructions import packed
 from warren_shared.errors import Rejected
 from warren_shared.naming import CHUNK_BYTES
@@ -18,7 +18,11 @@ from warren_shared.protocol.codec import MAX_HEADER_BYTES, decode
 
 ROOT = Path(__file__).parents[4]
 CORPUS = ROOT / "tests" / "fuzz" / "corpus"
-RUNS: dict[str, Callable[[bytes], None]] = {"decoder": decoder.run, "step": step.run}
+RUNS: dict[str, Callable[[bytes], None]] = {
+    "decoder": decoder.run,
+    "step": step.run,
+    "codes": codes.run,
+}
 PACKAGES = ("broker_config", "client_worker", "coordinator_worker", "shared")
 
 ANYTHING = st.recursive(
