@@ -43,7 +43,7 @@ class Size:
     targets: dict[str, float]
 
 
-FULL: Final = Size(60_000, 10_000, 100, 3, {"even": 0.85, "two classes": 0.78})
+FULL: Final = Size(30_000, 4_000, 80, 3, {"even": 0.85, "two classes": 0.75})
 SHORT: Final = Size(2_000, 500, 4, 1, {"even": 0.2, "two classes": 0.1})
 
 

@@ -64,7 +64,7 @@ class Round:
         self._reports: dict[str, tuple[int, Mapping[str, float]]] = {}
         self._evaluations: dict[int, EvaluationPool] = {}  # by the version that was evaluated
         self._norms: list[float] = []
-        self._bytes_up = 0
+        self._bytes_up = self._raw_bytes_up = 0
         self.phases = Timings()
 
     @property
@@ -121,6 +121,7 @@ class Round:
         self._reports[manifest.client] = (manifest.num_examples, metrics_of(manifest))
         self._norms.append(norm)
         self._bytes_up += manifest.size_bytes
+        self._raw_bytes_up += arrival.layout.size_bytes
         if (found := manifest.evaluation) is not None:
             evaluated = self._evaluations.setdefault(
                 manifest.base_version, EvaluationPool(self._share)
@@ -174,6 +175,7 @@ class Round:
             evaluation=self._evaluation(),
             norm=median(self._norms) if self._norms else 0.0,
             bytes_up=self._bytes_up,
+            raw_bytes_up=self._raw_bytes_up if self._raw_bytes_up != self._bytes_up else None,
             seconds=time.monotonic() - self.phases.began,
             time=time.time(),
             judged=judged,

@@ -23,8 +23,8 @@ ALWAYS: Final = (
     "bytes_up", "seconds", "time",
 )  # fmt: skip
 OPTIONAL: Final = (
-    "clients", "judged", "above", "diverged", "participation", "rolled_back", "evaluated",
-    "final_evaluation",
+    "clients", "raw_bytes_up", "judged", "above", "diverged", "participation", "rolled_back",
+    "evaluated", "final_evaluation",
 )  # fmt: skip
 UNKNOWN: Final = -1  # version of a record that does not say it
 _KNOWN: Final = frozenset((*ALWAYS, *OPTIONAL, "format"))
@@ -125,7 +125,8 @@ class RoundRecord:
     that, in seconds since the epoch.
 
     What only some records have is None in the others. ``clients``: what each said, in the newest
-    record of a history alone; ``judged``: of metrics that steer the run; ``above``: of a region;
+    record of a history alone; ``raw_bytes_up``: what the updates would have been without
+    an encoding; ``judged``: of metrics that steer the run; ``above``: of a region;
     ``diverged``: why the round's updates were refused; ``participation``: of the roster, by status;
     ``rolled_back``: of a version that no updates made; ``evaluated``: what the program of
     ``--evaluate`` says of this version; ``final_evaluation``: what its clients say of the last one.
@@ -146,6 +147,7 @@ class RoundRecord:
     bytes_up: int = 0
     seconds: float = 0.0
     time: float = 0.0
+    raw_bytes_up: int | None = None
     judged: Mapping[str, Judgement] | None = None
     above: RegionResult | None = None
     diverged: str | None = None
@@ -193,6 +195,8 @@ class RoundRecord:
     def _some_have(self) -> dict[str, Any]:
         """What is in some records only, behind all the rest."""
         told: dict[str, Any] = {}
+        if self.raw_bytes_up is not None:
+            told["raw_bytes_up"] = self.raw_bytes_up
         if self.judged is not None:
             told["judged"] = {
                 name: {"clients": j.clients, "typical": j.typical, "low": j.low, "high": j.high}
@@ -237,6 +241,7 @@ class RoundRecord:
     def _read(cls, fields: Mapping[str, Any]) -> Self:
         get = fields.get
         clients, judged, above = get("clients"), get("judged"), get("above")
+        raw = get("raw_bytes_up")
         standings, origin, final = get("participation"), get("rolled_back"), get("final_evaluation")
         evaluation, evaluated, diverged = get("evaluation"), get("evaluated"), get("diverged")
         return cls(
@@ -252,6 +257,7 @@ class RoundRecord:
             bytes_up=int(get("bytes_up", 0)),
             seconds=_number(get("seconds", 0.0)),
             time=_number(get("time", 0.0)),
+            raw_bytes_up=None if raw is None else int(raw),
             judged=None if judged is None else _judgements(judged),
             above=None if above is None else _region_of(above),
             diverged=None if diverged is None else str(diverged),

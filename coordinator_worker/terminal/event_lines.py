@@ -28,6 +28,8 @@ def _closed(event: events.RoundClosed) -> str:
     late = (record.participation or {}).get("late", StatusTotal()).clients
     behind = f", {late} clients late" if late else ""
     took, up = duration(record.seconds), size(record.bytes_up)
+    if record.raw_bytes_up is not None:
+        up += f" of {size(record.raw_bytes_up)}"
     return f"round {record.version}: {record.updates} updates in {took}, {up}{figures}{behind}"
 
 

@@ -54,6 +54,8 @@ def row(record: RoundRecord) -> Row:
         figures["evaluation/version"] = judged.version
         figures["evaluation/clients"] = judged.clients
         figures["evaluation/examples"] = judged.examples
+    if record.raw_bytes_up is not None:
+        figures["raw_bytes_up"] = record.raw_bytes_up
     if record.diverged is not None:
         figures["diverged"] = record.diverged
     return figures

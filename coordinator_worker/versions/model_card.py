@@ -194,7 +194,7 @@ def _rounds(line: Lineage, known: Sequence[RoundRecord]) -> str:
         ("updates dropped half-way", sum(record.incomplete for record in known)),
         ("updates rejected", f"{rejected.total()}{f' ({reasons})' if reasons else ''}"),
         ("rounds refused since the model diverged", diverged),
-        ("received from clients", size(sum(record.bytes_up for record in known))),
+        ("received from clients", _received(known)),
         ("a round's length, median", f"{median(seconds):.3g} s" if seconds else "unknown"),
     ]
     lost = len(line.rounds) - len(known)
@@ -283,3 +283,9 @@ def _listed(clients: Iterable[str]) -> str:
 
 def _more(count: int, what: str) -> str:
     return f"\n… and {count - MAX_ROWS} more {what}.\n" if count > MAX_ROWS else ""
+
+
+def _received(records: Sequence[RoundRecord]) -> str:
+    sent = sum(record.bytes_up for record in records)
+    raw = sum(record.raw_bytes_up or record.bytes_up for record in records)
+    return size(sent) if raw == sent else f"{size(sent)} ({size(raw)} before encoding)"

@@ -41,6 +41,7 @@ def test_clients_send_so_few_bytes_and_the_model_learns(
     first, *_, last = state.history
     assert {record.updates for record in state.history} == {3}
     assert first.bytes_up == 3 * size_bytes(state.weights.layout, encoding)
+    assert first.raw_bytes_up == 3 * state.weights.layout.size_bytes
     assert last.metrics["loss"] < first.metrics["loss"] / 2
 
 

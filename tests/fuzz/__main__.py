@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz decoder|step|codes``: hostile bytes, led by coverage (atheris), for a while.
+"""``python -m tests.fuzz decoder|step|codes``: hostile bytes, led by coverage (atheris).
 
 Begins with the corpus in the repository and writes what it finds new to ``runs/fuzz``; a crash ends
 it with the input in ``runs/fuzz/TARGET-crash-…``. ``TARGET.json`` there has the figures.
