@@ -22,15 +22,19 @@ from coordinator_worker.runtime.inbox import (
 )
 from coordinator_worker.runtime.notices import probe
 from coordinator_worker.settings import CoordinatorSettings
+from warren_shared.amqp.confirm_window import Unconfirmed
 from warren_shared.amqp.delivery import Delivery, Subscription
 from warren_shared.amqp.session import MAX_UNACKNOWLEDGED, WAIT_S, Session
-from warren_shared.errors import ConfigError
+from warren_shared.errors import ConfigError, NotThere, Stopped
 from warren_shared.naming import UPDATE_QUEUE, mailboxes
+from warren_shared.observability.log import Log
 from warren_shared.protocol.messages import Newest
 from warren_shared.protocol.transfer import message_count
 from warren_shared.service.broker_check import without_consumer
 from warren_shared.service.lifecycle import LAST_CHANCE_S
 from warren_shared.service.watchdog import Pulse, Supervisor
+
+log = Log(__name__)
 
 FAILS_S: Final = 30.0
 MAX_LOOKED_FOR: Final = 200
@@ -141,6 +145,10 @@ class CoordinatorLoop:
     def _ask(self) -> None:
         try:
             probe(self.models)
+        except (NotThere, Stopped, Unconfirmed) as error:
+            # The link was lost, or the queue has no majority: the next StandbyTimeout asks again.
+            log.info("probe_not_sent", "cannot ask whether this coordinator is active: %s", error)
+            return
         finally:
             self._asking.release()
         self._inbox.put(Asked())

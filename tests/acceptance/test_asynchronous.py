@@ -16,6 +16,8 @@ from tests.conftest import CLIENTS, Place
 from tests.support.processes import workers
 from warren_shared.protocol.sampling import is_drawn
 
+SLOW_S = "8"  # longer than it takes another client to start, train and be counted
+
 
 def last_state(folder: Path) -> State:
     state = checkpoint.load(folder)
@@ -107,7 +109,7 @@ def test_a_slow_client_costs_the_others_nothing_and_counts_late_with_less_weight
 ) -> None:
     arguments = ("--quorum", "1", "--max-staleness", "1", "--rounds", "2")
     with workers() as started:
-        slow = start_client(place, "bravo", "slow", "--index", "1", "--seconds", "2")
+        slow = start_client(place, "bravo", "slow", "--index", "1", "--seconds", SLOW_S)
         coordinator = start_coordinator(place, tmp_path, *arguments)
         started += [slow, coordinator]
         slow.wait_for("training")

@@ -1,5 +1,6 @@
 """Faults that were found by reading and by use, each held by the sentence that was not true."""
 
+import queue
 import socket
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from broker_config.node.processes import wait_for
 from client_worker.runtime.client_state import ClientState
 from client_worker.runtime.mailbox import GlobalModel, ModelCache, Shelved
 from client_worker.runtime.participant import Participant
@@ -26,9 +28,10 @@ from coordinator_worker.settings import CoordinatorSettings
 from tests.support.pace import DEADLINE_S
 from warren_shared import weights_file
 from warren_shared.amqp import zero_copy
+from warren_shared.amqp.confirm_window import NotTaken
 from warren_shared.amqp.publisher import Publication
 from warren_shared.config.settings import load
-from warren_shared.errors import ConfigError
+from warren_shared.errors import ConfigError, NotThere, Stopped
 from warren_shared.files import replacing
 from warren_shared.naming import mailbox
 from warren_shared.observability.event_bus import EventBus
@@ -60,6 +63,27 @@ def test_a_stop_is_heard_by_everybody_who_waits(monkeypatch: pytest.MonkeyPatch)
     assert [links.stopped_within(DEADLINE_S) for _ in range(3)] == [True] * 3
     assert not links.goes_on()
     assert time.monotonic() - began < DEADLINE_S
+
+
+@pytest.mark.parametrize("failure", [NotTaken, NotThere, Stopped])
+def test_a_probe_that_the_broker_does_not_take_ends_no_thread_and_is_sent_again(
+    monkeypatch: pytest.MonkeyPatch, failure: type[Exception]
+) -> None:
+    """While two of three nodes were lost the thread ended with a traceback."""
+    settings = CoordinatorSettings(broker_url="amqp://u:p@127.0.0.1:1/f", quorum=1)
+    links = CoordinatorLoop(settings)
+    tried: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def publish(_messages: object, **_: object) -> None:
+        tried.put(None)
+        raise failure("no majority")
+
+    monkeypatch.setattr(links.models, "publish", publish)
+    for _ in range(2):
+        links.ask_whether_active()
+        tried.get(timeout=DEADLINE_S)
+        assert wait_for(lambda: not links._asking.locked(), DEADLINE_S)
+    # Pytest makes an error of a thread that ended with an exception.
 
 
 class Slow:
