@@ -13,6 +13,7 @@ from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
 from tests.support import yesterday
 from tests.support.processes import BIN, ENCRYPT, ROOT, Worker, environment_of, workers
+from warren_shared.protocol.messages import PROTOCOL
 
 UNSIGNED = {"WARREN_SIGNING_KEYS": ""}
 UNVERIFIED = {"WARREN_VERIFY_KEYS": ""}
@@ -99,7 +100,7 @@ def test_a_client_with_keys_says_what_a_coordinator_without_signatures_lacks(
         )
         started += [early, coordinating]
         said = early.wait_for("not_genuine")["message"]
-        assert "not signed (protocol 1), and this client (protocol 3) has keys" in said
+        assert f"not signed (protocol 1), and this client (protocol {PROTOCOL}) has keys" in said
         assert "the coordinator is older than the keys" in said
         started.append(client(place, "bravo", 1, tree=old))
         assert coordinating.end() == 0

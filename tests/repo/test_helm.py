@@ -197,7 +197,7 @@ def changed_chart(folder: Path) -> Path:
     copied = folder / "warren"
     shutil.copytree(CHART, copied)
     text = (copied / "Chart.yaml").read_text()
-    (copied / "Chart.yaml").write_text(re.sub(r"(ersion): 0\.1\.0", r"\1: 9.9.9", text))
+    (copied / "Chart.yaml").write_text(re.sub(r"(ersion): \d+\.\d+\.\d+", r"\1: 9.9.9", text))
     return copied
 
 

@@ -73,7 +73,7 @@ def test_an_overlay_changes_what_it_names(tmp_path: Path) -> None:
     assert set(kinds) == {(CLUSTER, "broker"), ("Deployment", "client")}
     assert kinds[CLUSTER, "broker"]["replicas"] == 1
     (container,) = kinds["Deployment", "client"]["template"]["spec"]["containers"]
-    assert container["image"] == "registry.example/warren-client:0.1.0"
+    assert container["image"] == "registry.example/warren-client:0.2.0"
 
 
 def test_the_cluster_operator_takes_the_broker() -> None:
