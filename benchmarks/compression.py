@@ -5,16 +5,14 @@ for each encoding in turn, so that all see the machine's slow moments. On one ma
 memory and the broker's time; over a line they cost more.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.harness.matrix import parse_cases
 from benchmarks.harness.preparation import prepare
-from benchmarks.protection import ENCRYPTION, Way, measure, rows_of
-from benchmarks.reporting.report import RESULTS, publish
+from benchmarks.protection import ENCRYPTION, Way, measure, parser, rows_of
+from benchmarks.reporting.report import publish
 from warren_shared.tensors.compression import ENCODINGS, RAW
 
 if TYPE_CHECKING:
@@ -29,7 +27,7 @@ WAYS: Final = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and write the report."""
-    given = _parser().parse_args(argv)
+    given = parser(__doc__, CASES).parse_args(argv)
     prepare()
     short: bool = given.short
     rows: list[Row] = []
@@ -37,14 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows += rows_of(case, measure(case, WAYS, 1 if short else 5, 4 if short else 12))
     publish("compression", "A round with updates in few bits", rows, folder=given.out)
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(description=__doc__)
-    flags.add_argument("--short", action="store_true", help="one small case, once")
-    flags.add_argument("--out", type=Path, default=RESULTS, help="where to write the results")
-    flags.add_argument("--cases", type=parse_cases, help=f"such as {CASES} (default)")
-    return flags
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ WAYS: Final = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and write the report."""
-    given = _parser().parse_args(argv)
+    given = parser(__doc__, CASES).parse_args(argv)
     prepare()
     short: bool = given.short
     cases = given.cases or parse_cases("2x4MB" if short else CASES)
@@ -130,11 +130,12 @@ def _more(runs: Sequence[Run], plain: Sequence[float]) -> Mapping[str, float | s
     }
 
 
-def _parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(description=__doc__)
+def parser(about: str | None, cases: str) -> argparse.ArgumentParser:
+    """Flags of a benchmark of ways; ``cases`` are measured unless told."""
+    flags = argparse.ArgumentParser(description=about)
     flags.add_argument("--short", action="store_true", help="one small case, once")
     flags.add_argument("--out", type=Path, default=RESULTS, help="where to write the results")
-    flags.add_argument("--cases", type=parse_cases, help=f"such as {CASES} (default)")
+    flags.add_argument("--cases", type=parse_cases, help=f"such as {cases} (default)")
     return flags
 
 
