@@ -56,7 +56,7 @@ class NotTaken(Unconfirmed):
 class PublishBatch:
     """Messages that succeed or fail together; ``done`` is set either way, ``error`` says which.
 
-    Where ``messages`` yields HELD_BACK it is asked again at the next ``pump``.
+    Where ``messages`` yields BLOCKED it is asked again at the next ``pump``.
     """
 
     messages: Iterable[Publication | None]

@@ -176,6 +176,7 @@ class Connector:
         connection.ioloop.start()
         with self._lock:
             self._loop = None
+        self.lose_link()  # a broker that did not answer our goodbye has not ended the link
         connection.let_go()
         connection.ioloop.close()
         return self._was_up

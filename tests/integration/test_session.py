@@ -19,7 +19,15 @@ from client_worker.runtime.mailbox import GlobalModel, Mailbox
 from tests.conftest import CLIENTS, FLEET, Place
 from tests.support.pace import DEADLINE_S, allow
 from tests.support.relay import relay
-from warren_shared.amqp import address, confirm_deadline, publisher, transports, zero_copy
+from warren_shared.amqp import (
+    address,
+    confirm_deadline,
+    connector,
+    publisher,
+    transports,
+    zero_copy,
+)
+from warren_shared.amqp.confirm_window import PublishBatch, Unconfirmed
 from warren_shared.amqp.delivery import Delivery, Subscription
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.session import Session, SessionState
@@ -475,6 +483,30 @@ def test_a_confirm_that_never_comes_means_a_new_connection_and_the_same_message_
     assert time.monotonic() - began < allow(10.0)
     bodies = {bytes(received.next().body) for _ in range(2)}
     assert len(bodies) == 1, "the same message twice: whoever counts takes it once"
+
+
+def test_what_goes_out_before_a_goodbye_that_is_not_answered_is_not_taken_for_confirmed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next channel counts from 1 again: its first confirm is that of its first message."""
+    monkeypatch.setattr(connector, "GOODBYE_S", 0.3)
+    states: queue.SimpleQueue[SessionState] = queue.SimpleQueue()
+    with relay(place.urls[CLIENTS[0]]) as between:
+
+        def drop_what_is_held() -> None:
+            between.cut()
+            states.put(session.state)
+
+        session = Session.for_broker(between.url, "test", on_lost=drop_what_is_held)
+        session.start(PATIENCE_S)
+        between.hold()
+        never_came = PublishBatch([join(CLIENTS[0])])
+        session._publisher._submit(never_came)
+        session.reopen()
+        assert states.get(timeout=DEADLINE_S) is SessionState.RECONNECTING
+        session.publish([join(CLIENTS[0])])
+        session.close()
+    assert isinstance(never_came.error, Unconfirmed)
 
 
 def test_what_the_broker_refuses_again_and_again_is_tried_ever_more_slowly_and_named(
