@@ -36,7 +36,7 @@ log = Log(__name__)
 AS_IT_IS: Final = LocalTraining()
 FROM_BUNDLE: Final = (
     *("broker_url", "client", "fleet", "verify_keys", "encrypt_key"),
-    *("ca", "tls_certificate", "tls_key", "proxy", "token_file"),
+    *("ca", "tls_certificate", "tls_key", "proxy", "token_file", "spare_mailboxes"),
 )
 
 

@@ -92,8 +92,10 @@ class Relay(ModelPublisher):
         weights: Weights,
         signer: Signer | None,
         header: ModelHeader,
+        *,
+        spares: bool,
     ) -> None:
-        super().__init__(session, weights, signer, header=header)
+        super().__init__(session, weights, signer, header=header, spares=spares)
         self._region = region
 
     def set_weights(self, weights: Any) -> None:
@@ -189,7 +191,8 @@ class RegionCoordinator(CoordinatorWorker):
             )
 
     def _make_publisher(self, weights: Weights, header: ModelHeader) -> ModelPublisher:
-        relay = Relay(self, self._loop.models, weights, self._signer, header)
+        spares = self._settings.spare_mailboxes
+        relay = Relay(self, self._loop.models, weights, self._signer, header, spares=spares)
         if self._origin is None:
             self._origin = Origin(self._store.folder / ABOVE)
             known = self._origin.model

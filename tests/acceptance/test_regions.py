@@ -30,10 +30,11 @@ from coordinator_worker.versions.audit_report import versions
 from coordinator_worker.versions.rollback import rollback
 from tests import tasks
 from tests.conftest import CLIENTS
+from tests.support.bodies import encode
 from tests.support.processes import BIN, DEADLINE_S, KEYS, Worker, workers
 from warren_shared.errors import ConfigError
 from warren_shared.protocol.codec import decode
-from warren_shared.protocol.messages import LocalTraining, UpdateManifest
+from warren_shared.protocol.messages import Join, LocalTraining, ModelManifest, UpdateManifest
 from warren_shared.tensors.layout import Layout, Weights
 
 # A coordinator that kills itself before or after its Nth call of what DIE names.
@@ -511,3 +512,43 @@ def test_regions_learn_what_their_clients_learn_in_one_federation(tree: Tree) ->
     assert record.evaluation.examples == 4 * 10
     losses = [update.metrics["eval_loss"] for update in updates]  # of ten examples each
     assert record.metrics["eval_loss"] == pytest.approx(np.mean(losses))
+
+
+def test_a_client_that_joins_a_region_finds_the_model_in_its_spare_mailbox_too(
+    tree: Tree, node: Node
+) -> None:
+    """Which a region never filled: a client whose mailbox was lost with a node had no model."""
+    url = tree.urls["region-a bravo"]
+    vhost = url.rpartition("/")[2]
+    spared = Federation(vhost, clients=REGIONS["region-a"], fleets=(), spare_mailboxes=True)
+    private_node.bring_to_state(node, spared)
+    mailboxes = ("model.bravo", "model.bravo.spare")
+    with workers() as started, pika.BlockingConnection(pika.URLParameters(url)) as opened:
+        channel = opened.channel()
+
+        def models() -> list[str]:
+            """The mailboxes in which a model was, which is taken out."""
+            found = []
+            for mailbox in mailboxes:
+                while (body := channel.basic_get(mailbox, auto_ack=True)[2]) is not None:
+                    if isinstance(decode(body)[0], ModelManifest):
+                        found.append(mailbox)
+            return found
+
+        client = tree.client("alfa", "ledger", "--index", "0")
+        region = tree.region("region-a", "--spare-mailboxes")
+        started += [client, region, tree.root("--quorum", "1")]
+        region.wait_for("update_accepted")  # the round waits for bravo: no other model goes out
+        assert models() == list(mailboxes), "what all clients get"
+        join = encode(Join(federation=vhost, client="bravo"))
+        channel.basic_publish(
+            "update", "update", join, pika.BasicProperties(user_id="bravo", type="join")
+        )
+        region.wait_for("client_joined", client="bravo")
+        found: list[str] = []
+
+        def is_in_both() -> bool:
+            found.extend(models())
+            return found == list(mailboxes)
+
+        assert wait_for(is_in_both, DEADLINE_S), found
