@@ -1,4 +1,4 @@
-"""What the coordinator says of what happens: to its host's log, to everybody, to the audit."""
+"""What the coordinator says of what happens, to people: in its log, and in events."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -11,7 +11,6 @@ from coordinator_worker.monitoring.waiting import MAX_NAMED, TICK_S, in_words, r
 from coordinator_worker.rounds.round import evaluation_of, metrics_of
 from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import Best, State
-from coordinator_worker.storage.audit_log import Audit
 from warren_shared.errors import Rejected
 from warren_shared.observability.event_bus import Timings
 from warren_shared.observability.log import Log
@@ -27,9 +26,8 @@ Link = events.LinkConnected | events.LinkLost | events.LinkActive | events.LinkS
 class RunReporter:
     """Tells of a federation whose rounds close at ``quorum`` updates."""
 
-    def __init__(self, publisher: Events, quorum: int, audit: Audit) -> None:
+    def __init__(self, publisher: Events, quorum: int) -> None:
         self._events = publisher
-        self._audit = audit
         self._quorum = quorum
         self._rejected_in = -1  # version whose round has rejected everybody
         self._not_finite: frozenset[str] = frozenset()
@@ -54,7 +52,6 @@ class RunReporter:
     def accepted(self, manifest: UpdateManifest, version: int, updates: int, norm: float) -> None:
         """An update is in the sum that will make ``version`` + 1, as the ``updates``-th."""
         client = manifest.client
-        self._audit.accepted(manifest, version + 1)
         self._look_at_figures(manifest)
         log.info(
             "update_accepted",
@@ -80,10 +77,9 @@ class RunReporter:
             )
         )
 
-    def rejected(self, client: str, rejected: Rejected, user: str | None) -> None:
-        """Something of ``client`` that ``user`` sent must not count."""
+    def rejected(self, client: str, rejected: Rejected) -> None:
+        """Something of ``client`` must not count."""
         reason = rejected.reason
-        self._audit.rejected(user, client, rejected)
         say = log.info if reason == "stale" else log.warning  # being late is no fault
         say(
             "update_rejected",
@@ -130,7 +126,6 @@ class RunReporter:
     def flooded(self, user: str | None, rejected: Rejected, *, first: bool) -> None:
         """Of ``user`` so much was rejected that this is only counted, the ``first`` one said."""
         client = user or "unknown"
-        self._audit.flooded(user)
         self._events.tell(events.UpdateFlooded(client, rejected.reason))
         if first:
             log.warning(
@@ -263,7 +258,6 @@ class RunReporter:
         """Every mailbox has the model; ``phases`` of the round that made it, if one did."""
         version = state.version
         self._events.begin(state)
-        self._audit.published(version, model.digest, model.content)
         log.info("model_published", "version %d is published", version, version=version)
         kind = events.FederationFinished if model.final else events.ModelPublished
         size_bytes = state.weights.buffer.nbytes

@@ -1,8 +1,8 @@
 """What becomes of a message that must not count: kept for a look, told to its sender, counted."""
 
 from collections import Counter
+from enum import Enum, auto
 
-from coordinator_worker.monitoring.reporter import RunReporter
 from coordinator_worker.rounds.outcome import Refused
 from coordinator_worker.rounds.rate_limiter import TokenBucket
 from coordinator_worker.runtime.notices import Notices
@@ -10,6 +10,14 @@ from warren_shared.amqp.delivery import Delivery
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.session import Session
 from warren_shared.naming import REJECTED_QUEUE
+
+
+class Handling(Enum):
+    """What was done with a rejected message."""
+
+    DEAD_LETTERED = auto()  # a copy is kept, and its sender was told
+    COUNTED = auto()  # its sender floods
+    COUNTED_FIRST = auto()  # the first of a sender that is only counted
 
 
 class Rejections:
@@ -20,17 +28,16 @@ class Rejections:
     separate allowance and is no flood: a fleet shares one user, and may be late as a whole.
     """
 
-    def __init__(self, session: Session, notices: Notices, reporter: RunReporter) -> None:
+    def __init__(self, session: Session, notices: Notices) -> None:
         self._session = session
         self._notices = notices
-        self._reporter = reporter
         self._token_bucket, self._late = TokenBucket(), TokenBucket()
         self.counted: Counter[str] = Counter()
 
-    def put(self, outcome: Refused, delivery: Delivery) -> bool:
+    def put(self, outcome: Refused, delivery: Delivery) -> Handling:
         """Dead-letter a copy with the reason and tell the sender; the original may go then.
 
-        False if it was not worth it any more.
+        Of a sender that floods it is only counted.
 
         The broker's own dead-lettering could not say why.
         """
@@ -41,8 +48,7 @@ class Rejections:
         allowance = self._late if is_late else self._token_bucket
         if not allowance.take(sender):
             first = not is_late and allowance.news(sender)
-            self._reporter.flooded(delivery.user, rejected, first=first)
-            return False
+            return Handling.COUNTED_FIRST if first else Handling.COUNTED
         headers = {"reason": rejected.reason, "detail": rejected.detail, "client": client}
         # To the queue itself: what comes through the exchange was written by no coordinator.
         letter = Publication(
@@ -58,5 +64,4 @@ class Rejections:
                 detail=rejected.detail,
                 base_version=outcome.base_version,
             )
-        self._reporter.rejected(client, rejected, delivery.user)
-        return True
+        return Handling.DEAD_LETTERED

@@ -43,7 +43,7 @@ from coordinator_worker.rounds.staging import Staging
 from coordinator_worker.rounds.stopping import StoppingCriteria
 from coordinator_worker.runtime.active_run import ActiveRun
 from coordinator_worker.runtime.activity import LOOK_S, Activity
-from coordinator_worker.runtime.dead_letters import Rejections
+from coordinator_worker.runtime.dead_letters import Handling, Rejections
 from coordinator_worker.runtime.disk_retry import DiskRetry
 from coordinator_worker.runtime.evaluator import Evaluator
 from coordinator_worker.runtime.event_loop import CoordinatorLoop, NotPublished, check_room
@@ -117,8 +117,8 @@ class CoordinatorWorker:
         self._signer = Signer.of(settings.secret(settings.signing_keys))
         self._notices = Notices(self._loop.models, self._signer, spares=settings.spare_mailboxes)
         self._audit = self._store.audit
-        self._reporter = RunReporter(publisher, settings.quorum, self._audit)
-        self._rejections = Rejections(self._loop.models, self._notices, self._reporter)
+        self._reporter = RunReporter(publisher, settings.quorum)
+        self._rejections = Rejections(self._loop.models, self._notices)
         self._disk_retry = DiskRetry(self._reporter, self._loop)
         self._evaluator = (
             Evaluator(settings.evaluate, self._store.folder, self._evaluated)
@@ -424,7 +424,7 @@ class CoordinatorWorker:
         self._sending = (sending, [], self._epoch, Timings())
         self._loop.wait_for(sending)
         self._sending = None
-        self._reporter.published(state, publisher.manifest, Timings())
+        self._say_published(run, Timings())
         self._await_deadline(state)
         if self._finished:
             log.info(
@@ -476,8 +476,16 @@ class CoordinatorWorker:
         client = refused.client or ""
         if self._run is None:
             self._initial_weights.refused(client)
-        if self._rejections.put(refused, delivery):
+        handling = self._rejections.put(refused, delivery)
+        if handling is Handling.DEAD_LETTERED:
+            named = client or "unknown"
+            self._audit.rejected(delivery.user, named, refused.rejected)
+            self._reporter.rejected(named, refused.rejected)
             self._remember(partial(roster.rejected, client=client))
+        else:
+            first = handling is Handling.COUNTED_FIRST
+            self._audit.flooded(delivery.user)
+            self._reporter.flooded(delivery.user, refused.rejected, first=first)
 
     def _tell_the_missing(self, run: ActiveRun) -> None:
         """All that was in the queue when we asked has been read: what is not here was lost."""
@@ -523,6 +531,7 @@ class CoordinatorWorker:
             rarity = roster.rarity(run.state.roster, arrival.manifest.client)
         run.round.fold(arrival, rarity)
         updates = run.round.updates
+        self._audit.accepted(arrival.manifest, run.state.version + 1)
         self._reporter.accepted(arrival.manifest, run.state.version, updates, arrival.norm)
         if self._policy.closes(updates, overdue=self._overdue):
             self._close_round(run)
@@ -646,6 +655,12 @@ class CoordinatorWorker:
         self._loop.wait_for(sending)
         self._sending = None
         phases.timing("acknowledge", self._loop.updates.acknowledge)(tags, epoch)
-        self._reporter.published(run.state, run.publisher.manifest, phases)
+        self._say_published(run, phases)
         if self._evaluator is not None:
             self._evaluator.look_at(run.state.version, run.state.weights)
+
+    def _say_published(self, run: ActiveRun, phases: Timings) -> None:
+        """Every mailbox has the newest model; ``phases`` of the round that made it."""
+        manifest = run.publisher.manifest
+        self._audit.published(run.state.version, manifest.digest, manifest.content)
+        self._reporter.published(run.state, manifest, phases)

@@ -84,7 +84,7 @@ class Run:
         bus.subscribe([self.metrics])
         self.audit = Audit(folder)
         events = Events(self.outbox, bus, federation=FEDERATION)  # type: ignore[arg-type]
-        self.reporter = RunReporter(events, QUORUM, self.audit)
+        self.reporter = RunReporter(events, QUORUM)
         self.state = State(
             FEDERATION,
             RUN,
@@ -121,7 +121,7 @@ class Run:
         self.audit.take_over(self.state)
         for what in (LinkConnected, LinkActive):
             self.reporter.link(what)
-        self.reporter.published(self.state, model(1), Timings())
+        self._published(model(1))
         for client in ("alfa", "bravo", "charlie", "bravo.7"):
             self._step()
             self.reporter.joined(client)
@@ -133,8 +133,9 @@ class Run:
     ) -> None:
         for place, client in enumerate(clients, start=1):
             self._step()
-            self.reporter.accepted(update(client, version - 1 - (place == 2), metrics),
-                                   version - 1, place, 0.5 * place)  # fmt: skip
+            manifest = update(client, version - 1 - (place == 2), metrics)
+            self.audit.accepted(manifest, version)
+            self.reporter.accepted(manifest, version - 1, place, 0.5 * place)
         phases = timed(clients)
         counts = [(client, 10 * place) for place, client in enumerate(clients, start=1)]
         self.state = replace(
@@ -151,7 +152,19 @@ class Run:
         self.audit.aggregated(version, entries, more.get("diverged"))
         self._step()
         self.reporter.closed(RUN, record, phases)
-        self.reporter.published(self.state, model(version), phases)
+        self._published(model(version), phases)
+
+    def _published(self, manifest: ModelManifest, phases: Timings | None = None) -> None:
+        self.audit.published(self.state.version, manifest.digest, manifest.content)
+        self.reporter.published(self.state, manifest, phases or Timings())
+
+    def _rejected(self, client: str, rejected: Rejected, user: str) -> None:
+        self.audit.rejected(user, client, rejected)
+        self.reporter.rejected(client, rejected)
+
+    def _flooded(self, user: str | None, rejected: Rejected, *, first: bool) -> None:
+        self.audit.flooded(user)
+        self.reporter.flooded(user, rejected, first=first)
 
     def _evaluated(self, version: int) -> None:
         figures = {"rank": 0.5, "auc": nan}
@@ -168,15 +181,15 @@ class Run:
         say = self.reporter
         say.failed(Failed(federation=FEDERATION, client="bravo", reason="KeyError: 'age'"))
         say.failed(Failed(federation=FEDERATION, client="bravo", reason="out of data", ends=True))
-        say.rejected("charlie", Rejected("norm", "its norm is 1e30"), "charlie")
-        say.rejected("bravo.7", Rejected("stale", "trained from version 0"), "bravo")
+        self._rejected("charlie", Rejected("norm", "its norm is 1e30"), "charlie")
+        self._rejected("bravo.7", Rejected("stale", "trained from version 0"), "bravo")
         for first in (True, False):
-            say.flooded("charlie", Rejected("malformed", "rubbish"), first=first)
-        say.flooded(None, Rejected("identity", "nobody vouches"), first=False)
+            self._flooded("charlie", Rejected("malformed", "rubbish"), first=first)
+        self._flooded(None, Rejected("identity", "nobody vouches"), first=False)
         say.alive()
         say.alive(("charlie",))
         say.waiting(0)
-        say.rejected("alfa", Rejected("norm", "its norm is 1e30"), "alfa")
+        self._rejected("alfa", Rejected("norm", "its norm is 1e30"), "alfa")
         say.overdue(3, 1, 1)
         say.stalled(OSError(28, "No space left on device"))
         say.recovered()
@@ -189,7 +202,7 @@ class Run:
             self.state, weights(version), version, f"version {version}"
         )
         self.audit.rolled_back(self.state)
-        self.reporter.published(self.state, model(self.state.version), Timings())
+        self._published(model(self.state.version))
 
     def _end(self) -> None:
         version = self.state.version
@@ -198,7 +211,7 @@ class Run:
         self.state = with_figures(self.state, version, final_evaluation=final)
         self.reporter.final_evaluated(version, final.metrics)
         self.reporter.ends(version, "--rounds 6 are made")
-        self.reporter.published(self.state, model(version, final=True), Timings())
+        self._published(model(version, final=True))
         self.reporter.stopped()
 
 

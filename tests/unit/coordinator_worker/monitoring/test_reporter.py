@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from math import nan
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,6 @@ from coordinator_worker.monitoring.events import (
 from coordinator_worker.monitoring.reporter import RunReporter
 from coordinator_worker.state.roster import StatusTotal
 from coordinator_worker.state.round_record import ClientReport, RoundRecord
-from coordinator_worker.storage.audit_log import Audit
 from warren_shared.amqp.publisher import Publication
 from warren_shared.errors import Rejected
 from warren_shared.observability.event_bus import EventBus, Timings
@@ -67,9 +65,9 @@ def event_bus() -> EventBus[Event]:
 
 
 @pytest.fixture
-def reporter(outbox: Outbox, event_bus: EventBus[Event], tmp_path: Path) -> RunReporter:
+def reporter(outbox: Outbox, event_bus: EventBus[Event]) -> RunReporter:
     events = Events(outbox, event_bus, federation="clinics")  # type: ignore[arg-type]
-    return RunReporter(events, 2, Audit(tmp_path))
+    return RunReporter(events, 2)
 
 
 def test_listeners_hear_each_of_a_flood_and_everybody_only_the_first(

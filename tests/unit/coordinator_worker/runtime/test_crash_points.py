@@ -6,6 +6,7 @@ worker.
 """
 
 import contextlib
+import json
 import tempfile
 import threading
 from collections.abc import Iterable
@@ -251,9 +252,15 @@ def check_audit(state: State, folder: Path) -> None:
     made = versions(read(folder))
     assert list(made) == [(RUN, version) for version in range(1, state.version + 1)]
     counted = np.zeros(UPDATES)
+    accepted = {
+        (line["version"], line["transfer"])
+        for line in (json.loads(text) for _, text in read(folder))
+        if line["event"] == "accepted"
+    }
     for version in made.values():
         assert version.published is not None
         for entry in version.line["contributions"]:
+            assert (version.version, entry["transfer"]) in accepted
             counted[int(entry["client"][1:])] += 1
     np.testing.assert_array_equal(counted, state.weights[0] * QUORUM)
     assert list(faults(read(folder))) == []
