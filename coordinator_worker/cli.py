@@ -52,17 +52,17 @@ def _coordinate(argv: list[str]) -> int:
     )
     log.configure(given.log_format, given.log_level)
     keep_freed_memory(one_arena=True)
-    worker = CoordinatorWorker(given) if given.parent is None else _region(given)
+    worker = CoordinatorWorker.from_settings(given) if given.parent is None else _region(given)
     say_started(given.unknown_settings)
     return worker.run()
 
 
 def _region(given: "CoordinatorSettings") -> "CoordinatorWorker":
     from coordinator_worker.runtime.upstream import (
-        RegionCoordinator,  # and with it the client's side
+        region,  # and with it the client's side
     )
 
-    return RegionCoordinator(given)
+    return region(given)
 
 
 if __name__ == "__main__":

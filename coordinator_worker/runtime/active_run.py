@@ -1,6 +1,7 @@
 """A training run that has a model: the four objects that begin together."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Self
 
 from coordinator_worker.aggregation.coordinator import FederatedCoordinator
 from coordinator_worker.rounds.round import Round
@@ -22,11 +23,22 @@ class ActiveRun:
     coordinator: FederatedCoordinator
     share: float
     alone: bool
-    round: Round = field(init=False)
+    round: Round
 
-    def __post_init__(self) -> None:
-        self.state = replace(self.state, slots=self.coordinator.slots)
-        self.begin_round()
+    @classmethod
+    def begin(
+        cls,
+        state: State,
+        publisher: ModelPublisher,
+        coordinator: FederatedCoordinator,
+        *,
+        share: float,
+        alone: bool,
+    ) -> Self:
+        """A run that goes on from ``state``, with its first round open."""
+        state = replace(state, slots=coordinator.slots)
+        cohort = coordinator.begin(None, state.weights, alone=alone)
+        return cls(state, publisher, coordinator, share, alone, Round(cohort, share))
 
     def begin_round(self, memory: Weights | None = None) -> None:
         """Open the next round, whose sum may take ``memory``."""

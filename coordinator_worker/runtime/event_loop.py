@@ -5,8 +5,9 @@ import time
 from collections.abc import Sequence
 from concurrent import futures
 from concurrent.futures import Future
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Final
+from typing import Final, Self
 
 from coordinator_worker.rounds import newest_version
 from coordinator_worker.runtime.inbox import (
@@ -38,6 +39,7 @@ log = Log(__name__)
 
 FAILS_S: Final = 30.0
 MAX_LOOKED_FOR: Final = 200
+A_MODEL: Final = "waiting until a model is published"
 QUIET_S: Final = 2.0  # connected for so long and nothing came: another one is active
 
 
@@ -62,27 +64,58 @@ class CoordinatorLoop:
     acknowledgements must not be stuck behind a model. All that happens comes out of ``get``.
     """
 
-    def __init__(self, settings: CoordinatorSettings) -> None:
-        self._name = name = f"coordinator · {settings.federation}"
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        supervisor: Supervisor,
+        inbox: Inbox,
+        *,
+        models: Session,
+        updates: Session,
+    ) -> None:
+        self._name = _name(settings)
         self._broker = settings.broker
         self._spares = settings.spare_mailboxes
         self._patience_s = settings.wait_broker_s
-        self.supervisor = Supervisor(settings.ready_file)
-        self._pulse = Pulse(self.supervisor, self._ask_whether_alive)
+        self.supervisor = supervisor
+        self._pulse = Pulse(supervisor, self._ask_whether_alive)
         self._stop_asked: SimpleQueue[None] = SimpleQueue()
         self._timers: dict[type[Event], threading.Timer] = {}
         self._asking = threading.Lock()  # one question at a time
-        self._inbox = Inbox(lambda: self.updates.pause(), lambda: self.updates.resume())  # noqa: PLW0108
-        self.models = Session.for_broker(
-            settings.broker, f"{name} · models out", on_wait=self.waiting
+        self._inbox = inbox
+        self.models = models
+        self.updates = updates
+
+    @classmethod
+    def from_settings(cls, settings: CoordinatorSettings) -> Self:
+        """The loop of a coordinator, which `start` connects.
+
+        Raises:
+            ConfigError: what TLS or the login needs cannot be read.
+        """
+        name = _name(settings)
+        supervisor = Supervisor(settings.ready_file)
+        inbox = Inbox(lambda: updates.pause(), lambda: updates.resume())  # noqa: PLW0108
+
+        def connected(_queue: str | None) -> None:
+            supervisor.ready()
+            inbox.put(Connected())
+
+        def lost() -> None:
+            supervisor.away()
+            inbox.put(Lost())
+
+        models = Session.for_broker(
+            settings.broker, f"{name} · models out", on_wait=partial(_say_waiting, supervisor)
         )
-        self.updates = Session.for_broker(
+        updates = Session.for_broker(
             settings.broker,
             f"{name} · updates in",
-            Subscription((UPDATE_QUEUE,), self._inbox.deliver, tag="coordinator"),
-            on_ready=lambda _queue: self._connected(),
-            on_lost=self._lost,
+            Subscription((UPDATE_QUEUE,), inbox.deliver, tag="coordinator"),
+            on_ready=connected,
+            on_lost=lost,
         )
+        return cls(settings, supervisor, inbox, models=models, updates=updates)
 
     def start(self) -> None:
         """Connect both; raises as Session.start does."""
@@ -186,18 +219,19 @@ class CoordinatorLoop:
                 raise NotPublished
         sending.result()
 
-    def waiting(self, what: str = "waiting until a model is published") -> None:
+    def waiting(self, what: str = A_MODEL) -> None:
         """Say that we wait for others, which is our work too; not if a thread that sends does."""
-        if threading.current_thread() is threading.main_thread():
-            self.supervisor.alive(what)
+        _say_waiting(self.supervisor, what)
 
     def _ask_whether_alive(self) -> None:
         self.updates.on_thread(lambda: self._inbox.put(WatchdogTick()))
 
-    def _connected(self) -> None:
-        self.supervisor.ready()
-        self._inbox.put(Connected())
 
-    def _lost(self) -> None:
-        self.supervisor.away()
-        self._inbox.put(Lost())
+def _name(settings: CoordinatorSettings) -> str:
+    """What the management UI calls the connections."""
+    return f"coordinator · {settings.federation}"
+
+
+def _say_waiting(supervisor: Supervisor, what: str = A_MODEL) -> None:
+    if threading.current_thread() is threading.main_thread():
+        supervisor.alive(what)

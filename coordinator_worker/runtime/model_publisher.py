@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import Any
+from typing import Any, Self
 
 from warren_shared.amqp.publisher import BLOCKED, Publication
 from warren_shared.amqp.session import Session
@@ -60,10 +60,11 @@ class ModelPublisher:
         self,
         session: Session,
         weights: Weights,
-        signer: Signer | None = None,
+        signer: Signer | None,
+        manifest: ModelManifest,
         *,
         header: ModelHeader,
-        spares: bool = False,
+        spares: bool,
     ) -> None:
         self._session = session
         self._signer = signer
@@ -71,8 +72,23 @@ class ModelPublisher:
         self.header = header
         self._may_end = Event()
         self._may_end.set()
-        self._outgoing = self._announce(weights)
+        self._announced = manifest
+        self._outgoing = Outgoing(manifest, weights.buffer)
         self._weights = weights
+
+    @classmethod
+    def announce(
+        cls,
+        session: Session,
+        weights: Weights,
+        signer: Signer | None = None,
+        *,
+        header: ModelHeader,
+        spares: bool = False,
+    ) -> Self:
+        """A publisher whose newest model is ``weights``, digested and signed, but not sent yet."""
+        manifest = _manifest(weights, header, signer)
+        return cls(session, weights, signer, manifest, header=header, spares=spares)
 
     def set_header(self, header: ModelHeader) -> None:
         """Say this of the next model."""
@@ -81,6 +97,10 @@ class ModelPublisher:
     def hold_last_chunk(self) -> None:
         """Publish all of the next model but its last message, until ``release``."""
         self._may_end.clear()
+
+    def wait_until_released(self) -> None:
+        """Return when the next model may be published whole."""
+        self._may_end.wait()
 
     def release(self) -> None:
         """The model may become whole."""
@@ -99,7 +119,8 @@ class ModelPublisher:
     def set_weights(self, weights: Sequence[Array]) -> None:
         """Publish ``weights`` to every mailbox; return when the broker has them all."""
         self._weights = Weights.of(weights)
-        self._outgoing = self._announce(self._weights)
+        self._announced = _manifest(self._weights, self.header, self._signer)
+        self._outgoing = Outgoing(self._announced, self._weights.buffer)
         # After a partition a node may know no mailbox at all, and take models to nowhere.
         letters = self._letters(MODEL_EXCHANGE, "", self._mark())
         self._session.publish(letters, waits_for_queue=True)
@@ -123,24 +144,22 @@ class ModelPublisher:
         told["messages"] = len(self._outgoing)
         return OutgoingMessages(self._outgoing, exchange, routing_key, self._may_end, told, mark)
 
-    def _announce(self, weights: Weights) -> Outgoing:
-        header = self.header
-        manifest = ModelManifest(
-            tensors=tensor_entries(weights.layout),
-            **transfer_fields(weights.buffer),  # type: ignore[arg-type]
-            federation=header.federation,
-            run=header.run,
-            version=header.version,
-            config=dict(header.config),
-            local=header.local,
-            max_staleness=header.max_staleness,
-            participation=header.participation,
-            final=header.final,
-            fixed_state=dict(header.fixed_state),
-            uplink=header.uplink,
-            content=content_digest(weights.buffer) if self._signer is not None else None,
-        )
-        if self._signer is not None:
-            manifest = self._signer.sign(manifest)
-        self._announced = manifest
-        return Outgoing(manifest, weights.buffer)
+
+def _manifest(weights: Weights, header: ModelHeader, signer: Signer | None) -> ModelManifest:
+    """How ``weights`` are announced."""
+    manifest = ModelManifest(
+        tensors=tensor_entries(weights.layout),
+        **transfer_fields(weights.buffer),  # type: ignore[arg-type]
+        federation=header.federation,
+        run=header.run,
+        version=header.version,
+        config=dict(header.config),
+        local=header.local,
+        max_staleness=header.max_staleness,
+        participation=header.participation,
+        final=header.final,
+        fixed_state=dict(header.fixed_state),
+        uplink=header.uplink,
+        content=content_digest(weights.buffer) if signer is not None else None,
+    )
+    return signer.sign(manifest) if signer is not None else manifest

@@ -14,33 +14,31 @@ The coordinator has the main thread, the client above another thread; they meet 
 This is the one module that knows both workers.
 """
 
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
 from client_worker.runtime.mailbox import GlobalModel, Shelved
 from client_worker.runtime.upstream_client import Handover, Region, Result, settings_above
 from coordinator_worker.rounds.round import Round
-from coordinator_worker.runtime.active_run import ActiveRun
-from coordinator_worker.runtime.inbox import Event, StandbyTimeout
+from coordinator_worker.runtime.inbox import StandbyTimeout
 from coordinator_worker.runtime.model_publisher import ModelPublisher
+from coordinator_worker.runtime.resources import Resources, RunRules
 from coordinator_worker.runtime.worker import CoordinatorWorker
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.round_record import ALWAYS, RegionResult, RoundRecord
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage.checkpoint import Checkpoint
 from coordinator_worker.storage.store import ABOVE
-from warren_shared.amqp.session import Session
-from warren_shared.errors import BrokerRefused, ConfigError
+from warren_shared.errors import BrokerRefused, ConfigError, Stopped
 from warren_shared.files import private_folder
 from warren_shared.observability.log import Log
-from warren_shared.protocol.messages import MAX_EXAMPLES, ModelManifest
-from warren_shared.protocol.model_header import ModelHeader
-from warren_shared.protocol.signing import Signer
+from warren_shared.protocol.messages import MAX_EXAMPLES, ModelManifest, Setting
 from warren_shared.tensors.evaluation import of_histograms
 from warren_shared.tensors.layout import STATISTIC, Weights
 from warren_shared.tensors.update import Update
@@ -63,15 +61,22 @@ class Origin:
     both: to publish the same model again, and to know to which one above the result belongs.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._checkpoint = Checkpoint(private_folder(folder))
-        self.version = -1
-        self.model: GlobalModel | None = None
-        if (state := self._checkpoint.state) is not None:
-            record = state.history[-1]
-            self.version = record.version
-            manifest = ModelManifest.model_validate(record.extra["manifest"])
-            self.model = GlobalModel(manifest, Shelved(state.weights, is_whole=True))
+    def __init__(self, file: Checkpoint, version: int, model: GlobalModel | None) -> None:
+        self._checkpoint = file
+        self.version = version
+        self.model = model
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The one in ``folder``, which is made if there is none."""
+        file = Checkpoint(private_folder(folder))
+        if (state := file.state) is None:
+            return cls(file, -1, None)
+        record = state.history[-1]
+        manifest = ModelManifest.model_validate(record.extra["manifest"])
+        return cls(
+            file, record.version, GlobalModel(manifest, Shelved(state.weights, is_whole=True))
+        )
 
     def put(self, version: int, model: GlobalModel) -> None:
         """Version ``version`` is ``model`` from now on; raises OSError if the disk is full."""
@@ -82,41 +87,22 @@ class Origin:
         self.version, self.model = version, model
 
 
-class Relay(ModelPublisher):
-    """Gives each model that the coordinator made up, and publishes what comes down instead."""
+class UpstreamFederation:
+    """The model source of a region: each next model comes from the federation above.
+
+    The client above runs on a thread of its own from the first model on.
+    """
+
+    alone = False  # while a round is open the model from above takes the place of its own
 
     def __init__(
-        self,
-        region: "RegionCoordinator",
-        session: Session,
-        weights: Weights,
-        signer: Signer | None,
-        header: ModelHeader,
-        *,
-        spares: bool,
+        self, above: "ClientSettings", config: Mapping[str, Setting], resources: Resources
     ) -> None:
-        super().__init__(session, weights, signer, header=header, spares=spares)
-        self._region = region
-
-    def set_weights(self, weights: Any) -> None:
-        """Exchange ``weights`` for the model from above, where they lie; publish that."""
-        mine = Weights.of(weights)
-        self._may_end.wait()  # until it is in the checkpoint
-        model = self._region.exchange(mine)
-        mine.buffer[:] = model.weights.buffer
-        above = model.manifest
-        self.set_header(replace(self.header, final=above.final, local=above.local))
-        super().set_weights(mine)
-
-
-class RegionCoordinator(CoordinatorWorker):
-    """A coordinator whose models come from the federation above, and whose rounds go there."""
-
-    _alone = False  # while a round is open the model from above takes the place of its own
-
-    def __init__(self, settings: CoordinatorSettings) -> None:
-        self._above = client_above(settings)
-        super().__init__(settings)
+        self._above = above
+        self._config = config
+        self._store = resources.store
+        self._loop = resources.loop
+        self._disk_retry = resources.disk_retry
         self._handover = Handover()
         self._origin: Origin | None = None
         self._client: ClientWorker | None = None
@@ -124,26 +110,77 @@ class RegionCoordinator(CoordinatorWorker):
         self._taking_part: Future[int] | None = None
         self._replaced_s = 0.0
 
-    def run(self) -> int:
-        """Serve until the federation above has ended or a signal asks to stop."""
-        code = super().run()
-        if self._taking_part is not None:
-            self._taking_part.result()  # what ended it ends us
-        return code
+    def begin(self, weights: Weights) -> None:
+        """Take part above, unless that has ended; with ``weights`` if nothing came from there."""
+        if self._origin is not None:
+            return
+        self._origin = Origin.read(self._store.folder / ABOVE)
+        known = self._origin.model
+        if known is None or not known.manifest.final:
+            ours = known.weights if known is not None else _copy(weights)
+            self._take_part(ours, known.manifest if known is not None else None)
+
+    def complete(self, record: RoundRecord, closed: Round, version: int) -> RoundRecord:
+        """Add what the federation above is told of the round."""
+        examples = sum(examples for _, examples in closed.examples)
+        return replace(record, above=RegionResult(examples, closed.evaluation_of(version)))
+
+    def provide(self, publisher: ModelPublisher, weights: Weights) -> None:
+        """Exchange ``weights`` for the model from above, where they lie."""
+        publisher.wait_until_released()  # until it is in the checkpoint
+        model = self._exchange(publisher.header.version, weights)
+        weights.buffer[:] = model.weights.buffer
+        above = model.manifest
+        publisher.set_header(replace(publisher.header, final=above.final, local=above.local))
+
+    def end_reason(self, manifest: ModelManifest) -> str:
+        """The federation above says which model is the last."""
+        return "the federation above has ended, and its last model is out" if manifest.final else ""
+
+    def look_at_standby(self, *, active: bool) -> None:
+        """Raise BrokerRefused if another coordinator needs our place above."""
+        if self._client is None:
+            return
+        if active:
+            self._replaced_s = 0.0
+        elif self._replaced_s < REPLACED_S:
+            self._replaced_s += REPLACED_S
+            self._loop.remind(REPLACED_S, StandbyTimeout())
+        else:
+            raise BrokerRefused(
+                "another coordinator of this region is active, and only one can be the client"
+                " above: start this one again, and it will be the standby"
+            )
 
     def stop(self) -> None:
-        """End ``run``; safe in a signal handler."""
-        super().stop()
+        """End the exchange of models, and the client above; safe in a signal handler."""
         self._handover.close()
         if self._client is not None:
             self._client.stop()
 
-    def exchange(self, mine: Weights) -> GlobalModel:
-        """The model from above that the newest version is; for that ``mine`` goes up first."""
+    def abandon(self, publisher: ModelPublisher | None) -> None:
+        """End what the sending thread waits for: a checkpoint, or a model from above."""
+        self.stop()
+        if publisher is not None:
+            publisher.release()  # or it would wait for a checkpoint for ever
+
+    def close(self) -> None:
+        """Wait for the client above."""
+        self._thread.shutdown()
+
+    def raise_failure(self) -> None:
+        """What ended the client above ends us."""
+        if self._taking_part is not None:
+            self._taking_part.result()
+
+    def _exchange(self, version: int, mine: Weights) -> GlobalModel:
+        """The model from above that ``version`` is; for that ``mine`` goes up first."""
         self._store.settle()  # it may be on its way to the past versions, and is overwritten next
         state, origin = self._store.state, self._origin
         if state is None or origin is None:
             raise RuntimeError("a model was to go up that is in no checkpoint")
+        if state.version != version:  # or the model of another version would be published as this
+            raise Stopped(f"stopped before version {version} was in the checkpoint")
         if origin.model is not None and origin.version == state.version:
             log.info("round_resumed", "going on with the round from version %d", state.version)
             return origin.model
@@ -164,69 +201,6 @@ class RegionCoordinator(CoordinatorWorker):
         self._disk_retry.persist(partial(origin.put, state.version, model))
         return model
 
-    # --- as a coordinator -----------------------------------------------------------------------
-
-    def _close(self) -> None:
-        self._handover.close()
-        if self._client is not None:
-            self._client.stop()
-        if self._run is not None:
-            self._run.publisher.release()  # or the sender would wait for a checkpoint for ever
-        super()._close()
-        self._thread.shutdown()
-
-    def _heed(self, event: Event) -> None:
-        super()._heed(event)
-        if not isinstance(event, StandbyTimeout) or self._client is None:
-            return
-        if self._active:
-            self._replaced_s = 0.0
-        elif self._replaced_s < REPLACED_S:
-            self._replaced_s += REPLACED_S
-            self._loop.remind(REPLACED_S, StandbyTimeout())
-        else:
-            raise BrokerRefused(
-                "another coordinator of this region is active, and only one can be the client"
-                " above: start this one again, and it will be the standby"
-            )
-
-    def _make_publisher(self, weights: Weights, header: ModelHeader) -> ModelPublisher:
-        spares = self._settings.spare_mailboxes
-        relay = Relay(self, self._loop.models, weights, self._signer, header, spares=spares)
-        if self._origin is None:
-            self._origin = Origin(self._store.folder / ABOVE)
-            known = self._origin.model
-            if known is None or not known.manifest.final:
-                ours = known.weights if known is not None else _copy(relay.get_weights())
-                self._take_part(ours, known.manifest if known is not None else None)
-        return relay
-
-    def _begin(self, state: State) -> None:
-        super()._begin(state)
-        self._look_for_end()
-
-    def _settle_sending(self) -> None:
-        super()._settle_sending()
-        self._look_for_end()
-
-    def _look_for_end(self) -> None:
-        run = self._run
-        if self._finished or run is None:
-            return
-        if run.publisher.manifest.final:
-            self._finished = True
-            log.info("finished", "the federation above has ended, and its last model is out")
-            self._disk_retry.persist(partial(self._store.save, run.state))  # it is that model now
-
-    def _aggregate(
-        self, run: ActiveRun, closed: Round, record: RoundRecord
-    ) -> tuple[Weights, RoundRecord]:
-        examples = sum(examples for _, examples in closed.examples)
-        above = RegionResult(examples, closed.evaluation_of(run.state.version))
-        return super()._aggregate(run, closed, replace(record, above=above))
-
-    # --- as a client above ----------------------------------------------------------------------
-
     def _take_part(self, weights: Weights, begun: ModelManifest | None) -> None:
         region = Region(self._handover, weights, begun, self._config)
         self._client = region.worker(self._above)
@@ -237,6 +211,20 @@ class RegionCoordinator(CoordinatorWorker):
         if done.exception() is not None:
             self._handover.close()
             self._loop.ask_to_stop()
+
+
+def region(settings: CoordinatorSettings) -> CoordinatorWorker:
+    """A coordinator whose models come from the federation above, and whose rounds go there.
+
+    Raises:
+        ConfigError: ``--parent`` is not the bundle of a client, or what
+            `CoordinatorWorker.from_settings` refuses.
+    """
+    above = client_above(settings)
+    rules = RunRules.from_settings(settings)
+    resources = Resources.open(settings, rules)
+    source = UpstreamFederation(above, rules.config, resources)
+    return CoordinatorWorker(settings, rules, resources, source)
 
 
 def client_above(settings: CoordinatorSettings) -> "ClientSettings":

@@ -6,26 +6,28 @@ each update either still in the broker or in the checkpoint's ledger, and never 
 
 Of several coordinators the broker lets one consume, the active one; it alone takes the checkpoint
 folder's lease, reads the newest checkpoint, and publishes.
+
+Which model a round leads to is its model source's to say (`ModelSource`): a region is this worker
+with another one. The audit log is written here and nowhere else: when we take over, or begin with a
+client's weights (``resumed``); in ``_take`` and ``_refuse`` (``accepted``, ``rejected``,
+``flooded``); in ``_close_round`` before the checkpoint (``aggregated``); once a model is out
+(``published``).
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Final, assert_never
+from typing import Final, Self, assert_never
 
 from coordinator_worker.aggregation import Diverged
-from coordinator_worker.aggregation.algorithm import Algorithm
-from coordinator_worker.monitoring import events, listeners
-from coordinator_worker.monitoring.event_publisher import Events
-from coordinator_worker.monitoring.reporter import RunReporter
+from coordinator_worker.monitoring import events
 from coordinator_worker.monitoring.waiting import TICK_S, WaitingReport
 from coordinator_worker.rounds import newest_version
 from coordinator_worker.rounds.final_evaluation import FinalEvaluation
 from coordinator_worker.rounds.fixed_states import FixedStates
 from coordinator_worker.rounds.incoming_update import IncomingUpdate
-from coordinator_worker.rounds.intake import Intake
 from coordinator_worker.rounds.missing import Missing
 from coordinator_worker.rounds.outcome import (
     Accepted,
@@ -37,16 +39,11 @@ from coordinator_worker.rounds.outcome import (
     ProbeReturned,
     Refused,
 )
-from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.rounds.round import Round
-from coordinator_worker.rounds.staging import Staging
-from coordinator_worker.rounds.stopping import StoppingCriteria
 from coordinator_worker.runtime.active_run import ActiveRun
 from coordinator_worker.runtime.activity import LOOK_S, Activity
-from coordinator_worker.runtime.dead_letters import Handling, Rejections
-from coordinator_worker.runtime.disk_retry import DiskRetry
-from coordinator_worker.runtime.evaluator import Evaluator
-from coordinator_worker.runtime.event_loop import CoordinatorLoop, NotPublished, check_room
+from coordinator_worker.runtime.dead_letters import Handling
+from coordinator_worker.runtime.event_loop import NotPublished, check_room
 from coordinator_worker.runtime.inbox import (
     Asked,
     Connected,
@@ -64,22 +61,20 @@ from coordinator_worker.runtime.inbox import (
     Tick,
     WatchdogTick,
 )
-from coordinator_worker.runtime.initial_weights import InitialWeightsRequest
 from coordinator_worker.runtime.model_publisher import ModelPublisher
-from coordinator_worker.runtime.notices import Notices
-from coordinator_worker.settings import CoordinatorSettings, parse_config
+from coordinator_worker.runtime.model_source import LocalAggregation, ModelSource
+from coordinator_worker.runtime.resources import Resources, RunRules
+from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state import roster
 from coordinator_worker.state.round_record import EvaluationSummary, RoundRecord
 from coordinator_worker.state.training_state import Best, State, status, with_figures
-from coordinator_worker.storage.store import Store
 from warren_shared.amqp.delivery import Delivery
 from warren_shared.errors import BrokerUnavailable, Stopped
-from warren_shared.observability.event_bus import EventBus, Timings
+from warren_shared.observability.event_bus import Timings
 from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import kind_of
 from warren_shared.protocol.messages import InitialManifest, Join, UpdateManifest
 from warren_shared.protocol.model_header import ModelHeader
-from warren_shared.protocol.signing import Signer
 from warren_shared.service.lifecycle import on_stop_signal
 from warren_shared.tensors.layout import Weights
 
@@ -93,38 +88,34 @@ IN_FLIGHT_BYTES: Final = 8 << 20
 class CoordinatorWorker:
     """One training run: from its checkpoint, or from version 0, to its goal or a signal."""
 
-    _alone = True  # no other process changes the model that it made
-
-    def __init__(self, settings: CoordinatorSettings) -> None:
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        rules: RunRules,
+        resources: Resources,
+        source: ModelSource,
+    ) -> None:
         self._settings = settings
-        self._config = parse_config(settings.config)
-        self._stopping = StoppingCriteria.from_settings(settings)
-        self._learning = Algorithm.from_settings(settings)
-        self._policy = Policy.from_settings(settings, self._learning.aggregator)
-        self._loop = CoordinatorLoop(settings)
-        self._store = Store(settings, self._loop.stopped_within)
+        self._config = rules.config
+        self._stopping = rules.stopping
+        self._learning = rules.learning
+        self._policy = rules.policy
+        self._loop = resources.loop
+        self._store = resources.store
+        self._audit = resources.store.audit
+        self._staging = resources.staging
+        self._initial_weights = resources.initial_weights
+        self._intake = resources.intake
+        self._event_bus = resources.event_bus
+        self._signer = resources.signer
+        self._notices = resources.notices
+        self._reporter = resources.reporter
+        self._rejections = resources.rejections
+        self._disk_retry = resources.disk_retry
+        self._evaluator = resources.evaluator
+        self._source = source
         self._run: ActiveRun | None = None  # None until there is a model
         self._left: State | None = None  # of a run whose model we could not publish
-        self._staging = Staging(self._store.folder, memory_bytes=0)
-        self._initial_weights = InitialWeightsRequest(
-            self._ask_for_weights, lambda: self._loop.put(InitialWeightsTimeout())
-        )
-        asked = self._initial_weights.was_asked
-        self._intake = Intake.of(settings, self._policy, self._staging, asked)
-        self._event_bus = EventBus[events.Event]()
-        self._event_bus.subscribe(listeners.from_settings(settings))
-        publisher = Events(self._loop.models, self._event_bus, federation=settings.federation)
-        self._signer = Signer.of(settings.secret(settings.signing_keys))
-        self._notices = Notices(self._loop.models, self._signer, spares=settings.spare_mailboxes)
-        self._audit = self._store.audit
-        self._reporter = RunReporter(publisher, settings.quorum)
-        self._rejections = Rejections(self._loop.models, self._notices)
-        self._disk_retry = DiskRetry(self._reporter, self._loop)
-        self._evaluator = (
-            Evaluator(settings.evaluate, self._store.folder, self._evaluated)
-            if settings.evaluate
-            else None
-        )
         self._fixed_states = FixedStates()
         self._waiting = WaitingReport()
         self._missing = Missing()
@@ -136,6 +127,16 @@ class CoordinatorWorker:
         self._abandoned = 0  # epoch of which nothing more is taken: it lacks a message
         self._sender = ThreadPoolExecutor(1, "send")
         self._sending: tuple[Future[None], list[int], int, Timings] | None = None
+
+    @classmethod
+    def from_settings(cls, settings: CoordinatorSettings) -> Self:
+        """A coordinator that aggregates its own models, with the newest checkpoint read.
+
+        Raises:
+            ConfigError: a setting, or what it names, cannot be used.
+        """
+        rules = RunRules.from_settings(settings)
+        return cls(settings, rules, Resources.open(settings, rules), LocalAggregation())
 
     def run(self) -> int:
         """Serve until the goal is reached or a signal asks to stop; return the exit code.
@@ -164,7 +165,7 @@ class CoordinatorWorker:
                     "the newest model, which is in the checkpoint, reaches no mailbox: look for a"
                     " node of the broker that was cut off"
                 ) from None
-            if self._finished and self._active and self._alone:
+            if self._finished and self._active and self._source.alone:
                 self._collect_final()
             if self._finished and self._evaluator is not None and self._run is not None:
                 last = self._run.state
@@ -174,11 +175,13 @@ class CoordinatorWorker:
             log.warning("stopped", "%s; nothing is lost", error)
         finally:
             self._close()
+        self._source.raise_failure()
         return 0 if self._finished else stop_signal.exit_code
 
     def stop(self) -> None:
         """End ``run``; safe in a signal handler."""
         self._loop.ask_to_stop()
+        self._source.stop()
 
     # --- after the last version -----------------------------------------------------------------
 
@@ -245,6 +248,7 @@ class CoordinatorWorker:
         self._disk_retry.persist(partial(self._store.save, run.state))
 
     def _close(self) -> None:
+        self._source.abandon(self._run.publisher if self._run is not None else None)
         if self._evaluator is not None:
             self._evaluator.close()
         if self._active:
@@ -253,6 +257,7 @@ class CoordinatorWorker:
         self._sender.shutdown()
         self._event_bus.close()
         self._store.close()
+        self._source.close()
 
     # --- becoming and being the active coordinator ----------------------------------------------
 
@@ -267,9 +272,8 @@ class CoordinatorWorker:
                 self._loop.supervisor.alive(told)
             case Asked() | Doubt() | Tick() | Seen() | Judged() if self._active:
                 self._look_around(event)
-            case StandbyTimeout() if not self._active:
-                self._reporter.link(events.LinkStandby)
-                log.info("standby", "another coordinator is active; waiting for its end")
+            case StandbyTimeout():
+                self._look_at_standby()
             case Lost():
                 self._reporter.link(events.LinkLost)
                 self._let_go()
@@ -281,6 +285,13 @@ class CoordinatorWorker:
                 if version == self._run.state.version:
                     self._overdue = True
                     self._look_at_deadline(self._run)
+
+    def _look_at_standby(self) -> None:
+        """Something would have been delivered by now if we were the active one."""
+        if not self._active:
+            self._reporter.link(events.LinkStandby)
+            log.info("standby", "another coordinator is active; waiting for its end")
+        self._source.look_at_standby(active=self._active)
 
     def _deliver(self, item: Delivery) -> None:
         if item.epoch != self._loop.updates.epoch or item.epoch == self._abandoned:
@@ -312,7 +323,7 @@ class CoordinatorWorker:
             self._loop.updates.reopen()
             return False
         told = (self._store.folder, self._store.damaged)
-        newest_version.check(self._store.state, out, *told, is_published=self._alone)
+        newest_version.check(self._store.state, out, *told, is_published=self._source.alone)
         self._active = True
         self._reporter.link(events.LinkActive)
         self._missing.begin()
@@ -386,7 +397,7 @@ class CoordinatorWorker:
         """All that is unacknowledged is delivered again, to us or to another coordinator."""
         self._active = False
         publishes = self._sending is not None and not self._sending[0].done()
-        if publishes and self._alone:
+        if publishes and self._source.alone:
             # Or an old model might go out after another coordinator's newer one.
             self._loop.models.give_up()
             self._left = self._run.state if self._run is not None else self._left
@@ -413,14 +424,20 @@ class CoordinatorWorker:
             fixed_state=state.fixed_state,
             uplink=self._policy.uplink,
         )
-        publisher = self._make_publisher(state.weights, header)
+        spares = self._settings.spare_mailboxes
+        publisher = ModelPublisher.announce(
+            self._loop.models, state.weights, self._signer, header=header, spares=spares
+        )
+        self._source.begin(state.weights)
         coordinator = self._learning.coordinator(publisher, state)
         share = self._settings.max_evaluation_share
-        self._run = run = ActiveRun(state, publisher, coordinator, share, self._alone)
+        self._run = run = ActiveRun.begin(
+            state, publisher, coordinator, share=share, alone=self._source.alone
+        )
         self._left = None
         state = run.state
         self._staging.memory_bytes = max(0, state.weights.buffer.nbytes - IN_FLIGHT_BYTES)
-        sending = self._sender.submit(coordinator.send, state.weights)
+        sending = self._sender.submit(self._send, run, state.weights)
         self._sending = (sending, [], self._epoch, Timings())
         self._loop.wait_for(sending)
         self._sending = None
@@ -433,12 +450,22 @@ class CoordinatorWorker:
                 state.version,
                 self._stopping.reason(state),
             )
+        self._look_for_end()
 
-    def _make_publisher(self, weights: Weights, header: ModelHeader) -> ModelPublisher:
-        spares = self._settings.spare_mailboxes
-        return ModelPublisher(
-            self._loop.models, weights, self._signer, header=header, spares=spares
-        )
+    def _send(self, run: ActiveRun, weights: Weights) -> None:
+        """On the sending thread: publish ``weights``, or what the source gives for them."""
+        self._source.provide(run.publisher, weights)
+        run.coordinator.send(weights)
+
+    def _look_for_end(self) -> None:
+        """Whether the source has said that the published model is its last."""
+        run = self._run
+        if self._finished or run is None:
+            return
+        if reason := self._source.end_reason(run.publisher.manifest):
+            self._finished = True
+            log.info("finished", "%s", reason)
+            self._disk_retry.persist(partial(self._store.save, run.state))  # it is that model now
 
     # --- a round --------------------------------------------------------------------------------
 
@@ -514,10 +541,6 @@ class CoordinatorWorker:
             self._run.publisher.send_to(client)
             if self._overdue and self._settings.participation < 1:
                 self._notices.call_all_hands(self._run.state.version, client)
-
-    def _ask_for_weights(self, client: str) -> None:
-        local = self._learning.local_at(0)
-        self._notices.tell(client, notice="send-initial", config=self._config, local=local)
 
     def _take(self, arrival: IncomingUpdate) -> None:
         if not isinstance(arrival.manifest, UpdateManifest):
@@ -605,8 +628,8 @@ class CoordinatorWorker:
             replace(header, version=version, final=self._finished, local=local)
         )
         run.publisher.hold_last_chunk()
-        send = closed.phases.timing("publish", run.coordinator.send)
-        sending = self._sender.submit(send, weights)
+        send = closed.phases.timing("publish", self._send)
+        sending = self._sender.submit(send, run, weights)
         self._audit.aggregated(version, closed.entries, record.diverged)
         save = partial(self._store.save, state)
         closed.phases.timing("checkpoint", self._disk_retry.persist)(save)
@@ -627,6 +650,7 @@ class CoordinatorWorker:
     ) -> tuple[Weights, RoundRecord]:
         """The next model; the last good one again if it would not be finite, as the record says."""
         state = run.state
+        record = self._source.complete(record, closed, state.version)
         run.coordinator.population = max(1, len(state.roster))
         try:
             return run.coordinator.aggregate([closed.cohort]), record
@@ -636,11 +660,6 @@ class CoordinatorWorker:
             same.buffer[:] = state.weights.buffer
             return same, replace(record, diverged=str(error))
 
-    def _evaluated(self, version: int, figures: Mapping[str, float]) -> None:
-        """On the evaluator's thread: a version was judged."""
-        self._reporter.evaluated(version, figures)
-        self._loop.put(Judged(version, figures))
-
     def _keep_best(self, state: State, best: Best) -> None:
         """Before the checkpoint that says so; a crash in between leaves a copy that is too new."""
         self._disk_retry.persist(partial(self._store.save_best, state.weights))
@@ -649,15 +668,15 @@ class CoordinatorWorker:
     def _settle_sending(self) -> None:
         """Wait until the newest model is published, if it is not; let its updates go."""
         run = self._run
-        if self._sending is None or run is None:
-            return
-        sending, tags, epoch, phases = self._sending
-        self._loop.wait_for(sending)
-        self._sending = None
-        phases.timing("acknowledge", self._loop.updates.acknowledge)(tags, epoch)
-        self._say_published(run, phases)
-        if self._evaluator is not None:
-            self._evaluator.look_at(run.state.version, run.state.weights)
+        if self._sending is not None and run is not None:
+            sending, tags, epoch, phases = self._sending
+            self._loop.wait_for(sending)
+            self._sending = None
+            phases.timing("acknowledge", self._loop.updates.acknowledge)(tags, epoch)
+            self._say_published(run, phases)
+            if self._evaluator is not None:
+                self._evaluator.look_at(run.state.version, run.state.weights)
+        self._look_for_end()
 
     def _say_published(self, run: ActiveRun, phases: Timings) -> None:
         """Every mailbox has the newest model; ``phases`` of the round that made it."""

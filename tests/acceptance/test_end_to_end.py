@@ -55,13 +55,15 @@ def test_a_client_trains_from_no_model_that_the_coordinator_did_not_sign(
             (2, stranger, "not in this client's bundle"),
         ):
             header = ModelHeader(federation=place.name, run=RUN, version=version)
-            ModelPublisher(session, weights, signer, header=header).set_weights(list(weights))
+            ModelPublisher.announce(session, weights, signer, header=header).set_weights(
+                list(weights)
+            )
             refused = started[0].wait_for("not_genuine")
             assert words in refused["message"]
         Notices(session, None).tell("alfa", notice="send-initial")
         assert "notice" in started[0].wait_for("not_genuine")["message"]
         header = ModelHeader(federation=place.name, run=RUN, version=3)
-        ModelPublisher(session, weights, genuine, header=header).set_weights(list(weights))
+        ModelPublisher.announce(session, weights, genuine, header=header).set_weights(list(weights))
         started[0].wait_for("update_confirmed", base_version=3)
         assert "version 1" not in started[0].said
         assert "version 2" not in started[0].said

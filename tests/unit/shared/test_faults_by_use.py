@@ -56,7 +56,7 @@ def test_the_dashboard_can_be_had_at_every_address_of_this_machine(address: str)
 def test_a_stop_is_heard_by_everybody_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first who waited ate it, so a region on a full disk hung."""
     settings = CoordinatorSettings(broker_url="amqp://u:p@127.0.0.1:1/f", quorum=1)
-    links = CoordinatorLoop(settings)
+    links = CoordinatorLoop.from_settings(settings)
     monkeypatch.setattr(links.models, "close_within", lambda _seconds: None)
     links.ask_to_stop()
     began = time.monotonic()
@@ -71,7 +71,7 @@ def test_a_probe_that_the_broker_does_not_take_ends_no_thread_and_is_sent_again(
 ) -> None:
     """While two of three nodes were lost the thread ended with a traceback."""
     settings = CoordinatorSettings(broker_url="amqp://u:p@127.0.0.1:1/f", quorum=1)
-    links = CoordinatorLoop(settings)
+    links = CoordinatorLoop.from_settings(settings)
     tried: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def publish(_messages: object, **_: object) -> None:

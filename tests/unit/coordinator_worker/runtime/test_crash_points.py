@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator_worker.runtime import worker
+from coordinator_worker.runtime.event_loop import CoordinatorLoop
 from coordinator_worker.runtime.inbox import Connected, Event, Stop
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import State
@@ -219,11 +220,11 @@ def live(folder: Path, broker: Broker, effects: int, first: bool, sight: int) ->
     with pytest.MonkeyPatch.context() as patch:
         life = Life(broker, effects, first, sight)
         patch.setattr(Fused, "life", life, raising=False)
-        patch.setattr(worker, "CoordinatorLoop", lambda _settings: life)
+        patch.setattr(CoordinatorLoop, "from_settings", lambda _settings: life)
         patch.setattr(worker, "on_stop_signal", lambda _stop: StopSignal())
         patch.setattr(store, "Checkpoint", Fused)
         given = CoordinatorSettings(checkpoint_dir=folder, **SETTINGS)  # type: ignore[arg-type]
-        process = worker.CoordinatorWorker(given)
+        process = worker.CoordinatorWorker.from_settings(given)
         with contextlib.suppress(Blown):
             process.run()
         process._store.give_back()  # as the system does
