@@ -116,6 +116,7 @@ class CoordinatorWorker:
         self._source = source
         self._run: ActiveRun | None = None  # None until there is a model
         self._left: State | None = None  # of a run whose model we could not publish
+        self._is_outdated = False  # the checkpoint is another coordinator's, and newer than the run
         self._fixed_states = FixedStates()
         self._waiting = WaitingReport()
         self._missing = Missing()
@@ -313,7 +314,8 @@ class CoordinatorWorker:
 
         Raises ConfigError if a newer version is out than that; False if the broker went away.
         """
-        changed = self._store.take_over()
+        # Until we go on from it: what follows may fail, and the next attempt finds nothing new.
+        self._is_outdated |= self._store.take_over()
         try:
             out = self._loop.newest()
         except BrokerUnavailable as error:
@@ -331,11 +333,11 @@ class CoordinatorWorker:
         self._loop.remind(LOOK_S, Doubt())
         self._settle_sending()
         known = self._run.state if self._run is not None else self._left
-        state = known if known is not None and not changed else self._store.state
+        state = known if known is not None and not self._is_outdated else self._store.state
         self._disk_retry.persist(partial(self._audit.take_over, state), is_small=True)
         if state is None:
             self._notices.call_together()
-        elif changed or self._run is None:
+        elif self._is_outdated or self._run is None:
             self._begin(state)
         else:
             self._await_deadline(state)
@@ -435,6 +437,7 @@ class CoordinatorWorker:
             state, publisher, coordinator, share=share, alone=self._source.alone
         )
         self._left = None
+        self._is_outdated = False
         state = run.state
         self._staging.memory_bytes = max(0, state.weights.buffer.nbytes - IN_FLIGHT_BYTES)
         sending = self._sender.submit(self._send, run, state.weights)
