@@ -39,8 +39,8 @@ class ClientSettings(ObservingSettings, WorkerSettings):
     )
     fleet: str | None = Field(
         None,
-        description="take the first free place in this fleet of replicas instead of being one"
-        " client; with --client FLEET.NUMBER take that place",
+        description="take the first free slot in this fleet of replicas instead of being one"
+        " client; with --client FLEET.NUMBER take that slot",
     )
     virtual: int | None = Field(
         None,

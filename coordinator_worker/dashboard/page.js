@@ -1,6 +1,6 @@
 "use strict";
 
-const MOST_ROWS = 40;
+const MAX_ROWS = 40;
 let picture = null;
 let chosen = ""; // the metric that was asked for
 let heard = 0; // when the coordinator gave its last sign, by our clock
@@ -84,8 +84,8 @@ function metricChart() {
 function clients() {
   const wanted = at("find").value.trim().toLowerCase();
   const found = picture.clients.filter((line) => line.client.toLowerCase().includes(wanted));
-  const shown = found.slice(0, MOST_ROWS);
-  if (found.length <= MOST_ROWS) {
+  const shown = found.slice(0, MAX_ROWS);
+  if (found.length <= MAX_ROWS) {
     shown.sort((a, b) => a.client.localeCompare(b.client, "en", { numeric: true }));
   }
   const strips = shown.map(({ client, strip }) => ({ client, strip }));

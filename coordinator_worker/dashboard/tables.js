@@ -66,11 +66,11 @@ function clientTable(lines, metrics, now) {
   table("clients", headings, rows);
 }
 
-const MOST_LETTERS = 12;
+const MAX_LETTERS = 12;
 
 function rejectedTable(letters, now) {
   const headings = [["when", "words"], ["client", "words"], ["reason", "words"], ["why", "detail"]];
-  const rows = letters.slice(-MOST_LETTERS).reverse().map((letter) => [
+  const rows = letters.slice(-MAX_LETTERS).reverse().map((letter) => [
     `${duration(Math.max(0, now - letter.time))} ago`, letter.client, letter.reason, letter.detail,
   ]);
   table("rejected", headings, rows);

@@ -165,7 +165,7 @@ class _Updates:
 
 
 class _Members:
-    """Who takes part. The first MOST_CLIENTS clients have series of their own."""
+    """Who takes part. The first MAX_CLIENTS clients have series of their own."""
 
     def __init__(self, meters: Meters) -> None:
         self._joins = meters.counter("warren_client_joins", "times that a client said it is there")

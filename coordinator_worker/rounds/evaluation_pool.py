@@ -55,7 +55,7 @@ class EvaluationPool:
             self._put_together()
 
     def _put_together(self) -> None:
-        """Keep the MOST_TABLES largest; many at once, since pooling sorts all of them."""
+        """Keep the MAX_TABLES largest; many at once, since pooling sorts all of them."""
         self._held.sort(key=lambda part: -part.evaluation.num_examples)
         small = self._held[MAX_TABLES:]
         del self._held[MAX_TABLES:]

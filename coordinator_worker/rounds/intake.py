@@ -428,7 +428,7 @@ class Intake:
     def _make_room(self, state: State | None) -> list[int]:
         """Give up a transfer if unfinished ones hold so many deliveries that no more would come.
 
-        A consumer may hold MOST_UNACKNOWLEDGED. One that has the most of them by far gives way, be
+        A consumer may hold MAX_UNACKNOWLEDGED. One that has the most of them by far gives way, be
         it a client or a fleet, else the one that has sent nothing for longest.
         """
         messages = message_count(state.weights.layout.size_bytes) if state is not None else 1

@@ -38,7 +38,7 @@ def software() -> dict[str, str]:
 def since(setup: tuple[Setup, ...], first: int, now: Setup) -> tuple[Setup, ...]:
     """``setup`` with ``now`` behind it from version ``first`` on, if it is another.
 
-    Of more than MOST_CHANGES the first is kept, and the newest.
+    Of more than MAX_CHANGES the first is kept, and the newest.
     """
     if setup and {name: value for name, value in setup[-1].items() if name != "version"} == now:
         return setup

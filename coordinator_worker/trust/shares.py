@@ -17,7 +17,7 @@ def factors(examples: Sequence[int], share: float) -> list[float]:
     """What to multiply each client's number of ``examples`` by, that none has more than ``share``.
 
     Sizes are cut at one cap: with k clients above it and the others' sum r, the cap c solves
-    c = share (k c + r). All are 1 where none is above, and for fewer than LEAST_CLIENTS clients.
+    c = share (k c + r). All are 1 where none is above, and for fewer than MIN_CLIENTS clients.
     Where ``share`` is less than one of n equal parts, all weigh the same.
     """
     if share >= 1 or len(examples) < MIN_CLIENTS:
