@@ -141,7 +141,7 @@ class Forgetful(Session):
 
 def test_an_event_that_was_missed_is_made_up_for(place: Place) -> None:
     changed = threading.Event()
-    session = Forgetful(place.urls["coordinator"], "coordinator")
+    session = Forgetful.for_broker(place.urls["coordinator"], "coordinator")
     session.start(patience_s=10.0)
     events = Events(session, EventBus(), federation=place.name)
     round_closed(events, 1)
@@ -170,7 +170,7 @@ def test_what_a_coordinator_that_began_anew_did_before_it_was_heard_is_made_up_f
         seen(place.urls["watcher"], lambda picture: picture.version == 3)
     with Follower(place.urls["watcher"], "late", lambda _event: changed.set()) as follower:
         assert follower.view.number == 13
-        session = Forgetful(place.urls["coordinator"], "coordinator")
+        session = Forgetful.for_broker(place.urls["coordinator"], "coordinator")
         session.start(patience_s=10.0)
         again = Events(session, EventBus(), federation=place.name)
         session.forgets = True
