@@ -145,16 +145,19 @@ class Cluster:
         """Nothing passes between ``node`` and the other two, either way; workers reach it still."""
         for other in NODES:
             if other != node:
-                self._route("add", node, other)
-                self._route("add", other, node)
-                self._cuts |= {(node, other), (other, node)}
+                self._cut(node, other)
+                self._cut(other, node)
 
     def isolate(self, node: str) -> None:
         """Nothing passes between ``node`` and anybody else."""
         self.cut_off(node)
-        for one, other in ((node, SITE), (SITE, node)):
-            self._route("add", one, other)
-            self._cuts.add((one, other))
+        self._cut(node, SITE)
+        self._cut(SITE, node)
+
+    def _cut(self, at: str, to: str) -> None:
+        if (at, to) not in self._cuts:  # two of three that are cut off share a wire
+            self._route("add", at, to)
+            self._cuts.add((at, to))
 
     def heal(self) -> None:
         """All wires are whole again."""
