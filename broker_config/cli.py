@@ -16,7 +16,7 @@ from warren_shared.service.subcommands import print_anything
 from warren_shared.service.systemd import add_flags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _ABOUT = """\
 Get a RabbitMQ broker for a federation, and keep it as declared.
@@ -110,12 +110,18 @@ def _parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     """What ``argv`` says; raises ConfigError if it has an option that the command does not know."""
     options, rest = parser.parse_known_args(argv)
     if rest:
-        subcommands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-        actions = subcommands.choices[options.command]._actions
+        actions = subcommands(parser)[options.command]._actions
         raise unknown_option(
             rest[0], [word for action in actions for word in action.option_strings]
         )
     return options
+
+
+def subcommands(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    """The parsers of the commands that ``parser`` has, by their names."""
+    found = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    choices: Mapping[str, argparse.ArgumentParser] = found.choices
+    return choices
 
 
 def _unknown_variables() -> list[str]:

@@ -1,6 +1,5 @@
 """Writes docs/reference.md from docstrings and commands; ``make settings`` runs it."""
 
-import argparse
 import importlib
 import inspect
 import re
@@ -12,6 +11,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from broker_config.cli import _parser as broker_parser
+from broker_config.cli import subcommands
 from client_worker.cli import COMMANDS as CLIENT
 from coordinator_worker.cli import COMMANDS as COORDINATOR
 
@@ -55,12 +55,7 @@ def _commands() -> Iterator[str]:
     for program, (main, commands) in PROGRAMS.items():
         yield f"| `{program}` | {main} |"
         yield from (f"| `{program} {name}` | {about} |" for name, about in commands.items())
-    (groups,) = (
-        action
-        for action in broker_parser()._actions
-        if isinstance(action, argparse._SubParsersAction)
-    )
-    for name, parser in groups.choices.items():
+    for name, parser in subcommands(broker_parser()).items():
         about = str(parser.description).rstrip(".")
         yield f"| `broker-config {name}` | {about[0].lower()}{about[1:]} |"
     yield ""

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import client_worker.cli
 import coordinator_worker.cli
 from broker_config.cli import _parser as broker_parser
+from broker_config.cli import subcommands
 
 FILE = Path(__file__).parents[1] / "deploy" / "completions.bash"
 HEAD = """\
@@ -63,12 +64,7 @@ def _flags(parser: argparse.ArgumentParser) -> list[str]:
 
 def _programs() -> Iterator[tuple[str, list[str], dict[str, list[str]]]]:
     """Each program, the flags that it takes without a command, and those of its commands."""
-    (commands,) = (
-        action
-        for action in broker_parser()._actions
-        if isinstance(action, argparse._SubParsersAction)
-    )
-    under = {name: _flags(parser) for name, parser in commands.choices.items()}
+    under = {name: _flags(parser) for name, parser in subcommands(broker_parser()).items()}
     yield "broker-config", ["--help", "--version"], under
     for module in (client_worker.cli, coordinator_worker.cli):
         main, known = module.main, module.COMMANDS

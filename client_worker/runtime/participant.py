@@ -465,9 +465,7 @@ class Participant:
     def _contribute(self, update: Update, model: ModelManifest) -> None:
         delta = Weights.of(update.delta, self._client.layout_for(model.local))
         encoding, transfer = self._encoding(model), new_transfer()
-        buffer = delta.buffer
-        if encoding != compression.RAW:
-            buffer = compression.encode(delta, encoding, transfer)
+        buffer = compression.encode(delta, encoding, transfer)
         manifest = UpdateManifest(
             federation=self._settings.federation,
             run=model.run,
@@ -495,7 +493,7 @@ class Participant:
 
     def _encoding(self, model: ModelManifest) -> str:
         """The encoding that the federation asks for, if it is known here."""
-        if model.uplink in (compression.RAW, *compression.ENCODINGS):
+        if model.uplink in compression.KNOWN:
             return model.uplink
         log.warning(
             "uplink_unknown",

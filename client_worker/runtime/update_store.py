@@ -15,7 +15,7 @@ from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import Piece, decode
 from warren_shared.protocol.messages import Chunk, UpdateManifest
 from warren_shared.protocol.transfer import Incoming, Outgoing
-from warren_shared.tensors.compression import ENCODINGS, RAW, size_bytes
+from warren_shared.tensors.compression import KNOWN, size_bytes
 from warren_shared.tensors.layout import Layout
 
 log = Log(__name__)
@@ -128,7 +128,7 @@ def _assemble(bodies: Iterator[bytes], layout: Layout) -> Outgoing:
     manifest, data = decode(next(bodies, b""))
     if not isinstance(manifest, UpdateManifest) or manifest.layout != layout.digest:
         raise Rejected("layout", "it belongs to another model")
-    if manifest.encoding not in (RAW, *ENCODINGS):
+    if manifest.encoding not in KNOWN:
         raise Rejected("encoding", f"its encoding {manifest.encoding} is not known here")
     if manifest.size_bytes != size_bytes(layout, manifest.encoding):
         raise Rejected("layout", "it belongs to another model")

@@ -95,6 +95,8 @@ ENCODINGS: Final = {
     )
 }
 
+KNOWN: Final = (RAW, *ENCODINGS)
+
 
 class _Workspace(threading.local):
     """Memory for TOGETHER blocks, of each thread: a hundred updates are decoded one by one."""
@@ -214,6 +216,11 @@ class _Part:
         """How many blocks these are, the last of them filled up with zeros."""
         return -(-self.count // BLOCK)
 
+    def groups(self) -> Iterator[tuple[int, int]]:
+        """(number within the run, how many) of the blocks that are worked on together."""
+        for first in range(0, self.blocks, TOGETHER):
+            yield first, min(TOGETHER, self.blocks - first)
+
 
 class Plan:
     """Where what is in a buffer of ``layout`` in ``encoding``."""
@@ -271,14 +278,18 @@ def size_bytes(layout: Layout, encoding: str) -> int:
 def encode(weights: Weights, encoding: str, transfer: str) -> Buffer:
     """``weights``, an update, in ``encoding``; ``transfer`` is the id under which it will go.
 
+    In RAW that is their own buffer.
+
     Args:
         weights: What the client's tensors moved by; its statistics as they are.
-        encoding: A name in ENCODINGS.
+        encoding: A name in KNOWN.
         transfer: It keys the rotation, so it has to be a fresh one.
 
     Returns:
         ``size_bytes(weights.layout, encoding)`` bytes.
     """
+    if encoding == RAW:
+        return weights.buffer
     plan = Plan(weights.layout, encoding)
     made = np.empty(plan.size_bytes, np.uint8)
     for run, at in plan.raw:
@@ -290,8 +301,7 @@ def encode(weights: Weights, encoding: str, transfer: str) -> Buffer:
     with np.errstate(over="ignore", invalid="ignore"):
         for part in plan.parts:
             values = weights.buffer[part.run.start : part.run.stop].view(part.run.dtype)
-            for first in range(0, part.blocks, TOGETHER):
-                count = min(TOGETHER, part.blocks - first)
+            for first, count in part.groups():
                 piece = values[first * BLOCK : (first + count) * BLOCK]
                 blocks = _memory.a[:count]
                 flat = blocks.reshape(-1)
@@ -312,10 +322,10 @@ def _encode(
     codes: Buffer,
 ) -> None:
     count = len(x)
+    flat = x.reshape(count, BLOCK)
+    largest = np.maximum(flat.max(axis=1), -flat.min(axis=1))
     if not encoding.is_rotated:
-        flat = x.reshape(count, BLOCK)
-        np.maximum(flat.max(axis=1), -flat.min(axis=1), out=scales)
-        scales /= np.float32(127)
+        np.divide(largest, np.float32(127), out=scales)
         inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
         rounded = np.multiply(flat, inverse[:, None], out=_memory.b[:count].reshape(count, BLOCK))
         np.rint(rounded, out=rounded)
@@ -323,8 +333,6 @@ def _encode(
         np.copyto(codes.view(np.int8), rounded, casting="unsafe")
         return
     squares = np.einsum("ijk,ijk->i", x, x)
-    flat = x.reshape(count, BLOCK)
-    largest = np.maximum(flat.max(axis=1), -flat.min(axis=1))
     twice = largest * largest > (DOMINATES**2 / BLOCK) * squares
     r = rotation.forth(x, block, twice, encoding.rows).reshape(count, -1)
     codes[:, : r.shape[1] // 8] = np.packbits(np.signbit(r), axis=1)
@@ -364,11 +372,12 @@ class Decoder:
         Raises:
             Rejected: ``not-finite``, for scales or statistics that are no numbers, or absurd.
         """
-        self._check_statistics()
+        for run, _start, piece in self._raw_pieces():
+            if not np.isfinite(piece.view(run.dtype)).all():
+                raise Rejected("not-finite", "the statistics hold NaN or infinite values")
         total = 0.0
         for part in self._plan.parts:
-            for first in range(0, part.blocks, TOGETHER):
-                count = min(TOGETHER, part.blocks - first)
+            for first, count in part.groups():
                 scales = self._scales(part.block + first, count)
                 if not self._are_scales(scales):
                     raise Rejected("not-finite", "the delta has a scale that is no scale")
@@ -383,14 +392,13 @@ class Decoder:
         least = -MAX_SCALE if self._plan.encoding.is_rotated else 0.0
         return bool(((scales >= least) & (scales <= MAX_SCALE)).all())
 
-    def _check_statistics(self) -> None:
+    def _raw_pieces(self) -> Iterator[tuple[Run, int, Buffer]]:
+        """(run, first byte in the model, bytes) of what is not encoded."""
         for run, at in self._plan.raw:
-            step = TOGETHER * BLOCK
-            for start in range(0, run.stop - run.start, step):
-                piece = np.empty(min(step, run.stop - run.start - start), np.uint8)
-                self._read(at + start, bytes_of(piece))
-                if not np.isfinite(piece.view(run.dtype)).all():
-                    raise Rejected("not-finite", "the statistics hold NaN or infinite values")
+            for start in range(run.start, run.stop, TOGETHER * BLOCK):
+                piece = np.empty(min(TOGETHER * BLOCK, run.stop - start), np.uint8)
+                self._read(at + start - run.start, bytes_of(piece))
+                yield run, start, piece
 
     def _energy(self, part: _Part, first: int, count: int) -> npt.NDArray[np.float64] | float:
         """Sum of the squared codes of each block."""
@@ -413,14 +421,11 @@ class Decoder:
 
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
         """The update in pieces of (byte offset in the model, bytes), each good until the next."""
-        for run, at in self._plan.raw:
-            piece = np.empty(run.stop - run.start, np.uint8)
-            self._read(at, bytes_of(piece))
-            yield run.start, bytes_of(piece)
+        for _run, start, piece in self._raw_pieces():
+            yield start, bytes_of(piece)
         for part in self._plan.parts:
             width = np.dtype(part.run.dtype).itemsize
-            for first in range(0, part.blocks, TOGETHER):
-                count = min(TOGETHER, part.blocks - first)
+            for first, count in part.groups():
                 here = min(count * BLOCK, part.count - first * BLOCK)
                 values = self._decode(part, first, count).reshape(-1)[:here]
                 if part.run.dtype != "float32":
