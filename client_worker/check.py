@@ -22,7 +22,7 @@ from warren_shared.naming import (
     mailbox,
     spare,
 )
-from warren_shared.protocol.codec import decode, layout_of
+from warren_shared.protocol.codec import decode, model_layout
 from warren_shared.protocol.encryption import UpdateEncryptor
 from warren_shared.protocol.messages import LocalTraining, ModelManifest
 from warren_shared.protocol.signing import Verifier
@@ -213,7 +213,7 @@ def _permissions(inspection: Inspection) -> Finding:
 
 
 def _layout(client: FederatedClient, newest: ModelManifest) -> Finding:
-    federation = layout_of(newest.tensors, newest.size_bytes)
+    federation = model_layout(newest)
     if difference := client.layout_for(newest.local).difference(federation, SIDES, roles=True):
         hint = "start with the federation's task"
         return fail("layout", f"this task's model is not the federation's: {difference}; {hint}")

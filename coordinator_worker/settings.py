@@ -19,7 +19,7 @@ from warren_shared.tensors.layout import Weights
 # What a coordinator with a --parent is not asked.
 SAID_ABOVE: Final = frozenset(
     {"rounds", "target", "patience", "average", "scaffold", "learning_rate_schedule", "proximal"}
-    | {"local_clip_norm", "local_epochs", "local_steps"}
+    | {"local_clip_norm", "local_epochs", "local_steps", "downlink", "full_model_every"}
 )
 CONFIG: Final[TypeAdapter[dict[str, Setting]]] = TypeAdapter(Config, config=ConfigDict(strict=True))
 
@@ -31,7 +31,7 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
     BUNDLE_OF = (COORDINATOR_USER, "the coordinator")
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "rounds": ("quorum", "deadline_s", "min_quorum", "participation", "clients"),
-        "how clients send": ("uplink",),
+        "bytes (docs/compression.md)": ("uplink", "downlink", "full_model_every"),
         "late updates": ("max_staleness", "staleness_exponent", "staleness_hinge"),
         "the end of the run": ("rounds", "target", "monitor", "patience", "evaluate"),
         "what is kept, and what clients are told": (
@@ -96,6 +96,11 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
         "raw",
         description="encoding of the clients' updates: raw, or so many bits a parameter"
         " (docs/compression.md)",
+    )
+    full_model_every: int | None = Field(
+        None,
+        ge=1,
+        description="with --downlink: send the whole model with each version that this divides",
     )
     max_staleness: int = Field(
         0, ge=0, description="accept updates up to this many versions late, at less weight"
@@ -190,9 +195,11 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
         if self.parent is not None and (said := self.model_fields_set & SAID_ABOVE):
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(said))
             raise ValueError(
-                f"--parent: the federation above says when the run ends and how clients train;"
-                f" leave out {flags}"
+                f"--parent: the federation above says when the run ends, how clients train and how"
+                f" models are sent; leave out {flags}"
             )
+        if self.full_model_every is not None and self.downlink == "raw":
+            raise ValueError("--full-model-every needs --downlink: else every model is sent whole")
         if self.min_quorum > self.quorum:
             raise ValueError(f"--min-quorum {self.min_quorum} is more than --quorum {self.quorum}")
         if self.patience is not None and self.monitor is None:

@@ -10,11 +10,13 @@ import numpy as np
 from warren_shared.amqp.delivery import Delivery
 from warren_shared.errors import Rejected
 from warren_shared.observability.log import Log
-from warren_shared.protocol.codec import decode, layout_of
+from warren_shared.protocol.codec import decode, model_layout
 from warren_shared.protocol.messages import OLDEST, Chunk, ModelManifest, Notice, Signed
 from warren_shared.protocol.signing import Verifier, content_digest
-from warren_shared.protocol.transfer import Incoming
+from warren_shared.protocol.transfer import Incoming, digest
+from warren_shared.tensors.compression import RAW
 from warren_shared.tensors.layout import Layout, Weights
+from warren_shared.tensors.model_change import ModelChange, move
 
 log = Log(__name__)
 
@@ -55,11 +57,13 @@ class GlobalModel:
     """A whole global model, as announced and with its weights.
 
     ``waited``: it was in the mailbox before this client connected, so its run may have ended.
+    ``change``: how it came, if that was not whole.
     """
 
     manifest: ModelManifest
     shelved: Shelved
     waited: bool = False
+    change: ModelChange | None = None
 
     @property
     def weights(self) -> Weights:
@@ -75,10 +79,21 @@ class Announcement:
     waited: bool = False
 
 
+@dataclass(frozen=True)
+class _Arriving:
+    """A transfer on its way: a whole model, or the ``change`` that leads to one."""
+
+    incoming: Incoming
+    shelved: Shelved
+    change: ModelChange | None = None
+
+
 class Mailbox:
     """Assembles models on the connection's thread, straight into the buffer they will live in.
 
-    A client holds at most two: the one it trains on and the newest complete one. Of a model of
+    A client holds at most two: the one it trains on and the newest complete one; and for a moment a
+    third where models come as changes to the one before. Such a change is of no use without its
+    base: then ``lacks_base`` is called, which is to ask for the whole model. Of a model of
     another layout than ``expect`` has told only the manifest is kept, since the task may have to be
     made with its config. What comes before that is assembled as it is announced: a replica makes
     its task when it has its place, and its coordinator may be gone by then.
@@ -91,16 +106,18 @@ class Mailbox:
         torn: Callable[[], None],
         shelf: ModelCache | None = None,
         verifier: Verifier | None = None,
+        lacks_base: Callable[[], None] = lambda: None,
     ) -> None:
         self._federation = federation
         self._model_cache = shelf or ModelCache()
         self._verifier = verifier
-        self._wake, self._torn = wake, torn
+        self._wake, self._torn, self._lacks_base = wake, torn, lacks_base
         self._layout: Layout | None = None
         self._lock = threading.Lock()
         self._newest: GlobalModel | Announcement | None = None
         self._notices: list[Notice] = []
-        self._arriving: tuple[Incoming, Shelved] | None = None
+        self._arriving: _Arriving | None = None
+        self._base: GlobalModel | None = None  # the newest whole one, if changes to it may come
         self._waited = False  # whether the model that arrives was there before us
         self._unreadable = ""  # what was said last of a protocol that is not ours
         self.bytes_received = 0
@@ -208,30 +225,64 @@ class Mailbox:
         self._arriving = None
         if manifest.federation != self._federation:
             raise Rejected("federation", f"it is of {manifest.federation!r}")
-        layout = layout_of(manifest.tensors, manifest.size_bytes)
+        layout = model_layout(manifest)
         expected = self._layout or layout
         if layout.difference(expected, roles=True):
             self._put(Announcement(manifest, self._waited))
             return
+        change = None
+        if manifest.base is not None:
+            if not self._has_base(manifest):
+                return
+            code = np.empty(manifest.size_bytes, np.uint8)
+            change = ModelChange(manifest.downlink, manifest.transfer, code)
         shelved = self._model_cache.place(manifest.transfer, expected)
         content = manifest.content if self._verifier is not None else None
         if self._verifier is not None and content is None:
             raise Rejected("signature", "what is signed does not name the weights")
-        self._arriving = (Incoming(manifest, shelved.store, content), shelved)
+        if change is None:
+            incoming = Incoming(manifest, shelved.store, content)
+        else:  # what is vouched for is the model that it leads to
+            incoming = Incoming(manifest, change.store)
+        self._arriving = _Arriving(incoming, shelved, change)
+
+    def _has_base(self, manifest: ModelManifest) -> bool:
+        """Whether the change of ``manifest`` leads on from the newest model that is here."""
+        base = self._base.manifest if self._base is not None else None
+        if base is None or base.run != manifest.run or base.version < (manifest.base or 0):
+            self._lacks_base()
+            return False
+        return base.version == manifest.base  # else it leads to one that is here already
 
     def _is_due(self, chunk: Chunk) -> bool:
-        return self._arriving is not None and self._arriving[0].manifest.transfer == chunk.transfer
+        arriving = self._arriving
+        return arriving is not None and arriving.incoming.manifest.transfer == chunk.transfer
 
     def _add(self, index: int, data: memoryview) -> None:
-        if self._arriving is None:
+        arriving = self._arriving
+        if arriving is None or not arriving.incoming.add(index, data):
             return
-        incoming, shelved = self._arriving
-        if incoming.add(index, data):
-            self._arriving = None
-            manifest = incoming.manifest
-            if isinstance(manifest, ModelManifest):
-                self._approve(shelved, manifest)
-                self._put(GlobalModel(manifest, shelved, self._waited))
+        self._arriving = None
+        manifest, shelved = arriving.incoming.manifest, arriving.shelved
+        if not isinstance(manifest, ModelManifest):
+            return
+        if arriving.change is None:
+            self._approve(shelved, manifest)
+        elif not shelved.is_whole:
+            self._apply(arriving.change, shelved, manifest)
+        self._put(GlobalModel(manifest, shelved, self._waited, arriving.change))
+
+    def _apply(self, change: ModelChange, shelved: Shelved, manifest: ModelManifest) -> None:
+        """Make of the base and the change to it the model that was announced."""
+        if self._base is None:
+            raise RuntimeError("a change was taken without its base")
+        move(self._base.weights, change, shelved.weights)
+        buffer = shelved.weights.buffer
+        is_wrong = digest(buffer) != manifest.weights_digest
+        if is_wrong or (self._verifier is not None and content_digest(buffer) != manifest.content):
+            self._base = None
+            raise Rejected("digest", "the change leads to another model than was announced")
+        shelved.is_whole = True
 
     def _approve(self, shelved: Shelved, manifest: ModelManifest) -> None:
         """What came to this mailbox is genuine; only a digest tells what others laid over it."""
@@ -241,6 +292,8 @@ class Mailbox:
         shelved.is_whole = True
 
     def _put(self, model: GlobalModel | Announcement) -> None:
+        keeps = isinstance(model, GlobalModel) and model.manifest.downlink != RAW
+        self._base = model if isinstance(model, GlobalModel) and keeps else None
         with self._lock:
             self._newest = model
         self._wake()

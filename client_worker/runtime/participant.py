@@ -17,7 +17,7 @@ from client_worker.training.metrics import by_finiteness
 from warren_shared.errors import ConfigError, TaskFailed
 from warren_shared.observability.event_bus import EventBus, Timings
 from warren_shared.observability.log import Log
-from warren_shared.protocol.codec import Body, encode, layout_of, tensor_entries
+from warren_shared.protocol.codec import Body, encode, model_layout, tensor_entries
 from warren_shared.protocol.messages import (
     Evaluated,
     EvaluationEntry,
@@ -41,6 +41,7 @@ from warren_shared.tensors.update import Update
 log = Log(__name__)
 
 MAX_TORN: Final = 3
+ASK_AGAIN_S: Final = 5.0  # after the whole model was asked for and has not come
 
 
 class WorkerContext(Protocol):
@@ -77,7 +78,12 @@ class Participant:
         self.has_ended = False
         verifier = Verifier.of(settings.verify_keys)
         self.mailbox = Mailbox(
-            settings.federation, self._wake, self._ask_again, context.shelf, verifier
+            settings.federation,
+            self._wake,
+            self._ask_again,
+            context.shelf,
+            verifier,
+            self._ask_for_whole,
         )
         self._settings = settings
         self._source = source
@@ -88,6 +94,8 @@ class Participant:
         self._place = ""  # the id of our newest lease; the connection's thread alone asks
         self._leases: deque[str] = deque()  # ids under which we have to join, the newest last
         self._torn = 0  # models in a row that did not arrive whole
+        self._awaits_model = False  # we have joined, and no model has come since
+        self._has_asked = False  # for the whole of a model, a moment ago
         self._trained: tuple[str, int] | None = None  # run and version of our last update
         self._skipped: GlobalModel | None = None  # we were not drawn for it
         self._called = -1  # version that all shall train from, drawn or not
@@ -105,6 +113,7 @@ class Participant:
     def lease(self, name: str) -> None:
         """Be the client ``name`` from now on; it has a connection."""
         self._place = name
+        self._awaits_model = True
         self._leases.append(name)
         self._wake()
 
@@ -121,6 +130,22 @@ class Participant:
                 "models do not fit the mailbox: raise its limit with `broker-config apply"
                 " --model-bytes SIZE`",
             )
+
+    def _ask_for_whole(self) -> None:
+        """A model came as the change to one that is not here."""
+        if not self._awaits_model:
+            log.info("base_missing", "a model's base is not here; asking for the whole model")
+            self.lease(self._place)
+        if not self._has_asked:
+            self._has_asked = True
+            self._context.call_later(ASK_AGAIN_S, self._look_for_answer)
+
+    def _look_for_answer(self) -> None:
+        """The answer to a join may have been pushed out of a mailbox that was full of changes."""
+        self._has_asked = False
+        if self._awaits_model and not self.mailbox.holds_model:
+            self._awaits_model = False
+            self._ask_for_whole()
 
     # --- on the main thread --------------------------------------------------------------------
 
@@ -207,6 +232,7 @@ class Participant:
         if model is None:
             return
         self._torn = 0
+        self._awaits_model = False
         if model.manifest.final and not self._is_ours(model):
             self._pass_over(model.manifest)
         elif isinstance(model, Announcement):
@@ -418,7 +444,7 @@ class Participant:
             self._client.check_fixed_state(manifest.fixed_state)
         except ConfigError as error:
             return str(error)
-        federation = layout_of(manifest.tensors, manifest.size_bytes)
+        federation = model_layout(manifest)
         difference = self._expect(manifest.local).difference(federation, SIDES, roles=True)
         if not difference:
             return ""

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator_worker.aggregation import Aggregator, ServerOptimizer, aggregator, server_optimizer
-from coordinator_worker.aggregation.coordinator import FederatedCoordinator, Model
+from coordinator_worker.aggregation.coordinator import MASTER, FederatedCoordinator, Model
 from coordinator_worker.aggregation.schedules import Schedule, schedule
 from coordinator_worker.aggregation.settings import AlgorithmSettings
 from coordinator_worker.state.training_state import State
 from warren_shared.errors import ConfigError
 from warren_shared.protocol.messages import LocalTraining
+from warren_shared.tensors.compression import RAW
 from warren_shared.tensors.layout import Weights
 
 
@@ -23,6 +24,7 @@ class Algorithm:
     average: float | None
     schedule: Schedule
     local: LocalTraining
+    downlink: str = RAW
 
     @classmethod
     def from_settings(cls, settings: AlgorithmSettings) -> "Algorithm":
@@ -43,6 +45,7 @@ class Algorithm:
             settings.average,
             schedule(settings.learning_rate_schedule),
             local,
+            settings.downlink,
         )
 
     def local_at(self, version: int) -> LocalTraining:
@@ -74,15 +77,18 @@ class Algorithm:
             "server_optimizer": self.optimizer,
             "clip_norm": self.clip_norm,
             "average": self.average,
+            "downlink": self.downlink,
         }
         fresh = FederatedCoordinator([model], **settings)
         anew = state.rolled_back is not None and not state.slots
-        if state.version and not anew and fresh.slots.keys() != state.slots.keys():
+        known, wanted = state.slots.keys() - {MASTER}, fresh.slots.keys() - {MASTER}
+        if state.version and not anew and known != wanted:
             raise ConfigError(
                 "the checkpoint's run was begun with another --server-optimizer, --aggregator or"
-                f" --average (it holds {', '.join(state.slots) or 'no moments'}): go on so, or"
+                f" --average (it holds {', '.join(sorted(known)) or 'no moments'}): go on so, or"
                 " begin a run in another --checkpoint-dir"
             )
-        if state.slots.keys() == fresh.slots.keys():
-            fresh.slots = dict(state.slots)
+        if known == wanted:
+            # The master of a run that goes on with a raw downlink is where its next round begins.
+            fresh.slots = {**fresh.slots, **state.slots}
         return fresh

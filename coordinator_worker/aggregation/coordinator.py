@@ -14,12 +14,15 @@ from coordinator_worker.aggregation import (
 )
 from coordinator_worker.aggregation.optimizers import Slots
 from coordinator_worker.aggregation.weighted_sum import WeightedSum
-from warren_shared.errors import ConfigError
+from warren_shared.errors import ConfigError, Rejected
+from warren_shared.protocol.transfer import new_transfer
+from warren_shared.tensors.compression import RAW
 from warren_shared.tensors.description import filled, packed
 from warren_shared.tensors.layout import Array, Weights
+from warren_shared.tensors.model_change import DOWNLINKS, ModelChange, encoded_change
 from warren_shared.tensors.update import Update
 
-CENTER, AVERAGE = "center", "average"
+CENTER, AVERAGE, MASTER = "center", "average", "master"
 
 
 class Model(Protocol):
@@ -54,6 +57,10 @@ class FederatedCoordinator:
     (Polyak & Juditsky 1992): ``average_into``. ``slots`` is what all of them remember from round to
     round; ``population`` the number of clients there are, by which SCAFFOLD's control variates move
     (Karimireddy et al. 2020, algorithm 1).
+
+    With a ``downlink`` other than raw clients get a model as its change in few bits. Then what
+    they have is ``compressed(model)``, and updates move the model without the loss, the master, so
+    that what one version lacks the next one brings.
     """
 
     def __init__(
@@ -64,6 +71,7 @@ class FederatedCoordinator:
         server_optimizer: str | ServerOptimizer = "sgd",
         clip_norm: float | None = None,
         average: float | None = None,
+        downlink: str = RAW,
         slots: Slots | None = None,
     ) -> None:
         if not models:
@@ -74,6 +82,8 @@ class FederatedCoordinator:
         self._optimizer = _optimizer(server_optimizer)
         self._clip_norm = clip_norm
         self._average = average
+        self._downlink = _downlink(downlink)
+        self._is_pending = False  # whether a model was computed and not prepared for sending
         first = self.models[0].get_weights()
         self._weights = first if isinstance(first, Weights) else packed(self.models[0], first)
         self._fills = len(first) > len(self._weights)  # the models have more than what travels
@@ -106,7 +116,8 @@ class FederatedCoordinator:
 
         With FedAvg that is w + (sum_k n_k * delta_k) / (sum_k n_k), n_k the number of examples of
         update k. A Cohort, or a WeightedSum, counts as the updates in it; its memory may become the
-        result. The current model stays as it is until ``send``.
+        result. The current model stays as it is until ``send``. With a downlink other than raw w is
+        the master, and so is the result.
 
         Raises:
             ConfigError: there are no updates or too few, or one does not fit the model.
@@ -128,15 +139,49 @@ class FederatedCoordinator:
         controls = min(1.0, cohort.count / self.population)
         delta = cohort.delta(self.slots.get(CENTER))
         try:
-            moved = self._optimizer.move(self._weights, delta, self.slots, controls=controls)
+            model = self.slots.get(MASTER, self._weights)
+            moved = self._optimizer.move(model, delta, self.slots, controls=controls)
         except Exception:
             self.slots.update(self._initial_slots())
             raise
+        self._is_pending = True
         if self._average is not None:
             for mean, new in zip(self.slots[AVERAGE].runs(), moved.runs(), strict=True):
                 mean *= self._average
                 mean += new * np.asarray(1 - self._average, new.dtype)
         return moved
+
+    def compressed(
+        self, model: Weights, transfer: str | None = None
+    ) -> tuple[Weights, ModelChange | None]:
+        """Return what clients have after the change to ``model``, the new master, and the change.
+
+        With a raw downlink, and of a change that is too large to be encoded, that is ``whole``.
+        ``transfer`` is an id that no other change has.
+        """
+        master = self.slots.get(MASTER)
+        if self._downlink == RAW or master is None:
+            return self.whole(model), None
+        transfer = transfer or new_transfer()
+        try:
+            change, sent = encoded_change(
+                self._weights, model, self._downlink, transfer, into=master
+            )
+        except Rejected:
+            return self.whole(model), None
+        self.slots[MASTER] = model
+        self._is_pending = False
+        return sent, change
+
+    def whole(self, model: Weights) -> Weights:
+        """Return ``model``, which clients get whole: there is nothing left to be brought later."""
+        if self._downlink == RAW:
+            self.slots.pop(MASTER, None)
+        else:
+            memory = self.slots.setdefault(MASTER, Weights.empty(model.layout))
+            memory.buffer[:] = model.buffer
+        self._is_pending = False
+        return model
 
     def average_into(self, weights: Weights) -> None:
         """Make ``weights`` the mean of the versions, if one is kept."""
@@ -158,17 +203,30 @@ class FederatedCoordinator:
             slots[CENTER] = Weights.empty(layout)
         if self._average is not None:
             slots[AVERAGE] = Weights(layout, self._weights.buffer.copy())
+        if self._downlink != RAW:
+            slots[MASTER] = Weights(layout, self._weights.buffer.copy())
         return slots
 
     def send(self, model_updates: Sequence[Array]) -> None:
-        """Make ``model_updates`` the global model and hand it to every model."""
+        """Make ``model_updates`` the global model and hand it to every model.
+
+        With a downlink other than raw, what is to be sent in it is what ``compressed`` returned.
+        """
         self._weights = Weights.of(model_updates, self._weights.layout)
+        if self._is_pending:
+            self.whole(self._weights)
         for model in self.models:
             model.set_weights(filled(model, self._weights) if self._fills else self._weights)
 
 
 def _aggregator(given: str | Aggregator) -> Aggregator:
     return aggregator(given) if isinstance(given, str) else given
+
+
+def _downlink(given: str) -> str:
+    if given not in (RAW, *DOWNLINKS):
+        raise ConfigError(f"downlink {given!r}: give one of {', '.join((RAW, *DOWNLINKS))}")
+    return given
 
 
 def _optimizer(given: str | ServerOptimizer) -> ServerOptimizer:

@@ -1,6 +1,6 @@
 """Settings of the algorithm."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings
@@ -46,4 +46,9 @@ class AlgorithmSettings(BaseSettings):
     )
     scaffold: bool = Field(
         False, description="correct the drift of local training by control variates (SCAFFOLD)"
+    )
+    downlink: Literal["raw", "int8", "2bit", "1bit"] = Field(
+        "raw",
+        description="encoding of new global models: raw, or what they moved by in so many bits a"
+        " parameter (docs/compression.md)",
     )

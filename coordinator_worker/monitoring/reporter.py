@@ -258,7 +258,10 @@ class RunReporter:
         """Every mailbox has the model; ``phases`` of the round that made it, if one did."""
         version = state.version
         self._events.begin(state)
-        log.info("model_published", "version %d is published", version, version=version)
+        sent = model.size_bytes
+        log.info(
+            "model_published", "version %d is published", version, version=version, size_bytes=sent
+        )
         kind = events.FederationFinished if model.final else events.ModelPublished
         size_bytes = state.weights.buffer.nbytes
         self._events.post(kind(state.run, version, size_bytes, (0, self._quorum)))

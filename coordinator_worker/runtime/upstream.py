@@ -109,9 +109,11 @@ class UpstreamFederation:
         self._thread = ThreadPoolExecutor(1, "above")
         self._taking_part: Future[int] | None = None
         self._replaced_s = 0.0
+        self._sent: ModelManifest | None = None  # of the model that clients have, as it came
 
     def begin(self, weights: Weights) -> None:
         """Take part above, unless that has ended; with ``weights`` if nothing came from there."""
+        self._sent = None
         if self._origin is not None:
             return
         self._origin = Origin.read(self._store.folder / ABOVE)
@@ -126,12 +128,21 @@ class UpstreamFederation:
         return replace(record, above=RegionResult(examples, closed.evaluation_of(version)))
 
     def provide(self, publisher: ModelPublisher, weights: Weights) -> None:
-        """Exchange ``weights`` for the model from above, where they lie."""
+        """Exchange ``weights`` for the model from above, where they lie.
+
+        What came as the change to the model that the clients have goes on to them as that.
+        """
         publisher.wait_until_released()  # until it is in the checkpoint
         model = self._exchange(publisher.header.version, weights)
         weights.buffer[:] = model.weights.buffer
         above = model.manifest
-        publisher.set_header(replace(publisher.header, final=above.final, local=above.local))
+        sent, self._sent = self._sent, above
+        header = replace(
+            publisher.header, final=above.final, local=above.local, downlink=above.downlink
+        )
+        publisher.set_header(header)
+        if sent is not None and (sent.run, sent.version) == (above.run, above.base):
+            publisher.set_change(model.change)
 
     def end_reason(self, manifest: ModelManifest) -> str:
         """The federation above says which model is the last."""

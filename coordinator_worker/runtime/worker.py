@@ -76,7 +76,9 @@ from warren_shared.protocol.codec import kind_of
 from warren_shared.protocol.messages import InitialManifest, Join, UpdateManifest
 from warren_shared.protocol.model_header import ModelHeader
 from warren_shared.service.lifecycle import on_stop_signal
+from warren_shared.tensors.compression import RAW
 from warren_shared.tensors.layout import Weights
+from warren_shared.tensors.model_change import change_id
 
 log = Log(__name__)
 
@@ -425,6 +427,7 @@ class CoordinatorWorker:
             final=self._finished,
             fixed_state=state.fixed_state,
             uplink=self._policy.uplink,
+            downlink=self._learning.downlink,
         )
         spares = self._settings.spare_mailboxes
         publisher = ModelPublisher.announce(
@@ -623,8 +626,9 @@ class CoordinatorWorker:
             weights, closed.contributions, record, staleness
         )
         self._finished = self._stopping.reached(state)
-        if self._finished:
-            run.coordinator.average_into(weights)
+        compress = closed.phases.timing("compress", self._compressed)
+        weights, record = compress(run, weights, record)
+        state = replace(state, weights=weights, history=(*state.history[:-1], record))
         local = self._learning.local_at(version)
         header = run.publisher.header
         run.publisher.set_header(
@@ -663,6 +667,28 @@ class CoordinatorWorker:
             same.buffer[:] = state.weights.buffer
             return same, replace(record, diverged=str(error))
 
+    def _compressed(
+        self, run: ActiveRun, weights: Weights, record: RoundRecord
+    ) -> tuple[Weights, RoundRecord]:
+        """What clients will have: ``weights``, or near them if what they moved by is sent.
+
+        The last model is whole: who was away finds it in the mailbox, and nobody to ask.
+        """
+        if self._finished:
+            run.coordinator.average_into(weights)
+        every, change = self._settings.full_model_every, None
+        if self._finished or (every is not None and record.version % every == 0):
+            sent = run.coordinator.whole(weights)
+        else:
+            transfer = change_id(run.state.run, record.version)
+            sent, change = run.coordinator.compressed(weights, transfer)
+        run.publisher.set_change(change)
+        if self._learning.downlink == RAW:
+            return sent, record
+        raw = sent.buffer.nbytes
+        down = raw if change is None else change.code.nbytes
+        return sent, replace(record, bytes_down=down, raw_bytes_down=raw)
+
     def _keep_best(self, state: State, best: Best) -> None:
         """Before the checkpoint that says so; a crash in between leaves a copy that is too new."""
         self._disk_retry.persist(partial(self._store.save_best, state.weights))
@@ -684,5 +710,6 @@ class CoordinatorWorker:
     def _say_published(self, run: ActiveRun, phases: Timings) -> None:
         """Every mailbox has the newest model; ``phases`` of the round that made it."""
         manifest = run.publisher.manifest
-        self._audit.published(run.state.version, manifest.digest, manifest.content)
+        digest = run.publisher.weights_digest
+        self._audit.published(run.state.version, digest, manifest.content)
         self._reporter.published(run.state, manifest, phases)

@@ -23,8 +23,8 @@ ALWAYS: Final = (
     "bytes_up", "seconds", "time",
 )  # fmt: skip
 OPTIONAL: Final = (
-    "clients", "raw_bytes_up", "judged", "above", "diverged", "participation", "rolled_back",
-    "evaluated", "final_evaluation",
+    "clients", "raw_bytes_up", "bytes_down", "raw_bytes_down", "judged", "above", "diverged",
+    "participation", "rolled_back", "evaluated", "final_evaluation",
 )  # fmt: skip
 UNKNOWN: Final = -1  # version of a record that does not say it
 _KNOWN: Final = frozenset((*ALWAYS, *OPTIONAL, "format"))
@@ -126,7 +126,9 @@ class RoundRecord:
 
     What only some records have is None in the others. ``clients``: what each said, in the newest
     record of a history alone; ``raw_bytes_up``: what the updates would have been without
-    an encoding; ``judged``: of metrics that steer the run; ``above``: of a region;
+    an encoding; ``bytes_down``: of the version itself as it went to each client, where it may go
+    as a change, and ``raw_bytes_down`` of the whole model; ``judged``: of metrics that steer the
+    run; ``above``: of a region;
     ``diverged``: why the round's updates were refused; ``participation``: of the roster, by status;
     ``rolled_back``: of a version that no updates made; ``evaluated``: what the program of
     ``--evaluate`` says of this version; ``final_evaluation``: what its clients say of the last one.
@@ -148,6 +150,8 @@ class RoundRecord:
     seconds: float = 0.0
     time: float = 0.0
     raw_bytes_up: int | None = None
+    bytes_down: int | None = None
+    raw_bytes_down: int | None = None
     judged: Mapping[str, Judgement] | None = None
     above: RegionResult | None = None
     diverged: str | None = None
@@ -195,8 +199,9 @@ class RoundRecord:
     def _some_have(self) -> dict[str, Any]:
         """What is in some records only, behind all the rest."""
         told: dict[str, Any] = {}
-        if self.raw_bytes_up is not None:
-            told["raw_bytes_up"] = self.raw_bytes_up
+        for name in ("raw_bytes_up", "bytes_down", "raw_bytes_down"):
+            if (size := getattr(self, name)) is not None:
+                told[name] = size
         if self.judged is not None:
             told["judged"] = {
                 name: {"clients": j.clients, "typical": j.typical, "low": j.low, "high": j.high}
@@ -241,7 +246,7 @@ class RoundRecord:
     def _read(cls, fields: Mapping[str, Any]) -> Self:
         get = fields.get
         clients, judged, above = get("clients"), get("judged"), get("above")
-        raw = get("raw_bytes_up")
+        raw, down, raw_down = get("raw_bytes_up"), get("bytes_down"), get("raw_bytes_down")
         standings, origin, final = get("participation"), get("rolled_back"), get("final_evaluation")
         evaluation, evaluated, diverged = get("evaluation"), get("evaluated"), get("diverged")
         return cls(
@@ -258,6 +263,8 @@ class RoundRecord:
             seconds=_number(get("seconds", 0.0)),
             time=_number(get("time", 0.0)),
             raw_bytes_up=None if raw is None else int(raw),
+            bytes_down=None if down is None else int(down),
+            raw_bytes_down=None if raw_down is None else int(raw_down),
             judged=None if judged is None else _judgements(judged),
             above=None if above is None else _region_of(above),
             diverged=None if diverged is None else str(diverged),

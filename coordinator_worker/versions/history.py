@@ -56,6 +56,10 @@ def row(record: RoundRecord) -> Row:
         figures["evaluation/examples"] = judged.examples
     if record.raw_bytes_up is not None:
         figures["raw_bytes_up"] = record.raw_bytes_up
+    if record.bytes_down is not None:
+        figures["bytes_down"] = record.bytes_down
+    if record.raw_bytes_down is not None:
+        figures["raw_bytes_down"] = record.raw_bytes_down
     if record.diverged is not None:
         figures["diverged"] = record.diverged
     return figures

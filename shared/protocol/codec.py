@@ -22,10 +22,13 @@ from warren_shared.protocol.messages import (
     PROTOCOL,
     AnyMessage,
     Message,
+    ModelManifest,
     Sealed,
     TensorEntry,
 )
+from warren_shared.tensors.compression import size_bytes as size_bytes_in
 from warren_shared.tensors.layout import Layout, Tensor
+from warren_shared.tensors.model_change import DOWNLINKS
 
 Piece = bytes | memoryview
 Body = tuple[Piece, ...]
@@ -180,11 +183,35 @@ def tensor_entries(layout: Layout) -> list[TensorEntry]:
 
 def layout_of(entries: list[TensorEntry], size_bytes: int) -> Layout:
     """The layout that a manifest announces; Rejected(``layout``) unless it makes ``size_bytes``."""
+    layout = _layout_of(entries)
+    if layout.size_bytes != size_bytes:
+        raise Rejected("layout", f"the tensors make {layout.size_bytes} bytes, not {size_bytes}")
+    return layout
+
+
+def model_layout(manifest: ModelManifest) -> Layout:
+    """The layout of the model that is announced, whole or as a change.
+
+    Raises:
+        Rejected: ``layout`` if the transfer has another size than that makes, ``encoding`` if a
+            change is in one that is not known here.
+    """
+    if manifest.base is None:
+        return layout_of(manifest.tensors, manifest.size_bytes)
+    if manifest.downlink not in DOWNLINKS:
+        detail = f"the model's change is in {manifest.downlink}, which is not known: upgrade"
+        raise Rejected("encoding", detail)
+    layout = _layout_of(manifest.tensors)
+    wanted = size_bytes_in(layout, manifest.downlink)
+    if manifest.size_bytes != wanted:
+        detail = f"a change in {manifest.downlink} has {wanted} bytes, not {manifest.size_bytes}"
+        raise Rejected("layout", detail)
+    return layout
+
+
+def _layout_of(entries: list[TensorEntry]) -> Layout:
     for entry in entries:
         # numpy multiplies all sizes but the zeros, and makes no array that would be too big.
         if prod(filter(None, entry.shape)) > MAX_SIZE_BYTES:
             raise Rejected("layout", f"tensor {entry.name} is too large")
-    layout = Layout(tuple(Tensor(e.name, tuple(e.shape), e.dtype, e.role) for e in entries))
-    if layout.size_bytes != size_bytes:
-        raise Rejected("layout", f"the tensors make {layout.size_bytes} bytes, not {size_bytes}")
-    return layout
+    return Layout(tuple(Tensor(e.name, tuple(e.shape), e.dtype, e.role) for e in entries))

@@ -22,7 +22,7 @@ from warren_shared.tensors.compression import RAW
 from warren_shared.tensors.evaluation import MAX_CLASSES, MAX_SCORES, SCORE_BINS
 from warren_shared.tensors.layout import MAX_NAME, Role
 
-PROTOCOL: Final = 4  # the newest that is known here: raised with each field or kind that is added
+PROTOCOL: Final = 5  # the newest that is known here: raised with each field or kind that is added
 OLDEST: Final = 1  # of those that are still read
 MAX_SIZE_BYTES: Final = 1 << 40
 MAX_EXAMPLES: Final = 1 << 40
@@ -41,6 +41,7 @@ Encoding = Annotated[str, Field(pattern=r"^[0-9a-z.]{1,16}$")]
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+Xxh3 = Annotated[int, Field(ge=0, lt=1 << 64)]
 Version = Annotated[int, Field(ge=0, le=1 << 53)]
 Figure = Annotated[float, Field(allow_inf_nan=False)]  # one NaN would be everybody's mean
 Setting = bool | int | Figure | Annotated[str, Field(max_length=1024)]
@@ -97,7 +98,7 @@ class Transfer(Message):
 
     transfer: Hex
     size_bytes: Annotated[int, Field(gt=0, le=MAX_SIZE_BYTES)]
-    digest: Annotated[int, Field(ge=0, lt=1 << 64)]
+    digest: Xxh3
 
 
 class Signed(Message):
@@ -149,7 +150,10 @@ class ModelManifest(Transfer, Signed):
     the clients that are drawn to train from this version (`warren_shared.protocol.sampling`);
     ``final`` says that no further version will come in this run; ``fixed_state`` is that of the
     client that sent the initial weights, which every client's has to equal; ``uplink`` is the
-    encoding in which updates are wanted (`warren_shared.tensors.compression`).
+    encoding in which updates are wanted (`warren_shared.tensors.compression`); ``downlink`` is the
+    one in which later versions come, so that this one has to be kept: with a ``base`` the transfer
+    is not the model but the change to it from that version, and ``weights_digest`` the XXH3 of the
+    model that it leads to (`warren_shared.tensors.model_change`).
     """
 
     kind: Literal["model"] = "model"
@@ -165,6 +169,18 @@ class ModelManifest(Transfer, Signed):
     final: bool = False
     fixed_state: Annotated[FixedState, Since(3)] = {}
     uplink: Annotated[Encoding, Since(4)] = RAW
+    downlink: Annotated[Encoding, Since(5)] = RAW
+    base: Annotated[Version | None, Since(5)] = None
+    weights_digest: Annotated[Xxh3 | None, Since(5)] = None
+
+    @model_validator(mode="after")
+    def _is_whole_or_a_change(self) -> Self:
+        """Or it could not be told what the bytes are."""
+        if self.base is None:
+            return self
+        if self.downlink == RAW or self.weights_digest is None or self.base >= self.version:
+            raise ValueError("a change has an encoding, an older base and the model's digest")
+        return self
 
 
 class ScoreTable(Strict):
@@ -340,7 +356,7 @@ class Newest(Message):
     federation: Name
     run: Hex
     version: Version
-    digest: Annotated[int, Field(ge=0, lt=1 << 64)]
+    digest: Xxh3
 
 
 class Notice(Signed):

@@ -21,3 +21,4 @@ class ModelHeader:
     final: bool = False
     fixed_state: Mapping[str, str] = field(default_factory=dict)
     uplink: str = RAW
+    downlink: str = RAW

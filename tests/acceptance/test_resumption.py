@@ -85,6 +85,7 @@ def train(
 ALGORITHMS = {
     "FedAvg": (),
     "one bit a parameter": ("--uplink", "1bit"),
+    "one bit both ways": ("--uplink", "1bit", "--downlink", "1bit"),
     "robust, with moments": (
         *("--aggregator", "centered-clipping:radius=100", "--server-optimizer", "yogi"),
         *("--clip-norm", "1000"),

@@ -106,7 +106,23 @@ PROTOCOL_4: Final[dict[str, m.Message]] = {
     ),
 }  # fmt: skip
 
-PROTOCOLS: Final = {1: PROTOCOL_1, 2: PROTOCOL_2, 3: PROTOCOL_3, 4: PROTOCOL_4}
+PROTOCOL_5: Final[dict[str, m.Message]] = {
+    "model, downlink": m.ModelManifest(
+        federation="f", run="0badcafe", version=3, tensors=[_ENTRY], downlink="1bit", **_TRANSFER
+    ),
+    "model, change": m.ModelManifest(
+        federation="f", run="0badcafe", version=3, tensors=[_ENTRY], downlink="1bit", base=2,
+        weights_digest=(1 << 64) - 1, **_TRANSFER,
+    ),
+}  # fmt: skip
+
+PROTOCOLS: Final = {
+    1: PROTOCOL_1,
+    2: PROTOCOL_2,
+    3: PROTOCOL_3,
+    4: PROTOCOL_4,
+    5: PROTOCOL_5,
+}
 
 
 def written(messages: dict[str, m.Message]) -> str:

@@ -1,6 +1,7 @@
 """The client's mailbox: the newest whole model wins, and a torn one is asked for again."""
 
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from warren_shared.amqp.delivery import Delivery
 from warren_shared.naming import CHUNK_BYTES
 from warren_shared.protocol.codec import tensor_entries
 from warren_shared.protocol.messages import Join, ModelManifest, Notice
-from warren_shared.protocol.transfer import Outgoing, transfer_fields
-from warren_shared.tensors.layout import Layout, Weights
+from warren_shared.protocol.transfer import Outgoing, digest, transfer_fields
+from warren_shared.tensors.layout import Buffer, Layout, Weights
+from warren_shared.tensors.model_change import ModelChange, change_id, encoded_change
 
 LAYOUT = Layout.of([np.zeros(CHUNK_BYTES // 4 + 9, np.float32)])  # two chunks
 RUN = "ab" * 4
@@ -36,8 +38,8 @@ class Client:
     """A mailbox with what it told its worker."""
 
     def __init__(self, layout: Layout | None = LAYOUT) -> None:
-        self.woken = self.torn = 0
-        self.mailbox = Mailbox("f", self._wake, self._tear)
+        self.woken = self.torn = self.missed = 0
+        self.mailbox = Mailbox("f", self._wake, self._tear, lacks_base=self._miss)
         if layout is not None:
             self.mailbox.expect(layout)
 
@@ -46,6 +48,9 @@ class Client:
 
     def _tear(self) -> None:
         self.torn += 1
+
+    def _miss(self) -> None:
+        self.missed += 1
 
     def receive(self, *bodies: bytes) -> None:
         for tag, body in enumerate(bodies, start=1):
@@ -207,3 +212,117 @@ def test_a_mailbox_holds_one_model_however_many_came(client: Client) -> None:
     client.receive(*itertools.chain.from_iterable(SENT[version] for version in (1, 2, 3) * 5))
     assert client.version() == 3
     assert client.version() is None
+
+
+class Chain:
+    """A coordinator that sends its models as changes in one bit a parameter."""
+
+    def __init__(self) -> None:
+        self.weights = [Weights.empty(LAYOUT)]
+        self.changes: list[ModelChange | None] = [None]
+        draw = np.random.default_rng(5)
+        for version in range(1, 8):
+            new = Weights.of(
+                [draw.standard_normal(t.shape).astype(t.dtype) for t in LAYOUT.tensors]
+            )
+            change, sent = encoded_change(self.weights[-1], new, "1bit", change_id(RUN, version))
+            self.weights.append(sent)
+            self.changes.append(change)
+
+    def whole(self, version: int, run: str = RUN) -> list[bytes]:
+        return self._bodies(version, self.weights[version].buffer, run=run)
+
+    def change(self, version: int, **fields: object) -> list[bytes]:
+        change = self.changes[version]
+        assert change is not None
+        digests = {"base": version - 1, "weights_digest": digest(self.weights[version].buffer)}
+        return self._bodies(version, change.code, change.transfer, **{**digests, **fields})
+
+    def _bodies(
+        self, version: int, buffer: Buffer, transfer: str | None = None, **fields: object
+    ) -> list[bytes]:
+        told = {"run": RUN, **transfer_fields(buffer, transfer), **fields}
+        manifest = ModelManifest(
+            federation="f", version=version, tensors=tensor_entries(LAYOUT), downlink="1bit",
+            **told,
+        )  # fmt: skip
+        return bodies_of(Outgoing(manifest, buffer))
+
+    def is_held_by(self, client: Client, version: int) -> bool:
+        taken = client.mailbox.take()
+        assert isinstance(taken, GlobalModel)
+        assert taken.manifest.version == version
+        return taken.weights.buffer.tobytes() == self.weights[version].buffer.tobytes()
+
+
+CHAIN = Chain()
+
+
+def test_changes_lead_from_model_to_model(client: Client) -> None:
+    client.receive(*CHAIN.whole(0))
+    for version in (1, 2):
+        client.receive(*CHAIN.change(version))
+        assert CHAIN.is_held_by(client, version)
+    client.receive(*CHAIN.change(3), *CHAIN.change(4), *CHAIN.change(5))  # while we trained
+    assert CHAIN.is_held_by(client, 5)
+    assert (client.missed, client.torn) == (0, 0)
+
+
+def test_the_model_that_is_trained_on_stays_as_it_is_while_a_change_comes(client: Client) -> None:
+    client.receive(*CHAIN.whole(0))
+    taken = client.mailbox.take()
+    assert taken is not None
+    client.receive(*CHAIN.change(1))
+    assert not taken.weights[0].any()
+
+
+@pytest.mark.parametrize("before", [[], CHAIN.whole(1), CHAIN.whole(2, run="cd" * 4)])
+def test_a_change_to_what_is_not_here_is_not_taken_and_the_whole_is_asked_for(
+    client: Client, before: list[bytes]
+) -> None:
+    client.receive(*before)
+    client.mailbox.take()
+    client.receive(*CHAIN.change(3))
+    assert client.mailbox.take() is None
+    assert (client.missed, client.torn) == (1, 0)
+    client.receive(*CHAIN.whole(3), *CHAIN.change(4))
+    assert CHAIN.is_held_by(client, 4)
+    assert client.missed == 1
+
+
+def test_a_change_that_leads_to_what_is_here_is_passed_over(client: Client) -> None:
+    """The answer to our join may overtake nothing, but the change to it came before."""
+    client.receive(*CHAIN.whole(0), *CHAIN.whole(4))
+    client.mailbox.take()
+    client.receive(*CHAIN.change(3), *CHAIN.change(4))
+    assert client.mailbox.take() is None
+    assert (client.missed, client.torn) == (0, 0)
+    client.receive(*CHAIN.change(5))
+    assert CHAIN.is_held_by(client, 5)
+
+
+def test_a_change_that_leads_elsewhere_than_announced_is_torn(client: Client) -> None:
+    client.receive(*CHAIN.whole(0), *CHAIN.change(1, weights_digest=7))
+    assert client.torn == 1
+    assert CHAIN.is_held_by(client, 0)
+    client.receive(*CHAIN.change(2))  # it has nothing to lead on from
+    assert client.missed == 1
+
+
+def test_a_base_of_other_bits_is_found_out(client: Client) -> None:
+    """As after a rollback to a backup: the same run and version, and another model."""
+    client.receive(*model(0))
+    client.receive(*CHAIN.change(1))
+    assert client.missed == 1, "a model without a downlink is no base"
+    other = Weights.of([np.ones(t.shape, t.dtype) for t in LAYOUT.tensors], LAYOUT)
+    client.receive(*CHAIN._bodies(0, other.buffer), *CHAIN.change(1))
+    assert client.torn == 1
+
+
+def test_where_models_come_whole_no_base_is_kept(client: Client) -> None:
+    client.receive(*model(3))
+    taken = client.mailbox.take()
+    assert isinstance(taken, GlobalModel)
+    gone = weakref.ref(taken.shelved)
+    del taken
+    assert gone() is None

@@ -33,9 +33,10 @@ from warren_shared.errors import Stopped
 from warren_shared.naming import COORDINATOR_USER
 from warren_shared.protocol.codec import decode
 from warren_shared.protocol.messages import ModelManifest, Newest, Probe, UpdateManifest
-from warren_shared.protocol.transfer import Outgoing, transfer_fields
+from warren_shared.protocol.transfer import Outgoing, digest, transfer_fields
 from warren_shared.service.lifecycle import StopSignal
-from warren_shared.tensors.layout import Weights
+from warren_shared.tensors.layout import Array, Weights
+from warren_shared.tensors.model_change import ModelChange, move
 
 RUN, UPDATES, QUORUM = "ab" * 4, 12, 2
 PROBE = encode(Probe())  # comes back to whoever is the active coordinator
@@ -65,6 +66,24 @@ class Broker:
         self.tag = 0
         self.newest: list[Newest] = []  # as the queue of that name has them
         self.dead: set[int] = set()  # tags of deliveries that came again over the same channel
+        self.client: tuple[int, Weights] | None = None  # version and model of one who hears all
+
+    def hear(self, manifest: ModelManifest, data: memoryview) -> None:
+        """A client takes a model, whole or as the change to the one that it has."""
+        found = np.frombuffer(data, np.uint8)
+        made = Weights(LAYOUT, np.empty(LAYOUT.size_bytes, np.uint8))
+        if manifest.base is None:
+            made.buffer[:] = found
+        else:
+            assert self.client is not None
+            assert self.client[0] in {manifest.base, manifest.version}
+            if self.client[0] == manifest.version:
+                return
+            change = ModelChange(manifest.downlink, manifest.transfer, found)
+            move(self.client[1], change, made)
+            assert digest(made.buffer) == manifest.weights_digest
+        self.client = manifest.version, made
+        self.models.setdefault(manifest.version, set()).add(digest(made.buffer))
 
     def requeue(self, *, first: bool) -> None:
         again = self.unacknowledged.values()
@@ -113,7 +132,7 @@ class Life:
     def publish(
         self, messages: Iterable[Publication | None], *, waits_for_queue: bool = False
     ) -> None:
-        manifest, held = None, False
+        model, held = None, False
         for message in messages:
             if message is None:
                 if not held:
@@ -123,13 +142,13 @@ class Life:
                     raise Blown
                 continue
             self.burn()
-            said, _ = decode(b"".join(bytes(piece) for piece in message.body))
+            said, data = decode(b"".join(bytes(piece) for piece in message.body))
             if isinstance(said, Newest):
                 self.broker.newest.append(said)
-            else:
-                manifest = said
-        if isinstance(manifest, ModelManifest):
-            self.broker.models.setdefault(manifest.version, set()).add(manifest.digest)
+            elif isinstance(said, ModelManifest):
+                model = said, data
+        if model is not None:
+            self.broker.hear(*model)
         if not held:
             self.sent.release()
         self.burn()
@@ -215,7 +234,9 @@ class Fused(checkpoint.Checkpoint):
         self.life.burn()
 
 
-def live(folder: Path, broker: Broker, effects: int, first: bool, sight: int) -> None:
+def live(
+    folder: Path, broker: Broker, downlink: str, effects: int, first: bool, sight: int
+) -> None:
     """A coordinator's process from start to sudden end, or until there is nothing to do."""
     with pytest.MonkeyPatch.context() as patch:
         life = Life(broker, effects, first, sight)
@@ -223,7 +244,7 @@ def live(folder: Path, broker: Broker, effects: int, first: bool, sight: int) ->
         patch.setattr(CoordinatorLoop, "from_settings", lambda _settings: life)
         patch.setattr(worker, "on_stop_signal", lambda _stop: StopSignal())
         patch.setattr(store, "Checkpoint", Fused)
-        given = CoordinatorSettings(checkpoint_dir=folder, **SETTINGS)  # type: ignore[arg-type]
+        given = CoordinatorSettings(checkpoint_dir=folder, downlink=downlink, **SETTINGS)  # type: ignore[arg-type]
         process = worker.CoordinatorWorker.from_settings(given)
         with contextlib.suppress(Blown):
             process.run()
@@ -232,23 +253,27 @@ def live(folder: Path, broker: Broker, effects: int, first: bool, sight: int) ->
 
 @pytest.mark.slow
 @settings(max_examples=150)
-@given(st.lists(st.tuples(st.integers(0, 30), st.booleans(), st.integers(0, 12)), max_size=12))
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.booleans(), st.integers(0, 12)), max_size=12),
+    st.sampled_from(["raw", "1bit"]),
+)
 def test_cut_off_after_any_effect_every_update_counts_once(
-    fuses: list[tuple[int, bool, int]],
+    fuses: list[tuple[int, bool, int]], downlink: str
 ) -> None:
     broker = Broker()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint.save(folder, State("f", RUN, 0, Weights.empty(LAYOUT), applied={}))
         for effects, first, sight in (*fuses, (1_000_000, False, 0)):
-            live(folder, broker, effects, first, sight)
+            live(folder, broker, downlink, effects, first, sight)
         state = checkpoint.load(folder)
         assert state is not None
-        check(state, broker)
-        check_audit(state, folder)
+        counts = state.slots["master"] if downlink != "raw" else state.weights
+        check(state, counts[0], broker)
+        check_audit(state, counts[0], folder)
 
 
-def check_audit(state: State, folder: Path) -> None:
+def check_audit(state: State, counts: Array, folder: Path) -> None:
     """The log tells of each version whose updates made it, and of nothing that was undone."""
     made = versions(read(folder))
     assert list(made) == [(RUN, version) for version in range(1, state.version + 1)]
@@ -263,16 +288,19 @@ def check_audit(state: State, folder: Path) -> None:
         for entry in version.line["contributions"]:
             assert (version.version, entry["transfer"]) in accepted
             counted[int(entry["client"][1:])] += 1
-    np.testing.assert_array_equal(counted, state.weights[0] * QUORUM)
+    np.testing.assert_array_equal(counted, counts * QUORUM)
     assert list(faults(read(folder))) == []
 
 
-def check(state: State, broker: Broker) -> None:
+def check(state: State, counts: Array, broker: Broker) -> None:
     assert broker.published == UPDATES
     waiting = (*broker.waiting, *broker.unacknowledged.values())
     left = {decode(body)[0].transfer for body in waiting if body != PROBE}  # type: ignore[union-attr]
-    effects = state.weights[0] * QUORUM
+    effects = counts * QUORUM
     assert set(effects) <= {0.0, 1.0}, "an update counts once or, while it waits, not yet"
     assert effects.sum() == UPDATES - len(left) == state.version * QUORUM
     for version, digests in broker.models.items():
         assert len(digests) <= 1, f"version {version} was more than one model"
+    assert broker.client is not None
+    assert broker.client[0] == state.version
+    assert broker.client[1].buffer.tobytes() == state.weights.buffer.tobytes()

@@ -5,7 +5,10 @@ from dataclasses import MISSING, fields
 from warren_shared.protocol.messages import ModelManifest
 from warren_shared.protocol.model_header import ModelHeader
 
-OF_WEIGHTS = {"kind", "transfer", "size_bytes", "digest", "tensors", "content", "signatures"}
+OF_WEIGHTS = {
+    *("kind", "transfer", "size_bytes", "digest", "tensors", "content", "signatures"),
+    *("base", "weights_digest"),
+}
 
 
 def test_a_field_that_a_manifest_gets_is_one_of_the_header_too() -> None:

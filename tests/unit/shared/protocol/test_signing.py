@@ -67,6 +67,9 @@ def test_what_was_signed_is_believed_on_the_other_side_of_the_wire(
         {"local": LocalTraining(epochs=1000)},
         {"final": True},
         {"transfer": "ef" * 8},
+        {"downlink": "1bit"},
+        {"base": 2},
+        {"weights_digest": 7},
     ],
 )
 def test_nothing_of_a_model_can_be_changed(change: dict[str, object]) -> None:
@@ -79,7 +82,8 @@ def test_every_field_of_a_header_is_signed() -> None:
     """Also those that a later version adds: what is signed is what travels."""
     everything = manifest(
         config={"seed": 1}, local=LocalTraining(proximal=0.1), max_staleness=1, participation=0.5,
-        final=True, fixed_state={"vocabulary": "cafe" * 4}, uplink="1bit",
+        final=True, fixed_state={"vocabulary": "cafe" * 4}, uplink="1bit", downlink="1bit",
+        base=2, weights_digest=7,
     )  # fmt: skip
     said = msgpack.unpackb(signed_bytes(everything).partition(b"\n")[2])
     assert set(said) == set(ModelManifest.model_fields) - {"signatures"}
