@@ -29,12 +29,14 @@ from coordinator_worker.storage.audit_files import read
 from coordinator_worker.versions.audit_report import versions
 from coordinator_worker.versions.rollback import rollback
 from tests import tasks
+from tests.acceptance.test_compression import published, seen, sizes
 from tests.conftest import CLIENTS
 from tests.support.bodies import encode
 from tests.support.processes import BIN, DEADLINE_S, KEYS, Worker, workers
 from warren_shared.errors import ConfigError
 from warren_shared.protocol.codec import decode
 from warren_shared.protocol.messages import Join, LocalTraining, ModelManifest, UpdateManifest
+from warren_shared.tensors.compression import size_bytes
 from warren_shared.tensors.layout import Layout, Weights
 
 # A coordinator that kills itself before or after its Nth call of what DIE names.
@@ -322,6 +324,30 @@ def test_statistics_of_all_clients_are_averaged_by_weight_through_regions(tree: 
         layout, weights = tree.state(name).weights.layout, tree.state(name).weights
         assert [tensor.name for tensor in layout.tensors] == ["ledger", "moving"]
         np.testing.assert_allclose(weights[1], [mean, mean], rtol=1e-6)
+
+
+def test_what_comes_from_above_as_a_change_goes_on_as_one(tree: Tree, tmp_path: Path) -> None:
+    """And every client below has the very model of the root."""
+    with workers() as started:
+        for shard, name in enumerate(CLIENTS):
+            file = tmp_path / f"{name}.seen"
+            started.append(tree.client(name, "witness", "--seen", str(file), "--shard", str(shard)))
+        regions = [tree.region(name) for name in REGIONS]
+        told = ("--rounds", "8", "--downlink", "1bit", "--keep-versions", "100")
+        started += [*regions, tree.root("--quorum", "2", *told)]
+        assert [worker.end() for worker in started] == [0] * 7, started[-1].said
+    state, made = published(tree.folder / "root")
+    for name in CLIENTS:
+        assert seen(tmp_path, name) == made[:-1]
+    code, whole = size_bytes(state.weights.layout, "1bit"), state.weights.layout.size_bytes
+    for worker in (*regions, started[-1]):
+        assert sizes(worker) == [whole, *[code] * 7, whole]
+
+
+def test_a_region_does_not_choose_how_models_are_sent(tree: Tree) -> None:
+    worker = tree.region("region-a", "--downlink", "1bit")
+    assert worker.end() == 2
+    assert "leave out --downlink" in worker.said
 
 
 def test_a_standby_takes_the_region_over(tree: Tree) -> None:

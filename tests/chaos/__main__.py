@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tests.chaos.run import run
-from tests.chaos.stage import Plan
+from tests.chaos.stage import Plan, downlink_of
+from warren_shared.tensors.model_change import DOWNLINKS
 
 
 def main() -> int:
@@ -21,6 +22,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="of faults (default: 10)")
     parser.add_argument("--seed", type=int, help="the same faults again (default: a random one)")
+    parser.add_argument(
+        "--downlink", choices=("raw", *DOWNLINKS), help="of models (default: by the seed)"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/chaos"), help="folder of the report")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(10**6)
@@ -30,6 +34,7 @@ def main() -> int:
         given.minutes * 60,
         seed,
         padding=padding,
+        downlink=given.downlink or downlink_of(seed),
         server=os.environ.get("WARREN_TEST_RABBITMQ_SERVER"),
     )
     console = Console()

@@ -52,6 +52,7 @@ def run(plan: Plan, folder: Path, told: Told) -> dict[str, Any]:
     )
     report = {
         "seed": plan.seed,
+        "downlink": plan.downlink,
         "broker_version": version,
         "minutes": (time.monotonic() - begin) / 60,
         "messages_per_update": -(-stage.federation.model_bytes >> 20),

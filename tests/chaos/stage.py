@@ -19,6 +19,7 @@ from tests.chaos.crew import Crew, Post
 from tests.support.pace import allow
 from tests.support.relay import Relay
 from warren_shared.errors import BrokerConfigError
+from warren_shared.tensors.compression import BLOCK
 
 if TYPE_CHECKING:
     from broker_config.node.record import Node
@@ -48,7 +49,13 @@ class Plan:
     slots: int = 8000
     padding: int = 1  # further float64 of the model: without any an update is one message
     training_s: float = 0.05
+    downlink: str = "raw"
     server: str | None = None
+
+
+def downlink_of(seed: int) -> str:
+    """Of two seeds in a row the models of both come whole, and of the next two as changes."""
+    return "1bit" if seed // 2 % 2 else "raw"
 
 
 class Stage:
@@ -67,7 +74,9 @@ class Stage:
         # Not in the folder of the report: it holds passwords.
         self.home = Path(tempfile.mkdtemp(prefix="warren-chaos-"))
         self.federation = Federation(
-            "chaos", clients=(*CLIENTS, MALLORY), model_bytes=8 * (8 * plan.slots + plan.padding)
+            "chaos",
+            clients=(*CLIENTS, MALLORY),
+            model_bytes=8 * (8 * plan.slots + plan.padding) + 4 * BLOCK,
         )
         self.node: Node = private_node.up(self.home, self.federation, server=plan.server)
         self.crew = Crew(folder)
@@ -101,7 +110,7 @@ class Stage:
         """A coordinator; all share one checkpoint folder."""
         arguments = ["--checkpoint-dir", str(self.checkpoints), "--quorum", str(quorum)]
         arguments += ["--max-staleness", MAX_STALENESS, "--staleness-exponent", "0"]
-        arguments += ["--wait-broker-s", FOREVER]
+        arguments += ["--wait-broker-s", FOREVER, "--downlink", self.plan.downlink]
         return Post(name, "coordinator-worker", arguments, self._environment(name))
 
     def _environment(self, name: str) -> dict[str, str]:
