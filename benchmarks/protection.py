@@ -64,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(
-    case: Case, ways: Sequence[Way], repetitions: int, rounds: int
+    case: Case, ways: Sequence[Way], repetitions: int, rounds: int, timeout_s: float = 300.0
 ) -> Mapping[Way, list[Run]]:
-    """Every way in turn, ``repetitions`` times."""
+    """Every way in turn, ``repetitions`` times; a run may take ``timeout_s``."""
     runs: dict[Way, list[Run]] = {way: [] for way in ways}
     federation = Federation(
         clients=names(case), fleets=(), model_bytes=case.size_bytes, encrypt_updates=True
@@ -79,17 +79,17 @@ def measure(
         for _ in range(repetitions):
             for way in ways:
                 place = replace(on[way.tls], without=way.without)
-                runs[way].append(_run(place, case, rounds, way.more))
+                runs[way].append(_run(place, case, rounds, timeout_s, way.more))
             told = ", ".join(f"{way.name} {_seconds(runs[way][-1]):.3f} s" for way in ways)
             Console(stderr=True).print(f"{case}: {told}")
     return runs
 
 
-def _run(on: Stand, case: Case, rounds: int, more: Sequence[str]) -> Run:
+def _run(on: Stand, case: Case, rounds: int, timeout_s: float, more: Sequence[str]) -> Run:
     for name in ("a.checkpoint", "b.checkpoint"):
         (on.folder / "checkpoint" / name).unlink(missing_ok=True)
     with client_workers(on, case) as clients:
-        return run(on, case, clients, rounds + WARM_UP, 300.0, *more)
+        return run(on, case, clients, rounds + WARM_UP, timeout_s, *more)
 
 
 def _seconds(one: Run) -> float:
