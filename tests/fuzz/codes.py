@@ -1,4 +1,7 @@
-"""The bytes of an encoded update: refused, or finite numbers whose norm was known before."""
+"""The bytes of an encoded update: refused, or finite numbers whose norm was known before.
+
+Those of a model's change too: refused, or the old model and what was decoded, added once.
+"""
 
 from typing import Final
 
@@ -7,7 +10,8 @@ import numpy as np
 from tests.fuzz.instructions import Instructions
 from warren_shared.errors import Rejected
 from warren_shared.tensors.compression import ENCODINGS, Decoder, size_bytes
-from warren_shared.tensors.layout import STATISTIC, TRAINABLE, Layout, Tensor
+from warren_shared.tensors.layout import STATISTIC, TRAINABLE, Layout, Tensor, Weights
+from warren_shared.tensors.model_change import ModelChange, move
 
 NAMES: Final = tuple(ENCODINGS)
 SIZES: Final = (1, 7, 1023, 1024, 1025, 2049)
@@ -41,7 +45,16 @@ def run(data: bytes) -> None:
     try:
         squares = decoder.sum_of_squares()
     except Rejected:
+        squares = None
+    old, moved = Weights.empty(layout), Weights(layout, np.full(layout.size_bytes, 255, np.uint8))
+    for array in old:
+        array[...] = 1.0
+    try:
+        move(old, ModelChange(encoding, transfer, encoded), moved)
+    except Rejected:
+        assert squares is None
         return
+    assert squares is not None
     found = np.full(layout.size_bytes, 255, np.uint8)
     filled = 0
     for start, piece in decoder.chunks():
@@ -52,8 +65,14 @@ def run(data: bytes) -> None:
     for run_ in layout.runs:
         values = found[run_.start : run_.stop].view(run_.dtype).astype(np.float64)
         assert np.isfinite(values).all()
+        now = moved.buffer[run_.start : run_.stop].view(run_.dtype)
+        before = old.buffer[run_.start : run_.stop].view(run_.dtype)
+        given_values = found[run_.start : run_.stop].view(run_.dtype)
         if run_.role == TRAINABLE:
             total += float(values @ values)
+            np.testing.assert_array_equal(now, before + given_values)
+        else:
+            np.testing.assert_array_equal(now, given_values)
     assert abs(total - squares) <= 1e-5 * max(total, squares) + 1e-30, (total, squares)
     again = np.empty_like(found)
     middle = layout.size_bytes // 3
