@@ -32,6 +32,7 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "rounds": ("quorum", "deadline_s", "min_quorum", "participation", "clients"),
         "bytes (docs/compression.md)": ("uplink", "downlink", "full_model_every"),
+        "privacy (docs/privacy.md)": ("privacy",),
         "late updates": ("max_staleness", "staleness_exponent", "staleness_hinge"),
         "the end of the run": ("rounds", "target", "monitor", "patience", "evaluate"),
         "what is kept, and what clients are told": (
@@ -101,6 +102,11 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
         None,
         ge=1,
         description="with --downlink: send the whole model with each version that this divides",
+    )
+    privacy: str | None = Field(
+        None,
+        description="differential privacy of each client, as NAME:PARAMETER=VALUE,…: correlated or"
+        " gaussian, with epsilon, delta, clip, contributions and distance",
     )
     max_staleness: int = Field(
         0, ge=0, description="accept updates up to this many versions late, at less weight"

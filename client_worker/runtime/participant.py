@@ -13,6 +13,7 @@ from client_worker.runtime.update_store import UpdateStore
 from client_worker.settings import ClientSettings
 from client_worker.tasks.failures import PAUSES_S, UserCodeError, one_line, user_code
 from client_worker.tasks.task import TaskSource
+from client_worker.training.clipping import clip
 from client_worker.training.metrics import by_finiteness
 from warren_shared.errors import ConfigError, TaskFailed
 from warren_shared.observability.event_bus import EventBus, Timings
@@ -107,6 +108,9 @@ class Participant:
         self._failures = 0  # of the user's code, in a row
         self._is_resting = False  # after one of them
         self._version: int | None = None  # that is being worked on
+        # Of our updates in a private run, by base version: from which version another may count.
+        self._contributed: dict[int, int] = {}
+        self._held_back: GlobalModel | None = None  # not trained from, for the sake of our privacy
 
     # --- on the connection's thread ------------------------------------------------------------
 
@@ -317,7 +321,8 @@ class Participant:
             self._miss(notice)
             return
         if notice.notice == "rejected":
-            say = log.info if notice.reason == "stale" else log.warning  # being late is no fault
+            is_fault = notice.reason not in {"stale", "early", "spent"}  # being late is none
+            say = log.warning if is_fault else log.info
             say(
                 "update_rejected",
                 "the coordinator rejected an update of ours that the broker had confirmed: %s",
@@ -326,6 +331,10 @@ class Participant:
             )
             self._memory.rejected(notice.base_version)
             self._publish_event(events.UpdateRejected(self.id, notice.reason))
+            if notice.reason not in {"early", "spent"}:  # it is in no round, so it is not one
+                self._contributed.pop(notice.base_version or 0, None)
+                if self._held_back is not None and not self.mailbox.holds_model:
+                    self._work(self._held_back)
             return
         if not self._is_fresh:  # what an earlier run has trained is not an initial model
             self._arguments = None
@@ -375,7 +384,8 @@ class Participant:
         if self._run != manifest.run:  # another run's versions have the same numbers
             self._run, self._skipped = manifest.run, None
             self._called = self._called if self._called_anew else -1
-        self._called_anew = False
+            self._contributed = {}
+        self._called_anew, self._held_back = False, None
         self._local = manifest.local
         self._version = manifest.version
         if self._may_be_over(model) and (words := self._unlike(manifest)):
@@ -399,7 +409,31 @@ class Participant:
             log.info("not_drawn", "not drawn for version %d", manifest.version, client=self.id)
             self._skipped = model
             return
+        if self._is_too_early(manifest):
+            self._held_back = model
+            return
         self._train(model)
+
+    def _is_too_early(self, manifest: ModelManifest) -> bool:
+        """Whether an update would be rejected for the sake of our privacy; then training is vain.
+
+        An update to version v is in the model to v + 1 + ``max_staleness`` at the latest.
+        """
+        terms = manifest.privacy
+        if terms is None:
+            return False
+        left = terms.contributions - len(self._contributed)
+        first = max(self._contributed.values(), default=0)
+        if left > 0 and manifest.version >= first:
+            return False
+        words = f"from version {first} on" if left > 0 else "no more in this run"
+        log.info(
+            "privacy_waits",
+            "this client may train again %s, for the sake of its privacy",
+            words,
+            client=self.id,
+        )
+        return True
 
     def _train(self, model: GlobalModel) -> None:
         manifest = model.manifest
@@ -469,7 +503,8 @@ class Participant:
                 self._client.update(model.weights, manifest.local)
                 found = self._client.evaluation()
             told = _told(found.metrics()) if found is not None else ""
-            if found is not None and self.mailbox.coordinator_reads >= Evaluated.SINCE:
+            knows = self.mailbox.coordinator_reads >= Evaluated.SINCE
+            if found is not None and knows and manifest.privacy is None:
                 self._report_final(manifest, found)
         log.info("finished", "version %d is final%s", manifest.version, told, client=self.id)
         self.has_ended = not self._settings.stay
@@ -490,6 +525,12 @@ class Participant:
 
     def _contribute(self, update: Update, model: ModelManifest) -> None:
         delta = Weights.of(update.delta, self._client.layout_for(model.local))
+        if (terms := model.privacy) is not None:
+            update = replace(update, num_examples=1, metrics={}, not_finite=(), local_steps=None,
+                             evaluation=None)  # fmt: skip
+            clip(delta, terms.clip)
+            first = model.version + model.max_staleness + terms.distance
+            self._contributed[model.version] = first
         encoding, transfer = self._encoding(model), new_transfer()
         buffer = compression.encode(delta, encoding, transfer)
         manifest = UpdateManifest(

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator_worker.aggregation import Aggregator, ServerOptimizer, aggregator, server_optimizer
-from coordinator_worker.aggregation.coordinator import MASTER, FederatedCoordinator, Model
+from coordinator_worker.aggregation.coordinator import MASTER, NOISE, FederatedCoordinator, Model
+from coordinator_worker.aggregation.private_cohort import RoundNoise
 from coordinator_worker.aggregation.schedules import Schedule, schedule
 from coordinator_worker.aggregation.settings import AlgorithmSettings
 from coordinator_worker.state.training_state import State
@@ -61,7 +62,9 @@ class Algorithm:
         longer.buffer[: layout.size_bytes] = weights.buffer
         return longer
 
-    def coordinator(self, model: Model, state: State) -> FederatedCoordinator:
+    def coordinator(
+        self, model: Model, state: State, noise: RoundNoise | None = None
+    ) -> FederatedCoordinator:
         """The coordinator that goes on from ``state``; after a rollback with its slots reset.
 
         Raises ConfigError if the run was begun with another algorithm that remembers other things.
@@ -78,10 +81,11 @@ class Algorithm:
             "clip_norm": self.clip_norm,
             "average": self.average,
             "downlink": self.downlink,
+            "noise": noise,
         }
         fresh = FederatedCoordinator([model], **settings)
-        anew = state.rolled_back is not None and not state.slots
-        known, wanted = state.slots.keys() - {MASTER}, fresh.slots.keys() - {MASTER}
+        known, wanted = (slots.keys() - {MASTER, NOISE} for slots in (state.slots, fresh.slots))
+        anew = state.rolled_back is not None and not known
         if state.version and not anew and known != wanted:
             raise ConfigError(
                 "the checkpoint's run was begun with another --server-optimizer, --aggregator or"
@@ -91,4 +95,6 @@ class Algorithm:
         if known == wanted:
             # The master of a run that goes on with a raw downlink is where its next round begins.
             fresh.slots = {**fresh.slots, **state.slots}
+        elif NOISE in state.slots:
+            fresh.slots[NOISE] = state.slots[NOISE]
         return fresh

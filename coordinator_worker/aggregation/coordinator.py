@@ -12,7 +12,9 @@ from coordinator_worker.aggregation import (
     aggregator,
     server_optimizer,
 )
+from coordinator_worker.aggregation.cohort import Delta
 from coordinator_worker.aggregation.optimizers import Slots
+from coordinator_worker.aggregation.private_cohort import PrivateCohort, RoundNoise
 from coordinator_worker.aggregation.weighted_sum import WeightedSum
 from warren_shared.errors import ConfigError, Rejected
 from warren_shared.protocol.transfer import new_transfer
@@ -22,7 +24,7 @@ from warren_shared.tensors.layout import Array, Weights
 from warren_shared.tensors.model_change import DOWNLINKS, ModelChange, encoded_change
 from warren_shared.tensors.update import Update
 
-CENTER, AVERAGE, MASTER = "center", "average", "master"
+CENTER, AVERAGE, MASTER, NOISE = "center", "average", "master", "noise"
 
 
 class Model(Protocol):
@@ -61,6 +63,9 @@ class FederatedCoordinator:
     With a ``downlink`` other than raw clients get a model as its change in few bits. Then what
     they have is ``compressed(model)``, and updates move the model without the loss, the master, so
     that what one version lacks the next one brings.
+
+    With ``noise`` the model is differentially private in each client (docs/privacy.md), if the
+    caller sees to it that none is in more rounds, or sooner again, than the noise is made for.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class FederatedCoordinator:
         clip_norm: float | None = None,
         average: float | None = None,
         downlink: str = RAW,
+        noise: RoundNoise | None = None,
         slots: Slots | None = None,
     ) -> None:
         if not models:
@@ -83,6 +89,8 @@ class FederatedCoordinator:
         self._clip_norm = clip_norm
         self._average = average
         self._downlink = _downlink(downlink)
+        self._noise = noise
+        self._rounds = 0
         self._is_pending = False  # whether a model was computed and not prepared for sending
         first = self.models[0].get_weights()
         self._weights = first if isinstance(first, Weights) else packed(self.models[0], first)
@@ -96,12 +104,14 @@ class FederatedCoordinator:
 
     def begin(
         self, memory: Weights | None = None, model: Weights | None = None, *, alone: bool = True
-    ) -> Cohort:
+    ) -> Cohort | PrivateCohort:
         """Begin a round; updates are added to it, and ``aggregate([it])`` closes it.
 
         ``model`` is what is current when it closes: the one that was sent last unless told. Who is
         not ``alone`` in changing it, as a region is, has statistics folded without it.
         """
+        if self._noise is not None:
+            return PrivateCohort(self._weights.layout, self._noise, memory)
         current = (model or self._weights) if alone else None
         return Cohort(
             self._weights.layout,
@@ -111,22 +121,27 @@ class FederatedCoordinator:
             model=current,
         )
 
-    def aggregate(self, updates: Iterable[Update | WeightedSum | Cohort]) -> Weights:
+    def aggregate(
+        self,
+        updates: Iterable[Update | WeightedSum | Cohort | PrivateCohort],
+        context: str | None = None,
+    ) -> Weights:
         """Return the global model moved by what the aggregator makes of ``updates``.
 
         With FedAvg that is w + (sum_k n_k * delta_k) / (sum_k n_k), n_k the number of examples of
         update k. A Cohort, or a WeightedSum, counts as the updates in it; its memory may become the
         result. The current model stays as it is until ``send``. With a downlink other than raw w is
-        the master, and so is the result.
+        the master, and so is the result. ``context`` says which round of which run it is, for the
+        noise; unless told it is the number of the round here.
 
         Raises:
             ConfigError: there are no updates or too few, or one does not fit the model.
             Rejected: one is not finite, or lacks what the aggregator needs.
             Diverged: the new model would not be finite. The slots were reset.
         """
-        cohort: Cohort | None = None
+        cohort: Cohort | PrivateCohort | None = None
         for update in updates:
-            if isinstance(update, Cohort):
+            if isinstance(update, Cohort | PrivateCohort):
                 if cohort is not None:
                     raise ConfigError("a round is one cohort")
                 cohort = update
@@ -137,12 +152,13 @@ class FederatedCoordinator:
         if cohort is None or not cohort.count:
             raise ConfigError("there are no updates to aggregate")
         controls = min(1.0, cohort.count / self.population)
-        delta = cohort.delta(self.slots.get(CENTER))
+        delta = self._delta(cohort, context)
         try:
             model = self.slots.get(MASTER, self._weights)
             moved = self._optimizer.move(model, delta, self.slots, controls=controls)
         except Exception:
-            self.slots.update(self._initial_slots())
+            # The noise of what follows has to go on from that of this round all the same.
+            self.slots.update(self._initial_slots() | _only(NOISE, self.slots))
             raise
         self._is_pending = True
         if self._average is not None:
@@ -188,7 +204,13 @@ class FederatedCoordinator:
         if self._average is not None:
             weights.buffer[:] = self.slots[AVERAGE].buffer
 
-    def _take(self, cohort: Cohort, update: Update | WeightedSum) -> None:
+    def _delta(self, cohort: Cohort | PrivateCohort, context: str | None) -> Delta:
+        if isinstance(cohort, Cohort):
+            return cohort.delta(self.slots.get(CENTER))
+        self._rounds += 1
+        return cohort.delta(self.slots[NOISE], context or f"round {self._rounds}")
+
+    def _take(self, cohort: Cohort | PrivateCohort, update: Update | WeightedSum) -> None:
         if not isinstance(update, WeightedSum):
             cohort.add(update)
             return
@@ -205,6 +227,8 @@ class FederatedCoordinator:
             slots[AVERAGE] = Weights(layout, self._weights.buffer.copy())
         if self._downlink != RAW:
             slots[MASTER] = Weights(layout, self._weights.buffer.copy())
+        if self._noise is not None:
+            slots[NOISE] = Weights.empty(layout)  # integers in the place of floats
         return slots
 
     def send(self, model_updates: Sequence[Array]) -> None:
@@ -221,6 +245,10 @@ class FederatedCoordinator:
 
 def _aggregator(given: str | Aggregator) -> Aggregator:
     return aggregator(given) if isinstance(given, str) else given
+
+
+def _only(name: str, slots: Slots) -> Slots:
+    return {name: slots[name]} if name in slots else {}
 
 
 def _downlink(given: str) -> str:

@@ -222,9 +222,9 @@ class _Members:
     def _timed(self, event: events.RoundTimed) -> None:
         for phase in event.phases.done:
             if phase.name == "fold":
-                client = self._few.label(phase.about["client"])
-                if client != OTHER:
-                    self._norm.one(client).set(phase.about["norm"])
+                client, norm = self._few.label(phase.about["client"]), phase.about.get("norm")
+                if client != OTHER and norm is not None:  # which a private run does not tell
+                    self._norm.one(client).set(norm)
 
     def _closed(self, event: events.RoundClosed) -> None:
         standings = event.record.participation or {}

@@ -1,12 +1,14 @@
 """A transfer from a client as it arrives, piece by piece."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import sqrt
 
 from coordinator_worker.aggregation.weighted_sum import sum_of_squares
 from coordinator_worker.rounds.staging import Piece, Staging
+from warren_shared.errors import Rejected
 from warren_shared.protocol.messages import InitialManifest, UpdateManifest
 from warren_shared.protocol.transfer import Incoming
 from warren_shared.tensors.compression import RAW, Decoder
@@ -19,6 +21,9 @@ class IncomingUpdate:
 
     The deliveries stay unacknowledged until the round that the update is in has closed; ``tags``
     has the newest of each message, in the messages' order.
+
+    ``private``: an update that is not finite is no reason to reject it, since that would tell of
+    its data; it counts as one that moves nothing (``is_void``).
     """
 
     manifest: UpdateManifest | InitialManifest
@@ -28,6 +33,8 @@ class IncomingUpdate:
     sum_of_squares: float = 0.0
     tags: list[int] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
+    private: bool = False
+    is_void: bool = False
 
     def __post_init__(self) -> None:
         self.incoming = Incoming(self.manifest, self._store)
@@ -44,14 +51,25 @@ class IncomingUpdate:
 
     def _store(self, start: int, data: memoryview) -> None:
         if self._decoder is None:
-            self.sum_of_squares += sum_of_squares(self.layout, start, data)
+            with self._tolerating():
+                self.sum_of_squares += sum_of_squares(self.layout, start, data)
         last = start + len(data) == self.manifest.size_bytes
         self.pieces.append(self.staging.keep(start, data, last=last))
 
     def check_encoded(self) -> None:
         """Look at what has come whole, if it is encoded; raises Rejected(``not-finite``)."""
         if self._decoder is not None:
-            self.sum_of_squares = self._decoder.sum_of_squares()
+            with self._tolerating():
+                self.sum_of_squares = self._decoder.sum_of_squares()
+
+    @contextmanager
+    def _tolerating(self) -> Iterator[None]:
+        try:
+            yield
+        except Rejected:
+            if not self.private:
+                raise
+            self.is_void = True
 
     def chunks(self) -> Iterator[tuple[int, memoryview]]:
         """The tensors' bytes in pieces of (offset, bytes), each good until the next is asked."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from coordinator_worker.aggregation.aggregators import NO_LOCAL_STEPS
 from coordinator_worker.rounds.incoming_update import IncomingUpdate
@@ -106,6 +106,17 @@ def _refused(delivery: Delivery, rejected: Rejected) -> Refused:
     return Refused(client=delivery.user, acknowledgeable=(delivery.tag,), rejected=rejected)
 
 
+def _of_nobody(manifest: UpdateManifest) -> UpdateManifest:
+    """``manifest`` without what would tell of its sender's data, with no noise."""
+    nothing: dict[str, Any] = {
+        "metrics": {},
+        "not_finite": [],
+        "evaluation": None,
+        "local_steps": None,
+    }
+    return manifest.model_copy(update={**nothing, "num_examples": 1})
+
+
 def _says_more(state: State) -> bool:
     return state.weights.layout.has_statistics or bool(state.fixed_state)
 
@@ -152,7 +163,7 @@ class Intake:
     ) -> "Intake":
         """As ``settings`` say; raises ConfigError if one of them means nothing."""
         opener = UpdateDecryptor.of(settings.secret(settings.decrypt_keys), settings.federation)
-        bound = UpdateNormLimit(settings.max_update_norm)
+        bound = UpdateNormLimit("off" if settings.privacy else settings.max_update_norm)
         needed = ModelManifest.SIGNED_SINCE if settings.secret(settings.signing_keys) else OLDEST
         fleets = FleetSizes.of(settings.broker, settings.federation)
         size = ModelSizeLimit(settings.checkpoint_dir, settings.max_model_bytes)
@@ -255,9 +266,11 @@ class Intake:
 
     def _evaluated(self, message: Evaluated, delivery: Delivery, state: State | None) -> Outcome:
         """What the final model is worth; of another version or run it comes too late."""
-        self._policy.check_examples(message.evaluation.num_examples)
+        if self._policy.privacy is None:
+            self._policy.check_examples(message.evaluation.num_examples)
         client, tags = message.client, (delivery.tag,)
-        if state is None or (message.run, message.version) != (state.run, state.version):
+        is_other = state is None or (message.run, message.version) != (state.run, state.version)
+        if is_other or self._policy.privacy is not None:
             return Duplicate(client=client, acknowledgeable=tags)
         return EvaluationReported(client=client, acknowledgeable=tags, message=message)
 
@@ -352,12 +365,19 @@ class Intake:
                 f"its tensors ({manifest.size_bytes} bytes) are not the model's"
                 f" ({size_bytes} bytes): start the client with the federation's task",
             )
+        if self._policy.privacy is not None:
+            self._check_contributions(manifest.client, state)
+            return IncomingUpdate(_of_nobody(manifest), layout, self._staging, private=True)
         self._policy.check_examples(manifest.num_examples)
         if manifest.evaluation is not None:
             self._policy.check_examples(manifest.evaluation.num_examples)
         if self._policy.needs_local_steps and manifest.local_steps is None:
             raise Rejected("local-steps", NO_LOCAL_STEPS)
         return IncomingUpdate(manifest, layout, self._staging)
+
+    def _check_contributions(self, client: str, state: State) -> None:
+        is_here = any(client == one for one, _ in self._here)
+        self._policy.check_contributions(client, state, is_here=is_here)
 
     def _chunk(
         self, chunk: Chunk, data: memoryview, delivery: Delivery, state: State | None
@@ -405,6 +425,7 @@ class Intake:
                 arrival.check_encoded()
             if whole and state is not None and isinstance(manifest, UpdateManifest):
                 self._bound.check(arrival.norm, state)
+                self._check_contributions(manifest.client, state)  # another may have come whole
         except Rejected as rejected:
             acknowledgeable = tuple(self._forget(manifest.transfer))
             return Refused(

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from coordinator_worker.aggregation.aggregators import Aggregator
+from coordinator_worker.privacy.terms import ClientPrivacy
+from coordinator_worker.rounds.privacy_rules import PrivacyRules
 from coordinator_worker.settings import CoordinatorSettings
+from coordinator_worker.state.training_state import State
 from warren_shared.errors import ConfigError, Rejected
 from warren_shared.protocol.messages import MAX_EXAMPLES
 from warren_shared.tensors.compression import RAW
@@ -21,6 +24,8 @@ class Policy:
     either constant.
 
     ``uplink`` is the encoding in which clients are asked for updates; raw ones count as well.
+    ``privacy``: how often, and how soon again, an update of one client counts, and that nothing
+    but its weights is looked at.
     """
 
     quorum: int
@@ -31,9 +36,15 @@ class Policy:
     needs_local_steps: bool = False
     max_examples: int = MAX_EXAMPLES
     uplink: str = RAW
+    privacy: ClientPrivacy | None = None
 
     @classmethod
-    def from_settings(cls, settings: CoordinatorSettings, aggregator: Aggregator) -> Self:
+    def from_settings(
+        cls,
+        settings: CoordinatorSettings,
+        aggregator: Aggregator,
+        privacy: PrivacyRules | None = None,
+    ) -> Self:
         """The policy that ``settings`` name.
 
         Raises ConfigError if a round could close with fewer updates than ``aggregator`` needs.
@@ -58,6 +69,7 @@ class Policy:
             needs_local_steps=aggregator.needs_local_steps,
             max_examples=settings.max_examples,
             uplink=settings.uplink,
+            privacy=privacy.promise if privacy is not None else None,
         )
 
     def check_examples(self, num_examples: int) -> None:
@@ -77,6 +89,15 @@ class Policy:
                 f"its encoding is {encoding}, and this federation takes {self.uplink} (--uplink):"
                 " train from the newest model",
             )
+
+    def check_contributions(self, client: str, state: State, *, is_here: bool) -> None:
+        """Raise Rejected(``spent``, ``early``) if ``client`` may not be in the next round.
+
+        ``is_here``: an update of it is in the open one.
+        """
+        if self.privacy is not None and state.privacy is not None:
+            bounds = self.privacy.contributions, self.privacy.distance
+            state.privacy.check(client, *bounds, is_here=is_here)
 
     def staleness_weight(self, version: int, base_version: int) -> float:
         """Weight of an update from ``base_version`` while ``version`` is current.

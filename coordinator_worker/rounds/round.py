@@ -10,6 +10,7 @@ from statistics import median
 from typing import Final
 
 from coordinator_worker.aggregation import Cohort, Contribution
+from coordinator_worker.aggregation.private_cohort import PrivateCohort
 from coordinator_worker.rounds.evaluation_pool import EvaluationPool
 from coordinator_worker.rounds.incoming_update import IncomingUpdate
 from coordinator_worker.state.round_record import (
@@ -56,7 +57,7 @@ class Round:
     ``share``: of its metrics no client weighs more.
     """
 
-    def __init__(self, cohort: Cohort, share: float = 1.0) -> None:
+    def __init__(self, cohort: Cohort | PrivateCohort, share: float = 1.0) -> None:
         self.cohort = cohort
         self._share = share
         self._held: list[list[int]] = []  # of each update, as `Intake` keeps them
@@ -104,9 +105,10 @@ class Round:
         contribution = Contribution(
             manifest.num_examples, arrival.staleness_weight, norm, manifest.local_steps, rarity
         )
-        told = {"client": manifest.client, "base_version": manifest.base_version, "norm": norm}
+        told = {"client": manifest.client, "base_version": manifest.base_version}
+        told |= {} if arrival.private else {"norm": norm}
         with self.phases.measure("fold", **told):
-            weight = self.cohort.take(contribution, arrival)
+            weight = self._fold(contribution, arrival)
         self._held.append(arrival.tags)
         self.entries.append(
             Entry(
@@ -119,7 +121,7 @@ class Round:
             )
         )
         self._reports[manifest.client] = (manifest.num_examples, metrics_of(manifest))
-        self._norms.append(norm)
+        self._norms += [] if arrival.private else [norm]
         self._bytes_up += manifest.size_bytes
         self._raw_bytes_up += arrival.layout.size_bytes
         if (found := manifest.evaluation) is not None:
@@ -127,6 +129,12 @@ class Round:
                 manifest.base_version, EvaluationPool(self._share)
             )
             evaluated.add(manifest.client, evaluation_of(found))
+
+    def _fold(self, contribution: Contribution, arrival: IncomingUpdate) -> float:
+        if isinstance(self.cohort, PrivateCohort) and arrival.is_void:
+            arrival.release()
+            return self.cohort.take(contribution, None)
+        return self.cohort.take(contribution, arrival)
 
     def evaluation_of(self, version: int) -> Evaluation | None:
         """What ``version`` is worth on the held-out data of all clients that trained from it."""

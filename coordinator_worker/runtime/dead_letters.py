@@ -26,11 +26,13 @@ class Rejections:
     Of a sender that floods only the first are kept and answered, the others are counted and gone:
     each would cost a round trip to the broker, and honest updates wait behind it. Being late has an
     separate allowance and is no flood: a fleet shares one user, and may be late as a whole.
+    ``redacts``: the copy has the reason and not the message, as in a private run.
     """
 
-    def __init__(self, session: Session, notices: Notices) -> None:
+    def __init__(self, session: Session, notices: Notices, *, redacts: bool = False) -> None:
         self._session = session
         self._notices = notices
+        self._redacts = redacts
         self._token_bucket, self._late = TokenBucket(), TokenBucket()
         self.counted: Counter[str] = Counter()
 
@@ -50,10 +52,9 @@ class Rejections:
             first = not is_late and allowance.news(sender)
             return Handling.COUNTED_FIRST if first else Handling.COUNTED
         headers = {"reason": rejected.reason, "detail": rejected.detail, "client": client}
+        body = (b"",) if self._redacts else (delivery.body,)
         # To the queue itself: what comes through the exchange was written by no coordinator.
-        letter = Publication(
-            "", REJECTED_QUEUE, (delivery.body,), "rejected", persistent=True, headers=headers
-        )
+        letter = Publication("", REJECTED_QUEUE, body, "rejected", persistent=True, headers=headers)
         self._session.publish([letter])
         if outcome.client is not None:
             self._notices.tell(

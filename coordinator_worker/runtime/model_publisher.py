@@ -232,6 +232,7 @@ def _manifest(
         fixed_state=dict(header.fixed_state),
         uplink=header.uplink,
         downlink=header.downlink,
+        privacy=header.privacy,
         content=content_digest(weights.buffer) if signer is not None else None,
     )
     return signer.sign(manifest) if signer is not None else manifest

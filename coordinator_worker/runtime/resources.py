@@ -14,6 +14,7 @@ from coordinator_worker.monitoring.event_publisher import Events
 from coordinator_worker.monitoring.reporter import RunReporter
 from coordinator_worker.rounds.intake import Intake
 from coordinator_worker.rounds.policy import Policy
+from coordinator_worker.rounds.privacy_rules import PrivacyRules
 from coordinator_worker.rounds.staging import Staging
 from coordinator_worker.rounds.stopping import StoppingCriteria
 from coordinator_worker.runtime.dead_letters import Rejections
@@ -38,6 +39,7 @@ class RunRules:
     stopping: StoppingCriteria
     learning: Algorithm
     policy: Policy
+    privacy: PrivacyRules | None
 
     @classmethod
     def from_settings(cls, settings: CoordinatorSettings) -> Self:
@@ -45,7 +47,9 @@ class RunRules:
         config = parse_config(settings.config)
         stopping = StoppingCriteria.from_settings(settings)
         learning = Algorithm.from_settings(settings)
-        return cls(config, stopping, learning, Policy.from_settings(settings, learning.aggregator))
+        privacy = PrivacyRules.from_settings(settings)
+        policy = Policy.from_settings(settings, learning.aggregator, privacy)
+        return cls(config, stopping, learning, policy, privacy)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Resources:
             signer=signer,
             notices=notices,
             reporter=reporter,
-            rejections=Rejections(loop.models, notices),
+            rejections=Rejections(loop.models, notices, redacts=rules.privacy is not None),
             disk_retry=DiskRetry(reporter, loop),
             evaluator=Evaluator(command, store.folder, judged) if command else None,
         )

@@ -39,6 +39,7 @@ from coordinator_worker.rounds.outcome import (
     ProbeReturned,
     Refused,
 )
+from coordinator_worker.rounds.privacy_rules import check_promise
 from coordinator_worker.rounds.round import Round
 from coordinator_worker.runtime.active_run import ActiveRun
 from coordinator_worker.runtime.activity import LOOK_S, Activity
@@ -102,6 +103,7 @@ class CoordinatorWorker:
         self._stopping = rules.stopping
         self._learning = rules.learning
         self._policy = rules.policy
+        self._privacy = rules.privacy
         self._loop = resources.loop
         self._store = resources.store
         self._audit = resources.store.audit
@@ -415,6 +417,11 @@ class CoordinatorWorker:
     def _begin(self, state: State) -> None:
         """Start from ``state``: its model goes to all clients, also those that missed it before."""
         check_room(self._policy.quorum, state.weights.buffer.nbytes)
+        check_promise(self._privacy, state)
+        noise = None
+        if self._privacy is not None:
+            state = self._privacy.begin(state)
+            noise = self._privacy.noise(state)
         self._finished = self._stopping.reached(state)
         header = ModelHeader(
             federation=state.federation,
@@ -428,13 +435,14 @@ class CoordinatorWorker:
             fixed_state=state.fixed_state,
             uplink=self._policy.uplink,
             downlink=self._learning.downlink,
+            privacy=self._privacy.terms if self._privacy is not None else None,
         )
         spares = self._settings.spare_mailboxes
         publisher = ModelPublisher.announce(
             self._loop.models, state.weights, self._signer, header=header, spares=spares
         )
         self._source.begin(state.weights)
-        coordinator = self._learning.coordinator(publisher, state)
+        coordinator = self._learning.coordinator(publisher, state, noise)
         share = self._settings.max_evaluation_share
         self._run = run = ActiveRun.begin(
             state, publisher, coordinator, share=share, alone=self._source.alone
@@ -561,7 +569,8 @@ class CoordinatorWorker:
         run.round.fold(arrival, rarity)
         updates = run.round.updates
         self._audit.accepted(arrival.manifest, run.state.version + 1)
-        self._reporter.accepted(arrival.manifest, run.state.version, updates, arrival.norm)
+        norm = 0.0 if arrival.private else arrival.norm
+        self._reporter.accepted(arrival.manifest, run.state.version, updates, norm)
         if self._policy.closes(updates, overdue=self._overdue):
             self._close_round(run)
 
@@ -635,12 +644,19 @@ class CoordinatorWorker:
             replace(header, version=version, final=self._finished, local=local)
         )
         run.publisher.hold_last_chunk()
-        send = closed.phases.timing("publish", self._send)
-        sending = self._sender.submit(send, run, weights)
+        send = partial(closed.phases.timing("publish", self._send), run, weights)
+        if state.privacy is None:
+            sending = self._sender.submit(send)
+        else:
+            state = replace(state, privacy=state.privacy.after(closed.clients))
         self._audit.aggregated(version, closed.entries, record.diverged)
         save = partial(self._store.save, state)
         closed.phases.timing("checkpoint", self._disk_retry.persist)(save)
         run.publisher.release()
+        if state.privacy is not None:
+            # Not a byte before: after a crash the same round may have other updates, and what is
+            # noised is released once.
+            sending = self._sender.submit(send)
         self._sending = (sending, closed.tags, self._epoch, closed.phases)
         sending.add_done_callback(lambda _sending: self._loop.put(ModelPublished()))
         run.state = state
@@ -660,7 +676,8 @@ class CoordinatorWorker:
         record = self._source.complete(record, closed, state.version)
         run.coordinator.population = max(1, len(state.roster))
         try:
-            return run.coordinator.aggregate([closed.cohort]), record
+            context = f"{state.run} {state.version + 1}"
+            return run.coordinator.aggregate([closed.cohort], context), record
         except Diverged as error:
             self._reporter.diverged(state.version, error)
             same = closed.cohort.sum.total

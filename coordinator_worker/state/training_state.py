@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from coordinator_worker.state.privacy_state import PrivacyState
 from coordinator_worker.state.roster import Roster
 from coordinator_worker.state.round_record import FinalFigures, Rollback, RoundRecord
 from warren_shared.tensors.layout import Weights
@@ -38,7 +39,7 @@ class State:
     round changes it in place. ``best`` is the version that was found best so far.
     ``audit_head`` is the digest of the audit log's last line when this was written. ``signers`` are
     the ids of the keys that the coordinator who wrote it signs with: two federations may have one
-    name, and not one key. Empty: of any.
+    name, and not one key. Empty: of any. ``privacy`` is what a private run has promised and spent.
     """
 
     federation: str
@@ -55,6 +56,7 @@ class State:
     fixed_state: Mapping[str, str] = field(default_factory=dict)
     audit_head: str = ""
     signers: tuple[str, ...] = ()
+    privacy: PrivacyState | None = None
 
     @property
     def rolled_back(self) -> Rollback | None:

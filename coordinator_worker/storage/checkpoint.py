@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import msgpack
 from xxhash import xxh3_64
 
+from coordinator_worker.state.privacy_state import PrivacyState
 from coordinator_worker.state.roster import Member
 from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import Best, State
@@ -157,6 +158,7 @@ def _header(state: State) -> dict[str, Any]:
         "fixed_state": dict(state.fixed_state),
         "audit_head": state.audit_head,
         "signers": list(state.signers),
+        **({"privacy": state.privacy.to_dict()} if state.privacy is not None else {}),
     }
 
 
@@ -273,6 +275,7 @@ def _read(path: Path) -> tuple[int, State, int]:
         fixed_state=header.get("fixed_state", {}),
         audit_head=header.get("audit_head", ""),
         signers=tuple(header.get("signers", ())),
+        privacy=PrivacyState.from_dict(header["privacy"]) if "privacy" in header else None,
     )
     return prefix.sequence, state, header["digest"]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Final
 
+from coordinator_worker.aggregation.coordinator import NOISE
 from coordinator_worker.state import roster
 from coordinator_worker.state.round_record import Rollback, RoundRecord
 from coordinator_worker.state.training_state import Best, State
@@ -52,7 +53,9 @@ def rolled_back(state: State, weights: Weights, version: int | None, source: str
         best = Best(made, best.value)  # the same weights; patience begins again
     after = state.after(weights, (), record, EVER)
     # No federation's: it is by this that a folder moves to another home of the federation.
-    return replace(after, slots={}, best=best, oldest_base=made, signers=())
+    # What has been released with noise stays released: the noise goes on from there.
+    slots = {name: slot for name, slot in state.slots.items() if name == NOISE}
+    return replace(after, slots=slots, best=best, oldest_base=made, signers=())
 
 
 def rollback(folder: Path, wanted: str, after: int | None = None) -> State:
@@ -72,6 +75,11 @@ def rollback(folder: Path, wanted: str, after: int | None = None) -> State:
             raise ConfigError(f"version {model.version} is the newest already")
         weights_file.check_finite(model.weights, model.name)
         source = model.name if model.version is not None else f"the file {model.name}"
+        if past.state.privacy is not None and (after or 0) > past.state.version:
+            raise ConfigError(
+                f"version {after} is out, and this folder does not have the noise that was released"
+                " with it: a private run goes on from its newest checkpoint alone; begin another"
+            )
         newest = replace(past.state, version=max(past.state.version, after or 0))
         state = rolled_back(newest, model.weights, model.version, source)
         audit = Audit(folder)

@@ -141,6 +141,22 @@ class LocalTraining(Strict):
     scaffold: bool = False
 
 
+class PrivacyTerms(Strict):
+    """What a run promises its clients, and what they do for it themselves.
+
+    The model is (``epsilon``, ``delta``)-differentially private in each client, over all of its
+    ``rounds``: an update has an L2 norm of at most ``clip``, and a client is in at most
+    ``contributions`` rounds that are at least ``distance`` apart.
+    """
+
+    epsilon: Annotated[float, Field(gt=0, le=100)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    contributions: Annotated[int, Field(ge=1)]
+    distance: Annotated[int, Field(ge=1)]
+    rounds: Annotated[int, Field(ge=1)]
+
+
 class ModelManifest(Transfer, Signed):
     """The global model, version ``version`` of training run ``run``.
 
@@ -153,7 +169,8 @@ class ModelManifest(Transfer, Signed):
     encoding in which updates are wanted (`warren_shared.tensors.compression`); ``downlink`` is the
     one in which later versions come, so that this one has to be kept: with a ``base`` the transfer
     is not the model but the change to it from that version, and ``weights_digest`` the XXH3 of the
-    model that it leads to (`warren_shared.tensors.model_change`).
+    model that it leads to (`warren_shared.tensors.model_change`). With ``privacy`` updates say
+    nothing but their weights.
     """
 
     kind: Literal["model"] = "model"
@@ -170,6 +187,7 @@ class ModelManifest(Transfer, Signed):
     fixed_state: Annotated[FixedState, Since(3)] = {}
     uplink: Annotated[Encoding, Since(4)] = RAW
     downlink: Annotated[Encoding, Since(5)] = RAW
+    privacy: Annotated[PrivacyTerms | None, Since(5)] = None
     base: Annotated[Version | None, Since(5)] = None
     weights_digest: Annotated[Xxh3 | None, Since(5)] = None
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from warren_shared.protocol.messages import LocalTraining, Setting
+from warren_shared.protocol.messages import LocalTraining, PrivacyTerms, Setting
 from warren_shared.tensors.compression import RAW
 
 
@@ -22,3 +22,4 @@ class ModelHeader:
     fixed_state: Mapping[str, str] = field(default_factory=dict)
     uplink: str = RAW
     downlink: str = RAW
+    privacy: PrivacyTerms | None = None

@@ -114,6 +114,13 @@ PROTOCOL_5: Final[dict[str, m.Message]] = {
         federation="f", run="0badcafe", version=3, tensors=[_ENTRY], downlink="1bit", base=2,
         weights_digest=(1 << 64) - 1, **_TRANSFER,
     ),
+    "model, private": m.ModelManifest(
+        federation="f", run="0badcafe", version=3, tensors=[_ENTRY],
+        privacy=m.PrivacyTerms(
+            epsilon=2.0, delta=1e-5, clip=0.5, contributions=4, distance=30, rounds=120
+        ),
+        **_TRANSFER,
+    ),
 }  # fmt: skip
 
 PROTOCOLS: Final = {

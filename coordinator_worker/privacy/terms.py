@@ -1,0 +1,135 @@
+"""``--privacy``: what a run promises its clients, and what it needs for that."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Final
+
+from coordinator_worker.aggregation.named import choose
+from warren_shared.errors import ConfigError
+from warren_shared.privacy.accountant import mu_of
+from warren_shared.privacy.mechanism import Calibration, Correlation
+from warren_shared.protocol.messages import PrivacyTerms
+
+SMALL: Final = 20  # updates in a sum, below which noise that hides one leaves nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientPrivacy:
+    """(``epsilon``, ``delta``)-differential privacy of each client, for the whole run.
+
+    A client's update has an L2 norm of at most ``clip``, and it is in at most ``contributions``
+    rounds that are at least ``distance`` apart. ``correlated``: the noise of a round takes back
+    that of the rounds before.
+    """
+
+    correlated: bool
+    epsilon: float
+    delta: float
+    clip: float
+    contributions: int
+    distance: int
+    small: bool
+
+    def __str__(self) -> str:
+        name = "correlated" if self.correlated else "gaussian"
+        said = f"epsilon={_short(self.epsilon)},delta={_short(self.delta)},clip={_short(self.clip)}"
+        bounds = f"contributions={self.contributions},distance={self.distance}"
+        return f"{name}:{said},{bounds}{',small=true' * self.small}"
+
+    def terms(self, rounds: int) -> PrivacyTerms:
+        """What clients are told, who keep to it themselves."""
+        return PrivacyTerms(
+            epsilon=self.epsilon,
+            delta=self.delta,
+            clip=self.clip,
+            contributions=self.contributions,
+            distance=self.distance,
+            rounds=rounds,
+        )
+
+    def calibration(self, rounds: int, quorum: int, size: int) -> Calibration:
+        """The noise for ``rounds`` rounds of ``quorum`` updates of ``size`` parameters.
+
+        Raises:
+            ConfigError: sums of 32 bits have no room for it.
+        """
+        bounds = (rounds, self.contributions, self.distance)
+        correlation = Correlation.best(*bounds) if self.correlated else Correlation()
+        mu = mu_of(self.epsilon, self.delta)
+        found = Calibration(correlation, *bounds, mu, size, quorum)
+        try:
+            found.step  # noqa: B018  # it has to exist
+        except ValueError as error:
+            raise ConfigError(
+                f"--privacy {self}: {error}; lower --quorum, or the model's size"
+            ) from None
+        return found
+
+
+def _short(value: float) -> str:
+    return f"{value!r}".removesuffix(".0").replace("e-0", "e-")
+
+
+def privacy(spec: str) -> ClientPrivacy:
+    """What ``spec`` names; raises ConfigError."""
+    return choose("privacy", spec, MECHANISMS)
+
+
+def _made(
+    epsilon: float,
+    delta: float,
+    clip: float,
+    contributions: int,
+    distance: int,
+    small: bool,
+    *,
+    is_correlated: bool,
+) -> ClientPrivacy:
+    if not 0 < delta < 1:
+        raise ValueError(f"delta is {delta:g}; it is a probability, such as 1e-5")
+    if not 0 < epsilon <= 100:
+        raise ValueError(f"epsilon is {epsilon:g}; it is above 0, and beyond 100 it means nothing")
+    if not clip > 0 or not isfinite(clip):
+        raise ValueError(f"clip is {clip:g}; it is the largest norm of an update, above 0")
+    if contributions < 1 or distance < 1:
+        raise ValueError("contributions and distance are 1 or more")
+    return ClientPrivacy(
+        correlated=is_correlated,
+        epsilon=epsilon,
+        delta=delta,
+        clip=clip,
+        contributions=contributions,
+        distance=distance,
+        small=small,
+    )
+
+
+def correlated(
+    epsilon: float,
+    delta: float,
+    clip: float,
+    contributions: int = 1,
+    distance: int = 1,
+    small: bool = False,  # it is written NAME=VALUE
+) -> ClientPrivacy:
+    """Noise that takes back that of the rounds before: the least noise in the model."""
+    return _made(epsilon, delta, clip, contributions, distance, small, is_correlated=True)
+
+
+def gaussian(
+    epsilon: float,
+    delta: float,
+    clip: float,
+    contributions: int = 1,
+    distance: int = 1,
+    small: bool = False,
+) -> ClientPrivacy:
+    """Independent noise in each round."""
+    return _made(epsilon, delta, clip, contributions, distance, small, is_correlated=False)
+
+
+MECHANISMS: Final[Mapping[str, Callable[..., ClientPrivacy]]] = {
+    "correlated": correlated,
+    "gaussian": gaussian,
+}

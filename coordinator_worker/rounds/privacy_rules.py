@@ -1,0 +1,148 @@
+"""What a private run asks of the other settings, and of the checkpoint that it goes on from."""
+
+import secrets
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+from coordinator_worker.aggregation.private_cohort import RoundNoise
+from coordinator_worker.privacy.terms import SMALL, ClientPrivacy, privacy
+from coordinator_worker.settings import CoordinatorSettings
+from coordinator_worker.state.privacy_state import PrivacyState
+from coordinator_worker.state.training_state import State
+from warren_shared.errors import ConfigError
+from warren_shared.observability.log import Log
+from warren_shared.protocol.messages import PrivacyTerms
+
+log = Log(__name__)
+
+# Of which every update moves the model by its clip at most; mean is the same as uniform then.
+AGGREGATORS: Final = ("mean", "uniform", "fedbuff")
+# What would tell of single clients, or make noise of another size necessary, and why.
+REFUSED: Final = {
+    "scaffold": "control variates tell of each client's data, without noise",
+    "clip_norm": "its own clip= is the bound",
+    "parent": "a region is one client above, so what it adds up there has no noise of its own",
+    "target": "it needs the clients' metrics, and they are not sent",
+    "monitor": "it needs the clients' metrics, and they are not sent",
+    "patience": "it needs the clients' metrics, and they are not sent",
+}
+
+
+@dataclass(frozen=True)
+class PrivacyRules:
+    """The promise, and the ``rounds`` and ``quorum`` that its noise is made for."""
+
+    promise: ClientPrivacy
+    rounds: int
+    quorum: int
+
+    @classmethod
+    def from_settings(cls, settings: CoordinatorSettings) -> Self | None:
+        """As ``--privacy`` says; None without it.
+
+        Raises:
+            ConfigError: another setting contradicts it.
+        """
+        if settings.privacy is None:
+            return None
+        promise = privacy(settings.privacy)
+        _check_others(settings)
+        if settings.rounds is None:
+            raise ConfigError(
+                "--privacy needs --rounds: the noise is made for so many, and with the last of them"
+                " the budget is spent"
+            )
+        if settings.quorum < SMALL and not promise.small:
+            raise ConfigError(
+                f"--privacy with --quorum {settings.quorum}: noise that hides one of so few"
+                " clients leaves nothing of the others; let each site protect its own records"
+                " (client-worker --record-privacy), or add small=true"
+            )
+        rules = cls(promise, settings.rounds, settings.quorum)
+        rules._check_enough(settings.clients)
+        if settings.participation < 1:
+            log.info(
+                "no_amplification",
+                "--participation saves work; who is drawn is public, so it adds no privacy",
+            )
+        return rules
+
+    def _check_enough(self, clients: int | None) -> None:
+        """Raise ConfigError if ``clients`` are too few for all rounds."""
+        needed, each = self.quorum * self.rounds, self.promise.contributions
+        if clients is not None and clients * each < needed:
+            raise ConfigError(
+                f"--privacy: {self.rounds} rounds of {self.quorum} updates are {needed}, and"
+                f" {clients} clients may give {each} each: lower --rounds or --quorum, or raise"
+                " contributions="
+            )
+
+    @property
+    def terms(self) -> PrivacyTerms:
+        """What clients are told."""
+        return self.promise.terms(self.rounds)
+
+    def begin(self, state: State) -> State:
+        """``state`` with what is spent so far.
+
+        Raises:
+            ConfigError: the run was begun without this promise.
+        """
+        size = state.weights.layout.size_bytes // 4  # padding is noised, too
+        asked = PrivacyState(
+            str(self.promise), self.rounds, self.quorum, size, secrets.token_hex(32)
+        )
+        known = state.privacy
+        if known is None and state.version:
+            raise ConfigError(
+                f"the checkpoint's run was begun without --privacy, and its {state.version}"
+                " versions have no noise: begin a run in another --checkpoint-dir"
+            )
+        if known is None:
+            return replace(state, privacy=asked)
+        told = replace(known, secret="", done=0, participations={})
+        if told != replace(asked, secret=""):
+            raise ConfigError(
+                f"the checkpoint's run promises {known.mechanism} in {known.rounds} rounds of"
+                f" {known.quorum} updates, for which its noise is made: go on so, or begin a run in"
+                " another --checkpoint-dir"
+            )
+        return state
+
+    def noise(self, state: State) -> RoundNoise:
+        """That of the run in ``state``, which ``begin`` gave."""
+        if state.privacy is None:
+            raise RuntimeError("begin comes before noise")
+        calibration = self.promise.calibration(self.rounds, self.quorum, state.privacy.size)
+        return RoundNoise(calibration, self.promise.clip, bytes.fromhex(state.privacy.secret))
+
+
+def _check_others(settings: CoordinatorSettings) -> None:
+    """Raise ConfigError for what would tell of single clients, or is not bounded."""
+    for name, why in REFUSED.items():
+        if getattr(settings, name) not in {None, False}:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--privacy with --{flag}: {why}; leave --{flag} out")
+    if settings.aggregator not in AGGREGATORS:
+        raise ConfigError(
+            f"--privacy with --aggregator {settings.aggregator}: how far one client moves what it"
+            f" makes of a round is not bounded by its clip; use {', '.join(AGGREGATORS)}"
+        )
+    if settings.max_update_norm not in {"auto", "off"}:
+        raise ConfigError(
+            "--privacy with --max-update-norm: whether an update counts must not depend on its"
+            " data; clip= shortens what is too long"
+        )
+    if settings.initial_model is None:
+        raise ConfigError(
+            "--privacy needs --initial-model: weights of a client would be published as they are"
+        )
+
+
+def check_promise(rules: PrivacyRules | None, state: State) -> None:
+    """Raise ConfigError if ``state`` is of a private run, and no promise is asked for."""
+    if rules is None and state.privacy is not None:
+        raise ConfigError(
+            f"the checkpoint's run is private: add --privacy {state.privacy.mechanism}, --rounds"
+            f" {state.privacy.rounds} and --quorum {state.privacy.quorum}"
+        )
