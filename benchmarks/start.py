@@ -18,15 +18,26 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks.harness.start_process import CLIENTS, Stage, federation, import_s, node_s
+from benchmarks.harness.start_process import (
+    CLIENTS,
+    Stage,
+    federation,
+    import_bytes,
+    import_s,
+    node_s,
+)
 from benchmarks.reporting.report import RESULTS, publish
 from benchmarks.reporting.rows import Row
 from broker_config.node import lifecycle as private_node
 from broker_config.node.record import Node
 
 TASKS: Final = {"plain numpy": "plain", "Keras": "keras"}
-# What a worker cannot do without, imported by the same Python: below this nobody starts.
-PACKAGES: Final = "numpy, pika, msgpack, pydantic_settings"
+# What a worker with keys cannot do without, imported by the same Python: below this nobody starts,
+# and nobody is smaller.
+PACKAGES: Final = (
+    "numpy, pika, msgpack, xxhash, blake3, pydantic.root_model"
+    ", cryptography.hazmat.primitives.asymmetric.ed25519"
+)
 PEER: Final = "Flower deployed"
 PEER_S: Final = 180.0
 MODEL_BYTES: Final = 1000  # no smaller than our line, and to start is all that counts
@@ -43,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = [_row("broker-config up, to ready", nodes(homes))]
             node = private_node.up(homes[-1], federation(0))
             rows += workers(node, tasks, repetitions)
+            rows += memory(node, repetitions)
             rows += rounds(node, tasks, repetitions, given.peers)
         finally:
             # A Ctrl-C that came while it is being stopped would leave the broker behind.
@@ -76,8 +88,36 @@ def workers(node: Node, tasks: Sequence[str], repetitions: int) -> list[Row]:
             taken.append(stage.consuming_s(program, task and TASKS[task]))
             limits.append(import_s(packages))  # in turn: both see the machine's slow moments
         case = f"{program}{f', {task} task' if task else ''}, to consuming"
-        limit_name = f"Python that imports {'Keras' if task == 'Keras' else 'numpy and pika'}"
+        limit_name = f"Python that imports {'Keras' if task == 'Keras' else 'its packages'}"
         rows.append(replace(_row(case, taken), limit=median(limits), limit_name=limit_name))
+    return rows
+
+
+def memory(node: Node, repetitions: int) -> list[Row]:
+    """Rows of single workers before the first model: what waits all day, at every site."""
+    numbers = itertools.count(501)
+    limit = median(import_bytes(PACKAGES) for _ in range(repetitions)) / 1e6
+    cases = {
+        "coordinator-worker": ("coordinator-worker", None),
+        "client-worker, plain numpy task": ("client-worker", TASKS["plain numpy"]),
+    }
+    rows = []
+    for case, (program, task) in cases.items():
+        found = []
+        for number in itertools.islice(numbers, repetitions):
+            stage = Stage(node, number, node.home.parent / f"memory-{number}")
+            found.append(stage.waiting_bytes(program, task) / 1e6)
+        rows.append(
+            Row(
+                case=f"{case}, memory before the first model",
+                unit="MB",
+                ours=median(found),
+                spread=(min(found), max(found)),
+                limit=limit,
+                limit_name="Python that imports its packages",
+                more={"repetitions": repetitions},
+            )
+        )
     return rows
 
 

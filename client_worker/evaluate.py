@@ -4,18 +4,17 @@ from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from client_worker.export import load
 from client_worker.tasks.task import TaskSource
+from warren_shared.config.settings_model import Settings
 from warren_shared.errors import ConfigError
 
 
-class EvaluateSettings(BaseSettings):
+class EvaluateSettings(Settings):
     """What ``client-worker evaluate`` can be told."""
 
     SECTION: ClassVar[str] = "client"
-    model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
 
     task: str = Field(description="whose validation data, as package.module:attribute")
     model: Path = Field(description="weights as .npz, .safetensors or .keras")

@@ -6,21 +6,20 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from client_worker.client import FederatedClient
 from client_worker.tasks.task import TaskSource
 from warren_shared import weights_file
+from warren_shared.config.settings_model import Settings
 from warren_shared.errors import ConfigError, WarrenError
 
 KERAS: Final = ".keras"
 
 
-class ExportSettings(BaseSettings):
+class ExportSettings(Settings):
     """What ``client-worker export`` can be told."""
 
     SECTION: ClassVar[str] = "client"
-    model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
 
     task: str = Field(description="whose model it is, as package.module:attribute")
 

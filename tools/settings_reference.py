@@ -10,12 +10,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings
 
 from client_worker.settings import ClientSettings
 from coordinator_worker.settings import CoordinatorSettings
 from warren_shared.config import command_line
 from warren_shared.config.settings import WorkerSettings
+from warren_shared.config.settings_model import Settings
 
 ABOUT = """\
 # Settings
@@ -67,7 +67,7 @@ def reference() -> str:
     return "\n".join(parts)
 
 
-def _tables(kind: type[BaseSettings], without: set[str]) -> Iterator[str]:
+def _tables(kind: type[Settings], without: set[str]) -> Iterator[str]:
     for title, names in command_line.grouped(kind).items():
         rows = [_row(name, kind.model_fields[name]) for name in names if name not in without]
         if rows:

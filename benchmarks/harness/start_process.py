@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from benchmarks.harness.processes import rss_bytes
 from broker_config.declaration.federation import Federation
 from broker_config.node import lifecycle as private_node
 from broker_config.node.record import Node
@@ -43,6 +44,14 @@ class Stage:
         with self._started([(program, user, task)], "--ready-file", str(ready)) as workers:
             _wait_for(ready.exists, workers)
             return ready.stat().st_mtime - workers[0].started
+
+    def waiting_bytes(self, program: str, task: str | None) -> int:
+        """Resident memory of one worker that consumes its queue and has no model yet."""
+        ready = self._folder / "ready"
+        user = "coordinator" if task is None else CLIENTS[0]
+        with self._started([(program, user, task)], "--ready-file", str(ready)) as workers:
+            _wait_for(ready.exists, workers)
+            return rss_bytes(workers[0].process.pid)
 
     def first_round_s(self, task: str) -> float:
         """Seconds until the model of the first round is published, from the first command on."""
@@ -91,6 +100,15 @@ def import_s(modules: str) -> float:
         program, check=True, timeout=DEADLINE_S, capture_output=True, text=True, env=environment
     )
     return float(told.stdout.split()[-1]) - started
+
+
+def import_bytes(modules: str) -> int:
+    """Resident memory of a new Python that has imported ``modules``."""
+    told = f"import {modules}; print(open('/proc/self/statm').read().split()[1])"
+    said = subprocess.check_output(
+        [sys.executable, "-c", told], text=True, timeout=DEADLINE_S, env=os.environ | ONE_THREAD
+    )
+    return int(said) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _wait_for(condition: Callable[[], bool], workers: Sequence[Child]) -> None:

@@ -12,7 +12,6 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from pydantic import ValidationError
-from pydantic_settings import DotEnvSettingsSource
 
 from client_worker.client import FederatedClient
 from client_worker.runtime.mailbox import GlobalModel
@@ -22,6 +21,7 @@ from client_worker.settings import ClientSettings
 from client_worker.tasks.task import Task, TaskSource
 from warren_shared.amqp.session import WAIT_S
 from warren_shared.config.settings import WorkerSettings
+from warren_shared.config.settings_model import in_bundle
 from warren_shared.errors import ConfigError, Stopped
 from warren_shared.naming import is_user_name
 from warren_shared.observability.event_bus import Timings
@@ -238,7 +238,7 @@ def settings_above(bundle: Path, below: WorkerSettings) -> ClientSettings:
     Raises ConfigError if it is no bundle of a client that is one and the same for ever.
     """
     try:
-        told = DotEnvSettingsSource(ClientSettings, env_file=bundle)() if bundle.is_file() else {}
+        told = in_bundle(ClientSettings, bundle)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--parent {bundle} cannot be read: {error}") from None
     if "broker_url" not in told:

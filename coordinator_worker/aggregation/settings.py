@@ -3,10 +3,11 @@
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings
+
+from warren_shared.config.settings_model import Settings
 
 
-class AlgorithmSettings(BaseSettings):
+class AlgorithmSettings(Settings):
     """Flags of the algorithm, one for each part; docs/algorithms.md has them all."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {

@@ -5,7 +5,6 @@ An older file is one that was renamed: by us, to ``audit.jsonl-000001``, or by l
 their order. Each but the first begins with a line ``continued`` that has the file's number.
 """
 
-import gzip
 import json
 import os
 import re
@@ -153,7 +152,11 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> BinaryIO:
-    return cast("BinaryIO", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+    if path.suffix != ".gz":
+        return path.open("rb")
+    import gzip
+
+    return cast("BinaryIO", gzip.open(path))
 
 
 def _number(file: BinaryIO) -> int:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.table import Table
 from rich.text import Text
 
@@ -15,16 +14,16 @@ from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from coordinator_worker.text.table import console
 from warren_shared import strict_json
+from warren_shared.config.settings_model import Settings
 from warren_shared.errors import ConfigError
 
 STYLES = {"in": "green", "late": "yellow", "gone": "red", "silent": "dim"}
 
 
-class ReportSettings(BaseSettings):
+class ReportSettings(Settings):
     """What ``coordinator-worker participation`` can be told."""
 
     SECTION: ClassVar[str] = "coordinator"
-    model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
 
     checkpoint_dir: Path = Field(Path("checkpoint"), description="folder of the checkpoint")
     json_: bool = Field(False, description="for programs: a JSON object a line")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +19,7 @@ from coordinator_worker.storage.audit_log import NO_LINE, digest_of
 from coordinator_worker.text.formatting import plain
 from coordinator_worker.text.table import console
 from warren_shared import strict_json
+from warren_shared.config.settings_model import Settings
 from warren_shared.errors import ConfigError, WarrenError
 from warren_shared.observability.progress import through
 
@@ -32,11 +32,10 @@ _TYPES: Final[Mapping[str, Any]] = {
 }  # fmt: skip
 
 
-class AuditSettings(BaseSettings):
+class AuditSettings(Settings):
     """Flags of ``coordinator-worker audit``."""
 
     SECTION: ClassVar[str] = "coordinator"
-    model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
 
     checkpoint_dir: Path = Field(
         Path("checkpoint"), description="the coordinator's checkpoint folder"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import ClassVar, Final, TextIO
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.text import Text
 
 from coordinator_worker.state.round_record import RoundRecord
@@ -17,6 +16,7 @@ from coordinator_worker.storage import checkpoint
 from coordinator_worker.text.formatting import plain
 from coordinator_worker.text.table import Column, console, fitted
 from warren_shared import strict_json
+from warren_shared.config.settings_model import Settings
 from warren_shared.errors import ConfigError
 from warren_shared.files import replacing
 
@@ -27,11 +27,10 @@ MAX_METRICS: Final = 5
 FIRST: Final = ("version", "time", "seconds", "updates", "incomplete", "norm", "bytes_up")
 
 
-class HistorySettings(BaseSettings):
+class HistorySettings(Settings):
     """Flags of ``coordinator-worker history``."""
 
     SECTION: ClassVar[str] = "coordinator"
-    model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
 
     checkpoint_dir: Path = Field(
         Path("checkpoint"), description="the coordinator's checkpoint folder"

@@ -6,24 +6,23 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.storage import checkpoint, version_archive
 from coordinator_worker.storage.store import BEST_FILE
 from coordinator_worker.storage.version_archive import kept_in
 from warren_shared import weights_file
+from warren_shared.config.settings_model import Settings
 from warren_shared.errors import ConfigError
 from warren_shared.tensors.layout import Weights
 
 MODEL_HELP: Final = "a version's number, best, current, or a file (.npz, .safetensors)"
 
 
-class ModelSettings(BaseSettings):
+class ModelSettings(Settings):
     """What the commands about models can be told."""
 
     SECTION: ClassVar[str] = "coordinator"
-    model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
 
     checkpoint_dir: Path = Field(
         Path("checkpoint"), description="the coordinator's checkpoint folder"

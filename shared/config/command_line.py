@@ -8,8 +8,8 @@ from typing import Any, Final, NoReturn, get_args
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings
 
+from warren_shared.config.settings_model import Settings
 from warren_shared.errors import ConfigError
 from warren_shared.version import release
 
@@ -93,7 +93,7 @@ def has_flag(field: FieldInfo) -> bool:
     return SecretStr not in get_args(field.annotation)
 
 
-def flags(kind: type[BaseSettings]) -> list[str]:
+def flags(kind: type[Settings]) -> list[str]:
     """All flags of ``kind``."""
     named = [flag_of(name) for name, field in kind.model_fields.items() if has_flag(field)]
     return ["--settings", "--env-file", *named]
@@ -110,7 +110,7 @@ def _word(name: str) -> str:
     return name.removeprefix("--").replace("_", "-")
 
 
-def grouped(kind: type[BaseSettings]) -> dict[str, list[str]]:
+def grouped(kind: type[Settings]) -> dict[str, list[str]]:
     """The settings of ``kind`` under the headings that its classes' ``GROUPS`` give them.
 
     One that no group names stands where the one before it in its class does.
@@ -130,7 +130,7 @@ def grouped(kind: type[BaseSettings]) -> dict[str, list[str]]:
 
 
 def parser(
-    kind: type[BaseSettings],
+    kind: type[Settings],
     description: str,
     own: argparse.ArgumentParser | None = None,
     commands: Mapping[str, str] | None = None,
@@ -154,7 +154,7 @@ def parser(
     return made
 
 
-def add(made: argparse.ArgumentParser, kind: type[BaseSettings]) -> None:
+def add(made: argparse.ArgumentParser, kind: type[Settings]) -> None:
     """Add the flags of ``kind`` to a parser, grouped."""
     files = made.add_argument_group("where settings come from")
     files.add_argument("--settings", metavar="FILE", help="read settings from a TOML file")

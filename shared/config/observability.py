@@ -3,7 +3,8 @@
 from typing import Annotated, ClassVar, Final
 
 from pydantic import BeforeValidator, Field
-from pydantic_settings import BaseSettings
+
+from warren_shared.config.settings_model import Settings
 
 TITLE: Final = "metrics and traces"
 
@@ -16,7 +17,7 @@ def _off_as_zero(value: object) -> object:
 MetricsPort = Annotated[int, BeforeValidator(_off_as_zero)]
 
 
-class ObservingSettings(BaseSettings):
+class ObservingSettings(Settings):
     """What both workers are told beside the port, whose default is each one's own."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {

@@ -20,17 +20,11 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
-from pydantic_settings import (
-    BaseSettings,
-    DotEnvSettingsSource,
-    EnvSettingsSource,
-    NoDecode,
-    SettingsConfigDict,
-)
 
 from warren_shared.amqp.broker_url import BrokerUrl
 from warren_shared.amqp.proxy import NONE, Proxy
 from warren_shared.config import bundle_owner, command_line, settings_file, unknown_env
+from warren_shared.config.settings_model import Settings, in_bundle, in_environment
 from warren_shared.config.validation_messages import complaint
 from warren_shared.errors import ConfigError
 from warren_shared.naming import COORDINATOR_USER, WATCHER_USER
@@ -44,10 +38,10 @@ def _as_words(value: object) -> object:
 
 
 # A flag that may be given more than once.
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_words)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
 
 
-class WorkerSettings(BaseSettings):
+class WorkerSettings(Settings):
     """What both workers are told."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -62,8 +56,6 @@ class WorkerSettings(BaseSettings):
         ),
         "as a service": ("ready_file", "log_format", "log_level"),
     }
-
-    model_config = SettingsConfigDict(env_prefix="WARREN_", extra="ignore")
 
     # The kind of bundle that this program takes, and what to call the program; "": any.
     BUNDLE_OF: ClassVar[tuple[str, str]] = ("", "")
@@ -169,7 +161,7 @@ class WorkerSettings(BaseSettings):
         return BrokerUrl.parse(self.broker_url).vhost
 
 
-S = TypeVar("S", bound=BaseSettings)
+S = TypeVar("S", bound=Settings)
 
 
 class WatcherSettings(WorkerSettings):
@@ -215,8 +207,7 @@ def load(
     bundle = bundle or found.values.pop("env_file", None)
     if bundle and not os.access(bundle, os.R_OK):
         raise ConfigError(f"--env-file {bundle} cannot be read: name the bundle you were given")
-    environment = _in_bundle(kind, bundle) | EnvSettingsSource(kind)()
-    environment = {name: environment[name] for name in kind.model_fields if name in environment}
+    environment = _in_bundle(kind, bundle) | in_environment(kind)
     if issubclass(kind, WorkerSettings):
         environment = kind.of_this_worker(environment)
     names = [*os.environ, *unknown_env.names_in(bundle)]
@@ -235,12 +226,12 @@ def load(
     return made, [*found.task, *rest]
 
 
-def _in_bundle(kind: type[BaseSettings], bundle: str | Path | None) -> dict[str, Any]:
+def _in_bundle(kind: type[Settings], bundle: str | Path | None) -> dict[str, Any]:
     """What ``bundle`` sets; an editor may have put a byte-order mark before it."""
     if not bundle:
         return {}
     try:
-        found = DotEnvSettingsSource(kind, env_file=bundle, env_file_encoding="utf-8-sig")()
+        found = in_bundle(kind, bundle, encoding="utf-8-sig")
         raw = dotenv_values(bundle, encoding="utf-8-sig", interpolate=False)
     except UnicodeDecodeError:
         raise ConfigError(
@@ -255,7 +246,7 @@ def _in_bundle(kind: type[BaseSettings], bundle: str | Path | None) -> dict[str,
 
 
 def own_words(
-    own: argparse.ArgumentParser, kind: type[BaseSettings], argv: list[str]
+    own: argparse.ArgumentParser, kind: type[Settings], argv: list[str]
 ) -> argparse.Namespace:
     """What a subcommand's ``own`` flags are in ``argv``, beside those of ``kind``."""
     both = command_line.Parser(parents=[own], add_help=False, allow_abbrev=False)

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic_settings import BaseSettings
-
 from warren_shared.config.command_line import nearest
+from warren_shared.config.settings_model import Settings
 from warren_shared.errors import ConfigError
 
 SECTIONS: Final = ("coordinator", "client")
@@ -38,7 +37,7 @@ class SettingsFile:
     task: list[str] = field(default_factory=list)
 
 
-def read(path: str, kind: type[BaseSettings], common: Collection[str]) -> SettingsFile:
+def read(path: str, kind: type[Settings], common: Collection[str]) -> SettingsFile:
     """What ``path`` says to ``kind``; ``common`` are the settings that stand above the sections.
 
     A worker's settings have a ``SECTION``, and refuse whatever they do not know in it; a command
@@ -108,7 +107,7 @@ def _unknown(place: str, name: str, known: Collection[str]) -> str:
     return f"{place} is no setting: {hint or 'see --help'}"
 
 
-def _put(found: SettingsFile, kind: type[BaseSettings], name: str, place: str, value: Any) -> None:
+def _put(found: SettingsFile, kind: type[Settings], name: str, place: str, value: Any) -> None:
     if name != BUNDLE and name not in kind.model_fields:
         return  # the file is for others as well
     known = kind.model_fields.get(name)
@@ -118,7 +117,7 @@ def _put(found: SettingsFile, kind: type[BaseSettings], name: str, place: str, v
 
 
 def _put_task(
-    found: SettingsFile, kind: type[BaseSettings], path: str, table: Mapping[str, Any]
+    found: SettingsFile, kind: type[Settings], path: str, table: Mapping[str, Any]
 ) -> None:
     for name, place, value in _entries(path, "client.task", table):
         if name == "task":

@@ -8,11 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from pydantic_settings import BaseSettings
-
 from warren_shared.config.command_line import flag_of
+from warren_shared.config.settings_model import PREFIX, Settings
 
-PREFIX: Final = "WARREN_"
 CUTOFF: Final = 0.75
 # What a worker is told has names in its own settings; these are other commands', or of no setting.
 OTHERS: Final = frozenset({
@@ -33,7 +31,7 @@ def names_in(bundle: str | Path | None) -> list[str]:
 
 
 def by_setting(
-    kind: type[BaseSettings], names: Iterable[str], words: Iterable[str] = ()
+    kind: type[Settings], names: Iterable[str], words: Iterable[str] = ()
 ) -> Mapping[str, str]:
     """Names that are no setting of ``kind``, by the setting that each was meant to be.
 
@@ -49,7 +47,7 @@ def by_setting(
     return found
 
 
-def warnings(kind: type[BaseSettings], names: Iterable[str]) -> list[str]:
+def warnings(kind: type[Settings], names: Iterable[str]) -> list[str]:
     """A line for each of ``names`` that is no setting and nearly one."""
     return [
         f"{name} is no setting: did you mean {PREFIX}{setting.upper()} ({flag_of(setting)})?"

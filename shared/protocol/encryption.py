@@ -6,25 +6,24 @@ is sealed, header and metrics too; what the broker still sees is who sends, when
 """
 
 from collections.abc import Sequence
-from typing import Final
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from typing import TYPE_CHECKING
 
 from warren_shared.errors import Rejected
 from warren_shared.protocol.codec import Body, encode
 from warren_shared.protocol.keys import key_id, read_keys
 from warren_shared.protocol.messages import Sealed
 
-_SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+if TYPE_CHECKING:  # a worker without keys does without its 7 MB
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+    from cryptography.hazmat.primitives.hpke import Suite
 
 
 class UpdateEncryptor:
     """Seals what ``user`` sends to the coordinator of ``federation``."""
 
-    def __init__(self, key: X25519PublicKey, federation: str, user: str) -> None:
+    def __init__(self, key: "X25519PublicKey", federation: str, user: str) -> None:
         self._key = key
+        self._suite = _suite()
         self._info = _info(federation, user)
         self._header = Sealed(key=key_id(key.public_bytes_raw()))
 
@@ -33,26 +32,32 @@ class UpdateEncryptor:
         """From a bundle's WARREN_ENCRYPT_KEY; None if it has none."""
         if not text:
             return None
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
         (key, *_) = read_keys("WARREN_ENCRYPT_KEY", text, X25519PublicKey.from_public_bytes)
         return cls(key, federation, user)
 
     def seal(self, body: Body) -> Body:
         """``body`` as one that only the coordinator can read; 48 bytes and a header longer."""
-        return encode(self._header, _SUITE.encrypt(b"".join(body), self._key, self._info))
+        return encode(self._header, self._suite.encrypt(b"".join(body), self._key, self._info))
 
 
 class UpdateDecryptor:
     """Opens what is sealed to one of ``keys``."""
 
-    def __init__(self, keys: Sequence[X25519PrivateKey], federation: str) -> None:
+    def __init__(self, keys: Sequence["X25519PrivateKey"], federation: str) -> None:
         self._keys = {key_id(key.public_key().public_bytes_raw()): key for key in keys}
         self._federation = federation
 
     @classmethod
     def of(cls, text: str | None, federation: str) -> "UpdateDecryptor":
         """From a bundle's WARREN_DECRYPT_KEYS; opens nothing if it has none."""
+        if not text:
+            return cls((), federation)
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
         read = X25519PrivateKey.from_private_bytes
-        return cls(read_keys("WARREN_DECRYPT_KEYS", text, read) if text else (), federation)
+        return cls(read_keys("WARREN_DECRYPT_KEYS", text, read), federation)
 
     def open(self, sealed: Sealed, data: memoryview, user: str | None) -> bytes:
         """The body that ``user`` sealed; raises Rejected(``sealed``)."""
@@ -62,10 +67,18 @@ class UpdateDecryptor:
                 "sealed", "it is encrypted to a key that is not this coordinator's: hand its"
                 " sender the newest bundle"
             )  # fmt: skip
+        from cryptography.exceptions import InvalidTag
+
         try:
-            return _SUITE.decrypt(data, key, _info(self._federation, user or ""))
+            return _suite().decrypt(data, key, _info(self._federation, user or ""))
         except (InvalidTag, ValueError):
             raise Rejected("sealed", "it was not encrypted by the user who sent it") from None
+
+
+def _suite() -> "Suite":
+    from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+
+    return Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
 def _info(federation: str, user: str) -> bytes:

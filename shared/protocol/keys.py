@@ -5,8 +5,6 @@ import binascii
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from cryptography.exceptions import InvalidKey
-
 from warren_shared.errors import ConfigError
 
 KEY_ID_BYTES: Final = 8
@@ -17,6 +15,8 @@ K = TypeVar("K")
 
 def read_keys(setting: str, text: str, make: Callable[[bytes], K]) -> tuple[K, ...]:
     """The keys in ``text``; `ConfigError` names ``setting``, never what it holds."""
+    from cryptography.exceptions import InvalidKey
+
     try:
         raw = [base64.b64decode(key, altchars=b"-_", validate=True) for key in text.split(",")]
         if any(len(key) != _KEY_BYTES for key in raw):

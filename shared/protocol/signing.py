@@ -6,17 +6,21 @@ one core of the machine of benchmarks/, SHA-256 1.7 even with its special instru
 """
 
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgpack
 from blake3 import blake3
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from warren_shared.errors import Rejected
 from warren_shared.protocol.keys import key_id, read_keys
 from warren_shared.protocol.messages import PROTOCOL, Signed
 from warren_shared.tensors.layout import Buffer, bytes_of
+
+if TYPE_CHECKING:  # a worker without keys does without its 7 MB
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+        Ed25519PrivateKey,
+        Ed25519PublicKey,
+    )
 
 _CONTEXT: Final = b"warren signature 1\n"  # so that no other use of the key can be mistaken for it
 
@@ -31,7 +35,7 @@ def content_digest(buffer: Buffer) -> str:
 class Signer:
     """Signs with each of ``keys``, so that those whose bundle knows only one of them are served."""
 
-    def __init__(self, keys: Sequence[Ed25519PrivateKey]) -> None:
+    def __init__(self, keys: Sequence["Ed25519PrivateKey"]) -> None:
         self._keys = [(key_id(key.public_key().public_bytes_raw()), key) for key in keys]
 
     @classmethod
@@ -39,6 +43,8 @@ class Signer:
         """From a bundle's WARREN_SIGNING_KEYS; None if it has none."""
         if not text:
             return None
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
         return cls(read_keys("WARREN_SIGNING_KEYS", text, Ed25519PrivateKey.from_private_bytes))
 
     @property
@@ -56,7 +62,7 @@ class Signer:
 class Verifier:
     """Believes what is signed by one of ``keys``."""
 
-    def __init__(self, keys: Sequence[Ed25519PublicKey]) -> None:
+    def __init__(self, keys: Sequence["Ed25519PublicKey"]) -> None:
         self._keys = {key_id(key.public_bytes_raw()): key for key in keys}
 
     @classmethod
@@ -64,6 +70,8 @@ class Verifier:
         """From a bundle's WARREN_VERIFY_KEYS; None if it has none."""
         if not text:
             return None
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
         return cls(read_keys("WARREN_VERIFY_KEYS", text, Ed25519PublicKey.from_public_bytes))
 
     def check(self, message: Signed) -> None:
@@ -80,6 +88,8 @@ class Verifier:
             raise Rejected(
                 "signature", "it is signed with keys that are not in this client's bundle"
             )
+        from cryptography.exceptions import InvalidSignature
+
         said = signed_bytes(message)
         for name in known:
             try:

@@ -28,7 +28,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from warren_shared.errors import Rejected
 from warren_shared.tensors.layout import TRAINABLE, Buffer, Layout, Run, Weights, bytes_of
@@ -131,6 +130,9 @@ class _Signs:
             The sign bit of each value, shape (count, BLOCK).
         """
         if block != self._next:
+            # Here, since those whose updates are raw do without its 7 MB.
+            from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
             counter = (block * _SIGN_BYTES // _AES_BYTES).to_bytes(_AES_BYTES, "big")
             self._aes = Cipher(algorithms.AES(self._key), modes.CTR(counter)).encryptor()
         size = count * _SIGN_BYTES
