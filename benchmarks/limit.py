@@ -1,8 +1,9 @@
 """The physical limit of a round: its bytes and promises, without anything computed on them.
 
-``python -m benchmarks.limit --cases 2x4MB,10x40MB`` prints seconds a round, twice: through the
-broker's own exchanges, queues, persistence and confirms with the fastest client we could write;
-and over loopback TCP with no broker at all, below which no hub can get on this machine.
+``python -m benchmarks.limit --cases 2x4MB,10x40MB`` prints seconds a round: through the
+broker's own exchanges, queues, persistence and confirms with the fastest client we could write,
+plain and over TLS; and over loopback TCP with no broker at all, below which no hub can get on this
+machine.
 """
 
 import argparse
@@ -31,19 +32,19 @@ BROKER_LIMIT: Final = "raw client"
 LOOPBACK_LIMIT: Final = "loopback TCP"
 
 
-def through_broker(case: Case, rounds: int = ROUNDS) -> list[float]:
+def through_broker(case: Case, rounds: int = ROUNDS, tls: str = "") -> list[float]:
     """Seconds of each of ``rounds`` rounds through a broker of its own, the warm-up left out.
 
     Each client publishes its update in persistent, confirmed messages; the coordinator's stand-in
     takes them all, acknowledges, and publishes as much to the fanout; the round ends when the last
-    client has it in its hands.
+    client has it in its hands. ``tls`` is "" or "tls".
     """
     names = tuple(f"c{number}" for number in range(case.clients))
     federation = Federation(clients=names, fleets=(), model_bytes=case.size_bytes)
     with tempfile.TemporaryDirectory(prefix="warren-limit-") as folder:
         home = Path(folder)
         try:
-            running = lifecycle.up(home, federation)
+            running = lifecycle.up(home, federation, tls=tls)
             url = running.broker_url("coordinator")
             parties: list[Party] = [(coordinator, (url, case.clients, case.size_bytes))]
             parties += [
@@ -173,8 +174,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = flags.parse_args(argv)
     prepare()
     for case in given.cases:
-        broker, loopback = through_broker(case, given.rounds), over_loopback(case, given.rounds)
-        for name, seconds in ((BROKER_LIMIT, broker), (LOOPBACK_LIMIT, loopback)):
+        found = {BROKER_LIMIT: through_broker(case, given.rounds)}
+        found[f"{BROKER_LIMIT}, TLS"] = through_broker(case, given.rounds, "tls")
+        found[LOOPBACK_LIMIT] = over_loopback(case, given.rounds)
+        for name, seconds in found.items():
             low, high = min(seconds), max(seconds)
             print(f"{case}: {name} {median(seconds):.4f} s ({low:.4f} – {high:.4f})")  # noqa: T201
     return 0

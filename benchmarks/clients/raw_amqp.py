@@ -10,7 +10,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from benchmarks.clients.raw_frames import (
@@ -26,6 +26,7 @@ from benchmarks.clients.raw_frames import (
     method_frame,
     short_text,
 )
+from benchmarks.clients.raw_tls import RawTls
 
 OnBody = Callable[[int, memoryview], None]  # delivery tag, body (valid until it returns)
 
@@ -46,8 +47,9 @@ class RawFailed(RuntimeError):
 class RawConnection:
     """One connection with one channel, ready to publish and consume.
 
-    ``url`` is ``amqp://user:password@host:port/vhost``. Every call that blocks gives up after
-    ``timeout_s`` seconds. ``read_bytes`` is how much one read may take.
+    ``url`` is ``amqp://user:password@host:port/vhost``, or ``amqps://``. Every
+    call that blocks gives up after ``timeout_s`` seconds. ``read_bytes`` is how much one read may
+    take.
     """
 
     def __init__(self, url: str, *, timeout_s: float = 60.0, read_bytes: int = 1 << 18) -> None:
@@ -64,13 +66,14 @@ class RawConnection:
         self._seams = memoryview(bytearray(SEAM * MAX_FRAMES))
         self._body = memoryview(bytearray())
         self._filled = self._size = self._due = self._tag = 0
-        self.socket = socket.create_connection((at.hostname or "", at.port or 5672), timeout_s)
+        plain = socket.create_connection((at.hostname or "", at.port or 5672), timeout_s)
         # Not settimeout(): Python would then poll before every read and write.
         limit = struct.pack("ll", int(timeout_s), 0)
-        self.socket.settimeout(None)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain.settimeout(None)
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket: Any = RawTls(plain) if at.scheme == "amqps" else plain
         self._open(self.user, unquote(at.password or ""), unquote(at.path[1:]) or "/")
 
     def _open(self, user: str, password: str, vhost: str) -> None:

@@ -161,7 +161,8 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
             return
         into_body = self._arriving.advance(size)
         self.bytes_received += into_body
-        self._on_data_available(bytes(self._seam[: size - into_body]))
+        if size > into_body:
+            self._on_data_available(bytes(self._seam[: size - into_body]))
 
     def _on_data_available(self, data_in: bytes) -> None:
         self.bytes_received += len(data_in)

@@ -41,7 +41,7 @@ def test_tls_reads_no_further_while_reading_is_paused(monkeypatch: pytest.Monkey
     def stock(transport: object) -> None:
         read.append(transport)
 
-    monkeypatch.setattr(io_services_utils._AsyncSSLTransport, "_on_socket_readable", stock)
+    monkeypatch.setattr(io_services_utils._AsyncPlaintextTransport, "_on_socket_readable", stock)
     transport = object.__new__(ours.TlsTransport)
     transport.receiver = SimpleNamespace(is_paused=False)
     transport._on_socket_readable()
