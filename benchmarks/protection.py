@@ -15,6 +15,7 @@ from typing import Final
 
 from rich.console import Console
 
+from benchmarks import limit
 from benchmarks.harness.federation import WARM_UP, Run, Stand, client_workers, names, run, stand
 from benchmarks.harness.matrix import Case, parse_cases
 from benchmarks.harness.preparation import prepare
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     for case in cases:
         rows += rows_of(case, measure(case, WAYS, 1 if short else 7, 4 if short else 12))
+        rows.append(floor_of(case, 2 if short else 15))
     publish("protection", "A round with and without protection", rows, folder=given.out)
     return 0
 
@@ -114,6 +116,21 @@ def rows_of(case: Case, runs: Mapping[Way, list[Run]]) -> list[Row]:
         )
         for way in runs
     ]
+
+
+def floor_of(case: Case, rounds: int) -> Row:
+    """What TLS costs the broker and the barest client: below it no client of this broker gets."""
+    plain, tls = limit.through_broker(case, rounds), limit.through_broker(case, rounds, "tls")
+    return Row(
+        case=f"{case}, {limit.BROKER_LIMIT} over TLS",
+        unit="s",
+        ours=median(tls),
+        limit=median(plain),
+        limit_name=f"{limit.BROKER_LIMIT}, plain",
+        spread=(min(tls), max(tls)),
+        model_bytes=case.size_bytes,
+        more={"rounds": len(tls)},
+    )
 
 
 def _more(runs: Sequence[Run], plain: Sequence[float]) -> Mapping[str, float | str]:
