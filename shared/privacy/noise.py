@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 Words = npt.NDArray[np.uint64]
 Integers = npt.NDArray[np.int64]
@@ -37,6 +36,9 @@ class KeyStream:
     def __init__(self, key: bytes) -> None:
         if len(key) != 32:
             raise ValueError("a key has 32 bytes")
+        # Here, since a worker without noise, keys and encoded updates does without its 7 MB.
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
         self._cipher = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
         self._zeros = bytes(8 * BLOCK)
         self._bytes = bytearray(8 * BLOCK + 16)
