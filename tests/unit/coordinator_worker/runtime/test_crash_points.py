@@ -67,6 +67,8 @@ class Broker:
         self.newest: list[Newest] = []  # as the queue of that name has them
         self.dead: set[int] = set()  # tags of deliveries that came again over the same channel
         self.client: tuple[int, Weights] | None = None  # version and model of one who hears all
+        self.held = 0  # models of a private run that were begun and had to wait
+        self.begun: dict[int, set[int]] = {0: set()}  # as ``models``, whole or not
 
     def hear(self, manifest: ModelManifest, data: memoryview) -> None:
         """A client takes a model, whole or as the change to the one that it has."""
@@ -118,6 +120,7 @@ class Life:
         self.dead = threading.Event()
         self.sent = threading.Semaphore(0)  # a model, or all of it that may be sent so far
         self.due = 2  # models until the next checkpoint: the first that is sent has one already
+        self.is_private = False  # then a model is sent when its checkpoint is on the disk
         self.told: list[Event] = [Connected()]
         self.models = self.updates = self
 
@@ -135,6 +138,7 @@ class Life:
         model, held = None, False
         for message in messages:
             if message is None:
+                self.broker.held += self.is_private
                 if not held:
                     self.sent.release()
                 held = True
@@ -147,6 +151,8 @@ class Life:
                 self.broker.newest.append(said)
             elif isinstance(said, ModelManifest):
                 model = said, data
+                if said.base is None:
+                    self.broker.begun.setdefault(said.version, set()).add(said.digest)
         if model is not None:
             self.broker.hear(*model)
         if not held:
@@ -228,23 +234,25 @@ class Fused(checkpoint.Checkpoint):
         while self.life.due:
             self.life.due -= 1
             self.life.sent.acquire(timeout=1.0)
-        self.life.due = 1
+        self.life.due = 0 if self.life.is_private else 1
         self.life.burn()
         super().save(state)
         self.life.burn()
 
 
 def live(
-    folder: Path, broker: Broker, downlink: str, effects: int, first: bool, sight: int
+    folder: Path, broker: Broker, more: dict[str, object], effects: int, first: bool, sight: int
 ) -> None:
     """A coordinator's process from start to sudden end, or until there is nothing to do."""
     with pytest.MonkeyPatch.context() as patch:
         life = Life(broker, effects, first, sight)
+        if "privacy" in more:
+            life.due, life.is_private = 1, True
         patch.setattr(Fused, "life", life, raising=False)
         patch.setattr(CoordinatorLoop, "from_settings", lambda _settings: life)
         patch.setattr(worker, "on_stop_signal", lambda _stop: StopSignal())
         patch.setattr(store, "Checkpoint", Fused)
-        given = CoordinatorSettings(checkpoint_dir=folder, downlink=downlink, **SETTINGS)  # type: ignore[arg-type]
+        given = CoordinatorSettings(checkpoint_dir=folder, **{**SETTINGS, **more})  # type: ignore[arg-type]
         process = worker.CoordinatorWorker.from_settings(given)
         with contextlib.suppress(Blown):
             process.run()
@@ -265,12 +273,50 @@ def test_cut_off_after_any_effect_every_update_counts_once(
         folder = Path(name)
         checkpoint.save(folder, State("f", RUN, 0, Weights.empty(LAYOUT), applied={}))
         for effects, first, sight in (*fuses, (1_000_000, False, 0)):
-            live(folder, broker, downlink, effects, first, sight)
+            live(folder, broker, {"downlink": downlink}, effects, first, sight)
         state = checkpoint.load(folder)
         assert state is not None
         counts = state.slots["master"] if downlink != "raw" else state.weights
         check(state, counts[0], broker)
         check_audit(state, counts[0], folder)
+
+
+@pytest.mark.slow
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.integers(0, 30), st.booleans(), st.integers(0, 12)), max_size=12))
+def test_cut_off_after_any_effect_noise_is_released_once_and_what_is_spent_stays_so(
+    fuses: list[tuple[int, bool, int]],
+) -> None:
+    broker = Broker()
+    promise = "correlated:epsilon=8,delta=1e-3,clip=1,contributions=1,distance=1,small=true"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        start = folder / "start.npz"
+        np.savez(start, np.zeros(UPDATES))
+        more = {"privacy": promise, "rounds": UPDATES // QUORUM, "initial_model": start}
+        first_state = State("f", RUN, 0, Weights.empty(LAYOUT), applied={})
+        checkpoint.save(folder, first_state)
+        done, secrets = 0, set()
+        for effects, first, sight in (*fuses, (1_000_000, False, 0)):
+            live(folder, broker, more, effects, first, sight)
+            state = checkpoint.load(folder)
+            assert state is not None
+            if state.privacy is not None:
+                assert state.privacy.done >= done
+                done = state.privacy.done
+                secrets.add(state.privacy.secret)
+        assert state is not None
+        assert state.privacy is not None
+        assert len(secrets) == 1
+        assert state.privacy.done == state.version == UPDATES // QUORUM
+        taken = state.privacy.participations
+        assert {client: one.contributions for client, one in taken.items()} == {
+            f"c{number}": 1 for number in range(UPDATES)
+        }
+        assert not broker.held, "not a byte before the checkpoint is on the disk"
+        assert broker.begun == broker.models
+        for version, digests in broker.models.items():
+            assert len(digests) <= 1, f"version {version} was released with two noises"
 
 
 def check_audit(state: State, counts: Array, folder: Path) -> None:
