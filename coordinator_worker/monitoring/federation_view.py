@@ -6,6 +6,7 @@ begins with that and feeds it with what comes after. No broker, clock or disk he
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from math import nan
 from typing import Any, Final
 
@@ -52,6 +53,8 @@ class FederationView:
         self.opened = 0.0
         self.finished = self.stopped = False
         self.bytes_up = self.bytes_down = self.updates = 0
+        self.raw_bytes_up = self.raw_bytes_down = 0  # what they would have been as they are
+        self.privacy: dict[str, float] = {}  # of a private run: epsilon, promised, delta
         self.rounds: deque[dict[str, Any]] = deque(maxlen=HISTORY_ROUNDS)
         self.staleness: Counter[int] = Counter()
         self.rejected: deque[dict[str, Any]] = deque(maxlen=MAX_REJECTED)
@@ -183,6 +186,11 @@ class FederationView:
         self._make_way(record.metrics)
         kept["metrics"] = self._named(record.metrics)
         self.bytes_up += record.bytes_up
+        self.raw_bytes_up += record.raw_bytes_up or record.bytes_up
+        if record.bytes_down is not None:
+            kept["sent"] = record.bytes_down  # to each client
+        if record.privacy is not None:
+            self.privacy = asdict(record.privacy)
         self.rounds.append(kept)
 
     def _published(self, event: events.ModelPublished, moment: float) -> None:
@@ -190,10 +198,12 @@ class FederationView:
         self.quorum = _pair(event.quorum)
         self.opened = moment
         self.model_bytes = event.size_bytes
-        down = self.model_bytes * len(self.clients)
+        last = self.rounds[-1] if self.rounds else {}
+        made = last if last.get("version") == self.version else {}
+        down = made.get("sent", self.model_bytes) * len(self.clients)
         self.bytes_down += down
-        if self.rounds and self.rounds[-1].get("version") == self.version:
-            self.rounds[-1]["bytes_down"] = down
+        self.raw_bytes_down += self.model_bytes * len(self.clients)
+        made["bytes_down"] = down
         self.finished = isinstance(event, events.FederationFinished)
 
     def _found_best(self, event: events.ModelBest, _moment: float) -> None:
@@ -250,7 +260,7 @@ class FederationView:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it: for the page, and to begin with."""
-        whole = {name: getattr(self, name) for name in _PLAIN}
+        whole = {name: getattr(self, name) for name in (*_PLAIN, *_SINCE)}
         return whole | {
             "format": FORMAT,
             "alive_s": self.alive_s,
@@ -269,6 +279,8 @@ class FederationView:
         made = cls()
         for name in _PLAIN:
             setattr(made, name, whole[name])
+        for name in _SINCE:  # older coordinators do not say it
+            setattr(made, name, whole.get(name, getattr(made, name)))
         made.alive_s = float(whole.get("alive_s", 0.0))
         made.quorum = _pair(whole["quorum"])
         made.reasons = Counter(whole["reasons"])
@@ -306,6 +318,7 @@ _PLAIN: Final = (
     "federation", "time", "number", "run", "version", "quorum", "opened", "finished", "stopped",
     "updates", "model_bytes", "bytes_up", "bytes_down", "reasons", "trouble", "best",
 )  # fmt: skip
+_SINCE: Final = ("raw_bytes_up", "raw_bytes_down", "privacy")
 _ROUND_FIELDS: Final = ("version", "time", "updates", "seconds", "norm", "bytes_up", "rejected")
 # Each takes an event of its class, and when that happened.
 _TAKES: Final[Mapping[type, Callable[[FederationView, Any, float], None]]] = {

@@ -60,6 +60,16 @@ class _Progress:
         gauge, gauges, counter = meters.gauge, meters.gauges, meters.counter
         self._version = gauges("warren_model_version", "version of the newest global model")
         self._bytes = gauges("warren_model_bytes", "size of its weights")
+        self._sent = gauges(
+            "warren_model_sent_bytes", "bytes of it as each client gets it (`--downlink`)"
+        )
+        self._epsilon = gauges(
+            "warren_privacy_epsilon", "epsilon of each client that a private run has spent"
+        )
+        self._promised = gauges(
+            "warren_privacy_epsilon_promised", "what it will have spent in the end"
+        )
+        self._last_sent: int | None = None  # of the round that closed last
         self._published = gauges(
             "warren_model_published_timestamp_seconds",
             "when every mailbox had it, seconds since 1970",
@@ -91,10 +101,16 @@ class _Progress:
     def _closed(self, event: events.RoundClosed) -> None:
         self._have.set(0)
         self._round.observe(event.record.seconds)
+        self._last_sent = event.record.bytes_down
+        if (privacy := event.record.privacy) is not None:
+            self._epsilon.one().set(privacy.epsilon)
+            self._promised.one().set(privacy.promised)
 
     def _is_out(self, event: events.ModelPublished) -> None:
         self._version.one().set(event.version)
         self._bytes.one().set(event.size_bytes)
+        sent, self._last_sent = self._last_sent, None
+        self._sent.one().set(event.size_bytes if sent is None else sent)
         self._published.one().set(time())
 
 
@@ -109,6 +125,9 @@ class _Updates:
         )
         self._incomplete = counter("warren_updates_incomplete", "updates that stopped half-way")
         self._bytes = counter("warren_update_bytes", "bytes of the weight deltas in rounds")
+        self._raw_bytes = counter(
+            "warren_update_raw_bytes", "what they would have been without `--uplink`"
+        )
         self._staleness = histogram(
             "warren_update_staleness_versions",
             "how many versions older than the newest the model was that an update was trained from",
@@ -151,6 +170,7 @@ class _Updates:
 
     def _closed(self, event: events.RoundClosed) -> None:
         self._incomplete.inc(event.record.incomplete)
+        self._raw_bytes.inc(event.record.raw_bytes_up or event.record.bytes_up)
         self._norm.set(event.record.norm)
 
     def _timed(self, event: events.RoundTimed) -> None:

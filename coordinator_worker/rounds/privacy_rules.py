@@ -8,9 +8,11 @@ from coordinator_worker.aggregation.private_cohort import RoundNoise
 from coordinator_worker.privacy.terms import SMALL, ClientPrivacy, privacy
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.privacy_state import PrivacyState
+from coordinator_worker.state.round_record import PrivacySpent
 from coordinator_worker.state.training_state import State
 from warren_shared.errors import ConfigError
 from warren_shared.observability.log import Log
+from warren_shared.privacy.accountant import epsilon_of
 from warren_shared.protocol.messages import PrivacyTerms
 
 log = Log(__name__)
@@ -108,6 +110,12 @@ class PrivacyRules:
                 " another --checkpoint-dir"
             )
         return state
+
+    def spent(self, done: int, noise: RoundNoise) -> PrivacySpent:
+        """What ``done`` rounds have come to."""
+        delta = self.promise.delta
+        epsilon = epsilon_of(noise.calibration.spent(done), delta)
+        return PrivacySpent(epsilon, self.promise.epsilon, delta)
 
     def noise(self, state: State) -> RoundNoise:
         """That of the run in ``state``, which ``begin`` gave."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from coordinator_worker.aggregation.coordinator import FederatedCoordinator
+from coordinator_worker.aggregation.private_cohort import RoundNoise
 from coordinator_worker.rounds.round import Round
 from coordinator_worker.runtime.model_publisher import ModelPublisher
 from coordinator_worker.state.training_state import State
@@ -15,7 +16,8 @@ class ActiveRun:
     """``state`` is its newest version, ``round`` the open one.
 
     ``publisher`` sends models to the clients, ``coordinator`` computes them. ``share``: the most
-    that one client weighs in a round's metrics; ``alone``: only this coordinator changes the model.
+    that one client weighs in a round's metrics; ``alone``: only this coordinator changes the model;
+    ``noise`` is that of a private run.
     """
 
     state: State
@@ -23,6 +25,7 @@ class ActiveRun:
     coordinator: FederatedCoordinator
     share: float
     alone: bool
+    noise: RoundNoise | None
     round: Round
 
     @classmethod
@@ -34,11 +37,12 @@ class ActiveRun:
         *,
         share: float,
         alone: bool,
+        noise: RoundNoise | None = None,
     ) -> Self:
         """A run that goes on from ``state``, with its first round open."""
         state = replace(state, slots=coordinator.slots)
         cohort = coordinator.begin(None, state.weights, alone=alone)
-        return cls(state, publisher, coordinator, share, alone, Round(cohort, share))
+        return cls(state, publisher, coordinator, share, alone, noise, Round(cohort, share))
 
     def begin_round(self, memory: Weights | None = None) -> None:
         """Open the next round, whose sum may take ``memory``."""

@@ -445,7 +445,7 @@ class CoordinatorWorker:
         coordinator = self._learning.coordinator(publisher, state, noise)
         share = self._settings.max_evaluation_share
         self._run = run = ActiveRun.begin(
-            state, publisher, coordinator, share=share, alone=self._source.alone
+            state, publisher, coordinator, share=share, alone=self._source.alone, noise=noise
         )
         self._left = None
         self._is_outdated = False
@@ -627,6 +627,9 @@ class CoordinatorWorker:
             self._keep_best(state, best)
             state = replace(state, best=best)
         weights, record = closed.phases.timing("aggregate", self._aggregate)(run, closed, record)
+        if self._privacy is not None and run.noise is not None and state.privacy is not None:
+            done = state.privacy.done + 1
+            record = replace(record, privacy=self._privacy.spent(done, run.noise))
         members = roster.contributed(state.roster, version, closed.examples, time.time())
         standings = roster.summary(roster.participation(members, version))
         record = replace(record, participation=standings)

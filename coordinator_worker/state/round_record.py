@@ -6,7 +6,7 @@ ones may have more.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import nan
 from typing import Any, Final, NamedTuple, Self
 
@@ -23,8 +23,8 @@ ALWAYS: Final = (
     "bytes_up", "seconds", "time",
 )  # fmt: skip
 OPTIONAL: Final = (
-    "clients", "raw_bytes_up", "bytes_down", "raw_bytes_down", "judged", "above", "diverged",
-    "participation", "rolled_back", "evaluated", "final_evaluation",
+    "clients", "raw_bytes_up", "bytes_down", "raw_bytes_down", "privacy", "judged", "above",
+    "diverged", "participation", "rolled_back", "evaluated", "final_evaluation",
 )  # fmt: skip
 UNKNOWN: Final = -1  # version of a record that does not say it
 _KNOWN: Final = frozenset((*ALWAYS, *OPTIONAL, "format"))
@@ -107,6 +107,15 @@ class Rollback:
 
 
 @dataclass(frozen=True, slots=True)
+class PrivacySpent:
+    """What a private run has come to: (``epsilon``, ``delta``) by now, ``promised`` in the end."""
+
+    epsilon: float
+    promised: float
+    delta: float
+
+
+@dataclass(frozen=True, slots=True)
 class RegionResult:
     """What a region tells the federation above of its round, besides the weights."""
 
@@ -127,7 +136,8 @@ class RoundRecord:
     What only some records have is None in the others. ``clients``: what each said, in the newest
     record of a history alone; ``raw_bytes_up``: what the updates would have been without
     an encoding; ``bytes_down``: of the version itself as it went to each client, where it may go
-    as a change, and ``raw_bytes_down`` of the whole model; ``judged``: of metrics that steer the
+    as a change, and ``raw_bytes_down`` of the whole model; ``privacy``: of a private run;
+    ``judged``: of metrics that steer the
     run; ``above``: of a region;
     ``diverged``: why the round's updates were refused; ``participation``: of the roster, by status;
     ``rolled_back``: of a version that no updates made; ``evaluated``: what the program of
@@ -152,6 +162,7 @@ class RoundRecord:
     raw_bytes_up: int | None = None
     bytes_down: int | None = None
     raw_bytes_down: int | None = None
+    privacy: PrivacySpent | None = None
     judged: Mapping[str, Judgement] | None = None
     above: RegionResult | None = None
     diverged: str | None = None
@@ -198,10 +209,10 @@ class RoundRecord:
 
     def _some_have(self) -> dict[str, Any]:
         """What is in some records only, behind all the rest."""
-        told: dict[str, Any] = {}
-        for name in ("raw_bytes_up", "bytes_down", "raw_bytes_down"):
-            if (size := getattr(self, name)) is not None:
-                told[name] = size
+        sizes = ("raw_bytes_up", "bytes_down", "raw_bytes_down")
+        told: dict[str, Any] = {name: getattr(self, name) for name in sizes if self.knows(name)}
+        if self.privacy is not None:
+            told["privacy"] = asdict(self.privacy)
         if self.judged is not None:
             told["judged"] = {
                 name: {"clients": j.clients, "typical": j.typical, "low": j.low, "high": j.high}
@@ -247,6 +258,7 @@ class RoundRecord:
         get = fields.get
         clients, judged, above = get("clients"), get("judged"), get("above")
         raw, down, raw_down = get("raw_bytes_up"), get("bytes_down"), get("raw_bytes_down")
+        spent = get("privacy")
         standings, origin, final = get("participation"), get("rolled_back"), get("final_evaluation")
         evaluation, evaluated, diverged = get("evaluation"), get("evaluated"), get("diverged")
         return cls(
@@ -265,6 +277,7 @@ class RoundRecord:
             raw_bytes_up=None if raw is None else int(raw),
             bytes_down=None if down is None else int(down),
             raw_bytes_down=None if raw_down is None else int(raw_down),
+            privacy=None if spent is None else PrivacySpent(**spent),
             judged=None if judged is None else _judgements(judged),
             above=None if above is None else _region_of(above),
             diverged=None if diverged is None else str(diverged),

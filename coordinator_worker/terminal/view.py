@@ -144,7 +144,21 @@ def _quorum(view: FederationView, width: int) -> Table:
 
 
 def _traffic(view: FederationView) -> str:
-    return f"up {size(view.bytes_up)}, down {size(view.bytes_down)}"
+    up, down = size(view.bytes_up), size(view.bytes_down)
+    if view.raw_bytes_up > view.bytes_up:
+        up += f" of {size(view.raw_bytes_up)}"
+    if view.raw_bytes_down > view.bytes_down:
+        down += f" of {size(view.raw_bytes_down)}"
+    return f"up {up}, down {down}"
+
+
+def _privacy(view: FederationView) -> list[Text]:
+    """What a private run has spent of its promise."""
+    if not view.privacy:
+        return []
+    spent, promised, delta = (view.privacy[name] for name in ("epsilon", "promised", "delta"))
+    words = f"ε {figure(spent)} of {figure(promised)} spent (δ {delta:g}, each client)"
+    return [Text.assemble(("privacy ", "dim"), words)]
 
 
 def _metrics(view: FederationView, width: int) -> list[Text]:
@@ -159,7 +173,7 @@ def _metrics(view: FederationView, width: int) -> list[Text]:
         )
         if len(words) + len(more) <= width:
             words.append_text(more)
-    lines = [words] if words else []
+    lines = [*_privacy(view), *([words] if words else [])]
     return lines if width >= WIDE else [*lines, Text(_traffic(view), "dim")]
 
 

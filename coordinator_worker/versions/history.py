@@ -59,6 +59,8 @@ def row(record: RoundRecord) -> Row:
         figures["bytes_down"] = record.bytes_down
     if record.raw_bytes_down is not None:
         figures["raw_bytes_down"] = record.raw_bytes_down
+    if record.privacy is not None:
+        figures["privacy/epsilon"] = record.privacy.epsilon
     if record.diverged is not None:
         figures["diverged"] = record.diverged
     return figures

@@ -7,7 +7,13 @@ from typing import Any
 import msgpack
 import pytest
 
-from coordinator_worker.state.round_record import ALWAYS, OPTIONAL, Rollback, RoundRecord
+from coordinator_worker.state.round_record import (
+    ALWAYS,
+    OPTIONAL,
+    PrivacySpent,
+    Rollback,
+    RoundRecord,
+)
 from tests.support.processes import ROOT
 from warren_shared import strict_json
 from warren_shared.errors import ConfigError
@@ -17,6 +23,7 @@ SINCE = {
     "raw_bytes_up",
     "bytes_down",
     "raw_bytes_down",
+    "privacy",
 }  # fields that were added after the golden files were written
 
 
@@ -34,7 +41,10 @@ def test_the_golden_records_have_every_field() -> None:
 
 
 def test_what_encoded_updates_would_have_been_is_kept() -> None:
-    record = RoundRecord(1, bytes_up=10, raw_bytes_up=320, bytes_down=7, raw_bytes_down=224)
+    record = RoundRecord(
+        1, bytes_up=10, raw_bytes_up=320, bytes_down=7, raw_bytes_down=224,
+        privacy=PrivacySpent(0.5, 2.0, 1e-5),
+    )  # fmt: skip
     assert RoundRecord.from_dict(record.to_dict()) == record
     assert not SINCE & RoundRecord(version=1, bytes_up=10).to_dict().keys()
 
