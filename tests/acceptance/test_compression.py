@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from xxhash import xxh3_64_hexdigest
 
 from client_worker.runtime.update_store import UpdateStore
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
+from coordinator_worker.storage.audit_files import read
 from tests.acceptance.test_federation import start_client, start_coordinator
 from tests.conftest import Place
 from tests.support.processes import Worker, workers
 from tests.support.relay import Relay
-from warren_shared import weights_file
+from warren_shared.protocol.transfer import digest
 from warren_shared.tensors.compression import ENCODINGS, size_bytes
 from warren_shared.tensors.layout import CONTROL, Layout, Weights
 from warren_shared.tensors.model_change import DOWNLINKS
@@ -90,12 +90,13 @@ def published(folder: Path) -> tuple[State, list[str]]:
     """The last state, and of each version up to it the digest that a client notes."""
     state = checkpoint.load(folder)
     assert state is not None
-    models: list[Weights] = [state.weights]
-    for version in reversed(range(state.version)):
-        file = folder / "versions" / f"{state.run}-{version:06d}.safetensors"
-        models.append(weights_file.read(file).weights)
-    found = [xxh3_64_hexdigest(b"".join(a.tobytes() for a in model)) for model in models]
-    return state, found[::-1]
+    found: dict[int, str] = {}
+    for _, text in read(folder):
+        line = json.loads(text)
+        if line["event"] == "published":
+            assert found.setdefault(line["version"], line["digest"]) == line["digest"]
+    found.setdefault(state.version, f"{digest(state.weights.buffer):016x}")
+    return state, [found[version] for version in range(state.version + 1)]
 
 
 def sizes(one: Worker) -> list[int]:
@@ -104,8 +105,7 @@ def sizes(one: Worker) -> list[int]:
 
 
 def coordinator(place: Place, folder: Path, *arguments: str) -> Worker:
-    told = ("--uplink", "1bit", "--keep-versions", "1000", *arguments)
-    return start_coordinator(place, folder / "checkpoint", *told)
+    return start_coordinator(place, folder / "checkpoint", "--uplink", "1bit", *arguments)
 
 
 @pytest.mark.parametrize("encoding", DOWNLINKS)
