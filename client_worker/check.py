@@ -159,17 +159,20 @@ class Check:
             return
         yield from data_findings(client)
         yield ok("task", f"{self._settings.task} is made, with {client.num_examples} examples")
+        fits = _layout(client, self._newest) if self._newest is not None else None
         if self._train:
             yield self._step(client)
-        if self._newest is not None:
-            yield _layout(client, self._newest)
+        if fits is not None:
+            yield fits
         if self._settings.state_dir is not None:
             size_bytes = client.layout.size_bytes
             yield from health_check.folder(self._settings.state_dir, "--state-dir", 2 * size_bytes)
 
     def _step(self, client: FederatedClient) -> Finding:
         began = time.monotonic()
-        local = LocalTraining(steps=1) if client.takes_plan else LocalTraining()
+        asked = self._newest.local if self._newest is not None else LocalTraining()
+        steps = 1 if client.takes_plan else None
+        local = LocalTraining(steps=steps, exchange=asked.exchange)
         much = "a step" if client.takes_plan else "a round (fit takes no guide)"
         try:
             update = client.train(client.initial(local), local)
@@ -214,11 +217,12 @@ def _permissions(inspection: Inspection) -> Finding:
 
 def _layout(client: FederatedClient, newest: ModelManifest) -> Finding:
     federation = model_layout(newest)
-    if difference := client.layout_for(newest.local).difference(federation, SIDES, roles=True):
-        hint = "start with the federation's task"
-        return fail("layout", f"this task's model is not the federation's: {difference}; {hint}")
     try:
         client.check_fixed_state(newest.fixed_state)
+        layout = client.layout_for(newest.local)
     except ConfigError as error:
         return fail("layout", error)
+    if difference := layout.difference(federation, SIDES, roles=True):
+        hint = "start with the federation's task"
+        return fail("layout", f"this task's model is not the federation's: {difference}; {hint}")
     return ok("layout", f"the task's model is the federation's: {len(federation.tensors)} tensors")

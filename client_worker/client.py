@@ -8,6 +8,7 @@ import numpy as np
 
 from client_worker.training import scaffold
 from client_worker.training.example_count import count_examples
+from client_worker.training.exchange import ALL, Exchange, check_adapters
 from client_worker.training.metrics import FigureFilter, by_finiteness
 from client_worker.training.personalization import Personal, Personalization, places
 from client_worker.training.plan import LOCAL_STEPS, TrainingPlan, run_fit, takes_plan
@@ -17,16 +18,18 @@ from client_worker.training.values import number, positive, whole_examples
 from warren_shared.errors import ConfigError
 from warren_shared.observability.log import Log
 from warren_shared.protocol.messages import LocalTraining
+from warren_shared.tensors import frozen
 from warren_shared.tensors.description import (
+    FROZEN,
     LOCAL,
     WIDENED,
-    federated,
     weight_names,
     weight_roles,
     widened,
 )
 from warren_shared.tensors.evaluation import Evaluation
-from warren_shared.tensors.layout import STATISTIC, Array, Layout, Weights
+from warren_shared.tensors.frozen import FROZEN_WEIGHTS
+from warren_shared.tensors.layout import STATISTIC, TRAINABLE, Array, Layout, Weights
 from warren_shared.tensors.update import Update
 
 log = Log(__name__)
@@ -40,10 +43,12 @@ class TrainableModel(Protocol):
 
     It may also have ``evaluate(data)``, which is asked what the global model is worth on held-out
     data and returns figures by name, or an Evaluation; ``weight_names()``, one for each array; and
-    ``weight_roles()``, one of ``trainable``, ``statistic`` and ``local`` for each array: a
-    statistic, such as a moving variance, is averaged by weight and nothing else is done to it, and
-    what is local stays at the site. Without it all are trainable, but for integers and booleans,
-    which are local. 16-bit floats travel as float32.
+    ``weight_roles()``, one of ``trainable``, ``statistic``, ``frozen`` and ``local`` for each
+    array: a statistic, such as a moving variance, is averaged by weight and nothing else is done to
+    it, and what is local stays at the site. What is frozen no training may change: it is treated as
+    a statistic, or, if the coordinator says ``--exchange trainable``, stays at the site and has to
+    be equal at all. Without it all are trainable, but for integers and booleans, which are local.
+    16-bit floats travel as float32.
     """
 
     def get_weights(self) -> Sequence[Array]:
@@ -109,7 +114,16 @@ class FederatedClient:
                 "ditto: this model's fit takes no guide (see client_worker.training.plan)"
             )
         self.personal = Personal(kinds, arrays)
-        self.layout = federated(self._trainable, arrays, kinds.local)
+        self._all = Exchange.without(self._trainable, arrays, kinds.local)
+        self._trained: Exchange | None = None  # what travels of it if only that does that trains
+        self._frozen = [
+            place
+            for place, role in enumerate(weight_roles(self._trainable, arrays))
+            if role == FROZEN and place not in kinds.local
+        ]
+        self._frozen_digests: dict[str, str] | None = None
+        self.has_own_base = True
+        self.layout = self._all.layout
         self.control = Control(self.layout.trainable)
 
     @property
@@ -135,8 +149,15 @@ class FederatedClient:
 
     def check_fixed_state(self, federation: Mapping[str, str]) -> None:
         """Raise ConfigError if the federation's differs, where it has any."""
-        for name in sorted({*federation, *self.fixed_state}) if federation else ():
-            ours, theirs = self.fixed_state.get(name), federation.get(name)
+        if not federation:
+            return
+        known = self.fixed_state
+        if FROZEN_WEIGHTS in federation:
+            known = known | {FROZEN_WEIGHTS: self._frozen_digest}
+        for name in sorted({*federation, *known}):
+            ours, theirs = known.get(name), federation.get(name)
+            if ours != theirs and name == FROZEN_WEIGHTS:
+                raise ConfigError(_other_base(str(ours), str(theirs)))
             if ours != theirs:
                 words = f"{ours or 'none'} here, {theirs or 'none'} there"
                 raise ConfigError(
@@ -144,17 +165,37 @@ class FederatedClient:
                     " two things; give every site the same"
                 )
 
-    def layout_for(self, local: LocalTraining) -> Layout:
-        """Layout of a global model that comes with ``local``, and of the updates to it."""
-        return self.layout.with_controls if local.scaffold else self.layout
+    def fixed_state_for(self, local: LocalTraining) -> dict[str, str]:
+        """Return the same for a federation that trains as ``local`` says.
 
-    def weights(self) -> Weights:
+        If it exchanges only what trains, the digest of what is frozen is one of them.
+        """
+        if local.exchange == ALL:
+            return self.fixed_state
+        return self.fixed_state | {FROZEN_WEIGHTS: self._frozen_digest}
+
+    def layout_for(self, local: LocalTraining) -> Layout:
+        """Layout of a global model that comes with ``local``, and of the updates to it.
+
+        Raises ConfigError if only what trains is exchanged, and nothing does, or not so that it
+        could be averaged.
+        """
+        layout = self.model_layout(local)
+        return layout.with_controls if local.scaffold else layout
+
+    def model_layout(self, local: LocalTraining) -> Layout:
+        """The same without control variates."""
+        return self._exchange(local).layout
+
+    def weights(self, local: LocalTraining = AS_THE_TASK_SAYS) -> Weights:
         """The local model's weights but for those that stay here, copied into one buffer."""
-        return Weights.of(self.personal.shared(self._arrays()), self.layout)
+        exchange = self._exchange(local)
+        return Weights.of(exchange.of(self._arrays()), exchange.layout)
 
     def initial(self, local: LocalTraining = AS_THE_TASK_SAYS) -> Weights:
         """What a federation that trains as ``local`` says can begin with."""
-        return scaffold.longer(self.weights()) if local.scaffold else self.weights()
+        weights = self.weights(local)
+        return scaffold.longer(weights) if local.scaffold else weights
 
     def update(
         self, global_model: Sequence[Array], local: LocalTraining = AS_THE_TASK_SAYS
@@ -164,7 +205,7 @@ class FederatedClient:
         A model may keep the arrays and train in place: views of the global model would change it.
         """
         start, _ = self._parts(global_model, local)
-        self._set(self.personal.begun(self.personal.filled(start)))
+        self._set(self._begun(self._filled(start, local), local))
 
     def train(
         self, global_model: Sequence[Array], local: LocalTraining = AS_THE_TASK_SAYS
@@ -180,32 +221,31 @@ class FederatedClient:
         Raises ConfigError if the model cannot train as ``local`` says.
         """
         start, controls = self._parts(global_model, local)
-        whole = self.personal.filled(start)
+        whole = self._filled(start, local)
         self._set(whole)
         found = self.evaluation()
         metrics = self._filter.figures(found.metrics(), "eval_") if found else {}
-        begun = self.personal.begun(whole)
+        begun = self._begun(whole, local)
         if self.personal.kinds.update_rule is not replace:
             self._set(begun)
         figures = self._fit(TrainingPlan.of(local, whole, self._correction(controls)), local)
         told = figures.pop(LOCAL_STEPS, 0.0)
         steps = max(0, round(told) if isfinite(told) else 0) or None
         arrays = self._arrays()
-        trained = self.personal.shared(arrays)
-        if difference := self.layout.difference(Layout.of(trained)):
+        if difference := self.layout.difference(Layout.of(self.personal.shared(arrays))):
             raise ConfigError(f"training changed the model's layout: {difference}")
+        exchange = self._exchange(local)
+        trained = exchange.of(arrays)
         self.personal.trained(arrays)
         delta = Weights.uninitialized(self.layout_for(local))
-        self._write_change(delta, trained, self._held(start))
+        self._write_change(delta, exchange, trained, start)
         if controls is not None:
             if steps is None:
                 raise ConfigError("SCAFFOLD needs to know the steps behind an update: return them"
                                   f" from fit as the metric {LOCAL_STEPS!r}")  # fmt: skip
-            moved = scaffold.split(delta, self.layout)[1]
+            moved = scaffold.split(delta, exchange.layout)[1]
             travel = steps * self.learning_rate * local.learning_rate_factor
-            x, y = (
-                self.layout.trainable_of(each) for each in (self.personal.shared(begun), trained)
-            )
+            x, y = (exchange.layout.trainable_of(each) for each in (exchange.of(begun), trained))
             scaffold.change(moved, x, y, controls, travel)
             self.control.add(moved)
         metrics |= figures | self._train_personal(whole, local)
@@ -257,7 +297,69 @@ class FederatedClient:
     ) -> tuple[Weights, Weights | None]:
         """The global model's weights and, with SCAFFOLD, its control variates."""
         whole = Weights.of(global_model, self.layout_for(local))
-        return scaffold.split(whole, self.layout) if local.scaffold else (whole, None)
+        return scaffold.split(whole, self.model_layout(local)) if local.scaffold else (whole, None)
+
+    def _exchange(self, local: LocalTraining) -> Exchange:
+        """What travels in a federation that trains as ``local`` says."""
+        if local.exchange == ALL:
+            return self._all
+        if self._trained is None:
+            arrays = self._arrays()
+            stay = (*self.personal.kinds.local, *self._frozen)
+            if len(stay) == len(arrays):
+                raise ConfigError(
+                    "--exchange trainable: none of the model's tensors trains, so there is nothing"
+                    " to federate"
+                )
+            found = Exchange.without(self._trainable, arrays, stay)
+            roles = weight_roles(self._trainable, arrays)
+            trained = [place for place in found.places if roles[place] == TRAINABLE]
+            check_adapters(self._trainable, arrays, trained)
+            self._trained = found
+        return self._trained
+
+    @property
+    def _frozen_digest(self) -> str:
+        """Digest of what is frozen, as the model has it; of nothing that is another one."""
+        if self._frozen_digests is None:
+            self._frozen_digests = self._digests()
+        return frozen.digest(self._frozen_digests)
+
+    def _digests(self) -> dict[str, str]:
+        arrays = [np.asarray(array) for array in self._trainable.get_weights()]
+        names = weight_names(self._trainable, len(arrays))
+        return frozen.digests(names, arrays, self._frozen)
+
+    def _filled(self, start: Sequence[Array], local: LocalTraining) -> list[Array]:
+        """The whole model: ``start``, what is this client's own, and what is frozen."""
+        if local.exchange == ALL:
+            if self._frozen:
+                self.base_replaced()
+            return self.personal.filled(start)
+        if self._frozen and self._frozen_digests is None:
+            self._frozen_digests = self._digests()  # with which training is compared
+        whole = self._exchange(local).into(self._arrays(), start)
+        return self.personal.filled(self._all.of(whole))
+
+    def base_replaced(self) -> None:
+        """What is frozen may be another than the task's: it came with all, or from a file."""
+        self._frozen_digests, self.has_own_base = None, False
+
+    def _begun(self, whole: Sequence[Array], local: LocalTraining) -> list[Array]:
+        """Where training begins if ``whole`` is the global model with the own tensors."""
+        return self.personal.begun(whole, () if local.exchange == ALL else self._frozen)
+
+    def _check_frozen(self) -> None:
+        """Raise ConfigError if training has changed what it must not: others have it as it was."""
+        if not self._frozen or self._frozen_digests is None:
+            return
+        now = self._digests()
+        for tensor, known in self._frozen_digests.items():
+            if now.get(tensor) != known:
+                raise ConfigError(
+                    f"training changed tensor {tensor}, which is frozen, and with --exchange"
+                    " trainable nobody would hear of it: leave it as it is, or let it train"
+                )
 
     def _correction(self, controls: Weights | None) -> list[Array] | None:
         """Correction c - c_i of each tensor of the model; of what is not averaged or trained, 0."""
@@ -290,19 +392,12 @@ class FederatedClient:
             log.info("tensors_stay", "these stay at this site, not averaged: %s%s", told, more)
         return Personalization(update_rule, tuple(sorted(chosen | {*apart})), ditto, tuple(apart))
 
-    def _held(self, start: Sequence[Array]) -> list[Array]:
-        """``start`` as the model holds it: a 16-bit tensor has rounded it."""
-        dtypes = self.personal.shared(self._dtypes)
-        return [
-            array.astype(dtype).astype(array.dtype) if dtype.name in WIDENED else array
-            for array, dtype in zip(start, dtypes, strict=True)
-        ]
-
     def _write_change(
-        self, delta: Weights, trained: Sequence[Array], before: Sequence[Array]
+        self, delta: Weights, exchange: Exchange, trained: Sequence[Array], start: Sequence[Array]
     ) -> None:
         """Write what travels: of a trainable tensor the difference, of a statistic the value."""
-        each = zip(self.layout.tensors, delta, trained, before, strict=False)
+        before = _held(start, exchange.of(self._dtypes))
+        each = zip(exchange.layout.tensors, delta, trained, before, strict=False)
         for tensor, target, after, first in each:
             if tensor.role == STATISTIC:
                 np.copyto(target, after)
@@ -312,6 +407,8 @@ class FederatedClient:
     def _fit(self, guide: TrainingPlan, local: LocalTraining) -> dict[str, float]:
         rate = self.learning_rate * local.learning_rate_factor
         found = run_fit(self._trainable.fit, self.data, rate, guide, guide.asked())
+        if local.exchange != ALL:
+            self._check_frozen()
         return self._filter.figures(found)
 
     def _train_personal(self, whole: Sequence[Array], local: LocalTraining) -> dict[str, float]:
@@ -332,9 +429,29 @@ class FederatedClient:
         return self._filter.figures(found, "personal_")
 
     def _count(self, delta: Sequence[Array], sign: float) -> None:
-        if len(delta) > len(self.layout.tensors):
+        if isinstance(delta, Weights) and delta.layout.controls_start < delta.layout.size_bytes:
+            controls = delta.buffer[delta.layout.controls_start :]
+            self.control.add(Weights(self.layout.trainable, controls), sign)
+        elif len(delta) > len(self.layout.tensors):
             whole = Weights.of(delta, self.layout.with_controls)
             self.control.add(scaffold.split(whole, self.layout)[1], sign)
+
+
+def _held(start: Sequence[Array], dtypes: Sequence[Any]) -> list[Array]:
+    """``start`` as a model of ``dtypes`` holds it: a 16-bit tensor has rounded it."""
+    return [
+        array.astype(dtype).astype(array.dtype) if dtype.name in WIDENED else array
+        for array, dtype in zip(start, dtypes, strict=True)
+    ]
+
+
+def _other_base(ours: str, theirs: str) -> str:
+    """What to do about frozen weights that are not the federation's, in one line."""
+    return (
+        f"this site's frozen weights are not the federation's ({ours[:12]} here, {theirs[:12]}"
+        " there), and --exchange trainable does not send them: load the same pre-trained file at"
+        " every site, freeze the same layers, and give enable_lora the same seed"
+    )
 
 
 def _trainable(model: Any, data: Any) -> TrainableModel:

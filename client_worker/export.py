@@ -9,9 +9,13 @@ from pydantic import Field
 
 from client_worker.client import FederatedClient
 from client_worker.tasks.task import TaskSource
+from client_worker.training.exchange import ALL, TRAINABLE
 from warren_shared import weights_file
 from warren_shared.config.settings_model import Settings
 from warren_shared.errors import ConfigError, WarrenError
+from warren_shared.protocol.messages import LocalTraining
+from warren_shared.tensors import frozen
+from warren_shared.tensors.frozen import FROZEN_WEIGHTS
 
 KERAS: Final = ".keras"
 
@@ -24,17 +28,36 @@ class ExportSettings(Settings):
     task: str = Field(description="whose model it is, as package.module:attribute")
 
 
-def export(given: ExportSettings, arguments: list[str], model: Path, to: Path) -> None:
-    """Write the weights in ``model`` to ``to``, in the format that its name ends in.
+def export(
+    given: ExportSettings, arguments: list[str], model: Path | None, to: Path, exchange: str = ALL
+) -> None:
+    """Write the weights in ``model``, or the task's own, to ``to`` as its name's ending says.
+
+    With ``exchange`` trainable only those that a federation with that ``--exchange`` begins with.
 
     Raises ConfigError if they are not the task's, or the task's model cannot be written so.
     """
     source = TaskSource(given.task, arguments)
     client = source.make(source.arguments({})).client()
-    load(client, model, f"--model {model}")
+    local = LocalTraining(exchange="trainable" if exchange == TRAINABLE else "all")
+    base = client.fixed_state_for(local)
+    if model is not None:
+        load(client, model, f"--model {model}")
     try:
         if to.suffix in weights_file.ENDINGS:
-            weights_file.write(to, client.weights(), {"digest": _digest(client)})
+            if client.fixed_state_for(local) != base:
+                raise ConfigError(
+                    f"--model {model} has other frozen weights than the task, and with --exchange"
+                    " trainable no site would hear of them: load them in the task"
+                )
+            weights = client.weights(local)
+            facts = {"digest": weights_file.digest_text(weights), **frozen.fact(base)}
+            weights_file.write(to, weights, facts)
+        elif exchange == TRAINABLE:
+            raise ConfigError(
+                f"--to {to}: a .keras and a SavedModel hold the whole model: leave out --exchange"
+                " trainable, or name a .npz or .safetensors"
+            )
         elif to.suffix in ("", KERAS):
             _write_whole(client, to, given.task)
         else:
@@ -48,12 +71,18 @@ def export(given: ExportSettings, arguments: list[str], model: Path, to: Path) -
 def load(client: FederatedClient, path: Path, named: str) -> None:
     """Give the client's model the weights in ``path``; raises ConfigError if they do not fit."""
     if path.suffix != KERAS:
-        client.update(weights_file.read(path, named, like=client.layout).weights)
+        digest = weights_file.frozen_in(path)
+        local = LocalTraining(exchange="all" if digest is None else "trainable")
+        if digest is not None:
+            client.check_fixed_state({**client.fixed_state, FROZEN_WEIGHTS: digest})
+        found = weights_file.read(path, named, like=client.model_layout(local)).weights
+        client.update(found, local)
         return
     read = getattr(client.trainable, "read_keras", None)
     if read is None:
         raise ConfigError(f"{named}: the task's model is none of Keras")
     read(path, named)
+    client.base_replaced()
 
 
 def _write_whole(client: FederatedClient, to: Path, task: str) -> None:
@@ -75,7 +104,3 @@ def _write_whole(client: FederatedClient, to: Path, task: str) -> None:
 
 def _is_saved_model(folder: Path) -> bool:
     return (folder / "saved_model.pb").exists()
-
-
-def _digest(client: FederatedClient) -> str:
-    return weights_file.digest_text(client.weights())

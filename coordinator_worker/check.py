@@ -46,7 +46,7 @@ def _settings(settings: CoordinatorSettings) -> Iterator[Finding]:
         StoppingCriteria.from_settings(settings)
         parse_config(settings.config)
         if settings.initial_model is not None:
-            read_initial_model(settings.initial_model)
+            read_initial_model(settings.initial_model, settings.exchange)
         UpdateDecryptor.of(settings.secret(settings.decrypt_keys), settings.federation)
         signer = Signer.of(settings.secret(settings.signing_keys))
     except ConfigError as error:

@@ -14,7 +14,7 @@ from warren_shared.config.settings import Words, WorkerSettings
 from warren_shared.errors import ConfigError
 from warren_shared.naming import COORDINATOR_USER
 from warren_shared.protocol.messages import MAX_EXAMPLES, Config, Setting
-from warren_shared.tensors.layout import Weights
+from warren_shared.tensors import frozen
 
 # What a coordinator with a --parent is not asked.
 SAID_ABOVE: Final = frozenset(
@@ -248,8 +248,23 @@ def _value(text: str) -> Setting:
     return number if isfinite(number) and "_" not in text else text
 
 
-def read_initial_model(path: Path) -> Weights:
-    """Weights from a ``.npz`` or ``.safetensors``, in the model's order."""
-    found = weights_file.read(path, f"--initial-model {path}").weights
-    weights_file.check_finite(found, f"--initial-model {path}")
+def read_initial_model(path: Path, exchange: str = "all") -> weights_file.Read:
+    """Weights from a ``.npz`` or ``.safetensors``, in the model's order, and what it says of them.
+
+    Raises ConfigError if it holds other tensors than a federation with this ``--exchange`` begins
+    with.
+    """
+    named = f"--initial-model {path}"
+    found = weights_file.read(path, named)
+    if exchange == "all" and not frozen.is_whole(found.facts):
+        raise ConfigError(
+            f"{named} holds only the tensors that train: start with --exchange trainable"
+        )
+    if exchange == "trainable" and frozen.FACT not in found.facts:
+        raise ConfigError(
+            f"{named} does not say of which frozen weights it is, as a file of a whole model does"
+            " not: with --exchange trainable give one that `client-worker export --exchange"
+            f" trainable --task TASK --model {path} --to FILE` has made"
+        )
+    weights_file.check_finite(found.weights, named)
     return found

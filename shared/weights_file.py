@@ -23,6 +23,7 @@ from warren_shared.files import replacing
 from warren_shared.protocol.codec import tensor_entries
 from warren_shared.protocol.messages import MAX_TENSORS
 from warren_shared.protocol.transfer import digest
+from warren_shared.tensors.frozen import FACT
 from warren_shared.tensors.layout import (
     CONTROL,
     DTYPES,
@@ -55,7 +56,7 @@ _UNREADABLE: Final = (
 
 
 class Read(NamedTuple):
-    """What a file holds; ``facts`` are a ``.safetensors``'s metadata."""
+    """What a file holds; ``facts`` are a ``.safetensors``'s metadata, of a ``.npz`` only FACT."""
 
     weights: Weights
     facts: Facts
@@ -90,19 +91,34 @@ def facts_of(path: Path) -> Facts:
         raise ConfigError(f"{path} is not a whole .safetensors: {error}") from None
 
 
+def frozen_in(path: Path) -> str | None:
+    """The digest of the frozen weights that a file of what trains belongs to; None of a whole one.
+
+    And None of what cannot be read: to read it will say why.
+    """
+    try:
+        if path.suffix.lower() == ENDINGS[1]:
+            return facts_of(path).get(FACT)
+        with zipfile.ZipFile(path) as archive:
+            return _facts_in(archive.comment).get(FACT)
+    except (ConfigError, *_UNREADABLE):
+        return None
+
+
 def write(
     path: Path, weights: Weights, facts: Facts | None = None, *, mode: int | None = None
 ) -> None:
     """Write ``weights`` in the format that ``path`` ends in: whole, or not at all.
 
-    ``facts`` go into a ``.safetensors``; a ``.npz`` has no room for them. ``mode`` is the file's,
-    by default what the umask leaves. Raises OSError if the disk does not take it, ConfigError if
-    the ending is no format of ours.
+    ``facts`` go into a ``.safetensors``; a ``.npz`` has room for FACT alone. ``mode`` is that of
+    the file, by default what the umask leaves.
+
+    Raises OSError if the disk does not take it, ConfigError if the ending is no format of ours.
     """
     ending = _ending(path, str(path))
     with replacing(path, mode=mode) as temporary, temporary.open("wb") as file:
         if ending == ".npz":
-            _write_npz(file, weights)
+            _write_npz(file, weights, facts or {})
         else:
             write_safetensors(file, weights, facts or {})
 
@@ -215,21 +231,27 @@ def _names(layout: Layout) -> list[str]:
 # --- .npz -----------------------------------------------------------------------------------------
 
 
-def _write_npz(file: IO[bytes], weights: Weights) -> None:
+def _write_npz(file: IO[bytes], weights: Weights, facts: Facts) -> None:
     # np.savez would take a tensor named `file` for its own argument.
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        archive.comment = _comment(weights.layout)
+        archive.comment = _comment(weights.layout, facts)
         for name, array in zip(_names(weights.layout), weights, strict=True):
             member = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
             with archive.open(member, "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
-def _comment(layout: Layout) -> bytes:
-    """The roles, where no reader of arrays looks; none if they are too many for it."""
-    told = _roles_told(layout)
-    comment = json.dumps(told).encode() if told else b""
-    return comment if len(comment) < 1 << 16 else b""
+def _comment(layout: Layout, facts: Facts) -> bytes:
+    """The roles, where no reader of arrays looks, unless they are too many for it; the fact FACT.
+
+    Without the latter a file of what trains would be taken for one of any frozen weights.
+    """
+    known = {FACT: facts[FACT]} if FACT in facts else {}
+    for told in ({**_roles_told(layout), **known}, known):
+        comment = json.dumps(told).encode() if told else b""
+        if len(comment) < 1 << 16:
+            return comment
+    return b""
 
 
 def _facts_in(comment: bytes) -> Facts:
@@ -243,12 +265,13 @@ def _facts_in(comment: bytes) -> Facts:
 def _read_npz(path: Path, named: str, like: Layout | None) -> Read:
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         tensors = [_tensor_in(archive, info, named) for info in archive.infolist()]
-        layout = _chosen(_ordered(tensors, like), like, _facts_in(archive.comment), named)
+        facts = _facts_in(archive.comment)
+        layout = _chosen(_ordered(tensors, like), like, facts, named)
         weights = Weights.uninitialized(layout)
         for tensor, target in zip(layout.tensors, weights, strict=True):
             with archive.open(f"{tensor.name}.npy") as entry:
                 np.copyto(target, np.lib.format.read_array(entry, allow_pickle=False))
-    return Read(weights, {})
+    return Read(weights, {name: told for name, told in facts.items() if name == FACT})
 
 
 def _tensor_in(archive: zipfile.ZipFile, info: zipfile.ZipInfo, named: str) -> Tensor:

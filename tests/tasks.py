@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from xxhash import xxh3_64_hexdigest
 
-from client_worker import Task
+from client_worker import NumpyModel, Task, TrainingPlan
 from client_worker.models import linear_regression
 from warren_shared.tensors.layout import Array, Weights
 
@@ -293,3 +293,51 @@ class Measured(Ledger):
 def measured(index: int = 0) -> Task:
     """A client whose statistic is 10, 20, 30, … and who has as many examples as its number."""
     return Task(Measured(8), [index], 1.0, num_examples=index + 1)
+
+
+class Adapted(NumpyModel):
+    """Linear regression on features that a frozen matrix makes, and their mean as a statistic.
+
+    It stands for a pre-trained model: what ``base`` is decides what ``w`` means. ``spoils``: its
+    training moves what is frozen, which it must not.
+    """
+
+    def __init__(self, base: int = 0, *, spoils: bool = False, epochs: int = 3) -> None:
+        features = np.random.default_rng(base).normal(size=(4, 6))
+        weights = [features, np.zeros((6, 1)), np.zeros(1), np.zeros(4)]
+        super().__init__(weights, self._slope, epochs=epochs, batch_size=None)
+        self._spoils = spoils
+
+    def weight_names(self) -> list[str]:
+        return ["features", "w", "b", "seen"]
+
+    def weight_roles(self) -> list[str]:
+        return ["frozen", "trainable", "trainable", "statistic"]
+
+    def fit(
+        self, data: tuple[Array, Array], learning_rate: float, guide: TrainingPlan | None = None
+    ) -> dict[str, float]:
+        if self._spoils:
+            self.weights[0] += 1e-6
+        self.weights[3] = data[0].mean(axis=0)
+        return super().fit(data, learning_rate, guide)
+
+    @staticmethod
+    def _slope(weights: Sequence[Array], x: Array, y: Array) -> tuple[float, list[Array]]:
+        features, w, b, seen = weights
+        hidden = x @ features
+        error = hidden @ w + b - y
+        loss = float(np.mean(error**2))
+        back = 2 * error / len(x)
+        nothing = [np.zeros_like(features), np.zeros_like(seen)]
+        return loss, [nothing[0], hidden.T @ back, back.sum(axis=0), nothing[1]]
+
+
+def adapted(
+    shard: int = 0, base: int = 0, spoils: bool = False, ditto: float = 0.0, own: str = ""
+) -> Task:
+    """The data of ``line``; ``own`` is a tensor that stays at the site."""
+    plain = line(shard)
+    model = Adapted(base, spoils=spoils)
+    local = [own] if own else []
+    return Task(model, plain.data, 0.02, validation=plain.validation, ditto=ditto, local=local)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from client_worker.export import ExportSettings, export
+from client_worker.training.exchange import ALL, TRAINABLE
 from warren_shared.config import settings
 
 ABOUT = (
@@ -17,13 +18,18 @@ def run(argv: list[str]) -> None:
     """Write the file."""
     own = argparse.ArgumentParser(prog="client-worker export", add_help=False, allow_abbrev=False)
     own.add_argument(
-        "--model", metavar="FILE", type=Path, required=True,
-        help="weights as .npz, .safetensors or .keras",
+        "--model", metavar="FILE", type=Path,
+        help="weights as .npz, .safetensors or .keras; without it the task's own",
     )  # fmt: skip
     own.add_argument("--to", metavar="FILE", type=Path, required=True, help="where to write them")
+    own.add_argument(
+        "--exchange", choices=(ALL, TRAINABLE), default=ALL,
+        help="which tensors: all, or those that train, for a coordinator with --exchange trainable"
+        " (default: all)",
+    )  # fmt: skip
     given, rest = settings.load(
         ExportSettings, description=ABOUT, argv=argv, keep_unknown=True, own=own
     )
     asked = settings.own_words(own, ExportSettings, argv)
-    export(given, rest, asked.model, asked.to)
-    print(f"{asked.model} is in {asked.to}")  # noqa: T201
+    export(given, rest, asked.model, asked.to, asked.exchange)
+    print(f"{asked.model or 'the model of ' + given.task} is in {asked.to}")  # noqa: T201

@@ -23,6 +23,7 @@ from client_worker.models.tensorflow_log import without_greetings
 from client_worker.training.example_count import is_py_dataset, rows
 from client_worker.training.plan import LOCAL_STEPS, TrainingPlan
 from warren_shared.errors import ConfigError
+from warren_shared.tensors.description import FROZEN
 from warren_shared.tensors.evaluation import Evaluation
 from warren_shared.tensors.layout import STATISTIC, TRAINABLE, Array
 
@@ -137,14 +138,20 @@ class KerasModel:
         return keras_state.digests(self.model)
 
     def weight_roles(self) -> list[str]:
-        """Return ``trainable`` or ``statistic`` for each array of get_weights.
+        """Return ``trainable``, ``statistic`` or ``frozen`` for each array of get_weights.
 
-        A frozen layer's weights count as statistics: they are averaged, not stepped.
+        What is frozen counts as a statistic while all is exchanged: averaged, not stepped.
         """
         trained = {id(variable) for variable in self.model.trainable_variables}
+        frozen = keras_state.frozen(self.model)
         return [
-            TRAINABLE if id(variable) in trained else STATISTIC for variable in self.model.weights
+            TRAINABLE if id(one) in trained else FROZEN if id(one) in frozen else STATISTIC
+            for one in self.model.weights
         ]
+
+    def adapters(self) -> list[tuple[str, int, int]]:
+        """Return name and places of A and B of each low-rank adapter, whose product counts."""
+        return keras_state.adapters(self.model)
 
     def prepare(self, data: Any) -> Any:
         """Return ``data`` as Keras is given them, checked; made once for each data set.

@@ -36,6 +36,45 @@ def _put(found: dict[str, str], name: str, data: bytes) -> None:
     found[key] = hashlib.sha256(data).hexdigest()[:32]
 
 
+def frozen(model: Any) -> set[int]:
+    """Ids of the variables that training leaves alone.
+
+    These are what would be trained and is not, the scales of a quantised kernel, and the statistics
+    of a layer that is frozen: a BatchNormalization with ``trainable=False`` does not move them.
+    """
+    trained = {id(variable) for variable in model.trainable_variables}
+    found: set[int] = set()
+    for layer in model._flatten_layers():
+        own = list(layer._trainable_variables)
+        if not layer.trainable or getattr(layer, "quantization_mode", None):
+            own += layer._non_trainable_variables
+        found.update(id(variable) for variable in own if id(variable) not in trained)
+    return found
+
+
+def adapters(model: Any) -> list[tuple[str, int, int]]:
+    """Of each layer with LoRA its path and the places of its A and B in ``model.weights``."""
+    places = {id(variable): place for place, variable in enumerate(model.weights)}
+    found = []
+    for layer in model._flatten_layers():
+        if pair := lora(layer):
+            a, b = pair
+            found.append((a.path.rpartition("/")[0] or layer.name, places[id(a)], places[id(b)]))
+    return found
+
+
+def lora(layer: Any) -> tuple[Any, ...]:
+    """A and B of a layer with LoRA, which adds their product to its weights; () of any other.
+
+    Keras writes the sum into a ``.keras``, and neither A nor B: read back both are zero.
+    """
+    if not getattr(layer, "lora_enabled", False):
+        return ()
+    if hasattr(layer, "lora_embeddings_a"):
+        return layer.lora_embeddings_a, layer.lora_embeddings_b
+    return layer.lora_kernel_a, layer.lora_kernel_b
+
+
 def normalisers(model: Any) -> list[Any]:
     """Layers that compute with copies of their weights, made by ``finalize_state``."""
     return [

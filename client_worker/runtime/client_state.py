@@ -19,7 +19,7 @@ from warren_shared.observability.log import Log
 from warren_shared.protocol.messages import LocalTraining, UpdateManifest
 from warren_shared.protocol.transfer import Outgoing, transfer_fields
 from warren_shared.tensors.compression import decode
-from warren_shared.tensors.layout import Weights
+from warren_shared.tensors.layout import Layout, Weights
 from warren_shared.tensors.update import Update
 
 log = Log(__name__)
@@ -34,6 +34,7 @@ class ClientState:
         self._federation = federation
         self._update_store = keep
         self._of: tuple[FederatedClient, str] | None = None
+        self._layout: Layout | None = None  # of the model's weights that travel in its run
         self._name = ""
         self._version = 0
         self._changes: dict[int, Weights] = {}  # of c_i, by the version they were trained from
@@ -55,6 +56,7 @@ class ClientState:
                 "state_not_kept",
                 "what this client learns for itself is lost when it ends: give it --state-dir",
             )
+        self._layout = client.model_layout(local)
         known = self._of is not None and self._of[0] is client and self._of[1] == run
         if known and self._name == name:  # a replica may come back in another place
             return
@@ -70,24 +72,24 @@ class ClientState:
 
     def trained(self, update: Update, version: int) -> None:
         """``update``, trained from ``version``, is to be sent."""
-        client, _ = self._known()
-        if len(update.delta) > len(client.layout.tensors):
-            whole = Weights.of(update.delta, client.layout.with_controls)
-            self._remember(version, split(whole, client.layout)[1])
+        client, layout = self._known()[0], self._known_layout()
+        if len(update.delta) > len(layout.tensors):
+            whole = Weights.of(update.delta, layout.with_controls)
+            self._remember(version, split(whole, layout)[1])
         state = client.personal.state
         if state is not None:
             self._write("personal", state, version)
 
     def confirmed(self, manifest: UpdateManifest, update: Outgoing) -> None:
         """The broker has ``update``; one that this process did not train counts from now on."""
-        client, _ = self._known()
-        longer = client.layout.with_controls
-        if longer == client.layout or manifest.layout != longer.digest:
+        client, layout = self._known()[0], self._known_layout()
+        longer = layout.with_controls
+        if longer == layout or manifest.layout != longer.digest:
             return  # it has no control variates
         if manifest.base_version not in self._changes:
             whole = decode(longer, manifest.encoding, manifest.transfer, update.buffer)
             client.count(whole)
-            self._remember(manifest.base_version, split(whole, client.layout)[1])
+            self._remember(manifest.base_version, split(whole, layout)[1])
         self._version = manifest.base_version
         self._write_control()
 
@@ -107,6 +109,11 @@ class ClientState:
         if self._of is None:
             raise RuntimeError("resume comes before everything else")
         return self._of
+
+    def _known_layout(self) -> Layout:
+        if self._layout is None:
+            raise RuntimeError("resume comes before everything else")
+        return self._layout
 
     def _remember(self, version: int, change: Weights) -> None:
         self._changes[version] = Weights(change.layout, change.buffer.copy())

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
-from client_worker.client import SIDES
+from client_worker.client import SIDES, FederatedClient
 from client_worker.runtime import events
 from client_worker.runtime.client_state import ClientState
 from client_worker.runtime.mailbox import Announcement, GlobalModel, Mailbox, ModelCache
@@ -14,6 +14,7 @@ from client_worker.settings import ClientSettings
 from client_worker.tasks.failures import PAUSES_S, UserCodeError, one_line, user_code
 from client_worker.tasks.task import TaskSource
 from client_worker.training.clipping import clip
+from client_worker.training.exchange import ALL
 from client_worker.training.metrics import by_finiteness
 from warren_shared.errors import ConfigError, TaskFailed
 from warren_shared.observability.event_bus import EventBus, Timings
@@ -102,6 +103,7 @@ class Participant:
         self._called = -1  # version that all shall train from, drawn or not
         self._called_anew = False  # since the last model came: it may be meant for the next one
         self._run = ""  # of the last model that came
+        self._client: FederatedClient  # once there are arguments
         self._arguments: dict[str, Any] | None = None
         self._local = LocalTraining()  # as the newest model asks
         self._is_fresh = False  # the task has trained nothing yet
@@ -155,7 +157,7 @@ class Participant:
 
     def prepare(self) -> None:
         """Make the task now, so that its faults show at once."""
-        self._make_client({})
+        self._make_client({}, self._local)
 
     def process_mailbox(self) -> None:
         """Do whatever is to do.
@@ -302,7 +304,8 @@ class Participant:
         self._join()  # for the model itself
 
     def _join(self) -> None:
-        fixed = self._client.fixed_state if self._arguments is not None else {}
+        known = self._arguments is not None
+        fixed = self._client.fixed_state_for(self._local) if known else {}
         join = Join(federation=self._settings.federation, client=self.id, fixed_state=fixed)
         self._context.publish([encode(join)], "join")
 
@@ -338,7 +341,7 @@ class Participant:
             return
         if not self._is_fresh:  # what an earlier run has trained is not an initial model
             self._arguments = None
-        self._make_client(notice.config)
+        self._make_client(notice.config, notice.local)
         with user_code():
             weights = self._client.initial(notice.local)
         self._expect(notice.local)
@@ -346,7 +349,7 @@ class Participant:
             federation=self._settings.federation,
             client=self.id,
             tensors=tensor_entries(weights.layout),
-            fixed_state=self._client.fixed_state,
+            fixed_state=self._client.fixed_state_for(notice.local),
             **transfer_fields(weights.buffer),  # type: ignore[arg-type]
         )
         self._context.publish(Outgoing(manifest, weights.buffer), "initial")
@@ -474,12 +477,13 @@ class Participant:
     def _unlike(self, manifest: ModelManifest) -> str:
         """What keeps this client from training from a model, in words; empty if nothing does."""
         try:
-            self._make_client(manifest.config)
+            self._make_client(manifest.config, manifest.local)
             self._client.check_fixed_state(manifest.fixed_state)
+            layout = self._expect(manifest.local)
         except ConfigError as error:
             return str(error)
         federation = model_layout(manifest)
-        difference = self._expect(manifest.local).difference(federation, SIDES, roles=True)
+        difference = layout.difference(federation, SIDES, roles=True)
         if not difference:
             return ""
         return (
@@ -488,7 +492,7 @@ class Participant:
         )
 
     def _be_ready_for(self, manifest: ModelManifest) -> None:
-        self._make_client(manifest.config)
+        self._make_client(manifest.config, manifest.local)
         self._client.check_fixed_state(manifest.fixed_state)
         self._memory.resume(self._client, self.id, manifest.run, manifest.local)
 
@@ -616,12 +620,16 @@ class Participant:
         self._send(kept, manifest)
         self._trained = (manifest.run, manifest.base_version)
 
-    def _make_client(self, config: Mapping[str, Any]) -> None:
-        """Make the task again if the federation's config changes what it is made with."""
+    def _make_client(self, config: Mapping[str, Any], local: LocalTraining) -> None:
+        """Make the task again if the federation's config changes what it is made with.
+
+        And if an earlier run has exchanged what is frozen: in this one it is to be the task's own.
+        """
         replica = self.id.partition(".")[2]
         lease = {"shard": int(replica)} if replica and self._source.takes("shard") else {}
         arguments = self._source.arguments({**config, **lease})
-        if arguments == self._arguments:
+        is_made = arguments == self._arguments
+        if is_made and (local.exchange == ALL or self._client.has_own_base):
             return
         with user_code():
             self._client = self._source.make(arguments).client()

@@ -19,6 +19,7 @@ from client_worker.runtime.participant import Participant, WorkerContext
 from client_worker.runtime.worker import ClientWorker
 from client_worker.settings import ClientSettings
 from client_worker.tasks.task import Task, TaskSource
+from client_worker.training.exchange import ALL, TRAINABLE
 from warren_shared.amqp.session import WAIT_S
 from warren_shared.config.settings import WorkerSettings
 from warren_shared.config.settings_model import in_bundle
@@ -28,12 +29,17 @@ from warren_shared.observability.event_bus import Timings
 from warren_shared.observability.log import Log
 from warren_shared.protocol.messages import LocalTraining, ModelManifest, Setting
 from warren_shared.service.watchdog import Supervisor
+from warren_shared.tensors.frozen import FROZEN_WEIGHTS
 from warren_shared.tensors.layout import Array, Layout, Weights
 from warren_shared.tensors.update import Update
 
 log = Log(__name__)
 
 AS_IT_IS: Final = LocalTraining()
+_OTHER_EXCHANGE: Final = (
+    "the federation above runs with --exchange {above}, and this coordinator's run was begun with"
+    " --exchange {here}: begin a run with that of above, in another --checkpoint-dir"
+)
 FROM_BUNDLE: Final = (
     *("broker_url", "client", "fleet", "verify_keys", "encrypt_key"),
     *("ca", "tls_certificate", "tls_key", "proxy", "token_file", "spare_mailboxes"),
@@ -117,6 +123,14 @@ class _Above(Participant):
             self._handover.begin(model)
         self._conclude(model.manifest)
 
+    def _unlike(self, manifest: ModelManifest) -> str:
+        """What keeps the clients below from training from a model above, in words."""
+        above = manifest.local.exchange
+        here = TRAINABLE if self._region.exchanges_trainable else ALL
+        if above != here:
+            return _OTHER_EXCHANGE.format(above=above, here=here)
+        return super()._unlike(manifest)
+
     def _conclude(self, newest: ModelManifest) -> bool:
         """Wait for what the clients below make of what was begun, and hand it in."""
         phases = Timings()
@@ -145,19 +159,24 @@ class _Round:
     """Stands for the clients below where a task has its model."""
 
     def __init__(self, region: "Region") -> None:
-        self._region = region
+        self.region = region
 
     def get_weights(self) -> list[Array]:
         """What a federation above that has no model can begin with."""
-        return self._region.weights
+        return self.region.weights
 
     def weight_names(self) -> list[str]:
         """Return what the clients below call their tensors."""
-        return [tensor.name for tensor in self._region.weights.layout.tensors]
+        return [tensor.name for tensor in self.region.weights.layout.tensors]
 
     def weight_roles(self) -> list[str]:
         """Return the roles that the clients below gave them."""
-        return [tensor.role for tensor in self._region.weights.layout.tensors]
+        return [tensor.role for tensor in self.region.weights.layout.tensors]
+
+    def fixed_state(self) -> dict[str, str]:
+        """Return what the clients below have agreed on beside their weights."""
+        found = self.region.fixed_state.items()
+        return {name: digest for name, digest in found if name != FROZEN_WEIGHTS}
 
     def set_weights(self, weights: Any) -> None:
         """The clients below get the model in their mailboxes."""
@@ -168,6 +187,13 @@ class _Round:
 
 
 class _Client(FederatedClient):
+    model: _Round
+
+    @property
+    def _frozen_digest(self) -> str:
+        """What the clients below have agreed on; here nothing is known of the weights behind it."""
+        return self.model.region.fixed_state.get(FROZEN_WEIGHTS, "none")
+
     def layout_for(self, local: LocalTraining) -> Layout:
         """Refuse what does not nest."""
         if local.scaffold:
@@ -175,6 +201,8 @@ class _Client(FederatedClient):
                 "the federation above runs with --scaffold, and control variates do not nest:"
                 " start it without"
             )
+        if local.exchange == TRAINABLE and not self.model.region.exchanges_trainable:
+            raise ConfigError(_OTHER_EXCHANGE.format(above=TRAINABLE, here=ALL))
         return super().layout_for(local)
 
     def initial(self, local: LocalTraining = AS_IT_IS) -> Weights:
@@ -192,7 +220,8 @@ class Region(TaskSource):
     """What a region has for a task.
 
     ``weights``: a model of the federation's layout; ``begun``: what its clients train from already,
-    if an earlier process has begun that; ``config``: what they are told.
+    if an earlier process has begun that; ``config``: what they are told; ``fixed_state``: of their
+    run.
     """
 
     def __init__(
@@ -201,9 +230,16 @@ class Region(TaskSource):
         weights: Weights,
         begun: ModelManifest | None,
         config: Mapping[str, Setting],
+        fixed_state: Mapping[str, str],
     ) -> None:
         self.handover, self.weights, self.begun = handover, weights, begun
+        self.fixed_state = fixed_state
         self._config = config
+
+    @property
+    def exchanges_trainable(self) -> bool:
+        """Whether its clients send only what trains."""
+        return FROZEN_WEIGHTS in self.fixed_state
 
     def worker(self, settings: ClientSettings) -> ClientWorker:
         """The client above, for a thread beside the coordinator's."""

@@ -115,13 +115,16 @@ class Personal:
         """Of a whole model's arrays, or of what there is for each of them, those that are sent."""
         return [one for place, one in enumerate(each) if place not in self.kinds.local]
 
-    def begun(self, whole: Sequence[Array]) -> list[Array]:
-        """Where training begins if ``whole`` is the global model with the own tensors."""
+    def begun(self, whole: Sequence[Array], frozen: Sequence[int] = ()) -> list[Array]:
+        """Where training begins if ``whole`` is the global model with the own tensors.
+
+        What is ``frozen``, by place, is not mixed: rounding would change it.
+        """
         if self.previous is None or self.kinds.update_rule is replace:
             return list(whole)
         return [
             new
-            if place in self.kinds.local
+            if place in self.kinds.local or place in frozen
             else np.asarray(self.kinds.update_rule(local, new), new.dtype)
             for place, (local, new) in enumerate(zip(self.previous, whole, strict=True))
         ]
@@ -148,7 +151,7 @@ def places(local: Sequence[str | int], model: Any, count: int) -> tuple[int, ...
         if isinstance(one, int):
             matching = [one % count] if -count <= one < count else []
         else:
-            matching = [n for n, name in enumerate(names) if _names(one, name)]
+            matching = [n for n, name in enumerate(names) if named(one, name)]
         if not matching:
             there = ", ".join(names) or "without names: give positions"
             raise ConfigError(f"local={one!r}: the model has {count} tensors, {there}")
@@ -158,5 +161,6 @@ def places(local: Sequence[str | int], model: Any, count: int) -> tuple[int, ...
     return tuple(sorted(found))
 
 
-def _names(one: str, name: str) -> bool:
+def named(one: str, name: str) -> bool:
+    """Whether ``one`` means what is called ``name``: all of it, its end, or one of its words."""
     return name == one or name.endswith(f"/{one}") or one in name.split("/")

@@ -12,6 +12,7 @@ from coordinator_worker.state.training_state import State
 from warren_shared.errors import ConfigError
 from warren_shared.protocol.messages import LocalTraining
 from warren_shared.tensors.compression import RAW
+from warren_shared.tensors.frozen import FROZEN_WEIGHTS
 from warren_shared.tensors.layout import Weights
 
 
@@ -38,6 +39,7 @@ class Algorithm:
             epochs=settings.local_epochs,
             steps=settings.local_steps,
             scaffold=settings.scaffold,
+            exchange=settings.exchange,
         )
         return cls(
             aggregator(settings.aggregator),
@@ -75,6 +77,7 @@ class Algorithm:
                 f"the checkpoint's run was begun with{'' if has_controls else 'out'} --scaffold:"
                 " go on so, or begin a run in another --checkpoint-dir"
             )
+        check_exchange(self.local.exchange, state)
         settings: dict[str, Any] = {
             "aggregator": self.aggregator,
             "server_optimizer": self.optimizer,
@@ -98,3 +101,19 @@ class Algorithm:
         elif NOISE in state.slots:
             fresh.slots[NOISE] = state.slots[NOISE]
         return fresh
+
+
+def check_exchange(exchange: str, state: State) -> None:
+    """Raise ConfigError if the run that ``state`` is of exchanges other tensors than that."""
+    was_trainable = FROZEN_WEIGHTS in state.fixed_state
+    if was_trainable and exchange == "all":
+        raise ConfigError(
+            "the checkpoint's run was begun with --exchange trainable, so its models lack what is"
+            " frozen: go on so, or begin a run in another --checkpoint-dir"
+        )
+    if exchange == "trainable" and not was_trainable:
+        raise ConfigError(
+            "the checkpoint's run was begun with --exchange all, or with a file that names no"
+            " frozen weights: go on so, or begin a run in another --checkpoint-dir (a file for"
+            " --exchange trainable is made by `client-worker export --exchange trainable`)"
+        )

@@ -12,7 +12,7 @@ class AlgorithmSettings(Settings):
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "the algorithm (docs/algorithms.md)": ("aggregator",),
-        "how clients train": ("learning_rate_schedule", "proximal", "local_clip_norm"),
+        "how clients train": ("exchange", "learning_rate_schedule", "proximal", "local_clip_norm"),
     }
 
     aggregator: str = Field(
@@ -30,6 +30,11 @@ class AlgorithmSettings(Settings):
         lt=1,
         description="keep a running mean of the versions, of which each round leaves this share,"
         " and end the run with it",
+    )
+    exchange: Literal["all", "trainable"] = Field(
+        "all",
+        description="which tensors of the model travel: all, or those that train and the statistics"
+        " of layers that train, the frozen rest being equal at every site (docs/adapters.md)",
     )
     learning_rate_schedule: str = Field(
         "constant",

@@ -52,6 +52,7 @@ from warren_shared.protocol.messages import (
 )
 from warren_shared.protocol.transfer import message_count
 from warren_shared.tensors import compression
+from warren_shared.tensors.frozen import FROZEN_WEIGHTS
 
 log = Log(__name__)
 
@@ -60,6 +61,8 @@ JOINS: Final = 20
 JOINS_PER_SECOND: Final = 0.2
 READER: Final = "the coordinator"  # as a sender is told
 ROLES_SINCE: Final = 3  # the protocol of a model that says which of its tensors are statistics
+EXCHANGE_SINCE: Final = 5  # and of one that holds only the tensors that train
+ALL: Final = "all"
 
 
 class Held(NamedTuple):
@@ -133,6 +136,7 @@ class Intake:
         bound: UpdateNormLimit | None = None,
         *,
         models_need: int = OLDEST,
+        exchange: str = ALL,
         admission: Admission | None = None,
     ) -> None:
         self.incomplete = 0  # transfers dropped half-way since the round began
@@ -143,6 +147,7 @@ class Intake:
         self._bound = bound or UpdateNormLimit("off")
         self._admission = admission or Admission()
         self._models_need = models_need  # the protocol in which this federation's models are
+        self._exchange = exchange  # what travels: all tensors, or those that train
         self._joins = TokenBucket(JOINS, JOINS_PER_SECOND)  # each is answered with a whole model
         self._failures = TokenBucket(JOINS, JOINS_PER_SECOND)  # each is told to everybody
         self._arriving: dict[
@@ -170,7 +175,7 @@ class Intake:
         admission = Admission(fleets.has, was_asked, size.check)
         return cls(
             settings.federation, policy, staging, opener, bound, models_need=needed,
-            admission=admission,
+            exchange=settings.exchange, admission=admission,
         )  # fmt: skip
 
     def reset(self) -> None:
@@ -295,6 +300,13 @@ class Intake:
                 f"{client} reads protocols up to {protocol}, and this federation's models, which"
                 f" hold statistics, are of protocol {ROLES_SINCE}: upgrade {client}",
             )
+        if protocol < EXCHANGE_SINCE and self._exchange != ALL:
+            raise Rejected(
+                "protocol",
+                f"{client} reads protocols up to {protocol}, and this federation's models, which"
+                f" hold only what trains, are of protocol {EXCHANGE_SINCE}: upgrade {client}, or"
+                " run with --exchange all",
+            )
         if protocol < self._models_need:
             raise Rejected(
                 "protocol",
@@ -319,6 +331,7 @@ class Intake:
                 return Duplicate(client=manifest.client, acknowledgeable=(delivery.tag,))
             if not asked:
                 raise Rejected("unasked", "it was not asked for initial weights")
+            self._check_exchange(manifest)
             self._admission.check_size(manifest.size_bytes)
             arrival = IncomingUpdate(manifest, layout, self._staging)
         elif state is None:
@@ -337,6 +350,16 @@ class Intake:
         self._senders[manifest.transfer] = delivery.user or ""
         outcome = self._add(arrival, 0, data, delivery, state)
         return replace(outcome, acknowledgeable=(*superseded, *outcome.acknowledgeable))
+
+    def _check_exchange(self, manifest: InitialManifest) -> None:
+        """The run begins with what was asked for, and says which frozen weights it belongs to."""
+        if (FROZEN_WEIGHTS in manifest.fixed_state) != (self._exchange != ALL):
+            told = "names" if self._exchange == ALL else "does not name"
+            raise Rejected(
+                "layout",
+                f"its initial model {told} frozen weights that stay at the sites, and this"
+                f" federation exchanges {self._exchange} (--exchange)",
+            )
 
     def _is_known(self, manifest: UpdateManifest, state: State) -> bool:
         """Whether this contribution is in the model, or waiting to be: then it came twice."""

@@ -43,15 +43,17 @@ class Evaluator:
         self._over = False
         self._newest = -1  # version that was looked at last
 
-    def look_at(self, version: int, weights: Weights) -> None:
-        """Have ``weights`` judged, unless an earlier version still is."""
+    def look_at(
+        self, version: int, weights: Weights, facts: weights_file.Facts | None = None
+    ) -> None:
+        """Have ``weights``, of which the file says ``facts``, judged, unless an earlier one is."""
         if self._over or (self._thread is not None and self._thread.is_alive()):
             return
         complaints: IO[bytes] | None = None
         try:
             complaints = tempfile.TemporaryFile()  # noqa: SIM115  read and closed by the thread
             whole = weights_file.without_controls(weights)
-            weights_file.write(self._file, whole, mode=PRIVATE)
+            weights_file.write(self._file, whole, facts, mode=PRIVATE)
             self._process = subprocess.Popen(
                 [*self._command, str(self._file)],
                 stdin=subprocess.DEVNULL,
@@ -70,7 +72,13 @@ class Evaluator:
         )
         self._thread.start()
 
-    def finish(self, version: int, weights: Weights, goes_on: Callable[[], bool]) -> None:
+    def finish(
+        self,
+        version: int,
+        weights: Weights,
+        goes_on: Callable[[], bool],
+        facts: weights_file.Facts | None = None,
+    ) -> None:
         """Have the last version judged, too, and wait for it while ``goes_on()``.
 
         That is called every now and then; it may take a second.
@@ -78,7 +86,7 @@ class Evaluator:
         if not self._ended(goes_on):
             return
         if self._newest != version:
-            self.look_at(version, weights)
+            self.look_at(version, weights, facts)
         self._ended(goes_on)
 
     def _ended(self, goes_on: Callable[[], bool]) -> bool:

@@ -213,7 +213,9 @@ class UpstreamFederation:
         return model
 
     def _take_part(self, weights: Weights, begun: ModelManifest | None) -> None:
-        region = Region(self._handover, weights, begun, self._config)
+        state = self._store.state
+        fixed_state = state.fixed_state if state is not None else {}
+        region = Region(self._handover, weights, begun, self._config, fixed_state)
         self._client = region.worker(self._above)
         self._taking_part = self._thread.submit(self._client.run, heed_signals=False)
         self._taking_part.add_done_callback(self._taken_part)

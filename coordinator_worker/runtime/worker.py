@@ -77,6 +77,7 @@ from warren_shared.protocol.codec import kind_of
 from warren_shared.protocol.messages import InitialManifest, Join, UpdateManifest
 from warren_shared.protocol.model_header import ModelHeader
 from warren_shared.service.lifecycle import on_stop_signal
+from warren_shared.tensors import frozen
 from warren_shared.tensors.compression import RAW
 from warren_shared.tensors.layout import Weights
 from warren_shared.tensors.model_change import change_id
@@ -174,7 +175,8 @@ class CoordinatorWorker:
                 self._collect_final()
             if self._finished and self._evaluator is not None and self._run is not None:
                 last = self._run.state
-                self._evaluator.finish(last.version, last.weights, self._loop.goes_on)
+                facts = frozen.fact(last.fixed_state)
+                self._evaluator.finish(last.version, last.weights, self._loop.goes_on, facts)
                 self._save_judged(self._run)
         except Stopped as error:
             log.warning("stopped", "%s; nothing is lost", error)
@@ -711,7 +713,8 @@ class CoordinatorWorker:
 
     def _keep_best(self, state: State, best: Best) -> None:
         """Before the checkpoint that says so; a crash in between leaves a copy that is too new."""
-        self._disk_retry.persist(partial(self._store.save_best, state.weights))
+        facts = frozen.fact(state.fixed_state)
+        self._disk_retry.persist(partial(self._store.save_best, state.weights, facts))
         self._reporter.found_best(best)
 
     def _settle_sending(self) -> None:
@@ -724,7 +727,8 @@ class CoordinatorWorker:
             phases.timing("acknowledge", self._loop.updates.acknowledge)(tags, epoch)
             self._say_published(run, phases)
             if self._evaluator is not None:
-                self._evaluator.look_at(run.state.version, run.state.weights)
+                facts = frozen.fact(run.state.fixed_state)
+                self._evaluator.look_at(run.state.version, run.state.weights, facts)
         self._look_for_end()
 
     def _say_published(self, run: ActiveRun, phases: Timings) -> None:

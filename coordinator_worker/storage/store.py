@@ -19,6 +19,7 @@ from warren_shared import weights_file
 from warren_shared.errors import ConfigError
 from warren_shared.files import PRIVATE, writable
 from warren_shared.protocol.signing import Signer
+from warren_shared.tensors import frozen
 from warren_shared.tensors.layout import Weights
 
 StoppedWithin = Callable[[float], bool]
@@ -114,9 +115,9 @@ class Store:
         self._syncer.shutdown()
         self._archive.close()
 
-    def save_best(self, weights: Weights) -> None:
+    def save_best(self, weights: Weights, facts: weights_file.Facts | None = None) -> None:
         """Replace ``best.npz``, whole or not at all; raises OSError if there is no room."""
-        weights_file.write(self.folder / BEST_FILE, weights, mode=PRIVATE)
+        weights_file.write(self.folder / BEST_FILE, weights, facts, mode=PRIVATE)
 
     def _read(self) -> bool:
         settings = self._settings
@@ -127,7 +128,9 @@ class Store:
         self.state = self._checkpoint.state
         self._setup = self.state.setup if self.state is not None else ()
         if self.state is None and settings.initial_model is not None:
-            self.state = self.version_zero(read_initial_model(settings.initial_model))
+            found = read_initial_model(settings.initial_model, settings.exchange)
+            known = frozen.fixed_state(found.facts) if settings.exchange == "trainable" else {}
+            self.state = self.version_zero(found.weights, known)
             self._complete(self.state)
         elif self.state is not None and self._setup and "imported" in self._setup[-1]:
             self._complete(self.state)

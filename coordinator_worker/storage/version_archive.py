@@ -24,6 +24,7 @@ from warren_shared import strict_json, weights_file
 from warren_shared.errors import ConfigError
 from warren_shared.files import PRIVATE, private_folder
 from warren_shared.observability.log import Log
+from warren_shared.tensors import frozen
 
 log = Log(__name__)
 
@@ -176,6 +177,7 @@ def facts(state: State, digest: int, made: str) -> dict[str, str]:
         "digest": f"{digest:016x}",
         "time": made,
         "record": strict_json.dumps(newest, separators=(",", ":")),
+        **frozen.fact(state.fixed_state),
     }
 
 

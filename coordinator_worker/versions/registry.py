@@ -14,6 +14,7 @@ from coordinator_worker.storage.version_archive import kept_in
 from warren_shared import weights_file
 from warren_shared.config.settings_model import Settings
 from warren_shared.errors import ConfigError
+from warren_shared.tensors import frozen
 from warren_shared.tensors.layout import Weights
 
 MODEL_HELP: Final = "a version's number, best, current, or a file (.npz, .safetensors)"
@@ -89,6 +90,7 @@ class ModelRegistry:
             self._check_best(path, weights)
             facts = {"federation": self.state.federation, "run": self.state.run}
             facts |= {"version": str(version), "digest": weights_file.digest_text(weights)}
+            facts |= frozen.fact(self.state.fixed_state)
             return Model(f"version {version}", weights, version, facts)
         raise ConfigError(
             f"version {version} is not kept: there are {self._there()}; --keep-versions and"
@@ -157,6 +159,15 @@ class ModelRegistry:
     def _brought(self, path: Path) -> Model:
         if not path.exists():
             raise ConfigError(f"{path} is neither a version ({self._there()}) nor a file")
+        ours, theirs = frozen.fact(self.state.fixed_state), weights_file.frozen_in(path)
+        if ours and theirs != ours[frozen.FACT]:
+            told = "other frozen weights" if theirs else "no frozen weights, as a whole model's"
+            raise ConfigError(
+                f"{path} names {told}, and this run exchanges only what trains beside its own: give"
+                " a file that `client-worker export --exchange trainable` has made at a site"
+            )
+        if not ours and not frozen.is_whole({frozen.FACT: theirs} if theirs else {}):
+            raise ConfigError(f"{path} holds only the tensors that train, this run's models all")
         found = weights_file.read(path, like=self.state.weights.layout)
         return Model(path.name, found.weights, None, found.facts)
 

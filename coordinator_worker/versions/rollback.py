@@ -28,6 +28,7 @@ from warren_shared import weights_file
 from warren_shared.errors import ConfigError, WarrenError
 from warren_shared.files import writable
 from warren_shared.observability.log import Log
+from warren_shared.tensors import frozen
 from warren_shared.tensors.layout import Weights
 
 log = Log(__name__)
@@ -106,8 +107,10 @@ def import_model(folder: Path, federation: str, path: Path, called: str = "") ->
                 f" rollback {path}`"
             )
         origin = {"source": called or path.name, "digest": weights_file.digest_text(weights)}
+        fixed = frozen.fixed_state(found.facts)
         setup = ({"version": 0, "imported": origin, "software": software()},)
-        state = State(federation, token_hex(4), 0, weights, applied={}, setup=setup)
+        run = token_hex(4)
+        state = State(federation, run, 0, weights, applied={}, setup=setup, fixed_state=fixed)
         audit = Audit(folder)
         audit.take_over(None)
         audit.imported(state)

@@ -130,7 +130,8 @@ class LocalTraining(Strict):
 
     ``learning_rate_factor`` multiplies each client's own learning rate; ``proximal`` is FedProx's
     mu; ``clip_norm`` bounds the L2 norm of each step's gradient; ``epochs`` or ``steps`` replace
-    the task's own; with ``scaffold`` control variates ride behind the weights.
+    the task's own; with ``scaffold`` control variates ride behind the weights. ``exchange`` says
+    which tensors travel: all, or those that train (`warren_shared.tensors.frozen`).
     """
 
     learning_rate_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -139,6 +140,7 @@ class LocalTraining(Strict):
     epochs: Annotated[int, Field(gt=0)] | None = None
     steps: Annotated[int, Field(gt=0)] | None = None
     scaffold: bool = False
+    exchange: Annotated[Literal["all", "trainable"], Since(5)] = "all"
 
 
 class PrivacyTerms(Strict):

@@ -23,7 +23,10 @@ from warren_shared.tensors.layout import (
 )
 
 LOCAL: Final = "local"  # what a model calls a tensor that stays at its site
-KNOWN: Final = (TRAINABLE, STATISTIC, LOCAL)
+# And one that neither training nor anything else changes: it travels like a statistic, or, with
+# `--exchange trainable`, not at all.
+FROZEN: Final = "frozen"
+KNOWN: Final = (TRAINABLE, STATISTIC, LOCAL, FROZEN)
 WIDENED: Final = ("float16", "bfloat16")  # travel as float32, which holds every value of theirs
 UNCOUNTABLE: Final = "biu"  # kinds of dtype that cannot be averaged: they stay at the site
 

@@ -106,6 +106,8 @@ PROTOCOL_4: Final[dict[str, m.Message]] = {
     ),
 }  # fmt: skip
 
+_TRAINABLE: Final = m.LocalTraining(exchange="trainable")
+
 PROTOCOL_5: Final[dict[str, m.Message]] = {
     "model, downlink": m.ModelManifest(
         federation="f", run="0badcafe", version=3, tensors=[_ENTRY], downlink="1bit", **_TRANSFER
@@ -121,6 +123,11 @@ PROTOCOL_5: Final[dict[str, m.Message]] = {
         ),
         **_TRANSFER,
     ),
+    "model, of what trains": m.ModelManifest(
+        federation="f", run="0badcafe", version=3, tensors=[_ENTRY], local=_TRAINABLE,
+        fixed_state={"frozen weights": "cafe" * 8}, **_TRANSFER,
+    ),
+    "notice, of what trains": m.Notice(notice="send-initial", local=_TRAINABLE),
 }  # fmt: skip
 
 PROTOCOLS: Final = {

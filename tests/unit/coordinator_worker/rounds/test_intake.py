@@ -840,3 +840,38 @@ def test_of_many_that_are_under_way_the_one_that_stands_still_gives_way(
     assert [outcome.acknowledgeable for outcome in outcomes] == [()] * 15 + [(1,)]
     assert queue.intake.incomplete == 1
     assert isinstance(queue.deliver(bodies("c3")[1], user="c3"), Duplicate)
+
+
+def _reading(protocol: int, user: str = "alfa") -> Delivery:
+    body = bytes(encode(Join(federation="f", client=user)))
+    return Delivery(memoryview(body), 1, 1, user, redelivered=False, reads=protocol)
+
+
+def test_a_client_that_cannot_read_models_of_what_trains_is_told_to_upgrade() -> None:
+    """It would take no notice of `exchange` in a model's manifest, so it is given none."""
+    for exchange, protocol, words in (
+        ("trainable", 4, "reads protocols up to 4, and this federation's models, which hold only"),
+        ("trainable", 5, ""),
+        ("all", 4, ""),
+    ):
+        intake = Intake("f", Policy(quorum=1), staging(), exchange=exchange)
+        outcome = intake.receive(_reading(protocol), None)
+        rejected = rejected_of(outcome)
+        assert (rejected is not None) == bool(words)
+        assert words in (rejected.detail if rejected is not None else "")
+
+
+@pytest.mark.parametrize(("exchange", "names"), [("all", True), ("trainable", False)])
+def test_initial_weights_of_the_other_exchange_are_refused(exchange: str, names: bool) -> None:
+    admission = Admission(was_asked=lambda _client: True)
+    for known, refused in ((names, True), (not names, False)):
+        intake = Intake("f", Policy(quorum=1), staging(), exchange=exchange, admission=admission)
+        manifest = InitialManifest(
+            federation="f", client="alfa", tensors=tensor_entries(WEIGHTS.layout),
+            fixed_state={"frozen weights": "cafe" * 8} if known else {},
+            **transfer_fields(WEIGHTS.buffer),
+        )  # fmt: skip
+        first = bodies_of(Outgoing(manifest, WEIGHTS.buffer))[0]
+        delivery = Delivery(memoryview(first), 1, 1, "alfa", redelivered=False)
+        rejected = rejected_of(intake.receive(delivery, None))
+        assert (rejected is not None and rejected.reason == "layout") == refused

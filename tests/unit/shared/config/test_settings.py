@@ -94,7 +94,7 @@ def test_a_target_is_reached_or_not(text: str, metrics: dict[str, float], reache
 def test_initial_weights_come_in_the_order_they_were_stored(tmp_path: Path) -> None:
     path = tmp_path / "initial.npz"
     np.savez(path, kernel=np.ones((2, 1), "float32"), bias=np.zeros(1, "float32"))
-    found = read_initial_model(path)
+    found = read_initial_model(path).weights
     assert [tensor.name for tensor in found.layout.tensors] == ["kernel", "bias"]
     np.testing.assert_array_equal(found[0], np.ones((2, 1)))
 
