@@ -18,6 +18,7 @@ from warren_shared.tensors.update import Update
 
 if TYPE_CHECKING:
     from client_worker.models.keras_model import LinearRegressionModel
+    from client_worker.models.lora import enable_lora
     from client_worker.tasks.feature_statistics import statistics_task
     from client_worker.tasks.keras_task import KerasTask
 
@@ -33,6 +34,7 @@ __all__ = [
     "TrainingPlan",
     "Update",
     "WarrenError",
+    "enable_lora",
     "interpolate",
     "of_classes",
     "of_scores",
@@ -43,6 +45,7 @@ __all__ = [
 _ON_DEMAND = {
     "KerasTask": "client_worker.tasks.keras_task",
     "LinearRegressionModel": "client_worker.models.keras_model",
+    "enable_lora": "client_worker.models.lora",
     "statistics_task": "client_worker.tasks.feature_statistics",
 }
 
