@@ -8,7 +8,7 @@ import numpy as np
 
 from client_worker.training import scaffold
 from client_worker.training.example_count import count_examples
-from client_worker.training.exchange import ALL, Exchange, check_adapters
+from client_worker.training.exchange import ALL, Exchange, check_adapters, not_averaged
 from client_worker.training.metrics import FigureFilter, by_finiteness
 from client_worker.training.personalization import Personal, Personalization, places
 from client_worker.training.plan import LOCAL_STEPS, TrainingPlan, run_fit, takes_plan
@@ -29,7 +29,7 @@ from warren_shared.tensors.description import (
 )
 from warren_shared.tensors.evaluation import Evaluation
 from warren_shared.tensors.frozen import FROZEN_WEIGHTS
-from warren_shared.tensors.layout import STATISTIC, TRAINABLE, Array, Layout, Weights
+from warren_shared.tensors.layout import STATISTIC, Array, Layout, Weights
 from warren_shared.tensors.update import Update
 
 log = Log(__name__)
@@ -122,6 +122,7 @@ class FederatedClient:
             if role == FROZEN and place not in kinds.local
         ]
         self._frozen_digests: dict[str, str] | None = None
+        self._saw_adapters = False
         self.has_own_base = True
         self.layout = self._all.layout
         self.control = Control(self.layout.trainable)
@@ -221,6 +222,7 @@ class FederatedClient:
         Raises ConfigError if the model cannot train as ``local`` says.
         """
         start, controls = self._parts(global_model, local)
+        self._look_at_adapters(local)
         whole = self._filled(start, local)
         self._set(whole)
         found = self.evaluation()
@@ -312,11 +314,13 @@ class FederatedClient:
                     " to federate"
                 )
             found = Exchange.without(self._trainable, arrays, stay)
-            roles = weight_roles(self._trainable, arrays)
-            trained = [place for place in found.places if roles[place] == TRAINABLE]
-            check_adapters(self._trainable, arrays, trained)
+            check_adapters(self._trainable, arrays, self._trained_places())
             self._trained = found
         return self._trained
+
+    def _trained_places(self) -> list[int]:
+        """Where what trains and travels is among all tensors."""
+        return self._all.layout.trainable_of(self._all.places)
 
     @property
     def _frozen_digest(self) -> str:
@@ -348,6 +352,13 @@ class FederatedClient:
     def _begun(self, whole: Sequence[Array], local: LocalTraining) -> list[Array]:
         """Where training begins if ``whole`` is the global model with the own tensors."""
         return self.personal.begun(whole, () if local.exchange == ALL else self._frozen)
+
+    def _look_at_adapters(self, local: LocalTraining) -> None:
+        """Warn once of low-rank adapters that are averaged, and whose product is not."""
+        if local.exchange == ALL and not self._saw_adapters:
+            self._saw_adapters = True
+            if words := not_averaged(self._trainable, self._trained_places()):
+                log.warning("adapters_not_averaged", "%s", words)
 
     def _check_frozen(self) -> None:
         """Raise ConfigError if training has changed what it must not: others have it as it was."""

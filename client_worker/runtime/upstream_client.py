@@ -36,10 +36,6 @@ from warren_shared.tensors.update import Update
 log = Log(__name__)
 
 AS_IT_IS: Final = LocalTraining()
-_OTHER_EXCHANGE: Final = (
-    "the federation above runs with --exchange {above}, and this coordinator's run was begun with"
-    " --exchange {here}: begin a run with that of above, in another --checkpoint-dir"
-)
 FROM_BUNDLE: Final = (
     *("broker_url", "client", "fleet", "verify_keys", "encrypt_key"),
     *("ca", "tls_certificate", "tls_key", "proxy", "token_file", "spare_mailboxes"),
@@ -125,11 +121,7 @@ class _Above(Participant):
 
     def _unlike(self, manifest: ModelManifest) -> str:
         """What keeps the clients below from training from a model above, in words."""
-        above = manifest.local.exchange
-        here = TRAINABLE if self._region.exchanges_trainable else ALL
-        if above != here:
-            return _OTHER_EXCHANGE.format(above=above, here=here)
-        return super()._unlike(manifest)
+        return self._region.other_exchange(manifest.local) or super()._unlike(manifest)
 
     def _conclude(self, newest: ModelManifest) -> bool:
         """Wait for what the clients below make of what was begun, and hand it in."""
@@ -201,12 +193,14 @@ class _Client(FederatedClient):
                 "the federation above runs with --scaffold, and control variates do not nest:"
                 " start it without"
             )
-        if local.exchange == TRAINABLE and not self.model.region.exchanges_trainable:
-            raise ConfigError(_OTHER_EXCHANGE.format(above=TRAINABLE, here=ALL))
+        if local.exchange == TRAINABLE and (words := self.model.region.other_exchange(local)):
+            raise ConfigError(words)
         return super().layout_for(local)
 
     def initial(self, local: LocalTraining = AS_IT_IS) -> Weights:
         """What a federation above can begin with that trains as ``local`` says."""
+        if words := self.model.region.other_exchange(local):
+            raise ConfigError(words)
         self.layout_for(local)
         return super().initial(local)
 
@@ -236,10 +230,16 @@ class Region(TaskSource):
         self.fixed_state = fixed_state
         self._config = config
 
-    @property
-    def exchanges_trainable(self) -> bool:
-        """Whether its clients send only what trains."""
-        return FROZEN_WEIGHTS in self.fixed_state
+    def other_exchange(self, above: LocalTraining) -> str:
+        """What is wrong if the federation above exchanges other tensors; empty if it does not."""
+        here = TRAINABLE if FROZEN_WEIGHTS in self.fixed_state else ALL
+        if above.exchange == here:
+            return ""
+        return (
+            f"the federation above runs with --exchange {above.exchange}, and this coordinator's"
+            f" run was begun with --exchange {here}: begin a run with that of above, in another"
+            " --checkpoint-dir"
+        )
 
     def worker(self, settings: ClientSettings) -> ClientWorker:
         """The client above, for a thread beside the coordinator's."""

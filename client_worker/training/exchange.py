@@ -5,7 +5,7 @@ what is frozen stays as well: every site has it already, which a digest in the f
 state makes sure of (`warren_shared.tensors.frozen`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -44,23 +44,36 @@ class Exchange:
         return found
 
 
-def check_adapters(model: Any, arrays: Sequence[Array], trained: Sequence[int]) -> None:
-    """Raise ConfigError if a low-rank adapter of ``model`` cannot be averaged, or cannot learn.
+def not_averaged(model: Any, trained: Collection[int]) -> str:
+    """Why the mean of the sites' low-rank adapters is none of their models; empty if it is.
 
     ``trained`` are the places of the tensors that train and travel. A model may have a method
     ``adapters()`` that returns name, place of A and place of B of each.
     """
-    known = getattr(model, "adapters", None)
-    for name, a, b in known() if known is not None else ():
+    for name, a, b in _adapters(model):
         if a in trained and b in trained:
-            raise ConfigError(
-                f"--exchange trainable: both A and B of the LoRA of {name} train, and the mean of"
-                " products is not the product of means: freeze A, with"
-                " client_worker.enable_lora or lora_kernel_a.trainable = False"
+            return (
+                f"both A and B of the LoRA of {name} train, and the mean of products is not the"
+                " product of means: freeze A, with client_worker.enable_lora or"
+                " lora_kernel_a.trainable = False"
             )
+    return ""
+
+
+def check_adapters(model: Any, arrays: Sequence[Array], trained: Collection[int]) -> None:
+    """Raise ConfigError if a low-rank adapter of ``model`` cannot be averaged, or cannot learn."""
+    if words := not_averaged(model, trained):
+        raise ConfigError(f"--exchange trainable: {words}")
+    for name, a, b in _adapters(model):
         if {a, b} & {*trained} and not arrays[a].any() and not arrays[b].any():
             raise ConfigError(
                 f"--exchange trainable: A and B of the LoRA of {name} are all zero, as in a .keras"
                 " that was saved with LoRA, and would stay so: load the weights into a model"
                 " without LoRA, then call client_worker.enable_lora"
             )
+
+
+def _adapters(model: Any) -> Iterable[tuple[str, int, int]]:
+    known = getattr(model, "adapters", None)
+    found: Iterable[tuple[str, int, int]] = known() if known is not None else ()
+    return found

@@ -14,6 +14,7 @@ from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from tests import tasks
 from tests.acceptance.test_federation import start_client, start_coordinator
+from tests.acceptance.test_regions import Tree, tree  # noqa: F401  a fixture
 from tests.acceptance.test_virtual import wide  # noqa: F401  a fixture
 from tests.conftest import Place
 from tests.support.processes import BIN, workers
@@ -28,12 +29,14 @@ TRAINABLE = ("--exchange", "trainable")
 TASK = "tests.tasks:adapted"
 
 
-def in_one_process(rounds: int, local: LocalTraining, **options: object) -> Weights:
-    clients = [tasks.adapted(shard, **options).client() for shard in range(3)]  # type: ignore[arg-type]
-    coordinator = FederatedCoordinator([tasks.Held(clients[0].initial(local))])
-    coordinator.population = 3
+def in_one_process(
+    rounds: int, local: LocalTraining, clients: int = 3, **options: object
+) -> Weights:
+    sites = [tasks.adapted(shard, **options).client() for shard in range(clients)]  # type: ignore[arg-type]
+    coordinator = FederatedCoordinator([tasks.Held(sites[0].initial(local))])
+    coordinator.population = clients
     for _ in range(rounds):
-        updates = [client.train(coordinator.weights, local) for client in clients]
+        updates = [site.train(coordinator.weights, local) for site in sites]
         coordinator.send(coordinator.aggregate(updates))
     return coordinator.weights
 
@@ -255,6 +258,37 @@ def test_virtual_clients(wide: Place, tmp_path: Path) -> None:  # noqa: F811
     state = loaded(tmp_path)
     assert {record.updates for record in state.history} == {4}
     assert state.history[-1].metrics["loss"] < state.history[0].metrics["loss"]
+
+
+def test_regions_pass_on_what_trains_and_the_digest_of_the_rest(tree: Tree) -> None:  # noqa: F811
+    with workers() as started:
+        started += tree.clients("adapted", "--shard")
+        root = tree.root("--quorum", "2", "--rounds", "3", *TRAINABLE)
+        regions = [tree.region(name, *TRAINABLE) for name in ("region-a", "region-b")]
+        started += [root, *regions]
+        assert [worker.end() for worker in started] == [0] * len(started), root.said
+    state = tree.state("root")
+    local = LocalTraining(exchange="trainable")
+    assert state.fixed_state == tasks.adapted().client().fixed_state_for(local)
+    reference = in_one_process(3, local, clients=4)
+    for ours, theirs in zip(state.weights, reference, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(("above", "here"), [(TRAINABLE, ()), ((), TRAINABLE)])
+def test_a_region_exchanges_what_the_federation_above_does(
+    tree: Tree,  # noqa: F811
+    above: tuple[str, ...],
+    here: tuple[str, ...],
+) -> None:
+    with workers() as started:
+        started += tree.clients("adapted", "--shard")
+        root = tree.root("--quorum", "2", "--rounds", "3", *above)
+        same, other = tree.region("region-b", *above), tree.region("region-a", *here)
+        started += [root, same, other]
+        assert other.end() == 2
+        assert "the federation above runs with --exchange" in other.said
+        assert "begin a run with that of above, in another --checkpoint-dir" in other.said
 
 
 def test_one_client_keeps_its_control_variate_through_a_kill(place: Place, tmp_path: Path) -> None:

@@ -167,7 +167,9 @@ def test_the_mean_of_the_sites_is_the_mean_of_their_models() -> None:
     assert np.abs(found - np.array(base().get_layer("body").kernel)).max() > 1e-4
 
 
-def test_a_and_b_that_both_train_are_refused_with_the_reason() -> None:
+def test_a_and_b_that_both_train_are_refused_with_the_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     model = base()
     for layer in model.layers:
         layer.trainable = False
@@ -177,7 +179,10 @@ def test_a_and_b_that_both_train_are_refused_with_the_reason() -> None:
     both = client(model)
     with pytest.raises(ConfigError, match="both A and B of the LoRA of net/body train, and the me"):
         both.layout_for(TRAINABLE)
-    both.layout_for(LocalTraining())
+    assert "adapters_not_averaged" not in caplog.text
+    for _ in range(2):
+        both.train(both.weights())
+    assert caplog.text.count("the mean of products is not") == 1, "with all it is a warning"
     personal = client(model, local=["body/lora_kernel_b"])  # FedSA-LoRA: B stays at the site
     assert "lora_kernel_a" in {
         t.name.rpartition("/")[2] for t in personal.layout_for(TRAINABLE).tensors
