@@ -9,7 +9,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo screenshots settings heart-disease credit-default fashion-phones air-quality \
+.PHONY: help demo screenshots settings heart-disease credit-default fashion-phones air-quality language-adapters \
 	linear-regression bench bench-short plots experiments \
 	chaos cluster fuzz soak property admin-crashes check test test-all long deployments test-rabbitmq4 lint types imports unit format clean
 
@@ -31,6 +31,9 @@ fashion-phones: $(VENV)/.examples ## a hundred virtual phones: make fashion-phon
 
 air-quality: $(VENV)/.examples ## twelve stations: make air-quality DATA=FOLDER
 	@$(BIN)/python -m warren_examples.air_quality --data "$(DATA)"
+
+language-adapters: $(VENV)/.examples ## low-rank adapters of a small language model at four sites
+	@$(BIN)/python -m warren_examples.language_adapters
 
 linear-regression: $(VENV)/.examples ## the algorithm in one process, in a few lines
 	@$(BIN)/python -m warren_examples.linear_regression

@@ -29,24 +29,34 @@ class FleetStage:
     size: int
 
     def run(
-        self, name: str, task: Sequence[str], coordinator: Sequence[str], deadline_s: float = 900
+        self,
+        name: str,
+        task: Sequence[str],
+        coordinator: Sequence[str],
+        deadline_s: float = 900,
+        processes: int = 1,
     ) -> State:
         """Train ``task`` once with as many virtual clients as there are places; the last state.
 
+        They are dealt out to so many ``processes`` alike.
         Raises ChildFailed if a process fails or it takes longer than ``deadline_s``.
         """
         home, folder = self.out / "broker", self.out / "checkpoints" / name
         for old in checkpoint.NAMES:
             (folder / old).unlink(missing_ok=True)
-        fleet = ("--fleet", self.fleet, "--virtual", str(self.size), "--task", *task)
+        each = str(self.size // processes)
+        fleet = ("--fleet", self.fleet, "--virtual", each, "--task", *task)
         told = ("--checkpoint-dir", str(folder), *coordinator)
         children: list[Child] = []
         try:
-            for command, user, words in (
-                ("client-worker", self.fleet, fleet),
-                ("coordinator-worker", "coordinator", told),
+            for number, (command, user, words) in enumerate(
+                (
+                    *[("client-worker", self.fleet, fleet)] * processes,
+                    ("coordinator-worker", "coordinator", told),
+                )
             ):
-                log = self.out / "logs" / f"{name}-{command}.log"
+                ending = f"-{number}" if 0 < number < processes else ""
+                log = self.out / "logs" / f"{name}-{command}{ending}.log"
                 children.append(Child(command, command, bundle_path(home, user), log, *words))
             self._wait(children, time.monotonic() + deadline_s)
         finally:

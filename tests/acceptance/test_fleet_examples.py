@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coordinator_worker.storage import checkpoint
 from tests.support.processes import ROOT
 from warren_examples.air_quality import STATIONS
 from warren_examples.air_quality.task import AHEAD_H, YEAR_H, station
@@ -100,3 +101,25 @@ def test_missing_files_are_named_with_where_to_get_them(example: str, tmp_path: 
     assert "there is no" in done.stderr
     assert "get the data set" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_four_sites_of_text_adapt_a_model_and_send_only_their_adapters(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "warren_examples.language_adapters", "--out", str(tmp_path)]
+    for begins in ("2 steps: the base", "the base is in"):  # the second time it is there
+        done = subprocess.run(
+            [*command, "--rounds", "2", "--base-steps", "2"],
+            cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(begins)
+    rows = {line.split("│")[1].strip(): line.split("│") for line in done.stdout.splitlines()
+            if "│" in line}  # fmt: skip
+    assert rows["federated adapters"][2].strip() == "32,768 bytes"
+    assert rows["federated adapters"][3].strip() == "0.98%"
+    assert rows["the same, --uplink 1bit"][2].strip() == "1,056 bytes"
+    state = checkpoint.load(tmp_path / "checkpoints" / "adapters-raw")
+    assert state is not None
+    assert [tensor.name for tensor in state.weights.layout.tensors] == [
+        "block_3/out/lora_kernel_b", "block_3/down/lora_kernel_b",
+    ]  # fmt: skip
+    assert all(array.any() for array in state.weights)

@@ -9,6 +9,7 @@ import pytest
 from warren_examples.breast_cancer import task as breast_cancer
 from warren_examples.heart_disease import HOSPITALS
 from warren_examples.heart_disease import task as heart_disease
+from warren_examples.language_adapters import SITES, text
 from warren_examples.linear_regression.__main__ import explained, federated, least_squares
 from warren_examples.linear_regression.task import clinics
 from warren_examples.stage.study import Site
@@ -87,3 +88,42 @@ def test_missing_files_are_named_with_where_to_get_them(tmp_path: Path) -> None:
         heart_disease.clinic(str(tmp_path))
     with pytest.raises(ValueError, match="no hospital mayo"):
         heart_disease.clinic(str(tmp_path), "mayo")
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    words = "what it does, told at some length, with its arguments and what it returns"
+    (tmp_path / "b.py").write_text(
+        f'"""Module b: {words} in b."""\n\n\ndef f():\n    """Short."""\n'
+    )
+    (tmp_path / "a.py").write_text(
+        f'class C:\n    """Class C: {words} in a."""\n\n    async def f(self):\n'
+        f'        """Module b: {words} in b."""\n'
+    )
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "c.py").write_text(f'"""Not this one: {words} in a test."""\n')
+    return tmp_path
+
+
+def test_docstrings_are_read_from_source_in_one_order_and_each_once(package: Path) -> None:
+    found = text.docstrings(package)
+    assert [one.partition(":")[0] for one in found] == ["Class C", "Module b"]
+
+
+def test_a_piece_of_text_and_its_targets_are_one_byte_apart() -> None:
+    x, y = text.pieces("ä" + "abc" * 100)
+    assert x.shape == y.shape == (4, text.CONTEXT)
+    assert x[0, :4].tolist() == [ord(c) for c in "?abc"]
+    np.testing.assert_array_equal(x.ravel()[1:], y.ravel()[:-1])
+
+
+def test_a_sites_text_is_read_alike_and_what_it_holds_out_is_other_text() -> None:
+    for name in SITES:
+        (x, y), (held_out, _) = text.site(name)
+        again = text.site.__wrapped__(name)[0][0]
+        np.testing.assert_array_equal(x, again)
+        assert x.shape == y.shape == (text.TRAIN, text.CONTEXT)
+        assert len(held_out) == text.HELD_OUT
+        pieces = {row.tobytes() for row in x}
+        assert sum(row.tobytes() in pieces for row in held_out) < text.HELD_OUT / 100
