@@ -20,6 +20,7 @@ from coordinator_worker.text.markdown import sparkline, table, text
 from coordinator_worker.versions.lineage import Lineage, lineage, records
 from coordinator_worker.versions.registry import ModelRegistry
 from warren_shared.errors import ConfigError
+from warren_shared.tensors.frozen import FROZEN_WEIGHTS
 from warren_shared.tensors.layout import CONTROL
 
 MAX_ROWS: Final = 50
@@ -99,6 +100,11 @@ def _model(past: ModelRegistry) -> str:
         f"{len(tensors)} tensors, {sum(sizes):,} parameters,"
         f" {size(sum(tensor.size_bytes for tensor in tensors))}.\n"
     )
+    if FROZEN_WEIGHTS in past.state.fixed_state:
+        said += (
+            "\nThese are the tensors that train (`--exchange trainable`). The frozen rest is at"
+            f" the sites; its digest is `{past.state.fixed_state[FROZEN_WEIGHTS]}`.\n"
+        )
     rows_shown = table(("tensor", "shape", "type", "parameters"), rows[:MAX_ROWS])
     return "\n".join(("## Model\n", said, rows_shown + _more(len(rows), "tensors")))
 

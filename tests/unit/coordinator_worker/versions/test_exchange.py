@@ -138,3 +138,14 @@ def test_many_statistics_do_not_push_the_digest_out_of_an_npz(tmp_path: Path) ->
     many = Weights.of(arrays, Layout.of(arrays, names, ["statistic"] * 1000))
     weights_file.write(tmp_path / "m.npz", many, {FACT: BASE})
     assert weights_file.frozen_in(tmp_path / "m.npz") == BASE
+
+
+def test_the_card_says_that_the_rest_of_the_model_is_at_the_sites(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_in(tmp_path / "part", fixed_state=FIXED)
+    run_in(tmp_path / "whole")
+    for folder, told in (("part", True), ("whole", False)):
+        assert main(["card", "--checkpoint-dir", str(tmp_path / folder)]) == 0
+        card = capsys.readouterr().out
+        assert (f"the sites; its digest is `{BASE}`" in " ".join(card.split())) == told
