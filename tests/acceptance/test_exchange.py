@@ -94,8 +94,11 @@ def test_it_is_what_the_classes_do_in_one_process(
         np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-9)
 
 
-def test_in_one_bit_it_is_fewer_bytes_still(place: Place, tmp_path: Path) -> None:
-    state = federation(place, tmp_path, "--uplink", "1bit")
+@pytest.mark.parametrize("down", [(), ("--downlink", "int8")], ids=["up", "both ways"])
+def test_in_few_bits_it_is_fewer_bytes_still(
+    place: Place, tmp_path: Path, down: tuple[str, ...]
+) -> None:
+    state = federation(place, tmp_path, "--uplink", "1bit", *down)
     layout = state.weights.layout
     assert [tensor.name for tensor in layout.tensors] == ["w", "b", "seen"]
     assert state.history[0].bytes_up == 3 * size_bytes(layout, "1bit")
