@@ -20,7 +20,7 @@ from warren_examples.stage.fleet import FleetStage, fleet_stage
 from warren_shared.service import lifecycle
 
 ROUNDS, LOCAL_STEPS = 20, 5
-ADAPTER_RATE, FULL_RATE = 1e-2, 1e-3  # each the best of a grid by thirds, pooled
+ADAPTER_RATE, FULL_RATE = 2e-2, 1e-3
 NAME = "language_adapters"
 
 
