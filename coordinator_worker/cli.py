@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "watch": "a running federation, live in the terminal",
     "dashboard": "a running federation in a browser",
     "participation": "who takes part, who is late, who has gone",
+    "privacy": "what a private run promises, and what of it is spent",
     "rejected": "what was rejected, and why",
     "history": "the figures of each round, also as CSV, JSON or TensorBoard curves",
     "audit": "whose updates made a model",

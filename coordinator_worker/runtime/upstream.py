@@ -233,8 +233,8 @@ def region(settings: CoordinatorSettings) -> CoordinatorWorker:
         ConfigError: ``--parent`` is not the bundle of a client, or what
             `CoordinatorWorker.from_settings` refuses.
     """
-    above = client_above(settings)
     rules = RunRules.from_settings(settings)
+    above = client_above(settings)
     resources = Resources.open(settings, rules)
     source = UpstreamFederation(above, rules.config, resources)
     return CoordinatorWorker(settings, rules, resources, source)

@@ -11,6 +11,7 @@ from math import prod
 from statistics import median
 from typing import Final
 
+from coordinator_worker.privacy.report import facts, rows
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.roster import GONE_AFTER, Standing, participation
 from coordinator_worker.state.round_record import RoundRecord
@@ -53,6 +54,7 @@ def card(past: ModelRegistry, wanted: str, *, names: bool, day: str) -> str:
         _model(past),
         _data(past, line, names=names),
         _algorithm(past, version),
+        *_privacy(past, version),
         _rounds(line, known),
         _metrics(past, line),
         _provenance(line),
@@ -116,8 +118,8 @@ def _data(past: ModelRegistry, line: Lineage, *, names: bool) -> str:
     rows = [
         (
             standing.client if names else f"client {number}",
-            f"{standing.member.examples:,}",
-            f"{standing.data_share:.1%}",
+            "not told" if past.state.privacy else f"{standing.member.examples:,}",
+            "not told" if past.state.privacy else f"{standing.data_share:.1%}",
             standing.member.contributions,
             _standing(standing),
         )
@@ -126,6 +128,9 @@ def _data(past: ModelRegistry, line: Lineage, *, names: bool) -> str:
     said = [
         f"{len(standings)} clients, {total:,} examples, as the clients themselves counted them when"
         " each last took part. The data never left them, and is not described here.\n"
+        if past.state.privacy is None
+        else f"{len(standings)} clients; how many examples they have is not told, for the sake of"
+        " their privacy. The data never left them, and is not described here.\n"
     ]
     if not line.complete:
         said.append("The audit log does not tell of every round, so some are not counted here.\n")
@@ -170,6 +175,18 @@ def _algorithm(past: ModelRegistry, version: int) -> str:
     software = ", ".join(f"{name} {number}" for name, number in newest["software"].items())
     parts.append(f"Coordinator: {text(software)}.\n")
     return "\n".join(parts)
+
+
+def _privacy(past: ModelRegistry, version: int) -> Iterator[str]:
+    """Of a private run."""
+    if past.state.privacy is None:
+        return
+    told = facts(past.state.privacy)
+    record = past.record(version)
+    if record is not None and record.privacy is not None:
+        told["epsilon"] = record.privacy.epsilon
+    said = table(("", ""), rows(told))
+    yield f"## Privacy\n\nDifferential privacy of each client (docs/privacy.md).\n\n{said}"
 
 
 def _changes(told: Sequence[Setup]) -> Iterator[str]:
