@@ -6,6 +6,7 @@ from typing import Any
 from coordinator_worker.privacy.terms import privacy
 from coordinator_worker.state.privacy_state import PrivacyState
 from warren_shared.privacy.accountant import epsilon_of
+from warren_shared.privacy.mechanism import Correlation
 
 UNIT = "each client: all of its updates in this run, against everybody who sees models"
 ADJACENCY = "a client's updates replaced by zeros; who takes part in which round is public"
@@ -20,7 +21,8 @@ NOT_COVERED = (
 def facts(spent: PrivacyState) -> dict[str, Any]:
     """All of it by name, as JSON can hold it."""
     promise = privacy(spent.mechanism)
-    calibration = promise.calibration(spent.rounds, spent.quorum, spent.size)
+    correlation = Correlation(spent.theta, spent.omega)
+    calibration = promise.calibration(spent.rounds, spent.quorum, spent.size, correlation)
     mu = calibration.spent(spent.done)
     counts = [found.contributions for found in spent.participations.values()]
     return {

@@ -48,14 +48,24 @@ class ClientPrivacy:
             rounds=rounds,
         )
 
-    def calibration(self, rounds: int, quorum: int, size: int) -> Calibration:
+    def correlation(self, rounds: int) -> Correlation:
+        """The best for ``rounds`` rounds."""
+        if not self.correlated:
+            return Correlation()
+        return Correlation.best(rounds, self.contributions, self.distance)
+
+    def calibration(
+        self, rounds: int, quorum: int, size: int, correlation: Correlation | None = None
+    ) -> Calibration:
         """The noise for ``rounds`` rounds of ``quorum`` updates of ``size`` parameters.
+
+        ``correlation``: the one that the run has, or else the best.
 
         Raises:
             ConfigError: sums of 32 bits have no room for it.
         """
         bounds = (rounds, self.contributions, self.distance)
-        correlation = Correlation.best(*bounds) if self.correlated else Correlation()
+        correlation = correlation or self.correlation(rounds)
         mu = mu_of(self.epsilon, self.delta)
         found = Calibration(correlation, *bounds, mu, size, quorum)
         try:

@@ -13,10 +13,12 @@ from coordinator_worker.state.training_state import State
 from warren_shared.errors import ConfigError
 from warren_shared.observability.log import Log
 from warren_shared.privacy.accountant import epsilon_of
+from warren_shared.privacy.mechanism import Correlation
 from warren_shared.protocol.messages import PrivacyTerms
 
 log = Log(__name__)
 
+MAX_ROUNDS: Final = 10_000
 # Of which every update moves the model by its clip at most; mean is the same as uniform then.
 AGGREGATORS: Final = ("mean", "uniform", "fedbuff")
 # What would tell of single clients, or make noise of another size necessary, and why.
@@ -60,8 +62,13 @@ class PrivacyRules:
                 " clients leaves nothing of the others; let each site protect its own records"
                 " (client-worker --record-privacy), or add small=true"
             )
+        if settings.rounds > MAX_ROUNDS:
+            raise ConfigError(
+                f"--privacy with --rounds {settings.rounds}: at most {MAX_ROUNDS}; a budget for so"
+                " many leaves nothing for each"
+            )
         rules = cls(promise, settings.rounds, settings.quorum)
-        rules._check_enough(settings.clients)
+        rules._check_enough(settings.clients, settings.max_staleness)
         if settings.participation < 1:
             log.info(
                 "no_amplification",
@@ -69,8 +76,16 @@ class PrivacyRules:
             )
         return rules
 
-    def _check_enough(self, clients: int | None) -> None:
+    def _check_enough(self, clients: int | None, max_staleness: int) -> None:
         """Raise ConfigError if ``clients`` are too few for all rounds."""
+        apart = self.promise.distance + max_staleness  # versions, as far as a client can tell
+        together = self.quorum * min(self.rounds, apart)
+        if clients is not None and clients < together:
+            raise ConfigError(
+                f"--privacy: a client may train again {apart} versions later (distance and"
+                f" --max-staleness), so {self.quorum} updates a round need {together} clients, and"
+                f" there are {clients}: lower distance=, --max-staleness or --quorum"
+            )
         needed, each = self.quorum * self.rounds, self.promise.contributions
         if clients is not None and clients * each < needed:
             raise ConfigError(
@@ -101,8 +116,9 @@ class PrivacyRules:
                 " versions have no noise: begin a run in another --checkpoint-dir"
             )
         if known is None:
-            return replace(state, privacy=asked)
-        told = replace(known, secret="", done=0, participations={})
+            best = self.promise.correlation(self.rounds)
+            return replace(state, privacy=replace(asked, theta=best.theta, omega=best.omega))
+        told = replace(known, secret="", theta=0.0, omega=0.0, done=0, participations={})
         if told != replace(asked, secret=""):
             raise ConfigError(
                 f"the checkpoint's run promises {known.mechanism} in {known.rounds} rounds of"
@@ -121,7 +137,10 @@ class PrivacyRules:
         """That of the run in ``state``, which ``begin`` gave."""
         if state.privacy is None:
             raise RuntimeError("begin comes before noise")
-        calibration = self.promise.calibration(self.rounds, self.quorum, state.privacy.size)
+        correlation = Correlation(state.privacy.theta, state.privacy.omega)
+        calibration = self.promise.calibration(
+            self.rounds, self.quorum, state.privacy.size, correlation
+        )
         return RoundNoise(calibration, self.promise.clip, bytes.fromhex(state.privacy.secret))
 
 

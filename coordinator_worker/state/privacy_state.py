@@ -19,7 +19,9 @@ class PrivacyState:
     """``mechanism`` is the setting, as it is written; ``size`` how many parameters are noised.
 
     ``secret`` is what the noise is drawn with, in hexadecimal: whoever has it can take the noise
-    off. ``done`` rounds have been noised; a version that was made by a rollback is none.
+    off. ``theta`` and ``omega`` are how the noise is correlated, chosen once, since another machine
+    might find them a little different. ``done`` rounds have been noised; a version that was made by
+    a rollback is none.
     """
 
     mechanism: str
@@ -27,6 +29,8 @@ class PrivacyState:
     quorum: int
     size: int
     secret: str
+    theta: float = 0.0
+    omega: float = 0.0
     done: int = 0
     participations: Mapping[str, Participation] = field(default_factory=dict)
 

@@ -117,6 +117,8 @@ REFUSED = {
     "a norm": (["--max-update-norm", "5"], "must not depend on its data"),
     "few": (["--privacy", PROMISE.replace(",small=true", "")], "so few clients"),
     "too many rounds": (["--rounds", "100"], "lower --rounds or --quorum"),
+    "far too many rounds": (["--rounds", "1000000"], "at most 10000"),
+    "too far apart": (["--max-staleness", "5"], "need 12 clients, and there are 6"),
     "a federation above": (["--parent", "x.env"], "a region is one client above"),
 }
 

@@ -47,3 +47,29 @@ def ledger(index: int, slots: int, padding: int = 1, seconds: float = 0.05) -> T
     """The task of client ``index`` of eight; a round takes it ``seconds``."""
     seen = Path(os.environ["CHAOS_FOLDER"]) / f"seen-{index}.txt"
     return Task(Ledger(index, slots, padding, seconds, seen), [index], 1.0)
+
+
+class Restless:
+    """Moves at random, as far as it likes; ``seen`` collects the digest of each model."""
+
+    def __init__(self, size: int, seen: Path) -> None:
+        self.weights: list[Array] = [np.zeros(size, np.float32)]
+        self._seen = seen
+
+    def get_weights(self) -> Sequence[Array]:
+        return self.weights
+
+    def set_weights(self, weights: Sequence[Array]) -> None:
+        self.weights = [np.array(array) for array in weights]
+
+    def fit(self, data: Sequence[int], learning_rate: float) -> None:
+        with self._seen.open("a") as file:
+            file.write(f"{xxh3_64_hexdigest(self.weights[0].tobytes())}\n")
+        threading.Event().wait(0.05)
+        draw = np.random.default_rng()
+        self.weights[0] += draw.standard_normal(self.weights[0].size, np.float32)
+
+
+def restless(size: int, seen: str) -> Task:
+    """The task of a client in a private run."""
+    return Task(Restless(size, Path(seen)), [0], 1.0)
