@@ -5,7 +5,7 @@ an Outcome says. Nothing is believed but the broker's word for who sent it.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final, NamedTuple
@@ -61,7 +61,7 @@ JOINS: Final = 20
 JOINS_PER_SECOND: Final = 0.2
 READER: Final = "the coordinator"  # as a sender is told
 ROLES_SINCE: Final = 3  # the protocol of a model that says which of its tensors are statistics
-EXCHANGE_SINCE: Final = 5  # and of one that holds only the tensors that train
+FLAGS_SINCE: Final = 5  # and of one that is sent as ``_flags`` says
 ALL: Final = "all"
 
 
@@ -87,11 +87,13 @@ class Admission:
 
     ``exists``: whether a client is enrolled, a replica by its number; ``was_asked``: whether it may
     send initial weights; ``check_size`` raises Rejected for weights of so many bytes.
+    ``flags``: settings of which a client has to know, so it must read protocol FLAGS_SINCE.
     """
 
     exists: Callable[[str], bool] = _anyone
     was_asked: Callable[[str], bool] = _anyone
     check_size: CheckSize = _any_size
+    flags: Sequence[str] = ()
 
 
 def _forget_frames(rejected: Rejected) -> None:
@@ -107,6 +109,16 @@ def _forget_frames(rejected: Rejected) -> None:
 def _refused(delivery: Delivery, rejected: Rejected) -> Refused:
     """Of a sender of whom only the broker's word is known."""
     return Refused(client=delivery.user, acknowledgeable=(delivery.tag,), rejected=rejected)
+
+
+def _flags(settings: CoordinatorSettings) -> list[str]:
+    """Those of protocol FLAGS_SINCE that are set."""
+    given = {
+        "--exchange trainable": settings.exchange != ALL,
+        "--downlink": settings.downlink != compression.RAW,
+        "--privacy": settings.privacy is not None,
+    }
+    return [flag for flag, is_set in given.items() if is_set]
 
 
 def _of_nobody(manifest: UpdateManifest) -> UpdateManifest:
@@ -172,7 +184,7 @@ class Intake:
         needed = ModelManifest.SIGNED_SINCE if settings.secret(settings.signing_keys) else OLDEST
         fleets = FleetSizes.of(settings.broker, settings.federation)
         size = ModelSizeLimit(settings.checkpoint_dir, settings.max_model_bytes)
-        admission = Admission(fleets.has, was_asked, size.check)
+        admission = Admission(fleets.has, was_asked, size.check, tuple(_flags(settings)))
         return cls(
             settings.federation, policy, staging, opener, bound, models_need=needed,
             exchange=settings.exchange, admission=admission,
@@ -300,12 +312,11 @@ class Intake:
                 f"{client} reads protocols up to {protocol}, and this federation's models, which"
                 f" hold statistics, are of protocol {ROLES_SINCE}: upgrade {client}",
             )
-        if protocol < EXCHANGE_SINCE and self._exchange != ALL:
+        if protocol < FLAGS_SINCE and (flags := " and ".join(self._admission.flags)):
             raise Rejected(
                 "protocol",
-                f"{client} reads protocols up to {protocol}, and this federation's models, which"
-                f" hold only what trains, are of protocol {EXCHANGE_SINCE}: upgrade {client}, or"
-                " run with --exchange all",
+                f"{client} reads protocols up to {protocol}, and with {flags} models are of"
+                f" protocol {FLAGS_SINCE}: upgrade {client}, or run without",
             )
         if protocol < self._models_need:
             raise Rejected(

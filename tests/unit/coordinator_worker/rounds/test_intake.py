@@ -847,14 +847,15 @@ def _reading(protocol: int, user: str = "alfa") -> Delivery:
     return Delivery(memoryview(body), 1, 1, user, redelivered=False, reads=protocol)
 
 
-def test_a_client_that_cannot_read_models_of_what_trains_is_told_to_upgrade() -> None:
-    """It would take no notice of `exchange` in a model's manifest, so it is given none."""
-    for exchange, protocol, words in (
-        ("trainable", 4, "reads protocols up to 4, and this federation's models, which hold only"),
-        ("trainable", 5, ""),
-        ("all", 4, ""),
+def test_a_client_that_cannot_read_a_federations_models_is_told_to_upgrade() -> None:
+    """It would wait for one that it can read, and the coordinator for its update."""
+    for flags, protocol, words in (
+        (("--exchange trainable",), 4, "up to 4, and with --exchange trainable models are of"),
+        (("--downlink", "--privacy"), 4, "with --downlink and --privacy models are of protocol 5"),
+        (("--privacy",), 5, ""),
+        ((), 4, ""),
     ):
-        intake = Intake("f", Policy(quorum=1), staging(), exchange=exchange)
+        intake = Intake("f", Policy(quorum=1), staging(), admission=Admission(flags=flags))
         outcome = intake.receive(_reading(protocol), None)
         rejected = rejected_of(outcome)
         assert (rejected is not None) == bool(words)
