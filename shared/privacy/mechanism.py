@@ -19,11 +19,14 @@ from typing import Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from warren_shared.privacy.noise import SMALLEST
+
 Floats = npt.NDArray[np.float64]
 
 LIMIT: Final = 2.0**31 - 1  # of a sum with its noise
 TAIL: Final = 14  # deviations that no sample reaches: 1e-44 of them do
-UNITS: Final = range(24, 15, -1)  # powers of two that a client's vector may be long
+UNITS: Final = range(16, 25)  # powers of two that a client's vector may be long
+ENOUGH: Final = 0.01  # of the noise may be due to roundings
 _STEPS: Final = 11  # of the search, along each side
 _SEARCHES: Final = 9
 
@@ -114,17 +117,29 @@ class Calibration:
 
     @cached_property
     def unit(self) -> int:
-        """Length of a clipped vector: as many steps as a sum of 32 bits has room for.
+        """Length of a clipped vector: so many steps that roundings hardly count.
+
+        If a sum of 32 bits has no room for that, as many as it has room for: noise of a smaller
+        deviation is drawn faster.
 
         Raises:
             ValueError: there is no room.
         """
+        found = 0
+        exact = self.correlation.sensitivity(self.rounds, self.contributions, self.distance)
         for power in UNITS:
             unit: int = 1 << power
             noise = TAIL * self._sigma(unit) * self.correlation.spread
-            if self.quorum * unit + 2 * noise < LIMIT:
-                return unit
-        raise ValueError("so many updates, with so much noise, make no sum of 32 bits")
+            if self.quorum * unit + 2 * noise >= LIMIT:
+                break
+            found = unit
+            roundings = self._moved(self.rounds, unit) - exact * unit
+            is_fine = roundings <= ENOUGH * exact * unit and sqrt(self.size) <= ENOUGH * unit
+            if is_fine and self._sigma(unit) >= SMALLEST:
+                break
+        if not found:
+            raise ValueError("so many updates, with so much noise, make no sum of 32 bits")
+        return found
 
     @property
     def step(self) -> int:

@@ -1,10 +1,10 @@
 """Discrete Gaussian noise, the same for whoever has the key and unpredictable for anybody else.
 
 Integers, because sums of floats round by what they sum up, and samplers of floats leave gaps that
-tell what was noised. A sample is an inversion of the distribution's table (Peikert 2010): 64 random
-bits, and 64 more where those do not decide. Of a deviation for which the table would be too large
-it is x + k y of two independent ones (Micciancio & Walter 2017, "Gaussian Sampling over the
-Integers", section 4.2), which are such sums themselves if they have to be.
+tell what was noised. A sample is a look into a table: 64 random bits, and as many more where those
+do not decide, so it is exact to 2^-104. Of a deviation for which the table would be too large it is
+x + k y of two independent ones (Micciancio & Walter 2017, "Gaussian Sampling over the Integers",
+section 4.2), which are such sums themselves if they have to be.
 """
 
 from decimal import Decimal, localcontext
@@ -19,7 +19,7 @@ Integers = npt.NDArray[np.int64]
 
 BLOCK: Final = 1 << 15  # samples at once: they stay in the cache
 SMALLEST: Final = 64.0  # deviation of a table
-LARGEST: Final = 128.0  # that fits the cache: 40 M samples a second, 13 M of 512
+LARGEST: Final = 128.0  # of which the table fits the cache
 TAIL: Final = 14  # deviations that a table reaches: less than 2^-140 lies beyond
 # k y + x is a Gaussian but for 2^-64 if x has at least sqrt(2) 3.9 k / sqrt(2 pi) as its deviation,
 # 3.9 being the smoothing parameter of the integers for 2^-64.
@@ -27,7 +27,6 @@ SMOOTHING: Final = 2.21
 DIGITS: Final = 90
 
 _BITS: Final = 64
-_GUIDE_BITS: Final = 16
 
 
 class KeyStream:
@@ -50,35 +49,55 @@ class KeyStream:
 
 
 class _Table(NamedTuple):
-    """``high`` and ``low`` words of 2^128 P(X <= k - reach); ``guide`` where to begin to look."""
+    """An alias table (Vose 1991): 2^``bits`` cells of one size, each with two values at most.
 
+    A word's first bits choose the cell. Below ``threshold``, which includes the cell's number, the
+    sample is the cell's own value, else that in ``values``; at it, ``low`` decides by another word.
+    """
+
+    bits: int
     reach: int
-    high: Words
+    threshold: Words
     low: tuple[int, ...]
-    guide: Integers
+    values: Integers
 
     def draw(self, stream: KeyStream, count: int) -> Integers:
         """``count`` samples, at most BLOCK."""
         words = stream.words(count).copy()
-        at = self.guide[words >> np.uint64(_BITS - _GUIDE_BITS)]
-        active = np.flatnonzero(self.high[at] < words)
-        while active.size:
-            at[active] += 1
-            active = active[self.high[at[active]] < words[active]]
-        for place in np.flatnonzero(self.high[at] == words):  # one in 2^64 / (table's size)
-            last = len(self.low) - 1
-            more = int(stream.words(1)[0])
-            index = int(at[place])
-            while index < last and self.high[index] == words[place] and more >= self.low[index]:
-                index += 1
-            at[place] = index
-        found: Integers = at - self.reach
+        cells = (words >> np.uint64(_BITS - self.bits)).view(np.int64)
+        threshold = self.threshold.take(cells)
+        found = np.where(words < threshold, cells - self.reach, self.values.take(cells))
+        for place in np.flatnonzero(words == threshold):  # one in 2^52 or so
+            cell = int(cells[place])
+            if int(stream.words(1)[0]) >> self.bits < self.low[cell]:
+                found[place] = cell - self.reach
         return found
 
 
 @lru_cache(maxsize=8)
 def _table(sigma: float) -> _Table:
     reach = int(np.ceil(TAIL * sigma))
+    bits = (2 * reach).bit_length()
+    cells, rest = 1 << bits, _BITS - bits
+    size = 1 << (2 * rest)  # of a cell
+    masses = _masses(sigma, reach, cells * size) + [0] * (cells - 2 * reach - 1)
+    threshold, low, values = np.empty(cells, np.uint64), [0] * cells, np.zeros(cells, np.int64)
+    small = [cell for cell, mass in enumerate(masses) if mass < size]
+    large = [cell for cell, mass in enumerate(masses) if mass >= size]
+    while small and large:
+        cell, donor = small.pop(), large.pop()
+        _fill(cell, masses[cell], rest, threshold, low)
+        values[cell] = donor - reach
+        masses[donor] -= size - masses[cell]
+        (small if masses[donor] < size else large).append(donor)
+    for cell in (*small, *large):  # exactly full
+        _fill(cell, size, rest, threshold, low)
+        values[cell] = cell - reach
+    return _Table(bits, reach, threshold, tuple(low), values)
+
+
+def _masses(sigma: float, reach: int, total: int) -> list[int]:
+    """The probabilities of -``reach`` to ``reach`` as integers whose sum is ``total``."""
     with localcontext() as context:
         context.prec = DIGITS
         ratio = (Decimal(-1) / (2 * Decimal(sigma) ** 2)).exp()
@@ -88,16 +107,17 @@ def _table(sigma: float) -> _Table:
             weights.append(weight)
             weight *= step
             step *= squared
-        total = weights[0] + 2 * sum(weights[1:])
-        scale = Decimal(1 << (2 * _BITS)) / total
-        high, low, below = np.empty(2 * reach + 1, np.uint64), [], Decimal(0)
-        for place in range(-reach, reach + 1):
-            below += weights[abs(place)]
-            value = min(int(below * scale), (1 << (2 * _BITS)) - 1)
-            high[place + reach] = value >> _BITS
-            low.append(value & ((1 << _BITS) - 1))
-    firsts = np.arange(1 << _GUIDE_BITS, dtype=np.uint64) << np.uint64(_BITS - _GUIDE_BITS)
-    return _Table(reach, high, tuple(low), np.searchsorted(high, firsts).astype(np.int64))
+        scale = Decimal(total) / (weights[0] + 2 * sum(weights[1:]))
+        found = [int(weights[abs(k)] * scale) for k in range(-reach, reach + 1)]
+    found[reach] += total - sum(found)  # what was cut off: less than one for each
+    return found
+
+
+def _fill(cell: int, mass: int, rest: int, threshold: Words, low: list[int]) -> None:
+    """Give the first ``mass`` of a cell to itself."""
+    end = (cell << rest) + (mass >> rest)
+    threshold[cell] = min(end, (1 << _BITS) - 1)  # of a full cell, whose other value is its own
+    low[cell] = mass & ((1 << rest) - 1)
 
 
 class DiscreteGaussian:

@@ -1,10 +1,12 @@
 """Discrete Gaussian noise: its distribution, and that a key gives the same for ever."""
 
+from decimal import Decimal, localcontext
+
 import numpy as np
 import pytest
 from blake3 import blake3
 
-from warren_shared.privacy.noise import BLOCK, DiscreteGaussian, KeyStream
+from warren_shared.privacy.noise import BLOCK, DiscreteGaussian, KeyStream, _table
 
 KEY = bytes(range(32))
 SIGMAS = [64.0, 100.0, 130.0, 512.0, 5000.0, 1e5, 1.1e7]
@@ -47,9 +49,9 @@ def test_neighbours_are_independent() -> None:
 @pytest.mark.parametrize(
     ("sigma", "digest"),
     [
-        (64.0, "78ffe1edc4455547"),
-        (5000.0, "958ed236208af976"),
-        (1.1e7, "315716a9885af53a"),
+        (64.0, "8f4d001792e3695b"),
+        (5000.0, "2d3114899267f48e"),
+        (1.1e7, "45fa560283b3e74d"),
     ],
 )
 def test_a_key_gives_the_same_noise_on_every_machine(sigma: float, digest: str) -> None:
@@ -69,3 +71,59 @@ def test_a_deviation_that_the_sampler_is_not_made_for(sigma: float) -> None:
 def test_a_key_of_another_length() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         KeyStream(b"short")
+
+
+@pytest.mark.parametrize("sigma", [64.0, 77.7, 128.0])
+def test_the_table_holds_each_probability_to_a_hundred_bits(sigma: float) -> None:
+    table = _table(sigma)
+    rest = 64 - table.bits
+    found = dict.fromkeys(range(-table.reach, table.reach + 1), 0)
+    for cell in range(1 << table.bits):
+        high = int(table.threshold[cell]) - (cell << rest)
+        own = min((high << rest) + table.low[cell], 1 << 2 * rest)
+        if cell - table.reach in found:
+            found[cell - table.reach] += own
+        else:
+            assert own == 0, "a cell without a value of its own"
+        found[int(table.values[cell])] += (1 << 2 * rest) - own
+    total = 1 << (table.bits + 2 * rest)
+    assert sum(found.values()) == total
+    with localcontext() as context:
+        context.prec = 60
+        weights = {k: (Decimal(-k * k) / (2 * Decimal(sigma) ** 2)).exp() for k in found}
+        whole = sum(weights.values())
+        for k, mass in found.items():
+            error = abs(Decimal(mass) / total - weights[k] / whole)
+            assert error < Decimal(2) ** -100
+
+
+class Words:
+    """A stream of the words that are given."""
+
+    def __init__(self, *words: int) -> None:
+        self._words = list(words)
+
+    def words(self, count: int) -> np.ndarray:
+        found, self._words = self._words[:count], self._words[count:]
+        return np.array(found, np.uint64)
+
+
+def test_where_a_word_does_not_decide_another_one_does() -> None:
+    table = _table(100.0)
+    cell = next(
+        cell
+        for cell in range(1 << table.bits)
+        if int(table.threshold[cell]) > cell << (64 - table.bits)  # it has a value of its own
+        and table.low[cell] > 0
+        and int(table.values[cell]) != cell - table.reach
+    )
+    threshold = int(table.threshold[cell])
+    own, other = cell - table.reach, int(table.values[cell])
+    below, above = table.low[cell] - 1, table.low[cell]
+    for words, value in (
+        ((threshold - 1,), own),
+        ((threshold + 1,), other),
+        ((threshold, below << table.bits), own),
+        ((threshold, above << table.bits), other),
+    ):
+        assert table.draw(Words(*words), 1)[0] == value  # type: ignore[arg-type]
