@@ -41,14 +41,14 @@ linear-regression: $(VENV)/.examples ## the algorithm in one process, in a few l
 # Each benchmark is a separate command: one that fails does not cost the others' results.
 bench: $(VENV)/.bench $(FLOWER)/.installed ## measure it all, with Flower beside it
 	@failed=; for name in round fold aggregation scale start straggler recovery endurance protection compression \
-	  flood joining regions; do \
+	  privacy flood joining regions; do \
 	  $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	$(BIN)/python -m benchmarks.reporting.readme; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 bench-short: $(VENV)/.bench ## the same in three minutes, small and without Flower, into runs/bench
 	@for name in "round --no-peers" "fold --no-peers" aggregation scale "start --no-peers" straggler \
-	  recovery endurance protection compression "flood --kinds tiny" joining regions; do \
+	  recovery endurance protection compression privacy "flood --kinds tiny" joining regions; do \
 	  $(BIN)/python -m benchmarks.$$name --short --out runs/bench || exit 1; done
 
 plots: $(VENV)/.bench ## draw the results of the benchmarks, beside their JSON files

@@ -24,6 +24,7 @@ from coordinator_worker.aggregation.aggregators import AGGREGATORS
 from coordinator_worker.aggregation.optimizers import SERVER_OPTIMIZERS
 from tests.support.processes import ROOT
 from warren_shared.tensors.compression import ENCODINGS
+from warren_shared.tensors.model_change import DOWNLINKS
 
 FLAGS = {
     "round": ["--no-peers"],
@@ -37,6 +38,7 @@ FLAGS = {
     "joining": [],
     "protection": [],
     "compression": [],
+    "privacy": [],
     "flood": ["--kinds", "tiny"],
     "regions": [],
     "capacity": [],
@@ -282,8 +284,15 @@ def test_protection_is_measured_beside_the_same_round_without(benchmarks: Benchm
 
 def test_compression_is_measured_beside_raw_updates(benchmarks: Benchmarks) -> None:
     raw, *encoded = benchmarks.rows("compression")
-    assert [row["case"].rpartition(", ")[2] for row in encoded] == [*ENCODINGS]
+    both_ways = [f"{name} both ways" for name in DOWNLINKS]
+    assert [row["case"].rpartition(", ")[2] for row in encoded] == [*ENCODINGS, *both_ways]
     assert all(row["limit"] == raw["ours"] for row in encoded)
+
+
+def test_privacy_is_measured_beside_the_same_round_without(benchmarks: Benchmarks) -> None:
+    without, *private = benchmarks.rows("privacy")
+    assert [row["case"].rpartition(", ")[2] for row in private] == ["correlated", "gaussian"]
+    assert all(row["limit"] == without["ours"] for row in private)
 
 
 def test_a_flood_is_measured_beside_none_and_beside_one_that_reaches_no_queue(
