@@ -59,10 +59,11 @@ function sums() {
   const by = (status) => picture.clients.filter((line) => line.status === status).length;
   put("clients-figures", `${by("in")} of ${picture.clients.length} up to date`);
   put("clients-more", `${by("late")} late, ${by("gone")} gone, ${by("silent")} silent`);
-  const of = (sent, raw) => (raw > sent ? `${size(sent)} of ${size(raw)}` : size(sent));
-  const up = of(picture.bytes_up, picture.raw_bytes_up);
-  put("traffic-figures", `${up} up, ${of(picture.bytes_down, picture.raw_bytes_down)} down`);
+  put("traffic-figures", `${size(picture.bytes_up)} up, ${size(picture.bytes_down)} down`);
   const more = [`${plural(picture.updates, "update")} in ${plural(picture.rounds.length, "round")}`];
+  const [up, down] = [picture.raw_bytes_up, picture.raw_bytes_down];
+  const saved = up > picture.bytes_up || down > picture.bytes_down;
+  if (saved) more.push(`without encoding ${size(up)} up, ${size(down)} down`);
   const { epsilon, promised, delta } = picture.privacy ?? {};
   if (promised) more.push(`privacy: ε ${figure(epsilon)} of ${figure(promised)} spent (δ ${delta})`);
   put("traffic-more", more.join("; "));
