@@ -9,6 +9,7 @@ COMMANDS: Final = {
     "evaluate": "what a model is worth on a task's validation data",
     "export": "a model from a file as Keras or TensorFlow loads it",
     "check": "what would keep the client from its work",
+    "privacy": "what runs have claimed of this site's privacy",
     "install": "have systemd run the client",
 }
 DESCRIPTION: Final = (

@@ -6,12 +6,15 @@ from typing import Any, Final, Protocol, cast
 
 import numpy as np
 
+from client_worker.privacy.budget import StepBudget, budget_of
+from client_worker.privacy.terms import RECORD_PRIVACY, RecordPrivacy, Refused
 from client_worker.training import scaffold
 from client_worker.training.example_count import count_examples
 from client_worker.training.exchange import ALL, Exchange, check_adapters, not_averaged
 from client_worker.training.metrics import FigureFilter, by_finiteness
 from client_worker.training.personalization import Personal, Personalization, places
 from client_worker.training.plan import LOCAL_STEPS, TrainingPlan, run_fit, takes_plan
+from client_worker.training.private_fit import private_fit, why_not_private
 from client_worker.training.scaffold import Control
 from client_worker.training.update_rules import UpdateRule, replace
 from client_worker.training.values import number, positive, whole_examples
@@ -81,9 +84,13 @@ class FederatedClient:
     (`client_worker.training.update_rules`: ``replace``, ``interpolate(alpha)``). ``local``: tensors
     that stay here, by name or position.
     ``ditto``: lambda of a personal model trained beside the global one; 0 for none.
+
+    ``record_privacy``: train so that updates are differentially private in each record
+    (docs/privacy.md), as ``epsilon=1,delta=1e-5,steps=30,examples=200``; without a client worker
+    what is spent is forgotten with this object.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all but three by keyword only
         self,
         model: Any,
         data: Any,
@@ -94,6 +101,7 @@ class FederatedClient:
         update_rule: UpdateRule = replace,
         local: Sequence[str | int] = (),
         ditto: float = 0.0,
+        record_privacy: str | RecordPrivacy | StepBudget | None = None,
     ) -> None:
         self.model = model
         self.data = data
@@ -126,6 +134,27 @@ class FederatedClient:
         self.has_own_base = True
         self.layout = self._all.layout
         self.control = Control(self.layout.trainable)
+        self.budget: StepBudget | None = None
+        if (budget := budget_of(record_privacy)) is not None:
+            self.keep_records_private(budget)
+
+    def keep_records_private(self, budget: StepBudget) -> None:
+        """Train with the noise of ``budget`` from now on, and only as often as it grants.
+
+        Raises Refused if this client cannot.
+        """
+        kinds = self.personal.kinds
+        reason = why_not_private(self._trainable, self.data)
+        if kinds:
+            used = [("local layers", set(kinds.local) > set(kinds.apart)), ("ditto", kinds.ditto),
+                    ("an update_rule", kinds.update_rule is not replace)]  # fmt: skip
+            named = " and ".join(name for name, is_used in used if is_used)
+            reason = f"what {named} keeps here is trained without noise: leave it out"
+        if all(tensor.role == STATISTIC for tensor in self.layout.tensors):
+            reason = reason or "the model has nothing to train"
+        if reason:
+            raise Refused(f"{RECORD_PRIVACY}: {reason}")
+        self.budget = budget
 
     @property
     def trainable(self) -> TrainableModel:
@@ -219,12 +248,17 @@ class FederatedClient:
         ``personal_…``: this client's own model after the round, if it has one. With
         ``local.scaffold`` control variates lie behind the weights, in the delta too.
 
-        Raises ConfigError if the model cannot train as ``local`` says.
+        With ``record_privacy`` the update has no figures, its number of examples is the public one,
+        and a statistic is the global model's.
+
+        Raises ConfigError if the model cannot train as ``local`` says, or no noisy step is left.
         """
         start, controls = self._parts(global_model, local)
         self._look_at_adapters(local)
         whole = self._filled(start, local)
         self._set(whole)
+        if self.budget is not None:
+            return self._train_private(start, whole, local)
         found = self.evaluation()
         metrics = self._filter.figures(found.metrics(), "eval_") if found else {}
         begun = self._begun(whole, local)
@@ -254,6 +288,24 @@ class FederatedClient:
         metrics = self._filter.limited(metrics)
         finite, others = by_finiteness(metrics)
         return Update(delta, self.num_examples, finite, steps, found, others)
+
+    def _train_private(
+        self, start: Weights, whole: Sequence[Array], local: LocalTraining
+    ) -> Update:
+        budget = cast("StepBudget", self.budget)
+        plan = TrainingPlan.of(local, whole, [] if local.scaffold else None)
+        arrays = self._arrays()
+        rate = self.learning_rate * local.learning_rate_factor
+        roles = weight_roles(self._trainable, arrays)
+        steps = private_fit(self._trainable, self.data, rate, plan, budget, roles)
+        if local.exchange != ALL:
+            self._check_frozen()
+        exchange = self._exchange(local)
+        each = zip(exchange.layout.tensors, exchange.of(self._arrays()), start, strict=True)
+        kept = [old if tensor.role == STATISTIC else new for tensor, new, old in each]
+        delta = Weights.uninitialized(exchange.layout)
+        self._write_change(delta, exchange, kept, start)
+        return Update(delta, budget.terms.examples, {}, steps)
 
     def withdraw(self, delta: Sequence[Array]) -> None:
         """Let an update with control variates not have counted: c_i goes back."""

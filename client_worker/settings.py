@@ -5,6 +5,13 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from client_worker.privacy.terms import (
+    NO_FOLDER,
+    PRIVACY_LIMIT,
+    RECORD_PRIVACY,
+    PrivacyLimit,
+    RecordPrivacy,
+)
 from warren_shared.amqp.broker_url import BrokerUrl
 from warren_shared.config.bundle_owner import CLIENT
 from warren_shared.config.observability import MetricsPort, ObservingSettings
@@ -24,6 +31,7 @@ class ClientSettings(ObservingSettings, WorkerSettings):
         "what to train": ("task", "stay", "state_dir", "training_limit_s"),
         "who this is": ("client", "fleet", "virtual"),
         "trust": ("verify_keys", "encrypt_key"),
+        "privacy (docs/privacy.md)": ("record_privacy", "privacy_limit"),
     }
 
     COMMON: ClassVar[tuple[str, ...]] = (
@@ -69,6 +77,18 @@ class ClientSettings(ObservingSettings, WorkerSettings):
         None,
         description="public key that whatever is sent is encrypted to; `broker-config` writes it",
     )
+    record_privacy: str | None = Field(
+        None,
+        description="make all that leaves this site differentially private in each of its records,"
+        " as epsilon=1,delta=1e-5,steps=30,examples=200 and perhaps clip=1: noise for so many"
+        " gradient steps; the count is kept in --state-dir",
+    )
+    privacy_limit: str | None = Field(
+        None,
+        description="the most that all runs together may claim, as epsilon=8,delta=1e-5; what they"
+        " have claimed is kept in --state-dir, and a run beyond it, or that promises nothing, is"
+        " refused",
+    )
     stay: bool = Field(
         False, description="serve the federation's next runs too, instead of ending with this one"
     )
@@ -107,6 +127,39 @@ class ClientSettings(ObservingSettings, WorkerSettings):
         if self.client is not None:
             raise ValueError("--virtual takes any free places: leave --client out")
         return self
+
+    @model_validator(mode="after")
+    def _can_count(self) -> Self:
+        """What is spent is one site's, and has to be found again."""
+        try:
+            self.record_terms, self.limit  # noqa: B018
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        if self.record_privacy is None and self.privacy_limit is None:
+            return self
+        if self.state_dir is None:
+            raise ValueError(NO_FOLDER)
+        if self.virtual is not None or (self.fleet is not None and self.client is None):
+            raise ValueError(
+                f"{RECORD_PRIVACY} and {PRIVACY_LIMIT} count what one site spends, and a slot of a"
+                " fleet may be another's after a restart: name it, with --client FLEET.NUMBER"
+            )
+        if self.privacy_limit is not None and not (self.record_privacy or self.verify_keys):
+            raise ValueError(
+                f"{PRIVACY_LIMIT} believes what runs promise, so it needs the coordinator's keys"
+                " (--verify-keys, which a bundle has): anybody could promise without"
+            )
+        return self
+
+    @property
+    def record_terms(self) -> RecordPrivacy | None:
+        """What ``record_privacy`` says. Raises ConfigError."""
+        return RecordPrivacy.parse(self.record_privacy) if self.record_privacy else None
+
+    @property
+    def limit(self) -> PrivacyLimit | None:
+        """What ``privacy_limit`` says. Raises ConfigError."""
+        return PrivacyLimit.parse(self.privacy_limit) if self.privacy_limit else None
 
     def mailboxes(self) -> tuple[str, ...]:
         """The queues to try, in order: the client's own, or the row of its fleet."""

@@ -107,7 +107,7 @@ def _is_array(value: Any) -> bool:
     return len(getattr(value, "shape", ())) > 0 or isinstance(value, Mapping)
 
 
-def _sliced(parts: tuple[Any, ...]) -> Any:
+def sliced(parts: tuple[Any, ...]) -> Any:
     """A dataset of the rows of ``parts``.
 
     Three inputs of three rows look like three examples until TensorFlow takes them apart.
@@ -143,7 +143,7 @@ class Batches:
             if self._whole and count % self._whole:
                 raise ConfigError(f"the model takes batches of {self._whole}, and {count} examples"
                                   " are no multiple of it: leave some out or pad them")  # fmt: skip
-            batches = _sliced(tuple(data))
+            batches = sliced(tuple(data))
             if training and self._shuffle:
                 batches = batches.shuffle(count, reshuffle_each_iteration=True)
             size = self._batch_size if training else self._whole or EVALUATION_BATCH

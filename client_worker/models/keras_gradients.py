@@ -110,7 +110,7 @@ class GradientChange:
         kept = [(variable, variable.numpy()) for variable in _state(self._model)]
         kinds, self._kinds = self._kinds, (True, True, True)
         try:
-            true = None if _has_own_step(self._model) else self._true_gradients(batch)
+            true = None if has_own_step(self._model) else self._true_gradients(batch)
             _restore(kept)
             before = [variable.numpy().astype(np.float64) for variable in self._variables]
             self._shift(before)
@@ -155,7 +155,7 @@ class GradientChange:
         """Gradients of the model's loss on ``batch`` by each trainable variable; zeros if none."""
         x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
         with tf.GradientTape() as tape:
-            output = _called(self._model, x)
+            output = called(self._model, x)
             loss = self._model.compute_loss(
                 x=x, y=y, y_pred=output, sample_weight=weights, training=True
             )
@@ -230,11 +230,13 @@ def _like(variable: Any, value: Array) -> Any:
     return tf.Variable(tf.cast(value, variable.dtype), trainable=False)
 
 
-def _has_own_step(model: Any) -> bool:
+def has_own_step(model: Any) -> bool:
+    """Whether ``model`` is trained by steps that are not Keras's."""
     return type(model).train_step is not keras.Model.train_step
 
 
-def _called(model: Any, x: Any) -> Any:
+def called(model: Any, x: Any) -> Any:
+    """What ``model`` puts out for ``x`` in training."""
     try:
         return model(x, training=True)
     except TypeError:

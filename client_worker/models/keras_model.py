@@ -1,7 +1,7 @@
 """Keras in a federation. The only file that knows TensorFlow."""
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ from client_worker.models.keras_data import (
 )
 from client_worker.models.keras_gradients import MAX_SKIPPED, GradientChange, innermost
 from client_worker.models.keras_loss import Labels, counts, labels_in_one_line
+from client_worker.models.keras_records import NO_ARRAYS, RecordGradients, why_not_private
 from client_worker.models.tensorflow_log import without_greetings
 from client_worker.training.example_count import is_py_dataset, rows
 from client_worker.training.plan import LOCAL_STEPS, TrainingPlan
@@ -86,7 +87,7 @@ class KerasModel:
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._lengths = EpochLengths()
-        self._fit_options = {
+        self._fit_options: dict[str, Any] = {
             "callbacks": [*callbacks, self._lengths],
             "class_weight": class_weight,
         }
@@ -109,6 +110,7 @@ class KerasModel:
         self._labels = Labels(model)
         self._resets: list[tuple[Any, Array]] | None = None
         self._change: GradientChange | None = None
+        self._records: RecordGradients | None = None
         self._tried: set[bool] = set()  # guided steps that were tried, with SCAFFOLD or without
         if data is not None:
             self.prepare(data)
@@ -190,6 +192,44 @@ class KerasModel:
         metrics = self._fit(batches, epochs, steps)
         self._check_rate(learning_rate)
         return metrics
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the data in a round, if the coordinator asks for no other number."""
+        return self._epochs
+
+    def why_not_private(self, data: Any) -> str:
+        """What keeps this model from training on ``data`` record by record; empty if nothing."""
+        callbacks = [each for each in self._fit_options["callbacks"] if each is not self._lengths]
+        weighs = bool(self._fit_options["class_weight"])
+        found = why_not_private(
+            self.model, _layers(self.model), has_callbacks=bool(callbacks), weighs=weighs
+        )
+        return found or ("" if isinstance(self.prepare(data), Parts) else NO_ARRAYS)
+
+    def per_example_gradients(self, data: Any) -> Iterator[Array]:
+        """Each record's gradient by the trainable weights, in parts (records, parameters).
+
+        Penalties of the weights (``kernel_regularizer``) are part of each record's.
+        """
+        if self._records is None:
+            self._records = RecordGradients(self.model)
+        with labels_in_one_line():
+            yield from self._records.of(self.prepare(data))
+
+    def begin_private(self) -> None:
+        """Make the optimizer as it was at first."""
+        self._reset_optimizer()
+
+    def private_step(self, gradients: Sequence[Array], learning_rate: float) -> None:
+        """Have the compiled optimizer take a step with these gradients."""
+        trained = {id(variable) for variable in self.model.trainable_variables}
+        variables = [each for each in self.model.weights if id(each) in trained]
+        self.model.optimizer.learning_rate = learning_rate
+        # The innermost: one that scales the loss would divide by a scale that is not in these.
+        innermost(self.model.optimizer).apply(
+            [tf.convert_to_tensor(gradient) for gradient in gradients], variables
+        )
 
     def _fit(self, batches: Any, epochs: int, steps_per_epoch: int | None) -> dict[str, float]:
         """Keras's own fit; its last epoch's figures, and how many steps the optimizer took."""

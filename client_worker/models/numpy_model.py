@@ -1,11 +1,11 @@
 """Mini-batch gradient descent in plain numpy, for models that are a loss and its gradient."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import sqrt
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from client_worker.training.descent import descend
 from client_worker.training.example_count import rows
 from client_worker.training.plan import LOCAL_STEPS, TrainingPlan
 from warren_shared.errors import ConfigError
@@ -15,6 +15,8 @@ from warren_shared.tensors.layout import Array
 Gradient = Callable[[Sequence[Array], Array, Array], tuple[float, list[Array]]]
 Check = Callable[[Array], None]
 Evaluate = Callable[[Sequence[Array], Array, Array], Mapping[str, float] | Evaluation]
+
+PART_SIZE: Final = 1 << 20  # numbers in a part of the records' gradients
 
 
 class NumpyModel:
@@ -82,6 +84,24 @@ class NumpyModel:
         mean = float(np.average(losses[last], weights=sizes[last]))
         return {"loss": mean, LOCAL_STEPS: float(wanted)}
 
+    def per_example_gradients(self, data: tuple[Array, Array]) -> Iterator[Array]:
+        """Each record's gradient by all weights, in parts of shape (records, parameters).
+
+        Each is computed alone and in the same place: in a product of matrices how a row is rounded
+        depends on how many others there are, and a record must not change another's gradient.
+        """
+        x, y = self.prepare(data)
+        one_x, one_y = np.empty_like(x[:1]), np.empty_like(y[:1])
+        size = sum(array.size for array in self.weights)
+        at_once = max(1, PART_SIZE // size)
+        for start in range(0, len(x), at_once):
+            part = np.empty((min(at_once, len(x) - start), size))
+            for place, row in enumerate(part, start):
+                one_x[0], one_y[0] = x[place], y[place]
+                _, gradients = self.gradient(self.weights, one_x, one_y)
+                np.concatenate([array.ravel() for array in gradients], out=row)
+            yield part
+
     def evaluate(self, data: tuple[Array, Array]) -> Mapping[str, float] | Evaluation:
         """What the current weights are worth on ``data``."""
         x, y = self.prepare(data)
@@ -124,24 +144,6 @@ class NumpyModel:
                 chosen = order[start : start + size]
                 yield x[chosen], y[chosen]
                 left -= 1
-
-
-def descend(
-    weights: Sequence[Array], gradients: Sequence[Array], learning_rate: float, guide: TrainingPlan
-) -> None:
-    """One step in place, w <- w - learning_rate * d, d as in TrainingPlan; spends ``gradients``."""
-    if guide.clip_norm is not None:
-        norm = sqrt(sum(float(np.vdot(array, array)) for array in gradients))
-        if norm > guide.clip_norm:
-            for array in gradients:
-                array *= guide.clip_norm / norm
-    for place, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
-        if guide.proximal:
-            gradient += guide.proximal * (weight - guide.anchor[place])
-        if guide.correction is not None:
-            gradient += guide.correction[place]
-        gradient *= learning_rate
-        weight -= gradient
 
 
 def classes_from_zero(classes: int) -> Check:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from client_worker.client import SIDES, FederatedClient
+from client_worker.privacy.site import SitePrivacy
+from client_worker.privacy.terms import RECORD_PRIVACY, Refused
 from client_worker.runtime import events
 from client_worker.runtime.client_state import ClientState
 from client_worker.runtime.mailbox import Announcement, GlobalModel, Mailbox, ModelCache
@@ -93,6 +95,9 @@ class Participant:
         self._publish_event = context.event_bus.publish
         self._update_store = context.keep
         self._memory = ClientState(settings.federation, self._update_store)
+        self._privacy = SitePrivacy(
+            settings.federation, settings.state_dir, settings.record_terms, settings.limit
+        )
         self._place = ""  # the id of our newest lease; the connection's thread alone asks
         self._leases: deque[str] = deque()  # ids under which we have to join, the newest last
         self._torn = 0  # models in a row that did not arrive whole
@@ -172,7 +177,7 @@ class Participant:
         except UserCodeError as failed:
             self._has_failed(failed)
         except ConfigError as error:
-            self._report(one_line(error), ends=True)
+            self._report(one_line(error), ends=True, is_public=isinstance(error, Refused))
             raise
 
     def _has_failed(self, failed: UserCodeError) -> None:
@@ -205,10 +210,15 @@ class Participant:
             self._place
         )  # the answer to our join is the newest model, or the request for ours
 
-    def _report(self, reason: str, *, ends: bool) -> None:
-        """Tell the coordinator what keeps us from our work."""
+    def _report(self, reason: str, *, ends: bool, is_public: bool = False) -> None:
+        """Tell the coordinator what keeps us from our work.
+
+        A reason may quote the data; where records are private only one that ``is_public`` is told.
+        """
         if not self.id:
             return
+        if self._privacy.keeps_records and not is_public:
+            reason = f"the reason is in the client's own log ({RECORD_PRIVACY})"
         failed = Failed(
             federation=self._settings.federation,
             client=self.id,
@@ -304,7 +314,8 @@ class Participant:
         self._join()  # for the model itself
 
     def _join(self) -> None:
-        known = self._arguments is not None
+        # It may be made of the data; where records are private we compare it ourselves alone.
+        known = self._arguments is not None and not self._privacy.keeps_records
         fixed = self._client.fixed_state_for(self._local) if known else {}
         join = Join(federation=self._settings.federation, client=self.id, fixed_state=fixed)
         self._context.publish([encode(join)], "join")
@@ -338,6 +349,14 @@ class Participant:
                 self._contributed.pop(notice.base_version or 0, None)
                 if self._held_back is not None and not self.mailbox.holds_model:
                     self._work(self._held_back)
+            return
+        if self._privacy.keeps_records:
+            words = (
+                f"{RECORD_PRIVACY}: this client sends no initial weights, which may be made of its"
+                " data: start the coordinator with --initial-model"
+            )
+            log.warning("initial_refused", words, client=self.id)
+            self._report(words, ends=False, is_public=True)
             return
         if not self._is_fresh:  # what an earlier run has trained is not an initial model
             self._arguments = None
@@ -415,7 +434,16 @@ class Participant:
         if self._is_too_early(manifest):
             self._held_back = model
             return
+        if not self._privacy.admit(self.id, manifest):
+            self._stop_for_privacy()
+            return
         self._train(model)
+
+    def _stop_for_privacy(self) -> None:
+        """Say, once in a run, that this site's budget is spent."""
+        if words := self._privacy.spent_words():
+            log.warning("privacy_spent", words, client=self.id)
+            self._report(words, ends=True, is_public=True)
 
     def _is_too_early(self, manifest: ModelManifest) -> bool:
         """Whether an update would be rejected for the sake of our privacy; then training is vain.
@@ -508,7 +536,8 @@ class Participant:
                 found = self._client.evaluation()
             told = _told(found.metrics()) if found is not None else ""
             knows = self.mailbox.coordinator_reads >= Evaluated.SINCE
-            if found is not None and knows and manifest.privacy is None:
+            is_private = manifest.privacy is not None or self._privacy.keeps_records
+            if found is not None and knows and not is_private:
                 self._report_final(manifest, found)
         log.info("finished", "version %d is final%s", manifest.version, told, client=self.id)
         self.has_ended = not self._settings.stay
@@ -616,6 +645,17 @@ class Participant:
             )
             self._update_store.drop(self.id)
             return
+        if not self._privacy.has_trained(newest, manifest.base_version):
+            log.warning(
+                "update_dropped",
+                "the update to version %d that was kept was trained without this site's noise",
+                manifest.base_version,
+                base_version=manifest.base_version,
+            )
+            self._update_store.drop(self.id)
+            return
+        if not self._privacy.keeps_records:
+            self._privacy.admit(self.id, newest)
         log.info("kept_update", "sending the update to version %d again", manifest.base_version)
         self._send(kept, manifest)
         self._trained = (manifest.run, manifest.base_version)
@@ -632,8 +672,10 @@ class Participant:
         if is_made and (local.exchange == ALL or self._client.has_own_base):
             return
         with user_code():
-            self._client = self._source.make(arguments).client()
-        self._arguments = arguments
+            client = self._source.make(arguments).client()
+        if (budget := self._privacy.adopt(client.budget)) is not None:
+            client.keep_records_private(budget)
+        self._client, self._arguments = client, arguments
         self._is_fresh = True
         self._expect(self._local)
 

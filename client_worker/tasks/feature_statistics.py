@@ -171,6 +171,10 @@ class StatisticsModel:
         if self._save is not None and self._weights[0].any():
             Statistics(*self._weights).save(self._save)
 
+    def why_not_private(self, _data: Array) -> str:
+        """These are sums over the rows, without noise."""
+        return "feature statistics tell of single rows: scale by ranges that are public instead"
+
     def fit(self, data: Array, learning_rate: float) -> Mapping[str, float]:  # noqa: ARG002
         """Put this site's rows in their place; the mean over sites, by rows, is that of all."""
         self._weights = Statistics.of(data).arrays()

@@ -10,7 +10,8 @@ from client_worker.tasks.task import Task
 from warren_shared.config.command_line import nearest
 from warren_shared.errors import ConfigError
 
-OWN: Final = ("num_examples", "update_rule", "local", "ditto")  # options that are the client's
+# Options that are the client's.
+OWN: Final = ("num_examples", "update_rule", "local", "ditto", "record_privacy")
 REFUSED: Final = {  # options of Keras's fit, and what does the same here
     "sample_weight": "make it the third part of data: (x, y, sample_weight)",
     "validation_split": "split the data yourself and give validation=(x, y)",
@@ -31,8 +32,8 @@ class KerasTask(Task):
     ``tf.data.Dataset``. ``epochs`` and ``batch_size`` are those of one round's local training.
     ``shuffle``, ``callbacks``, ``class_weight`` and, for endless datasets, ``steps_per_epoch`` are
     those of Keras's ``fit``; options of its ``compile`` go with ``loss``. ``num_examples``,
-    ``update_rule``, ``local`` (by name: ``dense_1``, ``dense_1/bias``) and ``ditto`` are
-    FederatedClient's.
+    ``update_rule``, ``local`` (by name: ``dense_1``, ``dense_1/bias``), ``ditto`` and
+    ``record_privacy`` are FederatedClient's.
 
     Raises ConfigError for any other option, and for what cannot be honoured.
     """

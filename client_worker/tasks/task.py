@@ -42,6 +42,7 @@ class Task:
     update_rule: UpdateRule = replace
     local: Sequence[str | int] = ()
     ditto: float = 0.0
+    record_privacy: str | None = None
 
     def client(self) -> FederatedClient:
         """The client of federated learning that this task makes."""
@@ -54,6 +55,7 @@ class Task:
             update_rule=self.update_rule,
             local=self.local,
             ditto=self.ditto,
+            record_privacy=self.record_privacy,
         )
 
 
