@@ -22,6 +22,7 @@ EXPERIMENTS = (
     "optimizers",
     "robust",
     "hospitals",
+    "hospitals_private",
     "pooled",
     "compression",
 )
