@@ -8,6 +8,9 @@ from typing import Final
 import numpy as np
 
 from client_worker.client import SIDES, FederatedClient
+from client_worker.privacy.budget import MemoryBudget
+from client_worker.privacy.ledger import read, total
+from client_worker.privacy.terms import NO_FOLDER
 from client_worker.settings import ClientSettings
 from client_worker.tasks.data_check import data_findings
 from client_worker.tasks.failures import one_line, reason_of
@@ -157,6 +160,7 @@ class Check:
         except Exception as error:  # noqa: BLE001  the task is its user's own code
             yield fail("task", f"{reason_of(error)}, raised by {self._settings.task}")
             return
+        yield from self._privacy(client)
         yield from data_findings(client)
         yield ok("task", f"{self._settings.task} is made, with {client.num_examples} examples")
         fits = _layout(client, self._newest) if self._newest is not None else None
@@ -167,6 +171,27 @@ class Check:
         if self._settings.state_dir is not None:
             size_bytes = client.layout.size_bytes
             yield from health_check.folder(self._settings.state_dir, "--state-dir", 2 * size_bytes)
+
+    def _privacy(self, client: FederatedClient) -> Iterator[Finding]:
+        """Whether records can be kept private, and what is left; nothing of it is spent here."""
+        terms, limit = self._settings.record_terms, self._settings.limit
+        try:
+            if terms is not None:
+                client.keep_records_private(MemoryBudget(terms))
+            folder = self._settings.state_dir
+            if client.budget is not None and folder is None:
+                raise ConfigError(NO_FOLDER)
+            if folder is None or (client.budget is None and limit is None):
+                return
+            whole = total(read(folder))
+        except ConfigError as error:
+            yield fail("privacy", error)
+            return
+        promise = limit or (client.budget.terms if client.budget is not None else None)
+        if promise is not None:
+            spent = whole.epsilon(promise.delta)
+            said = f"runs have come to epsilon={spent:.3g} for each {whole.unit}"
+            yield ok("privacy", f"{said}, of {promise.epsilon:g} at delta={promise.delta:g}")
 
     def _step(self, client: FederatedClient) -> Finding:
         began = time.monotonic()
