@@ -60,6 +60,7 @@ class Check:
                 self._settings.encrypt_key, self._settings.federation, self._settings.user
             )
             self._settings.mailboxes()
+            self._settings.check_keys()
         except ConfigError as error:
             yield fail("settings", error)
             return
@@ -183,15 +184,16 @@ class Check:
                 raise ConfigError(NO_FOLDER)
             if folder is None or (client.budget is None and limit is None):
                 return
-            whole = total(read(folder))
+            claims = read(folder)
         except ConfigError as error:
             yield fail("privacy", error)
             return
         promise = limit or (client.budget.terms if client.budget is not None else None)
         if promise is not None:
-            spent = whole.epsilon(promise.delta)
-            said = f"runs have come to epsilon={spent:.3g} for each {whole.unit}"
-            yield ok("privacy", f"{said}, of {promise.epsilon:g} at delta={promise.delta:g}")
+            whole, of_all = total(claims), f"of {promise.epsilon:g} at delta={promise.delta:g}"
+            spent = f"epsilon={whole.epsilon(promise.delta):.3g} for each {whole.unit}"
+            said = f"runs have come to {spent}" if claims else "no run has claimed anything"
+            yield ok("privacy", f"{said}, {of_all}")
 
     def _step(self, client: FederatedClient) -> Finding:
         began = time.monotonic()

@@ -144,12 +144,15 @@ class ClientSettings(ObservingSettings, WorkerSettings):
                 f"{RECORD_PRIVACY} and {PRIVACY_LIMIT} count what one site spends, and a slot of a"
                 " fleet may be another's after a restart: name it, with --client FLEET.NUMBER"
             )
+        return self
+
+    def check_keys(self) -> None:
+        """Raise ConfigError if a limit would have to believe what anybody could have written."""
         if self.privacy_limit is not None and not (self.record_privacy or self.verify_keys):
-            raise ValueError(
+            raise ConfigError(
                 f"{PRIVACY_LIMIT} believes what runs promise, so it needs the coordinator's keys"
                 " (--verify-keys, which a bundle has): anybody could promise without"
             )
-        return self
 
     @property
     def record_terms(self) -> RecordPrivacy | None:

@@ -28,11 +28,12 @@ _client_worker() {
   case "${COMP_WORDS[1]}" in
     evaluate) words="--env-file --help --model --settings --task" ;;
     export) words="--env-file --exchange --help --model --settings --task --to" ;;
-    check) words="--broker-url --ca --client --encrypt-key --env-file --fleet --help --json --log-format --log-level --metrics-address --metrics-port --no-spare-mailboxes --no-stay --no-traces --no-train --proxy --ready-file --settings --spare-mailboxes --state-dir --stay --task --tls-certificate --token-file --traces --training-limit-s --verify-keys --virtual --wait-broker-s" ;;
+    check) words="--broker-url --ca --client --encrypt-key --env-file --fleet --help --json --log-format --log-level --metrics-address --metrics-port --no-spare-mailboxes --no-stay --no-traces --no-train --privacy-limit --proxy --ready-file --record-privacy --settings --spare-mailboxes --state-dir --stay --task --tls-certificate --token-file --traces --training-limit-s --verify-keys --virtual --wait-broker-s" ;;
+    privacy) words="--env-file --help --json --privacy-limit --settings --state-dir" ;;
     install) words="--dir --force --help --print --settings --user" ;;
-    *) words="--broker-url --ca --client --encrypt-key --env-file --fleet --help --help-all --log-format --log-level --metrics-address --metrics-port --no-spare-mailboxes --no-stay --no-traces --proxy --ready-file --settings --spare-mailboxes --state-dir --stay --task --tls-certificate --token-file --traces --training-limit-s --verify-keys --version --virtual --wait-broker-s" ;;
+    *) words="--broker-url --ca --client --encrypt-key --env-file --fleet --help --help-all --log-format --log-level --metrics-address --metrics-port --no-spare-mailboxes --no-stay --no-traces --privacy-limit --proxy --ready-file --record-privacy --settings --spare-mailboxes --state-dir --stay --task --tls-certificate --token-file --traces --training-limit-s --verify-keys --version --virtual --wait-broker-s" ;;
   esac
-  [ "$COMP_CWORD" -gt 1 ] || words="evaluate export check install --broker-url --ca --client --encrypt-key --env-file --fleet --help --help-all --log-format --log-level --metrics-address --metrics-port --no-spare-mailboxes --no-stay --no-traces --proxy --ready-file --settings --spare-mailboxes --state-dir --stay --task --tls-certificate --token-file --traces --training-limit-s --verify-keys --version --virtual --wait-broker-s"
+  [ "$COMP_CWORD" -gt 1 ] || words="evaluate export check privacy install --broker-url --ca --client --encrypt-key --env-file --fleet --help --help-all --log-format --log-level --metrics-address --metrics-port --no-spare-mailboxes --no-stay --no-traces --privacy-limit --proxy --ready-file --record-privacy --settings --spare-mailboxes --state-dir --stay --task --tls-certificate --token-file --traces --training-limit-s --verify-keys --version --virtual --wait-broker-s"
   COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
 }
 complete -o default -F _client_worker client-worker

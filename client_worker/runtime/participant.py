@@ -95,6 +95,7 @@ class Participant:
         self._publish_event = context.event_bus.publish
         self._update_store = context.keep
         self._memory = ClientState(settings.federation, self._update_store)
+        settings.check_keys()
         self._privacy = SitePrivacy(
             settings.federation, settings.state_dir, settings.record_terms, settings.limit
         )

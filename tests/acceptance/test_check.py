@@ -350,6 +350,21 @@ def test_a_model_that_can_count_trains_one_step_only(client) -> None:
     assert "fit takes no guide" in client().about("training")[0]
 
 
+def test_what_a_site_has_promised_its_records_is_told_and_not_spent(client, tmp_path: Path) -> None:
+    terms = ("--record-privacy", "epsilon=1,delta=1e-5,steps=4,examples=100")
+    told = (*terms, "--state-dir", str(tmp_path))
+    for _ in range(6):
+        said = client(*told, task="tests.tasks:descent")
+        assert said.about("privacy")[0] == (
+            "ok    privacy: no run has claimed anything, of 1 at delta=1e-05"
+        )
+        assert said.about("training")[0].startswith("ok    training: a step took")
+    assert "no per_example_gradients" in client(*told).fails()[0]
+    assert "need --state-dir" in client(*terms).fails()[0]
+    (tmp_path / "privacy.json").write_text("{")
+    assert "must not be forgotten" in client(*told, task="tests.tasks:descent").fails()[0]
+
+
 # --- disk and lease -------------------------------------------------------------------------------
 
 

@@ -208,7 +208,6 @@ SPEC = "epsilon=1,delta=1e-5,steps=10,examples=50"
         (["--privacy-limit", "epsilon=1,delta=1e-5"], "need --state-dir"),
         (["--record-privacy", SPEC, "--state-dir", "x", "--fleet", "f"], "--client FLEET.NUMBER"),
         (["--record-privacy", SPEC, "--state-dir", "x", "--fleet", "f", "--virtual", "2"], "slot"),
-        (["--privacy-limit", "epsilon=1,delta=1e-5", "--state-dir", "x"], "--verify-keys"),
         (["--privacy-limit", "epsilon=1", "--state-dir", "x"], "needs delta"),
         (["--record-privacy", "epsilon=1", "--state-dir", "x"], "needs delta"),
     ],
@@ -219,3 +218,17 @@ def test_flags_that_make_no_promise_are_refused_at_the_start(words: list[str], s
         settings.load(ClientSettings, description="", argv=[*base, *words])
     assert "\n" not in str(caught.value)
     assert not Path("x").exists()
+
+
+def test_a_limit_that_believes_a_promise_needs_the_coordinators_keys() -> None:
+    base = ["--broker-url", "amqp://f:x@localhost/f", "--task", "a:b", "--state-dir", "x"]
+    limit = ["--privacy-limit", "epsilon=1,delta=1e-5"]
+    for more, is_believed in ([], False), (["--verify-keys", "k"], True), (
+        ["--record-privacy", SPEC], True,
+    ):  # fmt: skip
+        given, _ = settings.load(ClientSettings, description="", argv=[*base, *limit, *more])
+        if is_believed:
+            given.check_keys()
+            continue
+        with pytest.raises(ConfigError, match="anybody could promise"):
+            given.check_keys()
