@@ -69,6 +69,16 @@ def test_frozen_weights_have_no_gradient_and_stay_as_they_are() -> None:
             assert np.asarray(array).any()
 
 
+def test_what_is_frozen_need_not_travel() -> None:
+    frozen = keras.layers.Dense(3)
+    frozen.trainable = False
+    client = FederatedClient(model(frozen), (X, Y), 0.1, record_privacy=TERMS)
+    local = LocalTraining(steps=1, exchange="trainable")
+    update = client.train(client.initial(local), local)
+    assert [np.shape(array) for array in update.delta] == [(3, 1), (1,)]
+    assert all(np.asarray(array).any() for array in update.delta)
+
+
 def test_keras_and_numpy_take_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(release, "DiscreteGaussian", Silence)
     theirs = FederatedClient(model(), (X, Y), 0.5, record_privacy=TERMS)

@@ -157,6 +157,15 @@ def test_an_update_says_nothing_but_its_weights_and_what_it_cost_is_written_befo
     assert private.spent == [2]
 
 
+def test_both_promises_go_together(private: Process) -> None:
+    """The coordinator's bounds are heeded, and the site's own noise is all that is claimed."""
+    private.model(0, privacy=PROMISE)
+    (update,) = private.of(UpdateManifest)
+    assert update.num_examples == 1
+    (claim,) = json.loads((private.folder / FILE).read_text())["claims"]
+    assert (claim["unit"], claim["spent"]) == ("record", 1)
+
+
 def test_without_privacy_the_same_client_says_all_this(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text('{"format": 1, "claims": []}')
     plain = Process(tmp_path)
