@@ -13,7 +13,7 @@ PUBLIC = {
     "client_worker": {
         "ConfigError", "Evaluation", "FederatedClient", "KerasTask", "LinearRegressionModel",
         "NumpyModel", "Task", "TrainableModel", "TrainingPlan", "Update", "WarrenError",
-        "interpolate", "of_classes", "of_scores", "replace", "statistics_task",
+        "enable_lora", "interpolate", "of_classes", "of_scores", "replace", "statistics_task",
     },
     "client_worker.models": {
         "KMeans", "RandomFeatures", "SklearnModel", "k_means", "linear_regression", "linear_svm",
