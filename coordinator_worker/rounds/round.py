@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import chain
 from math import nan
 from operator import itemgetter
@@ -21,6 +22,7 @@ from coordinator_worker.state.round_record import (
     RoundRecord,
 )
 from coordinator_worker.trust.shares import factors, judge, kept_names
+from warren_shared.errors import Rejected
 from warren_shared.observability.event_bus import Timings
 from warren_shared.protocol.messages import EvaluationEntry, UpdateManifest
 from warren_shared.tensors.evaluation import Evaluation, of_histograms
@@ -131,10 +133,13 @@ class Round:
             evaluated.add(manifest.client, evaluation_of(found))
 
     def _fold(self, contribution: Contribution, arrival: IncomingUpdate) -> float:
-        if isinstance(self.cohort, PrivateCohort) and arrival.is_void:
-            arrival.release()
-            return self.cohort.take(contribution, None)
-        return self.cohort.take(contribution, arrival)
+        if not isinstance(self.cohort, PrivateCohort):
+            return self.cohort.take(contribution, arrival)
+        if not arrival.is_void:
+            with suppress(Rejected):  # longer than its norm says: it moves nothing, like NaN
+                return self.cohort.take(contribution, arrival)
+        arrival.release()
+        return self.cohort.take(contribution, None)
 
     def evaluation_of(self, version: int) -> Evaluation | None:
         """What ``version`` is worth on the held-out data of all clients that trained from it."""

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from coordinator_worker.aggregation import Cohort
 from coordinator_worker.aggregation.aggregators import mean
+from coordinator_worker.aggregation.private_cohort import PrivateCohort, RoundNoise
+from coordinator_worker.privacy.terms import privacy
 from coordinator_worker.rounds.evaluation_pool import MAX_TABLES
 from coordinator_worker.rounds.incoming_update import IncomingUpdate
 from coordinator_worker.rounds.round import Round, weighted_means
@@ -233,3 +235,45 @@ def test_one_of_many_clients_that_claims_one_example_meets_no_target() -> None:
     assert found is not None
     assert found.high == pytest.approx(0.6)
     assert found.typical == pytest.approx(0.6)
+
+
+def private() -> tuple[Round, PrivateCohort]:
+    promise = privacy("gaussian:epsilon=8,delta=1e-3,clip=1,contributions=3,distance=1,small=true")
+    noise = RoundNoise(promise.calibration(3, 2, 3), promise.clip, bytes(32))
+    cohort = PrivateCohort(DELTA.layout, noise)
+    return Round(cohort), cohort
+
+
+def private_arrival(client: str, delta: Weights, squares: float | None = None) -> IncomingUpdate:
+    manifest = UpdateManifest(
+        federation="f", run="ab" * 4, client=client, base_version=1, num_examples=1,
+        layout=DELTA.layout.digest, **transfer_fields(delta.buffer),
+    )  # fmt: skip
+    made = IncomingUpdate(manifest, DELTA.layout, staging(), private=True)
+    for body in bodies_of(Outgoing(manifest, delta.buffer)):
+        header, data = decode(body)
+        made.incoming.add(header.index if isinstance(header, Chunk) else 0, data)
+    made.sum_of_squares = made.sum_of_squares if squares is None else squares
+    return made
+
+
+@pytest.mark.parametrize("fault", ["NaN", "longer than it says"])
+def test_an_update_that_must_not_move_a_private_sum_counts_all_the_same(fault: str) -> None:
+    """Or its sender's data would decide how many updates a round has."""
+    now, cohort = private()
+    delta = Weights.of([np.array([np.nan, 2.0]), np.array([3.0], np.float32)])
+    if fault == "NaN":
+        late = private_arrival("alfa", delta)
+        assert late.is_void
+    else:
+        late = private_arrival("alfa", DELTA, squares=0.01)
+    now.fold(late)
+    assert now.updates == 1
+    assert now.clients == {"alfa"}
+    assert not cohort.sum.total.buffer.any()
+    now.fold(private_arrival("bravo", DELTA))
+    assert now.updates == 2
+    assert cohort.sum.total.buffer.any()
+    record = now.record(2)
+    assert record.norm == 0.0
+    assert (record.examples, record.metrics) == (2, {})
