@@ -49,12 +49,13 @@ def contributions(folder: Path) -> list[list[str]]:
     return [[entry["client"] for entry in one.line["contributions"]] for one in made]
 
 
+@pytest.mark.parametrize("more", [(), ("--uplink", "1bit", "--downlink", "1bit")])
 def test_no_client_is_in_more_rounds_or_sooner_again_than_was_promised(
-    fleet: Place, tmp_path: Path
+    fleet: Place, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
     with workers() as started:
         started.append(clients(fleet))
-        started.append(one := coordinator(fleet, tmp_path, 6))
+        started.append(one := coordinator(fleet, tmp_path, 6, *more))
         assert one.end() == 0, one.said
         state = checkpoint.load(tmp_path / "checkpoint")
     assert state is not None
