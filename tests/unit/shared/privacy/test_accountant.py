@@ -1,6 +1,13 @@
-"""The exact accountant, against figures of others and against itself."""
+"""The exact accountant, against figures of others and against itself.
 
+``tests/golden/accountant.json`` holds what dp-accounting 0.6.0 finds for 200 random mechanisms.
+``python tests/golden/accountant.py > tests/golden/accountant.json`` makes it, in an environment
+that the head of that file describes.
+"""
+
+import json
 from math import inf, sqrt
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,6 +23,15 @@ from warren_shared.privacy.accountant import delta_of, epsilon_of, mu_of
 )
 def test_known_figures(noise: float, rounds: int, epsilon: float) -> None:
     assert epsilon_of(sqrt(rounds) / noise, 1e-5) == pytest.approx(epsilon, abs=5e-6)
+
+
+def test_random_mechanisms_are_as_private_as_their_privacy_loss_distributions_say() -> None:
+    golden = Path(__file__).parents[3] / "golden" / "accountant.json"
+    mechanisms = json.loads(golden.read_text())
+    assert len(mechanisms) == 200
+    for noise, times, delta, epsilon in mechanisms:
+        found = epsilon_of(sqrt(times) / noise, delta)
+        assert found == pytest.approx(epsilon, abs=1e-4), (noise, times, delta)
 
 
 @given(st.floats(0.01, 60), st.floats(1e-12, 0.2))
