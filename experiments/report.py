@@ -14,7 +14,7 @@ from benchmarks.reporting.phrases import number
 from experiments.pictures import Panel, draw
 
 RESULTS: Final = Path(__file__).parent / "results"
-SHOWN: Final = ("asynchronous", "compression")  # whose pictures are committed
+SHOWN: Final = ("asynchronous", "compression", "private")  # whose pictures are committed
 
 
 @dataclass(frozen=True)

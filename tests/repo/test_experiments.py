@@ -7,11 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from client_worker import partition
+from client_worker import FederatedClient, partition
+from client_worker.models import softmax_regression
 from experiments.biased import CLIENTS, by_participation, newest_of_each
 from experiments.data import HOSPITALS, fashion_mnist
+from experiments.features import FEATURES, oriented_gradients
 from experiments.fedavg_rounds import rounds_to
 from experiments.flight import DELAYS, Flight, History, order_statistic
+from experiments.private import SHORT, attacked
+from experiments.private_runs import CLASSES, Stage, Way, in_flight, in_rounds
 from experiments.robust import alie
 from warren_shared.tensors.update import Update
 
@@ -25,6 +29,7 @@ EXPERIMENTS = (
     "hospitals_private",
     "pooled",
     "compression",
+    "private",
 )
 
 
@@ -172,3 +177,54 @@ def test_alie_stays_a_quarter_of_a_deviation_from_the_mean() -> None:
     sent = alie(honest, np.zeros((5, 5), np.float32))
     away = (honest.mean(axis=0) - sent[0]) / honest.std(axis=0)
     np.testing.assert_allclose(away, 0.2533, atol=1e-3)
+
+
+def test_the_features_of_an_image_say_where_its_edges_are_and_how_they_lie() -> None:
+    image = np.zeros((28, 28), np.float32)
+    image[:, 14:] = 1.0  # an edge from top to bottom: its gradient has direction 0
+    found = oriented_gradients(np.stack([image, image.T]).reshape(2, -1)).reshape(2, 7, 7, 9)
+    assert found.shape[1] * found.shape[2] * found.shape[3] == FEATURES
+    assert found[0, 3, 3, :8].argmax() == 0
+    assert found[1, 3, 3, :8].argmax() == 4, "a quarter of a turn is half of eight directions"
+    assert not found[0, 3, 0].any(), "to the left there is nothing"
+    np.testing.assert_allclose(found[0, :, 6, 8], 2.0)  # brightness
+
+
+@pytest.fixture(scope="module")
+def stage(data: Path) -> Stage:
+    return Stage.both(data, SHORT)[1]
+
+
+def test_clients_that_learn_at_once_learn_what_each_would_by_itself(stage: Stage) -> None:
+    rng = np.random.default_rng(0)
+    start = [rng.normal(0, 0.1, (FEATURES, CLASSES)).astype(np.float32),
+             rng.normal(0, 0.1, CLASSES).astype(np.float32)]  # fmt: skip
+    model = softmax_regression(FEATURES, CLASSES, epochs=4, batch_size=SHORT.images)
+    for client, update in zip((3, 7), stage.train(start, [3, 7], 4), strict=True):
+        alone = FederatedClient(model, (stage.x[client], stage.y[client]), 1.0)
+        wanted = alone.train([array.astype(np.float64) for array in start])
+        for mine, its in zip(update.delta, wanted.delta, strict=True):
+            np.testing.assert_allclose(mine, its, atol=2e-5)
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["who know", "who come at once"])
+def test_no_client_is_in_more_rounds_or_sooner_again_than_was_promised(
+    stage: Stage, knows: bool
+) -> None:
+    found = in_flight(stage, Way(8, is_late=True, knows=knows), 1)
+    assert len(found.times) > SHORT.rounds / 2
+    assert found.most == SHORT.contributions
+    assert found.nearest >= SHORT.spaced
+    assert sum(map(len, found.entered.values())) == len(found.times) * SHORT.quorum
+    assert bool(found.refused["early"]) is not knows
+
+
+def test_private_rounds_differ_by_their_noise_alone_and_an_attack_sees_less_of_them(
+    stage: Stage,
+) -> None:
+    first, again, other = (in_rounds(stage, Way(8), stream) for stream in (1, 1, 2))
+    np.testing.assert_array_equal(first.changes, again.changes)
+    assert (first.changes[0] != other.changes[0]).mean() > 0.99
+    hidden, open_to_all = (attacked(stage, Way(epsilon), 1) for epsilon in (0.1, 50))
+    assert hidden < 0.65
+    assert open_to_all > 0.75
