@@ -640,8 +640,7 @@ class CoordinatorWorker:
             weights, closed.contributions, record, staleness
         )
         self._finished = self._stopping.reached(state)
-        compress = closed.phases.timing("compress", self._compressed)
-        weights, record = compress(run, weights, record)
+        weights, record = self._compressed(run, weights, record, closed.phases)
         state = replace(state, weights=weights, history=(*state.history[:-1], record))
         local = self._learning.local_at(version)
         header = run.publisher.header
@@ -690,7 +689,7 @@ class CoordinatorWorker:
             return same, replace(record, diverged=str(error))
 
     def _compressed(
-        self, run: ActiveRun, weights: Weights, record: RoundRecord
+        self, run: ActiveRun, weights: Weights, record: RoundRecord, phases: Timings
     ) -> tuple[Weights, RoundRecord]:
         """What clients will have: ``weights``, or near them if what they moved by is sent.
 
@@ -698,15 +697,16 @@ class CoordinatorWorker:
         """
         if self._finished:
             run.coordinator.average_into(weights)
+        if self._learning.downlink == RAW:
+            return run.coordinator.whole(weights), record
         every, change = self._settings.full_model_every, None
         if self._finished or (every is not None and record.version % every == 0):
             sent = run.coordinator.whole(weights)
         else:
             transfer = change_id(run.state.run, record.version)
-            sent, change = run.coordinator.compressed(weights, transfer)
+            with phases.measure("compress"):
+                sent, change = run.coordinator.compressed(weights, transfer)
         run.publisher.set_change(change)
-        if self._learning.downlink == RAW:
-            return sent, record
         raw = sent.buffer.nbytes
         down = raw if change is None else change.code.nbytes
         return sent, replace(record, bytes_down=down, raw_bytes_down=raw)

@@ -16,6 +16,7 @@ import urllib3
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker_config.node.processes import wait_for
 from tests.conftest import Place
 from tests.support.ports import free_port
 from tests.support.processes import DEADLINE_S, Worker, workers
@@ -203,16 +204,22 @@ def quiet(url: str) -> dict[str, float]:
     raise AssertionError("it never comes to rest")
 
 
+def is_ours(taken: socket.socket, port: int) -> bool:
+    try:
+        taken.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
+
+
 def test_the_coordinator_goes_on_without_metrics_if_the_default_port_is_taken(
     place: Place, tmp_path: Path
 ) -> None:
     with socket.socket() as taken, workers() as started:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            taken.bind(("127.0.0.1", 9464))
-            taken.listen()
-        except OSError:
-            pass  # somebody else's coordinator has it, which is as good
+        # Another test's coordinator may have it.
+        assert wait_for(lambda: is_ours(taken, 9464), DEADLINE_S)
+        taken.listen()
         worker = Worker(
             "coordinator-worker", place.urls["coordinator"], "--checkpoint-dir", str(tmp_path)
         )
