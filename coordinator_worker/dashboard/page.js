@@ -61,7 +61,7 @@ function sums() {
   put("clients-more", `${by("late")} late, ${by("gone")} gone, ${by("silent")} silent`);
   put("traffic-figures", `${size(picture.bytes_up)} up, ${size(picture.bytes_down)} down`);
   const more = [`${plural(picture.updates, "update")} in ${plural(picture.rounds.length, "round")}`];
-  const [up, down] = [picture.raw_bytes_up, picture.raw_bytes_down];
+  const [up, down] = [picture.raw_bytes_up ?? picture.bytes_up, picture.raw_bytes_down ?? picture.bytes_down];
   const saved = up > picture.bytes_up || down > picture.bytes_down;
   if (saved) more.push(`without encoding ${size(up)} up, ${size(down)} down`);
   const { epsilon, promised, delta } = picture.privacy ?? {};

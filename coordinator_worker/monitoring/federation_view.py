@@ -260,16 +260,28 @@ class FederationView:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it: for the page, and to begin with."""
-        whole = {name: getattr(self, name) for name in (*_PLAIN, *_SINCE)}
-        return whole | {
-            "format": FORMAT,
-            "alive_s": self.alive_s,
-            "rounds": list(self.rounds),
-            "rejected": list(self.rejected),
-            "staleness": {str(late): count for late, count in sorted(self.staleness.items())},
-            "metrics": list(self.metrics),
-            "clients": [row.as_dict(self.version) for row in self.rows()],
-        }
+        whole = {name: getattr(self, name) for name in _PLAIN}
+        return (
+            whole
+            | self._since()
+            | {
+                "format": FORMAT,
+                "alive_s": self.alive_s,
+                "rounds": list(self.rounds),
+                "rejected": list(self.rejected),
+                "staleness": {str(late): count for late, count in sorted(self.staleness.items())},
+                "metrics": list(self.metrics),
+                "clients": [row.as_dict(self.version) for row in self.rows()],
+            }
+        )
+
+    def _since(self) -> dict[str, Any]:
+        """What older coordinators do not say, where it says something."""
+        told: dict[str, Any] = {"privacy": self.privacy} if self.privacy else {}
+        for kind in ("up", "down"):
+            if (raw := getattr(self, f"raw_bytes_{kind}")) != getattr(self, f"bytes_{kind}"):
+                told[f"raw_bytes_{kind}"] = raw
+        return told
 
     @classmethod
     def of(cls, whole: Mapping[str, Any]) -> "FederationView":
@@ -279,8 +291,9 @@ class FederationView:
         made = cls()
         for name in _PLAIN:
             setattr(made, name, whole[name])
-        for name in _SINCE:  # older coordinators do not say it
-            setattr(made, name, whole.get(name, getattr(made, name)))
+        made.raw_bytes_up = whole.get("raw_bytes_up", made.bytes_up)
+        made.raw_bytes_down = whole.get("raw_bytes_down", made.bytes_down)
+        made.privacy = dict(whole.get("privacy", {}))
         made.alive_s = float(whole.get("alive_s", 0.0))
         made.quorum = _pair(whole["quorum"])
         made.reasons = Counter(whole["reasons"])
@@ -318,7 +331,6 @@ _PLAIN: Final = (
     "federation", "time", "number", "run", "version", "quorum", "opened", "finished", "stopped",
     "updates", "model_bytes", "bytes_up", "bytes_down", "reasons", "trouble", "best",
 )  # fmt: skip
-_SINCE: Final = ("raw_bytes_up", "raw_bytes_down", "privacy")
 _ROUND_FIELDS: Final = ("version", "time", "updates", "seconds", "norm", "bytes_up", "rejected")
 # Each takes an event of its class, and when that happened.
 _TAKES: Final[Mapping[type, Callable[[FederationView, Any, float], None]]] = {
