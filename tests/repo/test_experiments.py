@@ -30,6 +30,7 @@ EXPERIMENTS = (
     "pooled",
     "compression",
     "private",
+    "privacy_audit",
 )
 
 
