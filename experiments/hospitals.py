@@ -115,8 +115,8 @@ def patients(data: Path) -> list[Site]:
     return found
 
 
-def split(hospitals: Sequence[Site], seed: int) -> tuple[list[Site], Site]:
-    """The hospitals' training patients, and all held-out ones; ill and healthy alike."""
+def divided(hospitals: Sequence[Site], seed: int) -> tuple[list[Site], list[Site]]:
+    """Training and held-out patients of each hospital; ill and healthy alike."""
     train: list[Site] = []
     held_out: list[Site] = []
     for number, (x, y) in enumerate(hospitals):
@@ -126,6 +126,12 @@ def split(hospitals: Sequence[Site], seed: int) -> tuple[list[Site], Site]:
         kept = np.setdiff1d(np.arange(len(y)), out)
         train.append((x[kept], y[kept]))
         held_out.append((x[out], y[out]))
+    return train, held_out
+
+
+def split(hospitals: Sequence[Site], seed: int) -> tuple[list[Site], Site]:
+    """The hospitals' training patients, and all held-out ones, scaled."""
+    train, held_out = divided(hospitals, seed)
     # One transformation for all of them, from the training patients' sums.
     mean = np.concatenate([x for x, _ in train]).mean(axis=0)
     deviation = np.concatenate([x for x, _ in train]).std(axis=0) + 1e-9

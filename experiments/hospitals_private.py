@@ -22,7 +22,7 @@ from client_worker.privacy.terms import RecordPrivacy
 from coordinator_worker.aggregation.coordinator import FederatedCoordinator
 from experiments.command import run
 from experiments.data import heart_disease
-from experiments.hospitals import HELD_OUT
+from experiments.hospitals import divided
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
 from warren_shared.observability.progress import through
@@ -79,7 +79,7 @@ def experiment(data: Path, short: bool) -> Findings:
     reached: dict[str, str] = {}
     lines: dict[str, tuple[list[int], list[float]]] = {}
     for setting in through(SETTINGS, "promises", len(SETTINGS)):
-        judged = [judge(setting, split(hospitals, seed), seed) for seed in seeds]
+        judged = [judge(setting, divided(hospitals, seed), seed) for seed in seeds]
         found = [curve[-1] for curve in judged]
         means = {name: fmean(one[name] for one in found) for name in found[0]}
         spread = stdev(one["pooled"] for one in found)
@@ -114,20 +114,6 @@ def patients(data: Path) -> list[Site]:
         raw = np.column_stack([np.delete(x, (2, 6), axis=1), *kinds])
         found.append((np.clip((raw - LOW) / (HIGH - LOW), 0, 1) * 2 - 1, y.astype(np.int64)))
     return found
-
-
-def split(hospitals: Sequence[Site], seed: int) -> tuple[list[Site], list[Site]]:
-    """Training and held-out patients of each hospital; ill and healthy alike."""
-    train: list[Site] = []
-    held_out: list[Site] = []
-    for number, (x, y) in enumerate(hospitals):
-        rng = np.random.default_rng([seed, number])
-        order = [rng.permutation(np.flatnonzero(y == label)) for label in (0, 1)]
-        out = np.concatenate([each[: round(HELD_OUT * len(each))] for each in order])
-        kept = np.setdiff1d(np.arange(len(y)), out)
-        train.append((x[kept], y[kept]))
-        held_out.append((x[out], y[out]))
-    return train, held_out
 
 
 def judge(

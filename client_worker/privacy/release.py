@@ -7,18 +7,17 @@ they sum up, do not come into it. The noise is a discrete Gaussian (`warren_shar
 
 import os
 from collections.abc import Iterable
-from math import sqrt
 from typing import Final
 
 import numpy as np
 
 from client_worker.privacy.terms import Random, RecordPrivacy
 from warren_shared.errors import ConfigError
+from warren_shared.privacy.mechanism import length_before_rounding
 from warren_shared.privacy.noise import BLOCK, DiscreteGaussian, KeyStream
 from warren_shared.tensors.layout import Array
 
 UNIT: Final = 1 << 24  # the norm of a clipped gradient
-ROOM: Final = 0.9999  # for what the clip, which is done in floats, may be off
 
 
 class GradientRelease:
@@ -27,8 +26,7 @@ class GradientRelease:
     def __init__(self, terms: RecordPrivacy, size: int, random: Random = os.urandom) -> None:
         self._clip = terms.clip
         self._size = size
-        # Rounding makes a vector longer by half the root of its size, at most.
-        self._length = int((UNIT - sqrt(size) / 2) * ROOM)
+        self._length = length_before_rounding(UNIT, size)
         self._gaussian = DiscreteGaussian(UNIT / terms.mu_of_step)
         self._stream = KeyStream(random(32))
 

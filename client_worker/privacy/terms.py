@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from warren_shared.config import parameters
 from warren_shared.errors import ConfigError
-from warren_shared.privacy.accountant import mu_of
+from warren_shared.privacy.accountant import check_promise, mu_of
 from warren_shared.protocol.messages import MAX_EXAMPLES
 
 RECORD_PRIVACY: Final = "--record-privacy"
@@ -44,7 +44,7 @@ class RecordPrivacy:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self.epsilon, self.delta)
+        check_promise(self.epsilon, self.delta)
         if not 1 <= self.steps <= MAX_STEPS:
             raise ValueError(f"steps is {self.steps}; it is from 1 to {MAX_STEPS:,}")
         if not 1 <= self.examples <= MAX_EXAMPLES:
@@ -91,7 +91,7 @@ class PrivacyLimit:
     delta: float
 
     def __post_init__(self) -> None:
-        _check(self.epsilon, self.delta)
+        check_promise(self.epsilon, self.delta)
 
     def __str__(self) -> str:
         return f"epsilon={self.epsilon:g},delta={self.delta:g}"
@@ -105,10 +105,3 @@ class PrivacyLimit:
     def mu(self) -> float:
         """As RecordPrivacy's."""
         return mu_of(self.epsilon, self.delta)
-
-
-def _check(epsilon: float, delta: float) -> None:
-    if not 0 < delta < 1:
-        raise ValueError(f"delta is {delta:g}; it is a probability, such as 1e-5")
-    if not 0 < epsilon <= 100:
-        raise ValueError(f"epsilon is {epsilon:g}; it is above 0, and beyond 100 it means nothing")

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Final
+from typing import ClassVar, Final
 
 from coordinator_worker.aggregation.named import choose
 from warren_shared.errors import ConfigError
-from warren_shared.privacy.accountant import mu_of
+from warren_shared.privacy.accountant import check_promise, mu_of
 from warren_shared.privacy.mechanism import Calibration, Correlation
 from warren_shared.protocol.messages import PrivacyTerms
 
@@ -23,13 +23,21 @@ class ClientPrivacy:
     that of the rounds before.
     """
 
-    correlated: bool
+    correlated: ClassVar[bool]
+
     epsilon: float
     delta: float
     clip: float
-    contributions: int
-    distance: int
-    small: bool
+    contributions: int = 1
+    distance: int = 1
+    small: bool = False
+
+    def __post_init__(self) -> None:
+        check_promise(self.epsilon, self.delta)
+        if not self.clip > 0 or not isfinite(self.clip):
+            raise ValueError(f"clip is {self.clip:g}; it is the largest norm of an update, above 0")
+        if self.contributions < 1 or self.distance < 1:
+            raise ValueError("contributions and distance are 1 or more")
 
     def __str__(self) -> str:
         name = "correlated" if self.correlated else "gaussian"
@@ -86,60 +94,19 @@ def privacy(spec: str) -> ClientPrivacy:
     return choose("privacy", spec, MECHANISMS)
 
 
-def _made(
-    epsilon: float,
-    delta: float,
-    clip: float,
-    contributions: int,
-    distance: int,
-    small: bool,
-    *,
-    is_correlated: bool,
-) -> ClientPrivacy:
-    if not 0 < delta < 1:
-        raise ValueError(f"delta is {delta:g}; it is a probability, such as 1e-5")
-    if not 0 < epsilon <= 100:
-        raise ValueError(f"epsilon is {epsilon:g}; it is above 0, and beyond 100 it means nothing")
-    if not clip > 0 or not isfinite(clip):
-        raise ValueError(f"clip is {clip:g}; it is the largest norm of an update, above 0")
-    if contributions < 1 or distance < 1:
-        raise ValueError("contributions and distance are 1 or more")
-    return ClientPrivacy(
-        correlated=is_correlated,
-        epsilon=epsilon,
-        delta=delta,
-        clip=clip,
-        contributions=contributions,
-        distance=distance,
-        small=small,
-    )
-
-
-def correlated(
-    epsilon: float,
-    delta: float,
-    clip: float,
-    contributions: int = 1,
-    distance: int = 1,
-    small: bool = False,  # it is written NAME=VALUE
-) -> ClientPrivacy:
+class Correlated(ClientPrivacy):
     """Noise that takes back that of the rounds before: the least noise in the model."""
-    return _made(epsilon, delta, clip, contributions, distance, small, is_correlated=True)
+
+    correlated = True
 
 
-def gaussian(
-    epsilon: float,
-    delta: float,
-    clip: float,
-    contributions: int = 1,
-    distance: int = 1,
-    small: bool = False,
-) -> ClientPrivacy:
+class Gaussian(ClientPrivacy):
     """Independent noise in each round."""
-    return _made(epsilon, delta, clip, contributions, distance, small, is_correlated=False)
+
+    correlated = False
 
 
 MECHANISMS: Final[Mapping[str, Callable[..., ClientPrivacy]]] = {
-    "correlated": correlated,
-    "gaussian": gaussian,
+    "correlated": Correlated,
+    "gaussian": Gaussian,
 }

@@ -410,6 +410,8 @@ class Intake:
         return IncomingUpdate(manifest, layout, self._staging)
 
     def _check_contributions(self, client: str, state: State) -> None:
+        if self._policy.privacy is None:
+            return
         is_here = any(client == one for one, _ in self._here)
         self._policy.check_contributions(client, state, is_here=is_here)
 

@@ -137,8 +137,7 @@ class RoundRecord:
     record of a history alone; ``raw_bytes_up``: what the updates would have been without
     an encoding; ``bytes_down``: of the version itself as it went to each client, where it may go
     as a change, and ``raw_bytes_down`` of the whole model; ``privacy``: of a private run;
-    ``judged``: of metrics that steer the
-    run; ``above``: of a region;
+    ``judged``: of metrics that steer the run; ``above``: of a region;
     ``diverged``: why the round's updates were refused; ``participation``: of the roster, by status;
     ``rolled_back``: of a version that no updates made; ``evaluated``: what the program of
     ``--evaluate`` says of this version; ``final_evaluation``: what its clients say of the last one.

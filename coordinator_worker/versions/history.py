@@ -53,12 +53,8 @@ def row(record: RoundRecord) -> Row:
         figures["evaluation/version"] = judged.version
         figures["evaluation/clients"] = judged.clients
         figures["evaluation/examples"] = judged.examples
-    if record.raw_bytes_up is not None:
-        figures["raw_bytes_up"] = record.raw_bytes_up
-    if record.bytes_down is not None:
-        figures["bytes_down"] = record.bytes_down
-    if record.raw_bytes_down is not None:
-        figures["raw_bytes_down"] = record.raw_bytes_down
+    sizes = ("raw_bytes_up", "bytes_down", "raw_bytes_down")
+    figures |= {name: getattr(record, name) for name in sizes if record.knows(name)}
     if record.privacy is not None:
         figures["privacy/epsilon"] = record.privacy.epsilon
     if record.diverged is not None:

@@ -11,7 +11,16 @@ from math import erfc, exp, inf, isfinite, pi, sqrt
 from typing import Final
 
 MAX_EPSILON: Final = 500.0
+MOST_EPSILON: Final = 100.0  # that is promised
 _LARGE: Final = 8.0  # from here on erfcx has its continued fraction
+
+
+def check_promise(epsilon: float, delta: float) -> None:
+    """Raise ValueError, in words for who wrote them, if they promise nothing."""
+    if not 0 < delta < 1:
+        raise ValueError(f"delta is {delta:g}; it is a probability, such as 1e-5")
+    if not 0 < epsilon <= MOST_EPSILON:
+        raise ValueError(f"epsilon is {epsilon:g}; it is above 0, and beyond 100 it means nothing")
 
 
 def delta_of(epsilon: float, mu: float) -> float:

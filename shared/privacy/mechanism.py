@@ -27,8 +27,18 @@ LIMIT: Final = 2.0**31 - 1  # of a sum with its noise
 TAIL: Final = 14  # deviations that no sample reaches: 1e-44 of them do
 UNITS: Final = range(16, 25)  # powers of two that a client's vector may be long
 ENOUGH: Final = 0.01  # of the noise may be due to roundings
+ROOM: Final = 0.9999
 _STEPS: Final = 11  # of the search, along each side
 _SEARCHES: Final = 9
+
+
+def length_before_rounding(unit: int, size: int) -> int:
+    """The norm of a vector of ``size`` numbers that is ``unit`` at most when they are integers.
+
+    Roundings make it longer by half the root of ``size``; a ten thousandth is left for what
+    clipping, which is done in floats, is off.
+    """
+    return int((unit - sqrt(size) / 2) * ROOM)
 
 
 @dataclass(frozen=True)
@@ -145,10 +155,10 @@ class Calibration:
     def step(self) -> int:
         """Length of a vector before it is rounded to integers; afterwards it is ``unit`` at most.
 
-        Roundings make it longer by half the root of the number of parameters; a ten thousandth is
-        left for what clipping, which is done in float32, is off.
+        Raises:
+            ValueError: roundings would be most of it.
         """
-        found = int((self.unit - sqrt(self.size) / 2) * 0.9999)
+        found = length_before_rounding(self.unit, self.size)
         if found < self.unit // 2:
             raise ValueError(f"{self.size} parameters are too many for sums of 32 bits")
         return found
