@@ -17,6 +17,12 @@ EVENT_EXCHANGE: Final = "event"
 STATE_QUEUE: Final = "event.state"
 NEWEST_QUEUE: Final = "coordinator.newest"
 
+# Secure aggregation: seeds from clients to the keeper, what the coordinator asks it, what it says.
+MASK_QUEUE: Final = "mask"
+UNMASK_QUEUE: Final = "unmask"
+UNMASKED_EXCHANGE: Final = "unmasked"
+UNMASKED_QUEUE: Final = "unmasked"
+
 # No user has a dot in its name, and a fleet's replica has a number behind it.
 SPARE: Final = ".spare"
 
@@ -26,7 +32,8 @@ CHUNK_BYTES: Final = 1 << 20
 
 COORDINATOR_USER: Final = "coordinator"
 WATCHER_USER: Final = "watcher"
-RESERVED_USERS: Final = frozenset({COORDINATOR_USER, WATCHER_USER, "admin", "guest"})
+KEEPER_USER: Final = "keeper"
+RESERVED_USERS: Final = frozenset({COORDINATOR_USER, WATCHER_USER, KEEPER_USER, "admin", "guest"})
 
 USER_PATTERN: Final = r"[a-z0-9][a-z0-9_-]{0,63}"
 _USER = re.compile(USER_PATTERN)
