@@ -22,10 +22,10 @@ import numpy.typing as npt
 
 from coordinator_worker import FederatedCoordinator, Update
 from coordinator_worker.aggregation.private_cohort import RoundNoise
-from coordinator_worker.privacy.terms import ClientPrivacy, privacy
 from experiments.command import run
 from experiments.pictures import Panel
 from experiments.report import Findings, Table
+from warren_shared.config.client_privacy import ClientPrivacy, privacy
 from warren_shared.observability.progress import through
 from warren_shared.privacy.accountant import mu_of
 from warren_shared.privacy.mechanism import Calibration

@@ -18,13 +18,13 @@ from client_worker import partition
 from coordinator_worker.aggregation.cohort import Cohort
 from coordinator_worker.aggregation.coordinator import AVERAGE, FederatedCoordinator
 from coordinator_worker.aggregation.private_cohort import PrivateCohort, RoundNoise
-from coordinator_worker.privacy.terms import ClientPrivacy, privacy
 from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.state.privacy_state import PrivacyState
 from experiments.data import fashion_mnist
 from experiments.features import FEATURES, oriented_gradients
 from experiments.flight import Flight
 from experiments.vectors import flat
+from warren_shared.config.client_privacy import ClientPrivacy, privacy
 from warren_shared.errors import Rejected
 from warren_shared.tensors.layout import Array
 from warren_shared.tensors.update import Update

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from coordinator_worker.aggregation import robust
-from coordinator_worker.aggregation.named import choose
 from coordinator_worker.aggregation.robust import Rule
+from warren_shared.config.named import choose
 from warren_shared.errors import Rejected
 
 NO_LOCAL_STEPS: Final = (

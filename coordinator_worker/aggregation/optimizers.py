@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 
 from coordinator_worker.aggregation.cohort import Delta
-from coordinator_worker.aggregation.named import choose
 from coordinator_worker.aggregation.weighted_sum import BLOCK
+from warren_shared.config.named import choose
 from warren_shared.errors import WarrenError
 from warren_shared.tensors.layout import STATISTIC, Array, Layout, Weights
 

@@ -135,18 +135,11 @@ class PrivateCohort:
             result = self.sum.total.buffer[run.start : run.stop].view(run.dtype)
             for first in range(0, total.size, BLOCK):
                 here = slice(first, min(first + BLOCK, total.size))
-                noise = self._correlated(gaussian.draw(stream, len(total[here])), kept[here])
+                drawn = gaussian.draw(stream, len(total[here]))
+                noise = calibration.correlation.correlated(drawn, kept[here])
                 noise += total[here]
                 result[here] = noise * value
         return Delta(self.sum.total, 1.0, 1.0, is_relative=False)
-
-    def _correlated(self, drawn: Array, kept: Array) -> Array:
-        """The noise w of z = ``drawn``, and what is ``kept`` of it for the rounds that follow."""
-        correlation = self._noise.calibration.correlation
-        if correlation.omega:
-            drawn -= np.rint(correlation.omega * kept).astype(np.int64)
-            kept[:] = np.rint(correlation.theta * kept).astype(np.int64) + drawn
-        return drawn
 
     def merge(self, _part: WeightedSum) -> None:
         """Refuse a sum: how often a client is in it is not known."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from coordinator_worker.aggregation.named import choose
+from warren_shared.config.named import choose
 
 Schedule = Callable[[int], float]
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from coordinator_worker.privacy.terms import privacy
 from coordinator_worker.state.privacy_state import PrivacyState
+from warren_shared.config.client_privacy import privacy
 from warren_shared.privacy.accountant import epsilon_of
 from warren_shared.privacy.mechanism import Correlation
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from coordinator_worker.aggregation.aggregators import Aggregator
-from coordinator_worker.privacy.terms import ClientPrivacy
 from coordinator_worker.rounds.privacy_rules import PrivacyRules
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import State
+from warren_shared.config.client_privacy import ClientPrivacy
 from warren_shared.errors import ConfigError, Rejected
 from warren_shared.protocol.messages import MAX_EXAMPLES
 from warren_shared.tensors.compression import RAW

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from coordinator_worker.aggregation.private_cohort import RoundNoise
-from coordinator_worker.privacy.terms import SMALL, ClientPrivacy, privacy
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.privacy_state import PrivacyState
 from coordinator_worker.state.round_record import PrivacySpent
 from coordinator_worker.state.training_state import State
+from warren_shared.config.client_privacy import SMALL, ClientPrivacy, privacy
 from warren_shared.errors import ConfigError
 from warren_shared.observability.log import Log
 from warren_shared.privacy.accountant import epsilon_of

@@ -14,12 +14,12 @@ as near as that allows.
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf, sqrt
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from warren_shared.privacy.noise import SMALLEST
+from warren_shared.privacy.noise import SMALLEST, Integers
 
 Floats = npt.NDArray[np.float64]
 
@@ -93,6 +93,17 @@ class Correlation:
         if contributions < rows:
             moved[contributions:] -= moved[:-contributions].copy()
         return float(np.linalg.norm(moved.reshape(-1)[:rounds]))
+
+    def correlated(self, drawn: Integers, kept: Any) -> Integers:
+        """The noise w of z = ``drawn``, which is overwritten.
+
+        ``kept``, of integers and of the same shape, is what has to be known of the rounds before;
+        it becomes what has to be known in the next.
+        """
+        if self.omega:
+            drawn -= np.rint(self.omega * kept).astype(np.int64)
+            kept[:] = np.rint(self.theta * kept).astype(np.int64) + drawn
+        return drawn
 
     @property
     def rounding(self) -> float:

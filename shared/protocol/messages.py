@@ -159,6 +159,41 @@ class PrivacyTerms(Strict):
     rounds: Annotated[int, Field(ge=1)]
 
 
+class MaskTerms(Strict):
+    """How updates are masked, so that only sums of them can be read (docs/secure-aggregation.md).
+
+    ``keeper`` is the id of the key that seeds are sealed to; no sum is of fewer than ``least``
+    broker users. An update of L2 norm at most ``clip`` becomes integers by ``scale``, of which sums
+    are modulo 2^``ring``. It weighs as its number of examples, ``examples`` at most, over
+    ``examples``; 1 makes all alike. ``weights`` is what it is multiplied by, by how many versions
+    late it is. Figures are added up in limbs of ``limb`` bits.
+    """
+
+    keeper: Hex
+    least: Annotated[int, Field(ge=2)]
+    ring: Literal[16, 32]
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    weights: Annotated[
+        list[Annotated[int, Field(ge=1, le=16)]], Field(min_length=1, max_length=MAX_TENSORS)
+    ]
+    examples: Annotated[int, Field(ge=1, le=1 << 20)]
+    limb: Annotated[int, Field(ge=1, le=31)]
+
+
+class FigureNames(Strict):
+    """Which figures ride behind a masked update: `warren_shared.tensors.masked_figures`.
+
+    ``metrics`` of its training, and of its held-out data ``means``, a confusion matrix of
+    ``classes`` (0: none) and histograms of ``scores``.
+    """
+
+    metrics: NotFinite = []
+    means: NotFinite = []
+    classes: Annotated[int, Field(ge=0, le=MAX_CLASSES)] = 0
+    scores: bool = False
+
+
 class ModelManifest(Transfer, Signed):
     """The global model, version ``version`` of training run ``run``.
 
@@ -172,7 +207,7 @@ class ModelManifest(Transfer, Signed):
     one in which later versions come, so that this one has to be kept: with a ``base`` the transfer
     is not the model but the change to it from that version, and ``weights_digest`` the XXH3 of the
     model that it leads to (`warren_shared.tensors.model_change`). With ``privacy`` updates say
-    nothing but their weights.
+    nothing but their weights; with ``secure`` they are masked.
     """
 
     kind: Literal["model"] = "model"
@@ -190,6 +225,7 @@ class ModelManifest(Transfer, Signed):
     uplink: Annotated[Encoding, Since(4)] = RAW
     downlink: Annotated[Encoding, Since(5)] = RAW
     privacy: Annotated[PrivacyTerms | None, Since(5)] = None
+    secure: Annotated[MaskTerms | None, Since(5)] = None
     base: Annotated[Version | None, Since(5)] = None
     weights_digest: Annotated[Xxh3 | None, Since(5)] = None
 
@@ -256,7 +292,8 @@ class UpdateManifest(Transfer):
     """A weight delta of ``client``, trained from ``base_version`` on ``num_examples`` examples.
 
     ``not_finite`` names the metrics that came out as NaN or infinite; ``encoding`` is what its
-    bytes are in.
+    bytes are in. One that is masked tells in ``figures`` what rides in its bytes behind the
+    weights, and nothing of it here.
     """
 
     kind: Literal["update"] = "update"
@@ -271,6 +308,7 @@ class UpdateManifest(Transfer):
     local_steps: Annotated[int, Field(gt=0, le=MAX_EXAMPLES)] | None = None
     not_finite: Annotated[NotFinite, Since(3)] = []
     encoding: Annotated[Encoding, Since(4)] = RAW
+    figures: Annotated[FigureNames | None, Since(5)] = None
 
 
 class InitialManifest(Transfer):
@@ -354,6 +392,105 @@ class Failed(Message):
         return self
 
 
+class Seed(Message):
+    """To the keeper: what the update ``transfer`` of ``client`` is masked with.
+
+    It is sent before the update, and sealed to the keeper. All that the keeper must know to refuse
+    is in it: of which ``run`` and ``base_version``; how long the update is, ``elements`` of weights
+    in ``layout`` and ``figure_elements`` of the figures whose names have the digest ``figures``;
+    the BLAKE3 of the ``model`` it was trained from, and of the ``terms`` that its sender was told.
+    """
+
+    SINCE: ClassVar[int] = 5
+
+    kind: Literal["seed"] = "seed"
+    federation: Name
+    run: Hex
+    client: ClientId
+    base_version: Version
+    transfer: Hex
+    layout: Hex
+    elements: Annotated[int, Field(gt=0, le=MAX_SIZE_BYTES)]
+    figures: Digest
+    figure_elements: Annotated[int, Field(ge=0, le=1 << 20)]
+    model: Digest
+    terms: Digest
+    seed: Digest
+
+
+class MaskedUpdate(Strict):
+    """One update of a set whose masks are asked for; ``weight`` is what it counts in the sum."""
+
+    client: ClientId
+    base_version: Version
+    transfer: Hex
+    weight: Annotated[int, Field(ge=1, le=16)]
+
+
+class Unmask(Signed):
+    """From the coordinator to the keeper: the sum of the masks of ``updates``.
+
+    It is wanted for version ``version`` of ``run``, whose updates are masked as ``secure`` and
+    ``privacy`` say. Without ``updates`` it is a question: which were revealed for that version?
+    """
+
+    SINCE: ClassVar[int] = 5
+
+    kind: Literal["unmask"] = "unmask"
+    federation: Name
+    run: Hex
+    version: Version
+    layout: Hex
+    secure: MaskTerms
+    privacy: PrivacyTerms | None = None
+    updates: Annotated[list[MaskedUpdate], Field(max_length=MAX_HERE), FailFast()] = []
+
+
+class Revealed(Signed):
+    """From the keeper: what it has revealed for ``version`` of ``run``, ids of transfers.
+
+    With a ``reason`` it refuses what was asked, in words (``detail``); ``transfers`` are then those
+    that are at fault, or with the reason ``version`` those that were revealed. ``rounds``: how many
+    sums it has given away in this run.
+    """
+
+    SINCE: ClassVar[int] = 5
+
+    kind: Literal["revealed"] = "revealed"
+    federation: Name
+    run: Hex
+    version: Version
+    transfers: Annotated[list[Hex], Field(max_length=MAX_HERE), FailFast()] = []
+    reason: Annotated[str, Field(max_length=MAX_REASON)] = ""
+    detail: Annotated[str, Field(max_length=4 * MAX_REASON)] = ""
+    rounds: Annotated[int, Field(ge=0)] = 0
+
+
+class FigureSum(Strict):
+    """A sum of figures of those names, by digest, and of how many updates it is."""
+
+    names: Digest
+    updates: Annotated[int, Field(gt=0)]
+
+
+class Unmasked(Transfer, Signed):
+    """From the keeper: the sum of the masks of a set, for ``version`` of ``run``.
+
+    ``content`` is the BLAKE3 of its bytes: the sum for the weights, then one for each of
+    ``figures``. ``rounds``: how many sums it has given away in this run, with this one.
+    """
+
+    SINCE: ClassVar[int] = 5
+
+    kind: Literal["unmasked"] = "unmasked"
+    federation: Name
+    run: Hex
+    version: Version
+    content: Digest
+    figures: Annotated[list[FigureSum], Field(max_length=MAX_HERE)] = []
+    rounds: Annotated[int, Field(ge=0)] = 0
+
+
 class Probe(Message):
     """From a coordinator to itself: the one that receives what goes to `update` is the active one.
 
@@ -411,6 +548,10 @@ AnyMessage = Annotated[
     | Join
     | Evaluated
     | Failed
+    | Seed
+    | Unmask
+    | Revealed
+    | Unmasked
     | Probe
     | Newest
     | Notice,

@@ -144,7 +144,7 @@ class _Signs:
         return found.reshape(count, BLOCK)
 
 
-class _Rotation:
+class Rotation:
     """H (s x) H of blocks of 32 x 32 values, twice for those that one value dominates.
 
     One Hadamard transform makes a block of 1,024 alike values even. Of one in which a single value
@@ -194,6 +194,22 @@ class _Rotation:
             factors[twice] /= np.float32(SIDE)
         into *= factors[:, None, None]
         _flip(into, self._first.of(block, len(q)))
+
+    def forth_once(self, x: Floats, block: int) -> Floats:
+        """Rotate blocks of shape (count, BLOCK), with their norm kept; ``x`` is overwritten."""
+        blocks = x.reshape(-1, SIDE, SIDE)
+        _flip(blocks, self._first.of(block, len(blocks)))
+        found: Floats = np.matmul(np.matmul(_H, blocks), _H).reshape(x.shape)
+        found /= np.float32(SIDE)
+        return found
+
+    def back_once(self, r: Floats, block: int) -> Floats:
+        """Undo ``forth_once``."""
+        blocks = np.matmul(np.matmul(_H, r.reshape(-1, SIDE, SIDE)), _H)
+        blocks /= np.float32(SIDE)
+        _flip(blocks, self._first.of(block, len(blocks)))
+        found: Floats = blocks.reshape(r.shape)
+        return found
 
 
 def _flip(values: Floats, signs: Words) -> None:
@@ -298,7 +314,7 @@ def encode(weights: Weights, encoding: str, transfer: str) -> Buffer:
         made[at : at + run.stop - run.start] = weights.buffer[run.start : run.stop]
     scales = made[plan.scales : plan.codes].view(np.float32)
     codes = made[plan.codes :].reshape(plan.blocks, plan.encoding.code_bytes)
-    rotation = _Rotation(transfer)
+    rotation = Rotation(transfer)
     # What is no number makes a scale that is none, and that is refused by whoever reads it.
     with np.errstate(over="ignore", invalid="ignore"):
         for part in plan.parts:
@@ -318,7 +334,7 @@ def encode(weights: Weights, encoding: str, transfer: str) -> Buffer:
 def _encode(
     encoding: Encoding,
     x: Floats,
-    rotation: _Rotation,
+    rotation: Rotation,
     block: int,
     scales: Floats,
     codes: Buffer,
@@ -366,7 +382,7 @@ class Decoder:
     ) -> None:
         self._plan = Plan(layout, encoding)
         self._read = read
-        self._rotation = _Rotation(transfer)
+        self._rotation = Rotation(transfer)
 
     def sum_of_squares(self) -> float:
         """That of the trainable tensors, as they are decoded.

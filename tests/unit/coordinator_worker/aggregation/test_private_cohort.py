@@ -18,8 +18,8 @@ from coordinator_worker.aggregation import Contribution
 from coordinator_worker.aggregation.coordinator import NOISE
 from coordinator_worker.aggregation.private_cohort import PrivateCohort, RoundNoise
 from coordinator_worker.aggregation.weighted_sum import WeightedSum
-from coordinator_worker.privacy.terms import ClientPrivacy, privacy
 from experiments.privacy_audit import DISTANCE, ERROR, FAULTS, NONE, audited
+from warren_shared.config.client_privacy import ClientPrivacy, privacy
 from warren_shared.errors import ConfigError, Rejected
 from warren_shared.tensors.layout import Layout, Weights
 from warren_shared.tensors.update import Update

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from coordinator_worker.aggregation import Cohort
 from coordinator_worker.aggregation.aggregators import mean
 from coordinator_worker.aggregation.private_cohort import PrivateCohort, RoundNoise
-from coordinator_worker.privacy.terms import privacy
 from coordinator_worker.rounds.evaluation_pool import MAX_TABLES
 from coordinator_worker.rounds.incoming_update import IncomingUpdate
 from coordinator_worker.rounds.round import Round, weighted_means
 from coordinator_worker.state.round_record import EvaluationSummary
 from tests.support.bodies import bodies_of, staging
+from warren_shared.config.client_privacy import privacy
 from warren_shared.protocol.codec import decode, tensor_entries
 from warren_shared.protocol.messages import (
     Chunk,

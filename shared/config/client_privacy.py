@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import ClassVar, Final
 
-from coordinator_worker.aggregation.named import choose
+from warren_shared.config.named import choose
 from warren_shared.errors import ConfigError
 from warren_shared.privacy.accountant import check_promise, mu_of
 from warren_shared.privacy.mechanism import Calibration, Correlation

@@ -1,0 +1,69 @@
+"""What the three parties of secure aggregation have to agree on, beside the messages themselves."""
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgpack
+from blake3 import blake3
+
+from warren_shared.errors import ConfigError
+from warren_shared.protocol.messages import FigureNames, MaskTerms, PrivacyTerms
+from warren_shared.tensors.layout import Layout
+from warren_shared.tensors.masked_figures import Figures
+from warren_shared.tensors.ring import RingCode, limbs, to_limbs
+
+NO_FIGURES: Final = FigureNames()
+
+
+def terms_digest(secure: MaskTerms, privacy: PrivacyTerms | None) -> str:
+    """What a sender was told of masks and noise; the keeper adds up only what was told the same."""
+    told = [secure.model_dump(), privacy.model_dump() if privacy is not None else None]
+    return blake3(msgpack.packb(told)).hexdigest()
+
+
+def names_digest(names: FigureNames) -> str:
+    """Which figures there are; sums are of those that have the same."""
+    return blake3(msgpack.packb(names.model_dump())).hexdigest()
+
+
+def figures_of(names: FigureNames) -> Figures:
+    """As they lie behind the weights."""
+    return Figures(tuple(names.metrics), tuple(names.means), names.classes, names.scores)
+
+
+def names_of(figures: Figures) -> FigureNames:
+    """As they are told."""
+    return FigureNames(
+        metrics=list(figures.metrics),
+        means=list(figures.means),
+        classes=figures.classes,
+        scores=figures.scores,
+    )
+
+
+def check_weights(weights: Iterable[int]) -> None:
+    """Raise ConfigError unless a sum in which they occur tells of nothing but the sum."""
+    found = list(weights)
+    if any(one & (one - 1) for one in found) or found != sorted(found, reverse=True):
+        raise ConfigError(f"weights {found} are not powers of two, the largest first")
+
+
+def code_of(terms: MaskTerms, layout: Layout, run: str) -> RingCode:
+    """How vectors of ``layout`` become integers in ``run``."""
+    return RingCode(layout, terms.ring, terms.scale, terms.limb, run, terms.weights[0])
+
+
+def weight_limbs(terms: MaskTerms) -> int:
+    """How many integers behind the vector say what an update weighs."""
+    return limbs(_weight_bits(terms), terms.limb) if terms.examples > 1 else 0
+
+
+def weight_in_limbs(terms: MaskTerms, examples: int) -> list[int]:
+    """What ``examples`` weigh, as `weight_limbs` integers."""
+    if terms.examples == 1:
+        return []
+    return to_limbs(min(examples, terms.examples), _weight_bits(terms), terms.limb)
+
+
+def _weight_bits(terms: MaskTerms) -> int:
+    return terms.examples.bit_length()
