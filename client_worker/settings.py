@@ -31,6 +31,7 @@ class ClientSettings(ObservingSettings, WorkerSettings):
         "what to train": ("task", "stay", "state_dir", "training_limit_s"),
         "who this is": ("client", "fleet", "virtual"),
         "trust": ("verify_keys", "encrypt_key"),
+        "masked updates (docs/secure-aggregation.md)": ("keeper_key", "least_together"),
         "privacy (docs/privacy.md)": ("record_privacy", "privacy_limit"),
     }
 
@@ -76,6 +77,16 @@ class ClientSettings(ObservingSettings, WorkerSettings):
     encrypt_key: str | None = Field(
         None,
         description="public key that whatever is sent is encrypted to; `broker-config` writes it",
+    )
+    keeper_key: str | None = Field(
+        None,
+        description="public key of the keeper; with it only masked updates leave this site;"
+        " `broker-config` writes it",
+    )
+    least_together: int | None = Field(
+        None,
+        ge=2,
+        description="refuse a federation in which sums of fewer clients than this are read",
     )
     record_privacy: str | None = Field(
         None,

@@ -13,6 +13,7 @@ from warren_shared.config.observability import MetricsPort, ObservingSettings
 from warren_shared.config.settings import Words, WorkerSettings
 from warren_shared.errors import ConfigError
 from warren_shared.naming import COORDINATOR_USER
+from warren_shared.protocol.keys import key_id, read_keys
 from warren_shared.protocol.messages import MAX_EXAMPLES, Config, Setting
 from warren_shared.tensors import frozen
 
@@ -33,6 +34,9 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
         "rounds": ("quorum", "deadline_s", "min_quorum", "participation", "clients"),
         "bytes (docs/compression.md)": ("uplink", "downlink", "full_model_every"),
         "privacy (docs/privacy.md)": ("privacy",),
+        "secure aggregation (docs/secure-aggregation.md)": (
+            *("secure", "keeper_key", "keeper_verify_key"),
+        ),
         "late updates": ("max_staleness", "staleness_exponent", "staleness_hinge"),
         "the end of the run": ("rounds", "target", "monitor", "patience", "evaluate"),
         "what is kept, and what clients are told": (
@@ -107,6 +111,17 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
         None,
         description="differential privacy of each client, as NAME:PARAMETER=VALUE,…: correlated or"
         " gaussian, with epsilon, delta, clip, contributions and distance",
+    )
+    secure: str | None = Field(
+        None,
+        description="take masked updates, of which only sums can be read, with the help of a"
+        " keeper-worker elsewhere: clip=NORM[,examples=N][,least=3][,ring=32]",
+    )
+    keeper_key: str | None = Field(
+        None, description="the keeper's public key for seeds; `broker-config` writes it"
+    )
+    keeper_verify_key: str | None = Field(
+        None, description="what the keeper signs with; `broker-config` writes it"
     )
     max_staleness: int = Field(
         0, ge=0, description="accept updates up to this many versions late, at less weight"
@@ -190,6 +205,14 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
         description="folder to which each round's figures are written for TensorBoard, as"
         " FOLDER/RUN; needs the extra `tensorboard`",
     )
+
+    @property
+    def keeper(self) -> str | None:
+        """The id of the keeper's key for seeds; raises ConfigError if what is there is none."""
+        if self.keeper_key is None or self.keeper_verify_key is None:
+            return None
+        (raw,) = read_keys("WARREN_KEEPER_KEY", self.keeper_key, bytes)
+        return key_id(raw)
 
     @model_validator(mode="after")
     def _can_close(self) -> Self:

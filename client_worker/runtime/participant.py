@@ -11,6 +11,7 @@ from client_worker.privacy.terms import RECORD_PRIVACY, Refused
 from client_worker.runtime import events
 from client_worker.runtime.client_state import ClientState
 from client_worker.runtime.mailbox import Announcement, GlobalModel, Mailbox, ModelCache
+from client_worker.runtime.masker import Masker
 from client_worker.runtime.update_store import UpdateStore
 from client_worker.settings import ClientSettings
 from client_worker.tasks.failures import PAUSES_S, UserCodeError, one_line, user_code
@@ -18,7 +19,7 @@ from client_worker.tasks.task import TaskSource
 from client_worker.training.clipping import clip
 from client_worker.training.exchange import ALL
 from client_worker.training.metrics import by_finiteness
-from warren_shared.errors import ConfigError, TaskFailed
+from warren_shared.errors import ConfigError, Rejected, TaskFailed
 from warren_shared.observability.event_bus import EventBus, Timings
 from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import Body, encode, model_layout, tensor_entries
@@ -31,6 +32,7 @@ from warren_shared.protocol.messages import (
     LocalTraining,
     ModelManifest,
     Notice,
+    PrivacyTerms,
     ScoreTable,
     UpdateManifest,
 )
@@ -40,6 +42,7 @@ from warren_shared.protocol.transfer import Outgoing, new_transfer, transfer_fie
 from warren_shared.tensors import compression
 from warren_shared.tensors.evaluation import Evaluation, for_wire
 from warren_shared.tensors.layout import Layout, Weights
+from warren_shared.tensors.ring import encoding_of
 from warren_shared.tensors.update import Update
 
 log = Log(__name__)
@@ -57,6 +60,10 @@ class WorkerContext(Protocol):
 
     def publish(self, bodies: Outgoing | list[Body], kind: str) -> None:
         """Publish a transfer to the queue `update`; return when it is confirmed."""
+        ...
+
+    def publish_seed(self, sealed: Body) -> None:
+        """Publish what an update is masked with to the queue `mask`; return when confirmed."""
         ...
 
     def wake(self, participant: "Participant") -> None:
@@ -96,6 +103,7 @@ class Participant:
         self._update_store = context.keep
         self._memory = ClientState(settings.federation, self._update_store)
         settings.check_keys()
+        self._masker = Masker.of(settings)
         self._privacy = SitePrivacy(
             settings.federation, settings.state_dir, settings.record_terms, settings.limit
         )
@@ -421,6 +429,7 @@ class Participant:
         if manifest.final:
             self._finish(model)
             return
+        self._masker.check(manifest)
         if self._update_store is not None and self._update_store.has_update(self.id):
             self._be_ready_for(manifest)
             self._send_kept(manifest)
@@ -537,7 +546,8 @@ class Participant:
                 found = self._client.evaluation()
             told = _told(found.metrics()) if found is not None else ""
             knows = self.mailbox.coordinator_reads >= Evaluated.SINCE
-            is_private = manifest.privacy is not None or self._privacy.keeps_records
+            hides = manifest.privacy is not None or manifest.secure is not None
+            is_private = hides or self._privacy.keeps_records
             if found is not None and knows and not is_private:
                 self._report_final(manifest, found)
         log.info("finished", "version %d is final%s", manifest.version, told, client=self.id)
@@ -559,12 +569,14 @@ class Participant:
 
     def _contribute(self, update: Update, model: ModelManifest) -> None:
         delta = Weights.of(update.delta, self._client.layout_for(model.local))
+        if model.secure is not None:
+            self._contribute_masked(update, delta, model)
+            return
         if (terms := model.privacy) is not None:
             update = replace(update, num_examples=1, metrics={}, not_finite=(), local_steps=None,
                              evaluation=None)  # fmt: skip
             clip(delta, terms.clip)
-            first = model.version + model.max_staleness + terms.distance
-            self._contributed[model.version] = first
+            self._count(model, terms)
         encoding, transfer = self._encoding(model), new_transfer()
         buffer = compression.encode(delta, encoding, transfer)
         manifest = UpdateManifest(
@@ -590,6 +602,39 @@ class Participant:
             self._memory.trained(replace(update, delta=sent), model.version)
         if self._update_store is not None:
             self._update_store.put(bodies, self.id)
+        self._send(bodies, manifest)
+
+    def _count(self, model: ModelManifest, terms: PrivacyTerms) -> None:
+        """From which version on another update counts in a private run."""
+        first = model.version + model.max_staleness + terms.distance
+        self._contributed[model.version] = first
+
+    def _contribute_masked(self, update: Update, delta: Weights, model: ModelManifest) -> None:
+        transfer = new_transfer()
+        try:
+            masked = self._masker.mask(delta, update, model, self.id, transfer)
+        except Rejected as rejected:
+            log.warning("update_not_sent", "%s: it would spoil the sum", rejected, client=self.id)
+            self._memory.rejected(model.version)
+            self._report(f"an update was not sent: {rejected}", ends=False, is_public=True)
+            return
+        if model.privacy is not None:
+            self._count(model, model.privacy)
+        manifest = UpdateManifest(
+            federation=self._settings.federation,
+            run=model.run,
+            client=self.id,
+            base_version=model.version,
+            num_examples=1,
+            layout=delta.layout.digest,
+            encoding=encoding_of(model.secure.ring if model.secure is not None else 32),
+            figures=masked.figures,
+            **transfer_fields(masked.buffer, transfer),  # type: ignore[arg-type]
+        )
+        bodies = Outgoing(manifest, masked.buffer)
+        if self._update_store is not None:
+            self._update_store.put(bodies, self.id, masked.seed)
+        self._context.publish_seed(self._masker.sealed(masked.seed))
         self._send(bodies, manifest)
 
     def _encoding(self, model: ModelManifest) -> str:
@@ -629,10 +674,10 @@ class Participant:
         if (
             self._update_store is None
             or kept is None
-            or not isinstance(kept.manifest, UpdateManifest)
+            or not isinstance(kept[0].manifest, UpdateManifest)
         ):
             return
-        manifest = kept.manifest
+        (bodies, seed), manifest = kept, kept[0].manifest
         late = newest.version - manifest.base_version
         if manifest.run != newest.run or late > newest.max_staleness:
             log.warning(
@@ -657,8 +702,15 @@ class Participant:
             return
         if not self._privacy.keeps_records:
             self._privacy.admit(self.id, newest)
+        if (seed is None) != (newest.secure is None):
+            words = "masked" if seed is None else "in clear"
+            log.warning("update_dropped", "the federation wants updates %s now: one is lost", words)
+            self._update_store.drop(self.id)
+            return
         log.info("kept_update", "sending the update to version %d again", manifest.base_version)
-        self._send(kept, manifest)
+        if seed is not None:
+            self._context.publish_seed(self._masker.sealed(seed))
+        self._send(bodies, manifest)
         self._trained = (manifest.run, manifest.base_version)
 
     def _make_client(self, config: Mapping[str, Any], local: LocalTraining) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -12,8 +13,8 @@ import numpy as np
 from warren_shared.errors import Rejected
 from warren_shared.files import PRIVATE, replacing, writable
 from warren_shared.observability.log import Log
-from warren_shared.protocol.codec import Piece, decode
-from warren_shared.protocol.messages import Chunk, UpdateManifest
+from warren_shared.protocol.codec import Body, Piece, decode, encode
+from warren_shared.protocol.messages import Chunk, Seed, UpdateManifest
 from warren_shared.protocol.transfer import Incoming, Outgoing
 from warren_shared.tensors.compression import KNOWN, size_bytes
 from warren_shared.tensors.layout import Layout
@@ -36,16 +37,20 @@ class UpdateStore:
     def __init__(self, folder: Path) -> None:
         self._folder = writable(folder, "--state-dir")
 
-    def put(self, update: Outgoing, client: str) -> None:
-        """Keep ``update`` instead of what was kept for ``client``."""
-        self._write(self._update(client), _framed(update))
+    def put(self, update: Outgoing, client: str, seed: Seed | None = None) -> None:
+        """Keep ``update``, and what it is masked with, instead of what was kept for ``client``."""
+        first = [encode(seed)] if seed is not None else []
+        self._write(self._update(client), _framed(chain(first, update)))
 
     def has_update(self, client: str) -> bool:
         """Whether there may be an update of ``client`` that was not confirmed."""
         return self._update(client).exists()
 
-    def get(self, client: str, layout: Layout) -> Outgoing | None:
-        """The update of ``client`` that was not confirmed, if there is one of this layout."""
+    def get(self, client: str, layout: Layout) -> tuple[Outgoing, Seed | None] | None:
+        """The update of ``client`` that was not confirmed, if there is one of this layout.
+
+        And what it is masked with.
+        """
         return self._read(self._update(client), layout)
 
     def put_state(self, kind: str, state: Outgoing, client: str) -> None:
@@ -54,7 +59,8 @@ class UpdateStore:
 
     def state(self, kind: str, client: str, layout: Layout) -> Outgoing | None:
         """What ``put_state`` kept last, if it is whole and of this layout."""
-        return self._read(self._folder / f"{client}.{kind}", layout)
+        found = self._read(self._folder / f"{client}.{kind}", layout)
+        return found[0] if found is not None else None
 
     def confirmed(self, client: str, run: str, version: int) -> None:
         """The broker has the update of ``client`` to ``version`` of ``run``: forget it."""
@@ -82,7 +88,7 @@ class UpdateStore:
         return self._folder / f"{client}.update"
 
     @staticmethod
-    def _read(path: Path, layout: Layout) -> Outgoing | None:
+    def _read(path: Path, layout: Layout) -> tuple[Outgoing, Seed | None] | None:
         """The transfer in ``path``; a file that cannot be used is no transfer, and goes."""
         try:
             with path.open("rb") as file:
@@ -112,7 +118,7 @@ class UpdateStore:
             log.warning("not_kept", "%s cannot be written: %s", path, error)
 
 
-def _framed(update: Outgoing) -> Iterator[Piece]:
+def _framed(update: Iterable[Body]) -> Iterator[Piece]:
     for body in update:
         yield sum(map(len, body)).to_bytes(LENGTH_BYTES, "big")
         yield from body
@@ -123,14 +129,19 @@ def _bodies(file: BinaryIO) -> Iterator[bytes]:
         yield file.read(int.from_bytes(length, "big"))
 
 
-def _assemble(bodies: Iterator[bytes], layout: Layout) -> Outgoing:
+def _assemble(bodies: Iterator[bytes], layout: Layout) -> tuple[Outgoing, Seed | None]:
     """What the bodies of one update make; raises Rejected unless it is whole."""
     manifest, data = decode(next(bodies, b""))
+    seed = manifest if isinstance(manifest, Seed) else None
+    if seed is not None:
+        manifest, data = decode(next(bodies, b""))
     if not isinstance(manifest, UpdateManifest) or manifest.layout != layout.digest:
         raise Rejected("layout", "it belongs to another model")
-    if manifest.encoding not in KNOWN:
+    if seed is None and manifest.encoding not in KNOWN:
         raise Rejected("encoding", f"its encoding {manifest.encoding} is not known here")
-    if manifest.size_bytes != size_bytes(layout, manifest.encoding):
+    if seed is not None and manifest.transfer != seed.transfer:
+        raise Rejected("transfer", "its mask is another's")
+    if seed is None and manifest.size_bytes != size_bytes(layout, manifest.encoding):
         raise Rejected("layout", "it belongs to another model")
     buffer = np.empty(manifest.size_bytes, np.uint8)
 
@@ -146,4 +157,4 @@ def _assemble(bodies: Iterator[bytes], layout: Layout) -> Outgoing:
         whole = incoming.add(chunk.index, data)
     if not whole:
         raise Rejected("chunk", "it is cut short")
-    return Outgoing(manifest, buffer)
+    return Outgoing(manifest, buffer), seed

@@ -1,7 +1,7 @@
 """The client's shell: a connection, and the one or the many clients that share it."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -18,7 +18,7 @@ from warren_shared.amqp.delivery import Delivery, Subscription
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.session import Session
 from warren_shared.errors import BrokerRefused, ConfigError, Stopped, Taken, TaskFailed, WarrenError
-from warren_shared.naming import UPDATE_EXCHANGE, UPDATE_QUEUE, mailbox
+from warren_shared.naming import MASK_QUEUE, UPDATE_EXCHANGE, UPDATE_QUEUE, mailbox
 from warren_shared.observability.event_bus import EventBus
 from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import Body
@@ -254,8 +254,21 @@ class ClientWorker:
 
     def publish(self, bodies: Outgoing | list[Body], kind: str) -> None:
         """Publish a transfer to the queue `update`; return when it is confirmed."""
+        self._publish(OutgoingMessages(bodies, kind, self._sealer))
+
+    def publish_seed(self, sealed: Body) -> None:
+        """Publish what an update is masked with to the queue `mask`; return when confirmed."""
+        self._publish(
+            [
+                Publication(
+                    UPDATE_EXCHANGE, MASK_QUEUE, sealed, "seed", persistent=True, mandatory=True
+                )
+            ]
+        )
+
+    def _publish(self, messages: Iterable[Publication]) -> None:
         self._publishing = True
         if self._stopping:
             self._session.close_within(LAST_CHANCE_S)
-        self._session.publish(OutgoingMessages(bodies, kind, self._sealer))
+        self._session.publish(messages)
         self._publishing = False

@@ -7,10 +7,11 @@ import numpy as np
 from warren_shared.tensors.layout import TRAINABLE, Weights
 
 
-def clip(delta: Weights, norm: float) -> None:
+def clip(delta: Weights, norm: float) -> float:
     """Shorten ``delta`` in place to the L2 norm ``norm``, if its trainable tensors are longer.
 
-    One that is not finite stays as it is: the coordinator decides what becomes of it.
+    Returns how long they were. One that is not finite stays as it is: the coordinator decides what
+    becomes of it.
     """
     runs = [
         delta.buffer[run.start : run.stop].view(run.dtype)
@@ -22,3 +23,4 @@ def clip(delta: Weights, norm: float) -> None:
     if isfinite(length) and length > norm:
         for values in runs:
             np.multiply(values, norm / length, out=values)
+    return length

@@ -13,6 +13,7 @@ from coordinator_worker.aggregation import (
     server_optimizer,
 )
 from coordinator_worker.aggregation.cohort import Delta
+from coordinator_worker.aggregation.masked_cohort import MaskedCohort
 from coordinator_worker.aggregation.optimizers import Slots
 from coordinator_worker.aggregation.private_cohort import PrivateCohort, RoundNoise
 from coordinator_worker.aggregation.weighted_sum import WeightedSum
@@ -25,6 +26,7 @@ from warren_shared.tensors.model_change import DOWNLINKS, ModelChange, encoded_c
 from warren_shared.tensors.update import Update
 
 CENTER, AVERAGE, MASTER, NOISE = "center", "average", "master", "noise"
+AnyCohort = Cohort | PrivateCohort | MaskedCohort
 
 
 class Model(Protocol):
@@ -66,6 +68,8 @@ class FederatedCoordinator:
 
     With ``noise`` the model is differentially private in each client (docs/privacy.md), if the
     caller sees to it that none is in more rounds, or sooner again, than the noise is made for.
+
+    Of masked updates ``aggregate`` takes the MaskedCohort that the caller has filled and unmasked.
     """
 
     def __init__(
@@ -123,7 +127,7 @@ class FederatedCoordinator:
 
     def aggregate(
         self,
-        updates: Iterable[Update | WeightedSum | Cohort | PrivateCohort],
+        updates: Iterable[Update | WeightedSum | AnyCohort],
         context: str | None = None,
     ) -> Weights:
         """Return the global model moved by what the aggregator makes of ``updates``.
@@ -139,9 +143,9 @@ class FederatedCoordinator:
             Rejected: one is not finite, or lacks what the aggregator needs.
             Diverged: the new model would not be finite. The slots were reset.
         """
-        cohort: Cohort | PrivateCohort | None = None
+        cohort: AnyCohort | None = None
         for update in updates:
-            if isinstance(update, Cohort | PrivateCohort):
+            if isinstance(update, AnyCohort):
                 if cohort is not None:
                     raise ConfigError("a round is one cohort")
                 cohort = update
@@ -204,13 +208,17 @@ class FederatedCoordinator:
         if self._average is not None:
             weights.buffer[:] = self.slots[AVERAGE].buffer
 
-    def _delta(self, cohort: Cohort | PrivateCohort, context: str | None) -> Delta:
+    def _delta(self, cohort: AnyCohort, context: str | None) -> Delta:
+        if isinstance(cohort, MaskedCohort):
+            return cohort.delta()
         if isinstance(cohort, Cohort):
             return cohort.delta(self.slots.get(CENTER))
         self._rounds += 1
         return cohort.delta(self.slots[NOISE], context or f"round {self._rounds}")
 
-    def _take(self, cohort: Cohort | PrivateCohort, update: Update | WeightedSum) -> None:
+    def _take(self, cohort: AnyCohort, update: Update | WeightedSum) -> None:
+        if isinstance(cohort, MaskedCohort):
+            raise ConfigError("an update in clear is not added to masked ones")
         if not isinstance(update, WeightedSum):
             cohort.add(update)
             return

@@ -35,9 +35,9 @@ class RoundNoise:
     secret: bytes
 
     @property
-    def value(self) -> float:
-        """What 1 in a sum means in a model, before the division by the quorum."""
-        return self.clip / self.calibration.step
+    def scale(self) -> float:
+        """How many steps of a sum 1.0 in an update is."""
+        return self.calibration.step / self.clip
 
     def stream(self, context: str, total: Weights) -> KeyStream:
         """The random words of one sum: others for any other sum, and the same for the same.
@@ -90,7 +90,7 @@ class PrivateCohort:
         weight = min(1.0, max(0.0, contribution.staleness_weight))
         if row is None:
             return weight
-        factor = weight / self._noise.value
+        factor = weight * self._noise.scale
         if contribution.norm > self._noise.clip:
             factor *= self._noise.clip / contribution.norm
         squares = self._fold(row, factor, 1)
@@ -125,7 +125,7 @@ class PrivateCohort:
         calibration = self._noise.calibration
         stream = self._noise.stream(context, self.sum.total)
         gaussian = DiscreteGaussian(calibration.sigma)
-        value = self._noise.value / calibration.quorum
+        value = 1.0 / self._noise.scale / calibration.quorum
         for run in self._layout.runs:
             kind = INTEGERS[run.dtype]
             total, kept = (

@@ -297,7 +297,7 @@ class CoordinatorAlive(Posted):
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorStalled(Posted):
-    """The checkpoint's disk does not take what must be on it."""
+    """The checkpoint's disk does not take what must be on it, or the keeper does not answer."""
 
     TOPIC: ClassVar = "coordinator.stalled"
     detail: str = ""
@@ -305,7 +305,7 @@ class CoordinatorStalled(Posted):
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorRecovered(Posted):
-    """There is room again."""
+    """There is room again, or the keeper has answered."""
 
     TOPIC: ClassVar = "coordinator.recovered"
 

@@ -290,6 +290,20 @@ class RunReporter:
         )
         self._events.post(events.CoordinatorStalled(str(error)))
 
+    def keeper_missing(self, version: int, seconds: float) -> None:
+        """The keeper has not answered for the round that makes ``version``."""
+        words = (
+            f"the keeper has not answered for {seconds:.0f} s, and without it version {version}"
+            " cannot be made; nothing is lost: start it, or look at its log"
+        )
+        log.warning("keeper_missing", "%s", words, version=version)
+        self._events.post(events.CoordinatorStalled(words))
+
+    def keeper_answered(self) -> None:
+        """It has, after all."""
+        log.info("keeper_answered", "the keeper has answered; going on")
+        self._events.post(events.CoordinatorRecovered())
+
     def recovered(self) -> None:
         """There is room again."""
         log.info("disk_recovered", "there is room again; going on")

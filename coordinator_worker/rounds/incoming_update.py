@@ -23,7 +23,8 @@ class IncomingUpdate:
     has the newest of each message, in the messages' order.
 
     ``private``: an update that is not finite is no reason to reject it, since that would tell of
-    its data; it counts as one that moves nothing (``is_void``).
+    its data; it counts as one that moves nothing (``is_void``). Nothing can be told of the bytes of
+    one that ``is_masked``.
     """
 
     manifest: UpdateManifest | InitialManifest
@@ -34,15 +35,26 @@ class IncomingUpdate:
     tags: list[int] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
     private: bool = False
+    is_masked: bool = False
     is_void: bool = False
 
     def __post_init__(self) -> None:
         self.incoming = Incoming(self.manifest, self._store)
         self._decoder: Decoder | None = None
-        if isinstance(self.manifest, UpdateManifest) and self.manifest.encoding != RAW:
+        is_update = isinstance(self.manifest, UpdateManifest) and not self.is_masked
+        if (
+            isinstance(self.manifest, UpdateManifest)
+            and is_update
+            and self.manifest.encoding != RAW
+        ):
             read = partial(self.staging.read, self.pieces)
             encoding, transfer = self.manifest.encoding, self.manifest.transfer
             self._decoder = Decoder(self.layout, encoding, transfer, read)
+
+    @property
+    def hides_norm(self) -> bool:
+        """Whether its norm is nobody's business."""
+        return self.private or self.is_masked
 
     @property
     def norm(self) -> float:
@@ -50,7 +62,7 @@ class IncomingUpdate:
         return sqrt(self.sum_of_squares)
 
     def _store(self, start: int, data: memoryview) -> None:
-        if self._decoder is None:
+        if self._decoder is None and not self.is_masked:
             with self._tolerating():
                 self.sum_of_squares += sum_of_squares(self.layout, start, data)
         last = start + len(data) == self.manifest.size_bytes

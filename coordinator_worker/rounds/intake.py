@@ -38,6 +38,7 @@ from warren_shared.naming import COORDINATOR_USER, speaks_for
 from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import decode, layout_of
 from warren_shared.protocol.encryption import UpdateDecryptor
+from warren_shared.protocol.masking import figures_of
 from warren_shared.protocol.messages import (
     OLDEST,
     Chunk,
@@ -45,6 +46,7 @@ from warren_shared.protocol.messages import (
     Failed,
     InitialManifest,
     Join,
+    MaskTerms,
     ModelManifest,
     Probe,
     Sealed,
@@ -53,6 +55,7 @@ from warren_shared.protocol.messages import (
 from warren_shared.protocol.transfer import message_count
 from warren_shared.tensors import compression
 from warren_shared.tensors.frozen import FROZEN_WEIGHTS
+from warren_shared.tensors.layout import Layout
 
 log = Log(__name__)
 
@@ -117,6 +120,7 @@ def _flags(settings: CoordinatorSettings) -> list[str]:
         "--exchange trainable": settings.exchange != ALL,
         "--downlink": settings.downlink != compression.RAW,
         "--privacy": settings.privacy is not None,
+        "--secure": settings.secure is not None,
     }
     return [flag for flag, is_set in given.items() if is_set]
 
@@ -169,6 +173,9 @@ class Intake:
         self._here: set[tuple[str, int]] = set()  # contributions whole and not yet in a model
         self._unfinished = 0  # deliveries of what is arriving
         self._held: dict[str, Held] = {}  # how the broker still has them, by transfer id
+        self.terms: MaskTerms | None = None  # of the run whose updates are masked
+        # Updates whose masks the keeper will not add up, by transfer id, and what it says of each.
+        self.without_mask: dict[str, str] = {}
 
     @classmethod
     def of(
@@ -180,7 +187,7 @@ class Intake:
     ) -> "Intake":
         """As ``settings`` say; raises ConfigError if one of them means nothing."""
         opener = UpdateDecryptor.of(settings.secret(settings.decrypt_keys), settings.federation)
-        bound = UpdateNormLimit("off" if settings.privacy else settings.max_update_norm)
+        bound = UpdateNormLimit("off" if policy.hides_figures else settings.max_update_norm)
         needed = ModelManifest.SIGNED_SINCE if settings.secret(settings.signing_keys) else OLDEST
         fleets = FleetSizes.of(settings.broker, settings.federation)
         size = ModelSizeLimit(settings.checkpoint_dir, settings.max_model_bytes)
@@ -283,11 +290,11 @@ class Intake:
 
     def _evaluated(self, message: Evaluated, delivery: Delivery, state: State | None) -> Outcome:
         """What the final model is worth; of another version or run it comes too late."""
-        if self._policy.privacy is None:
+        if not self._policy.hides_figures:
             self._policy.check_examples(message.evaluation.num_examples)
         client, tags = message.client, (delivery.tag,)
         is_other = state is None or (message.run, message.version) != (state.run, state.version)
-        if is_other or self._policy.privacy is not None:
+        if is_other or self._policy.hides_figures:
             return Duplicate(client=client, acknowledgeable=tags)
         return EvaluationReported(client=client, acknowledgeable=tags, message=message)
 
@@ -392,7 +399,7 @@ class Intake:
                 f" goes on from version {state.oldest_base}",
             )
         self._policy.check_encoding(manifest.encoding)
-        size_bytes = compression.size_bytes(layout, manifest.encoding)
+        size_bytes = self._size_bytes(manifest, layout)
         if manifest.layout != layout.digest or manifest.size_bytes != size_bytes:
             raise Rejected(
                 "layout",
@@ -401,6 +408,12 @@ class Intake:
             )
         if self._policy.privacy is not None:
             self._check_contributions(manifest.client, state)
+        if self._policy.secure is not None:
+            self._policy.secure.check_figures(manifest.figures)
+            if manifest.transfer in self.without_mask:
+                raise Rejected("mask", self.without_mask[manifest.transfer])
+            return IncomingUpdate(_of_nobody(manifest), layout, self._staging, is_masked=True)
+        if self._policy.privacy is not None:
             return IncomingUpdate(_of_nobody(manifest), layout, self._staging, private=True)
         self._policy.check_examples(manifest.num_examples)
         if manifest.evaluation is not None:
@@ -408,6 +421,14 @@ class Intake:
         if self._policy.needs_local_steps and manifest.local_steps is None:
             raise Rejected("local-steps", NO_LOCAL_STEPS)
         return IncomingUpdate(manifest, layout, self._staging)
+
+    def _size_bytes(self, manifest: UpdateManifest, layout: Layout) -> int:
+        """How long an update in its encoding is."""
+        if self._policy.secure is None or self.terms is None:
+            return compression.size_bytes(layout, manifest.encoding)
+        limb = self.terms.limb
+        figures = figures_of(manifest.figures).elements(limb) if manifest.figures else 0
+        return self._policy.secure.size_bytes(layout, self.terms, figures)
 
     def _check_contributions(self, client: str, state: State) -> None:
         if self._policy.privacy is None:
@@ -459,6 +480,9 @@ class Intake:
             whole = arrival.incoming.add(index, data)
             if whole:
                 arrival.check_encoded()
+            if whole and self._policy.secure is not None:
+                users = [(held.user or "") for held in self._held.values()]
+                self._policy.secure.check_room(delivery.user or "", users)
             if whole and state is not None and isinstance(manifest, UpdateManifest):
                 self._bound.check(arrival.norm, state)
                 self._check_contributions(manifest.client, state)  # another may have come whole

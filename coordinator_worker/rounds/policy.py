@@ -1,10 +1,12 @@
 """When an update counts, how much, and when a round closes: policy without arithmetic or I/O."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
 from coordinator_worker.aggregation.aggregators import Aggregator
 from coordinator_worker.rounds.privacy_rules import PrivacyRules
+from coordinator_worker.rounds.secure_rules import SecureRules
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import State
 from warren_shared.config.client_privacy import ClientPrivacy
@@ -25,7 +27,7 @@ class Policy:
 
     ``uplink`` is the encoding in which clients are asked for updates; raw ones count as well.
     ``privacy``: how often, and how soon again, an update of one client counts, and that nothing
-    but its weights is looked at.
+    but its weights is looked at. ``secure``: updates are masked.
     """
 
     quorum: int
@@ -37,6 +39,7 @@ class Policy:
     max_examples: int = MAX_EXAMPLES
     uplink: str = RAW
     privacy: ClientPrivacy | None = None
+    secure: SecureRules | None = None
 
     @classmethod
     def from_settings(
@@ -44,6 +47,7 @@ class Policy:
         settings: CoordinatorSettings,
         aggregator: Aggregator,
         privacy: PrivacyRules | None = None,
+        secure: SecureRules | None = None,
     ) -> Self:
         """The policy that ``settings`` name.
 
@@ -70,6 +74,7 @@ class Policy:
             max_examples=settings.max_examples,
             uplink=settings.uplink,
             privacy=privacy.promise if privacy is not None else None,
+            secure=secure,
         )
 
     def check_examples(self, num_examples: int) -> None:
@@ -83,7 +88,13 @@ class Policy:
 
     def check_encoding(self, encoding: str) -> None:
         """Raise Rejected(``encoding``) unless updates may be in ``encoding``."""
-        if encoding not in (RAW, self.uplink):
+        if self.secure is not None and encoding != self.secure.encoding:
+            raise Rejected(
+                "encoding",
+                f"its encoding is {encoding}, and this federation takes masked updates alone"
+                f" ({self.secure.encoding}): train from the newest model",
+            )
+        if self.secure is None and encoding not in (RAW, self.uplink):
             raise Rejected(
                 "encoding",
                 f"its encoding is {encoding}, and this federation takes {self.uplink} (--uplink):"
@@ -116,10 +127,24 @@ class Policy:
                 f"trained from version {base_version}, {staleness} behind {version};"
                 f" at most {self.max_staleness} is allowed",
             )
+        if self.secure is not None:
+            return float(self.secure.weights[staleness])
         if self.hinge is None:
             return float((1.0 + staleness) ** -self.staleness_exponent)
         return 1.0 / (self.staleness_exponent * max(0, staleness - self.hinge) + 1.0)
 
-    def closes(self, updates: int, *, overdue: bool = False) -> bool:
-        """Whether ``updates`` whole updates make a round, ``overdue`` when its time is up."""
+    @property
+    def hides_figures(self) -> bool:
+        """Whether an update says nothing in clear but its weights, or not even them."""
+        return self.privacy is not None or self.secure is not None
+
+    def closes(self, updates: int, clients: Iterable[str] = (), *, overdue: bool = False) -> bool:
+        """Whether ``updates`` whole updates make a round, ``overdue`` when its time is up.
+
+        ``clients``: whose they are; masked ones have to be of several users.
+        """
+        if self.secure is not None:
+            users = {client.partition(".")[0] for client in clients}
+            if len(users) < self.secure.asked.least:
+                return False
         return updates >= (min(self.min_quorum, self.quorum) if overdue else self.quorum)

@@ -15,6 +15,7 @@ from warren_shared.observability.log import Log
 from warren_shared.privacy.accountant import epsilon_of
 from warren_shared.privacy.mechanism import Correlation
 from warren_shared.protocol.messages import PrivacyTerms
+from warren_shared.tensors.ring import elements
 
 log = Log(__name__)
 
@@ -34,11 +35,15 @@ REFUSED: Final = {
 
 @dataclass(frozen=True)
 class PrivacyRules:
-    """The promise, and the ``rounds`` and ``quorum`` that its noise is made for."""
+    """The promise, and the ``rounds`` and ``quorum`` that its noise is made for.
+
+    ``masked``: updates are, and the keeper adds the noise.
+    """
 
     promise: ClientPrivacy
     rounds: int
     quorum: int
+    masked: bool = False
 
     @classmethod
     def from_settings(cls, settings: CoordinatorSettings) -> Self | None:
@@ -67,7 +72,7 @@ class PrivacyRules:
                 f"--privacy with --rounds {settings.rounds}: at most {MAX_ROUNDS}; a budget for so"
                 " many leaves nothing for each"
             )
-        rules = cls(promise, settings.rounds, settings.quorum)
+        rules = cls(promise, settings.rounds, settings.quorum, settings.secure is not None)
         rules._check_enough(settings.clients, settings.max_staleness)
         if settings.participation < 1:
             log.info(
@@ -105,7 +110,8 @@ class PrivacyRules:
         Raises:
             ConfigError: the run was begun without this promise.
         """
-        size = state.weights.layout.size_bytes // 4  # padding is noised, too
+        layout = state.weights.layout  # padding is noised, too
+        size = elements(layout, 32) if self.masked else layout.size_bytes // 4
         asked = PrivacyState(
             str(self.promise), self.rounds, self.quorum, size, secrets.token_hex(32)
         )
@@ -132,6 +138,10 @@ class PrivacyRules:
         delta = self.promise.delta
         epsilon = epsilon_of(noise.calibration.spent(done), delta)
         return PrivacySpent(epsilon, self.promise.epsilon, delta)
+
+    def mask_scale(self, state: State, weight: int) -> float:
+        """Steps for 1.0 in an update that is masked, and counts ``weight`` times at most."""
+        return self.promise.mask_scale(self.noise(state).calibration, weight)
 
     def noise(self, state: State) -> RoundNoise:
         """That of the run in ``state``, which ``begin`` gave."""

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from math import nan
@@ -10,7 +10,9 @@ from operator import itemgetter
 from statistics import median
 from typing import Final
 
-from coordinator_worker.aggregation import Cohort, Contribution
+from coordinator_worker.aggregation import Contribution
+from coordinator_worker.aggregation.coordinator import AnyCohort
+from coordinator_worker.aggregation.masked_cohort import MaskedCohort
 from coordinator_worker.aggregation.private_cohort import PrivateCohort
 from coordinator_worker.rounds.evaluation_pool import EvaluationPool
 from coordinator_worker.rounds.incoming_update import IncomingUpdate
@@ -25,7 +27,8 @@ from coordinator_worker.trust.shares import factors, judge, kept_names
 from warren_shared.errors import Rejected
 from warren_shared.observability.event_bus import Timings
 from warren_shared.protocol.messages import EvaluationEntry, UpdateManifest
-from warren_shared.tensors.evaluation import Evaluation, of_histograms
+from warren_shared.tensors.evaluation import Evaluation, of_histograms, pool
+from warren_shared.tensors.masked_figures import Told
 
 NONE: Final[Mapping[str, int]] = {}
 
@@ -59,7 +62,7 @@ class Round:
     ``share``: of its metrics no client weighs more.
     """
 
-    def __init__(self, cohort: Cohort | PrivateCohort, share: float = 1.0) -> None:
+    def __init__(self, cohort: AnyCohort, share: float = 1.0) -> None:
         self.cohort = cohort
         self._share = share
         self._held: list[list[int]] = []  # of each update, as `Intake` keeps them
@@ -67,6 +70,7 @@ class Round:
         self._reports: dict[str, tuple[int, Mapping[str, float]]] = {}
         self._evaluations: dict[int, EvaluationPool] = {}  # by the version that was evaluated
         self._norms: list[float] = []
+        self._told: list[Told] = []  # of masked updates, those with the same figures together
         self._bytes_up = self._raw_bytes_up = 0
         self.phases = Timings()
 
@@ -108,7 +112,7 @@ class Round:
             manifest.num_examples, arrival.staleness_weight, norm, manifest.local_steps, rarity
         )
         told = {"client": manifest.client, "base_version": manifest.base_version}
-        told |= {} if arrival.private else {"norm": norm}
+        told |= {} if arrival.hides_norm else {"norm": norm}
         with self.phases.measure("fold", **told):
             weight = self._fold(contribution, arrival)
         self._held.append(arrival.tags)
@@ -123,7 +127,7 @@ class Round:
             )
         )
         self._reports[manifest.client] = (manifest.num_examples, metrics_of(manifest))
-        self._norms += [] if arrival.private else [norm]
+        self._norms += [] if arrival.hides_norm else [norm]
         self._bytes_up += manifest.size_bytes
         self._raw_bytes_up += arrival.layout.size_bytes
         if (found := manifest.evaluation) is not None:
@@ -132,7 +136,16 @@ class Round:
             )
             evaluated.add(manifest.client, evaluation_of(found))
 
+    def unmasked(self, figures: Sequence[Told]) -> None:
+        """The masks are off: ``figures`` are what clients say together."""
+        self._told = list(figures)
+
     def _fold(self, contribution: Contribution, arrival: IncomingUpdate) -> float:
+        if isinstance(self.cohort, MaskedCohort):
+            figures = arrival.manifest.figures if isinstance(
+                arrival.manifest, UpdateManifest
+            ) else None  # fmt: skip
+            return self.cohort.take(arrival, int(contribution.staleness_weight), figures)
         if not isinstance(self.cohort, PrivateCohort):
             return self.cohort.take(contribution, arrival)
         if not arrival.is_void:
@@ -143,6 +156,8 @@ class Round:
 
     def evaluation_of(self, version: int) -> Evaluation | None:
         """What ``version`` is worth on the held-out data of all clients that trained from it."""
+        if told := self._told_evaluations():
+            return pool(told)
         found = self._evaluations.get(version)
         return found.pooled() if found else None
 
@@ -154,6 +169,9 @@ class Round:
         """
         evaluated = [found for _, found in sorted(self._evaluations.items(), reverse=True)]
         name = metric.removeprefix("eval_")
+        if self._told:
+            value = self._figures().get(metric)
+            return None if value is None else Judgement(self.updates, value, value, value)
         if evaluated and name != metric and name in evaluated[0].pooled().metrics():
             found = evaluated[0]
             for older in evaluated[1:]:
@@ -177,14 +195,14 @@ class Round:
         return RoundRecord(
             version=version,
             updates=self.updates,
-            examples=sum(count for _, count in self.examples),
+            examples=self.num_examples,
             incomplete=incomplete,
             rejected=dict(rejected),
             clients={
                 client: ClientReport(examples, dict(metrics))
                 for client, (examples, metrics) in self._reports.items()
             },
-            metrics=weighted_means(self._reports, self._share) | self._pooled(),
+            metrics=self._figures(),
             evaluation=self._evaluation(),
             norm=median(self._norms) if self._norms else 0.0,
             bytes_up=self._bytes_up,
@@ -194,8 +212,30 @@ class Round:
             judged=judged,
         )
 
+    @property
+    def num_examples(self) -> int:
+        """Those of all updates together, as far as they are told."""
+        if self._told:
+            return sum(told.examples for told in self._told)
+        return sum(count for _, count in self.examples)
+
+    def _figures(self) -> dict[str, float]:
+        """Metrics of training, and as ``eval_…`` what the version before is worth."""
+        if not self._told:
+            return weighted_means(self._reports, self._share) | self._pooled()
+        reports = {str(n): (told.examples, told.metrics) for n, told in enumerate(self._told)}
+        found = weighted_means(reports)
+        pooled = pool(self._told_evaluations())
+        return found | {f"eval_{name}": value for name, value in pooled.metrics().items()}
+
+    def _told_evaluations(self) -> list[Evaluation]:
+        return [told.evaluation for told in self._told if told.evaluation is not None]
+
     def _evaluation(self) -> EvaluationSummary | None:
         """Which version was evaluated: the newest, if clients report of several."""
+        if told := self._told_evaluations():
+            version = max(entry.base_version for entry in self.entries)
+            return EvaluationSummary(version, self.updates, sum(one.num_examples for one in told))
         if not self._evaluations:
             return None
         version, found = max(self._evaluations.items(), key=itemgetter(0))

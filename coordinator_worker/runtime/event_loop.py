@@ -151,6 +151,11 @@ class CoordinatorLoop:
         self._timers[type(event)] = timer
         timer.start()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether we were asked to stop."""
+        return not self._stop_asked.empty()
+
     def ask_to_stop(self) -> None:
         """End all waiting; safe in a signal handler."""
         self._stop_asked.put(None)

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from warren_shared.amqp.delivery import Delivery
@@ -130,7 +130,16 @@ class Inbox:
 
     def get(self) -> Delivery | Event:
         """Take the next one out, waiting for it without using the processor."""
-        item = self._queue.get()
+        return self._taken(self._queue.get())
+
+    def get_within(self, seconds: float) -> Delivery | Event | None:
+        """Take the next one out, if there is one within ``seconds``."""
+        try:
+            return self._taken(self._queue.get(timeout=seconds))
+        except Empty:
+            return None
+
+    def _taken(self, item: Delivery | Event) -> Delivery | Event:
         if isinstance(item, Delivery):
             with self._lock:
                 self._waiting_bytes -= len(item.body)

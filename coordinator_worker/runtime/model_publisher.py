@@ -233,6 +233,7 @@ def _manifest(
         uplink=header.uplink,
         downlink=header.downlink,
         privacy=header.privacy,
+        secure=header.secure,
         content=content_digest(weights.buffer) if signer is not None else None,
     )
     return signer.sign(manifest) if signer is not None else manifest

@@ -15,6 +15,7 @@ from coordinator_worker.monitoring.reporter import RunReporter
 from coordinator_worker.rounds.intake import Intake
 from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.rounds.privacy_rules import PrivacyRules
+from coordinator_worker.rounds.secure_rules import SecureRules
 from coordinator_worker.rounds.staging import Staging
 from coordinator_worker.rounds.stopping import StoppingCriteria
 from coordinator_worker.runtime.dead_letters import Rejections
@@ -23,6 +24,7 @@ from coordinator_worker.runtime.evaluator import Evaluator
 from coordinator_worker.runtime.event_loop import CoordinatorLoop
 from coordinator_worker.runtime.inbox import InitialWeightsTimeout, Judged
 from coordinator_worker.runtime.initial_weights import InitialWeightsRequest
+from coordinator_worker.runtime.keeper_link import KeeperLink
 from coordinator_worker.runtime.notices import Notices
 from coordinator_worker.settings import CoordinatorSettings, parse_config
 from coordinator_worker.storage.store import Store
@@ -40,6 +42,7 @@ class RunRules:
     learning: Algorithm
     policy: Policy
     privacy: PrivacyRules | None
+    secure: SecureRules | None
 
     @classmethod
     def from_settings(cls, settings: CoordinatorSettings) -> Self:
@@ -48,8 +51,9 @@ class RunRules:
         stopping = StoppingCriteria.from_settings(settings)
         learning = Algorithm.from_settings(settings)
         privacy = PrivacyRules.from_settings(settings)
-        policy = Policy.from_settings(settings, learning.aggregator, privacy)
-        return cls(config, stopping, learning, policy, privacy)
+        secure = SecureRules.from_settings(settings, privacy)
+        policy = Policy.from_settings(settings, learning.aggregator, privacy, secure)
+        return cls(config, stopping, learning, policy, privacy, secure)
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Resources:
     rejections: Rejections
     disk_retry: DiskRetry
     evaluator: Evaluator | None
+    keeper: KeeperLink | None
 
     @classmethod
     def open(cls, settings: CoordinatorSettings, rules: RunRules) -> Self:
@@ -110,7 +115,12 @@ class Resources:
             signer=signer,
             notices=notices,
             reporter=reporter,
-            rejections=Rejections(loop.models, notices, redacts=rules.privacy is not None),
+            rejections=Rejections(loop.models, notices, redacts=rules.policy.hides_figures),
             disk_retry=DiskRetry(reporter, loop),
             evaluator=Evaluator(command, store.folder, judged) if command else None,
+            keeper=(
+                KeeperLink.of(settings, loop.models, signer)
+                if rules.secure is not None and signer is not None
+                else None
+            ),
         )

@@ -124,8 +124,9 @@ class UpstreamFederation:
 
     def complete(self, record: RoundRecord, closed: Round, version: int) -> RoundRecord:
         """Add what the federation above is told of the round."""
-        examples = sum(examples for _, examples in closed.examples)
-        return replace(record, above=RegionResult(examples, closed.evaluation_of(version)))
+        return replace(
+            record, above=RegionResult(closed.num_examples, closed.evaluation_of(version))
+        )
 
     def provide(self, publisher: ModelPublisher, weights: Weights) -> None:
         """Exchange ``weights`` for the model from above, where they lie.

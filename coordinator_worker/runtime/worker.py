@@ -22,6 +22,7 @@ from functools import partial
 from typing import Final, Self, assert_never
 
 from coordinator_worker.aggregation import Diverged
+from coordinator_worker.aggregation.masked_cohort import MaskedCohort
 from coordinator_worker.monitoring import events
 from coordinator_worker.monitoring.waiting import TICK_S, WaitingReport
 from coordinator_worker.rounds import newest_version
@@ -62,6 +63,8 @@ from coordinator_worker.runtime.inbox import (
     Tick,
     WatchdogTick,
 )
+from coordinator_worker.runtime.keeper_link import Damaged
+from coordinator_worker.runtime.keeper_patience import KeeperPatience
 from coordinator_worker.runtime.model_publisher import ModelPublisher
 from coordinator_worker.runtime.model_source import LocalAggregation, ModelSource
 from coordinator_worker.runtime.resources import Resources, RunRules
@@ -70,11 +73,19 @@ from coordinator_worker.state import roster
 from coordinator_worker.state.round_record import EvaluationSummary, RoundRecord
 from coordinator_worker.state.training_state import Best, State, status, with_figures
 from warren_shared.amqp.delivery import Delivery
-from warren_shared.errors import BrokerUnavailable, Stopped
+from warren_shared.errors import BrokerUnavailable, ConfigError, Stopped
 from warren_shared.observability.event_bus import Timings
 from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import kind_of
-from warren_shared.protocol.messages import InitialManifest, Join, UpdateManifest
+from warren_shared.protocol.messages import (
+    InitialManifest,
+    Join,
+    MaskedUpdate,
+    Revealed,
+    Unmask,
+    Unmasked,
+    UpdateManifest,
+)
 from warren_shared.protocol.model_header import ModelHeader
 from warren_shared.service.lifecycle import on_stop_signal
 from warren_shared.tensors import frozen
@@ -105,6 +116,8 @@ class CoordinatorWorker:
         self._learning = rules.learning
         self._policy = rules.policy
         self._privacy = rules.privacy
+        self._secure = rules.secure
+        self._keeper = resources.keeper
         self._loop = resources.loop
         self._store = resources.store
         self._audit = resources.store.audit
@@ -129,6 +142,9 @@ class CoordinatorWorker:
         self._activity = Activity()
         self._epoch = 0  # of the connection over which all that is unacknowledged came
         self._finished = False
+        # The transfers that the open round has to be made of, since the keeper has given the sum of
+        # their masks for it; all others are for the next.
+        self._given: frozenset[str] | None = None
         self._overdue = False
         self._abandoned = 0  # epoch of which nothing more is taken: it lacks a message
         self._sender = ThreadPoolExecutor(1, "send")
@@ -260,6 +276,8 @@ class CoordinatorWorker:
             self._evaluator.close()
         if self._active:
             self._reporter.stopped()
+        if self._keeper is not None:
+            self._keeper.close()
         self._loop.close()
         self._sender.shutdown()
         self._event_bus.close()
@@ -332,6 +350,15 @@ class CoordinatorWorker:
             return False
         told = (self._store.folder, self._store.damaged)
         newest_version.check(self._store.state, out, *told, is_published=self._source.alone)
+        if self._keeper is not None:
+            try:
+                self._keeper.open()
+            except BrokerUnavailable as error:
+                log.info("not_active_yet", "%s; connecting again", error)
+                self._store.give_back()
+                self._abandoned = epoch
+                self._loop.updates.reopen()
+                return False
         self._active = True
         self._reporter.link(events.LinkActive)
         self._missing.begin()
@@ -410,6 +437,8 @@ class CoordinatorWorker:
             self._loop.models.give_up()
             self._left = self._run.state if self._run is not None else self._left
             self._sending = self._run = None
+        if self._keeper is not None:
+            self._keeper.close()
         self._store.give_back()
         self._intake.reset()
         self._initial_weights.reset()
@@ -420,10 +449,14 @@ class CoordinatorWorker:
         """Start from ``state``: its model goes to all clients, also those that missed it before."""
         check_room(self._policy.quorum, state.weights.buffer.nbytes)
         check_promise(self._privacy, state)
+        if self._secure is not None:
+            self._secure.check_layout(state.weights.layout)
         noise = None
         if self._privacy is not None:
             state = self._privacy.begin(state)
             noise = self._privacy.noise(state)
+        masking = self._secure.masking(state) if self._secure is not None else None
+        self._intake.terms = masking.terms if masking is not None else None
         self._finished = self._stopping.reached(state)
         header = ModelHeader(
             federation=state.federation,
@@ -438,16 +471,24 @@ class CoordinatorWorker:
             uplink=self._policy.uplink,
             downlink=self._learning.downlink,
             privacy=self._privacy.terms if self._privacy is not None else None,
+            secure=self._intake.terms,
         )
         spares = self._settings.spare_mailboxes
         publisher = ModelPublisher.announce(
             self._loop.models, state.weights, self._signer, header=header, spares=spares
         )
         self._source.begin(state.weights)
-        coordinator = self._learning.coordinator(publisher, state, noise)
+        adds_noise = noise if masking is None else None  # else the keeper does
+        coordinator = self._learning.coordinator(publisher, state, adds_noise)
         share = self._settings.max_evaluation_share
         self._run = run = ActiveRun.begin(
-            state, publisher, coordinator, share=share, alone=self._source.alone, noise=noise
+            state,
+            publisher,
+            coordinator,
+            share=share,
+            alone=self._source.alone,
+            noise=noise,
+            masking=masking,
         )
         self._left = None
         self._is_outdated = False
@@ -565,16 +606,26 @@ class CoordinatorWorker:
         run = self._run
         if run is None:
             raise RuntimeError("an update was admitted before there was a model")
+        if self._given is not None and arrival.manifest.transfer not in self._given:
+            arrival.release()  # it comes again once this round is closed
+            return
         rarity = 1.0
         if self._learning.aggregator.needs_rarity:
             rarity = roster.rarity(run.state.roster, arrival.manifest.client)
         run.round.fold(arrival, rarity)
         updates = run.round.updates
         self._audit.accepted(arrival.manifest, run.state.version + 1)
-        norm = 0.0 if arrival.private else arrival.norm
+        norm = 0.0 if arrival.hides_norm else arrival.norm
         self._reporter.accepted(arrival.manifest, run.state.version, updates, norm)
-        if self._policy.closes(updates, overdue=self._overdue):
+        if self._may_close(run):
             self._close_round(run)
+
+    def _may_close(self, run: ActiveRun) -> bool:
+        """Whether the round has all that it needs."""
+        if self._given is not None:
+            return self._given <= {entry.transfer for entry in run.round.entries}
+        updates, clients = run.round.updates, run.round.clients
+        return self._policy.closes(updates, clients, overdue=self._overdue)
 
     def _take_initial(self, arrival: IncomingUpdate) -> None:
         manifest = arrival.manifest
@@ -599,7 +650,7 @@ class CoordinatorWorker:
     def _look_at_deadline(self, run: ActiveRun) -> None:
         updates, version = run.round.updates, run.state.version
         self._reporter.overdue(version + 1, updates, self._policy.min_quorum)
-        if self._policy.closes(updates, overdue=True):
+        if self._may_close(run):
             self._close_round(run)
         elif self._settings.participation < 1:
             self._notices.call_all_hands(version)
@@ -615,6 +666,8 @@ class CoordinatorWorker:
         self._settle_sending()
         if self._finished:
             return  # a region hears only now that the last model is out
+        if self._secure is not None and not self._unmask(run):
+            return
         state, closed, spare = run.state, run.round, run.state.weights
         version = state.version + 1
         record = closed.record(
@@ -672,6 +725,83 @@ class CoordinatorWorker:
         if self._finished:
             self._reporter.ends(version, self._stopping.reason(state))
 
+    def _unmask(self, run: ActiveRun) -> bool:
+        """Have the masks of the round's sum taken off; False if the round has to begin again.
+
+        Raises:
+            ConfigError: the keeper refuses for good.
+        """
+        closed, cohort = run.round, run.round.cohort
+        terms = self._intake.terms
+        if self._keeper is None or terms is None or not isinstance(cohort, MaskedCohort):
+            raise RuntimeError("masked updates without terms")
+        version = run.state.version + 1
+        request = Unmask(
+            federation=run.state.federation,
+            run=run.state.run,
+            version=version,
+            layout=run.state.weights.layout.digest,
+            secure=terms,
+            privacy=self._privacy.terms if self._privacy is not None else None,
+            updates=[
+                MaskedUpdate(
+                    client=entry.client,
+                    base_version=entry.base_version,
+                    transfer=entry.transfer,
+                    weight=weight,
+                )
+                for entry, weight in zip(closed.entries, cohort.weights, strict=True)
+            ],
+        )
+        patience = KeeperPatience(self._reporter, version, self._goes_on)
+        try:
+            with closed.phases.measure("unmask"):
+                told = self._keeper.ask(request, cohort, patience.goes_on)
+        except Damaged as error:
+            log.warning("masks_damaged", "%s; the round begins again", error)
+            self._begin_again()
+            return False
+        patience.over()
+        if isinstance(told, Unmasked):
+            cohort.finish()
+            closed.unmasked(cohort.told)
+            return True
+        if told is not None:
+            self._heed_keeper(told)
+        self._begin_again()
+        return False
+
+    def _goes_on(self) -> bool:
+        """Whether the round's updates are still ours to close it with."""
+        self._loop.waiting("waiting for the keeper")
+        return self._loop.updates.epoch == self._epoch and not self._loop.is_stopping
+
+    def _begin_again(self) -> None:
+        """Take the round's updates once more from the broker."""
+        self._abandoned = self._epoch
+        self._loop.updates.reopen()
+
+    def _heed_keeper(self, told: Revealed) -> None:
+        """The keeper has refused: make the round of what it gave before, or without what it says.
+
+        Raises:
+            ConfigError: it refuses whatever we ask.
+        """
+        log.warning(
+            "keeper_refused",
+            "the keeper refuses the sum for version %d: %s",
+            told.version,
+            told.detail or told.reason,
+            reason=told.reason,
+        )
+        if told.reason == "version" and told.transfers:
+            self._given = frozenset(told.transfers)
+            return
+        if not told.transfers:
+            raise ConfigError(f"the keeper refuses: {told.detail or told.reason}")
+        for transfer in told.transfers:
+            self._intake.without_mask[transfer] = f"the keeper: {told.detail or told.reason}"
+
     def _aggregate(
         self, run: ActiveRun, closed: Round, record: RoundRecord
     ) -> tuple[Weights, RoundRecord]:
@@ -725,6 +855,9 @@ class CoordinatorWorker:
             self._loop.wait_for(sending)
             self._sending = None
             phases.timing("acknowledge", self._loop.updates.acknowledge)(tags, epoch)
+            if self._given is not None:  # what came beside the set that was given comes again
+                self._given = None
+                self._begin_again()
             self._say_published(run, phases)
             if self._evaluator is not None:
                 facts = frozen.fact(run.state.fixed_state)

@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 from warren_shared.config.named import choose
 from warren_shared.errors import ConfigError
 from warren_shared.privacy.accountant import check_promise, mu_of
-from warren_shared.privacy.mechanism import Calibration, Correlation
+from warren_shared.privacy.mechanism import Calibration, Correlation, length_before_rounding
 from warren_shared.protocol.messages import PrivacyTerms
 
 SMALL: Final = 20  # updates in a sum, below which noise that hides one leaves nothing
@@ -83,6 +83,13 @@ class ClientPrivacy:
                 f"--privacy {self}: {error}; lower --quorum, or the model's size"
             ) from None
         return found
+
+    def mask_scale(self, calibration: Calibration, weight: int) -> float:
+        """How many steps of a masked sum 1.0 in an update is that counts ``weight`` times at most.
+
+        A vector of norm ``clip`` is then at most ``unit`` long with its roundings and its weight.
+        """
+        return length_before_rounding(calibration.unit // weight, calibration.size) / self.clip
 
 
 def _short(value: float) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from warren_shared.protocol.messages import LocalTraining, PrivacyTerms, Setting
+from warren_shared.protocol.messages import LocalTraining, MaskTerms, PrivacyTerms, Setting
 from warren_shared.tensors.compression import RAW
 
 
@@ -23,3 +23,4 @@ class ModelHeader:
     uplink: str = RAW
     downlink: str = RAW
     privacy: PrivacyTerms | None = None
+    secure: MaskTerms | None = None

@@ -134,11 +134,14 @@ class RingCode:
     def _dither(self, size: int) -> npt.NDArray[np.uint8]:
         return np.frombuffer(secrets.token_bytes(size), np.uint8) & np.uint8(self.weight - 1)
 
-    def decode(self, total: Ring, weights: int, into: Weights) -> None:
-        """Write what the sum ``total`` stands for, its updates' weights coming to ``weights``."""
+    def decode(self, total: Ring, weights: int, divisor: float, into: Weights) -> None:
+        """Write what the sum ``total`` stands for, over ``divisor``.
+
+        The weights of its updates come to ``weights``.
+        """
         signed = total.view(_SIGNED[self.ring])
         offset = weights * (self.weight - 1) / 2  # what the dithers come to, in the mean
-        value = 1.0 / self.scale
+        value = 1.0 / self.scale / divisor
         if self.ring == 16:
             self._rotated_back(signed, offset, value, into)
             return

@@ -106,6 +106,19 @@ PROTOCOL_4: Final[dict[str, m.Message]] = {
     ),
 }  # fmt: skip
 
+_PRIVACY: Final = m.PrivacyTerms(
+    epsilon=2.0, delta=1e-5, clip=0.5, contributions=4, distance=30, rounds=120
+)
+_MASKS: Final = m.MaskTerms(
+    keeper="cafecafe",
+    least=3,
+    ring=32,
+    scale=1048576.0,
+    clip=2.0,
+    weights=[2, 1],
+    examples=100,
+    limb=24,
+)
 _TRAINABLE: Final = m.LocalTraining(exchange="trainable")
 
 PROTOCOL_5: Final[dict[str, m.Message]] = {
@@ -118,16 +131,52 @@ PROTOCOL_5: Final[dict[str, m.Message]] = {
     ),
     "model, private": m.ModelManifest(
         federation="f", run="0badcafe", version=3, tensors=[_ENTRY],
-        privacy=m.PrivacyTerms(
-            epsilon=2.0, delta=1e-5, clip=0.5, contributions=4, distance=30, rounds=120
-        ),
-        **_TRANSFER,
+        privacy=_PRIVACY, **_TRANSFER,
     ),
     "model, of what trains": m.ModelManifest(
         federation="f", run="0badcafe", version=3, tensors=[_ENTRY], local=_TRAINABLE,
         fixed_state={"frozen weights": "cafe" * 8}, **_TRANSFER,
     ),
     "notice, of what trains": m.Notice(notice="send-initial", local=_TRAINABLE),
+    "model, masked": m.ModelManifest(
+        federation="f", run="0badcafe", version=3, tensors=[_ENTRY], secure=_MASKS, **_TRANSFER
+    ),
+    "update, masked": m.UpdateManifest(
+        federation="f", run="0badcafe", client="alfa", base_version=2, num_examples=1,
+        layout="feedbeef", encoding="ring32",
+        figures=m.FigureNames(metrics=["loss"], means=["mae"], classes=2, scores=True),
+        **_TRANSFER,
+    ),
+    "seed": m.Seed(
+        federation="f", run="0badcafe", client="alfa", base_version=2, transfer="0123456789abcdef",
+        layout="feedbeef", elements=8, figures="ef" * 32, figure_elements=5, model="ab" * 32,
+        terms="cd" * 32, seed="01" * 32,
+    ),
+    "unmask": m.Unmask(
+        federation="f", run="0badcafe", version=3, layout="feedbeef", secure=_MASKS,
+        updates=[m.MaskedUpdate(
+            client="alfa", base_version=2, transfer="0123456789abcdef", weight=2
+        )],
+    ),
+    "unmask, all": m.Unmask(
+        federation="f", run="0badcafe", version=3, layout="feedbeef", secure=_MASKS,
+        privacy=_PRIVACY, signatures={"cafecafe": "cd" * 64},
+    ),
+    "revealed": m.Revealed(
+        federation="f", run="0badcafe", version=3, transfers=["0123456789abcdef"], rounds=2
+    ),
+    "revealed, refused": m.Revealed(
+        federation="f", run="0badcafe", version=3, reason="few", detail="too few",
+        signatures={"cafecafe": "cd" * 64},
+    ),
+    "unmasked": m.Unmasked(
+        federation="f", run="0badcafe", version=3, content="ab" * 32, **_TRANSFER
+    ),
+    "unmasked, all": m.Unmasked(
+        federation="f", run="0badcafe", version=3, content="ab" * 32, rounds=2,
+        figures=[m.FigureSum(names="ef" * 32, updates=3)], signatures={"cafecafe": "cd" * 64},
+        **_TRANSFER,
+    ),
 }  # fmt: skip
 
 PROTOCOLS: Final = {

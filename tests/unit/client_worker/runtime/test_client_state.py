@@ -32,7 +32,7 @@ class Process:
         self.memory.resume(self.client, "alfa", run, LOCAL)
         kept = self.keep.get("alfa", self.client.layout_for(LOCAL)) if self.keep else None
         if kept is not None:
-            self.confirm(kept)
+            self.confirm(kept[0])
 
     def train(self, version: int) -> Update:
         update = self.client.train(START, LOCAL)

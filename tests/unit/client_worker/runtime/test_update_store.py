@@ -28,8 +28,9 @@ def test_what_is_kept_comes_back_the_same_until_it_is_confirmed(tmp_path: Path) 
     keep = UpdateStore(tmp_path)
     found = keep.get("alfa", DELTA.layout)
     assert found is not None
-    assert found.manifest.transfer
-    assert found.buffer.tobytes() == DELTA.buffer.tobytes()
+    assert found[0].manifest.transfer
+    assert found[0].buffer.tobytes() == DELTA.buffer.tobytes()
+    assert found[1] is None
     assert keep.get("bravo", DELTA.layout) is None
     assert keep.last_confirmed("alfa") is None
     keep.confirmed("alfa", "ab" * 4, 3)
@@ -93,8 +94,8 @@ def test_an_encoded_update_comes_back_in_the_same_bytes(tmp_path: Path) -> None:
     UpdateStore(tmp_path).put(Outgoing(manifest, buffer), "alfa")
     found = UpdateStore(tmp_path).get("alfa", DELTA.layout)
     assert found is not None
-    assert found.manifest == manifest
-    assert found.buffer.tobytes() == buffer.tobytes()
+    assert found[0].manifest == manifest
+    assert found[0].buffer.tobytes() == buffer.tobytes()
 
 
 def test_a_kept_update_of_another_length_or_encoding_is_not_used(tmp_path: Path) -> None:

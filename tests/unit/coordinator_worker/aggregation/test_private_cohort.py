@@ -165,7 +165,7 @@ def test_the_noise_of_later_rounds_takes_that_of_earlier_ones_back() -> None:
         totals[name] = float(np.std(coordinator.weights[0]))
         column = found.calibration.correlation
         inverse = np.r_[1, -column.omega * (column.theta - column.omega) ** np.arange(rounds - 1)]
-        one = found.calibration.sigma * found.value / 20
+        one = found.calibration.sigma / found.scale / 20
         assert totals[name] == pytest.approx(
             one * np.sqrt((np.cumsum(inverse) ** 2).sum()), rel=0.1
         )

@@ -15,7 +15,13 @@ from tests.support.bodies import bodies_of, encode
 from warren_shared.amqp.delivery import Delivery
 from warren_shared.errors import ConfigError, Rejected
 from warren_shared.protocol.codec import decode, tensor_entries
-from warren_shared.protocol.messages import LocalTraining, ModelManifest, Notice, PrivacyTerms
+from warren_shared.protocol.messages import (
+    LocalTraining,
+    MaskTerms,
+    ModelManifest,
+    Notice,
+    PrivacyTerms,
+)
 from warren_shared.protocol.signing import Signer, Verifier, content_digest, signed_bytes
 from warren_shared.protocol.transfer import Outgoing, transfer_fields
 from warren_shared.tensors.layout import Layout, Weights
@@ -26,6 +32,9 @@ VERIFIER = Verifier([KEY.public_key()])
 LAYOUT = Layout.of([np.zeros(300_000, np.float32)])  # two chunks
 WEIGHTS = Weights.empty(LAYOUT)
 WEIGHTS[0].fill(1)
+MASKS = MaskTerms(
+    keeper="cafecafe", least=3, ring=32, scale=1e6, clip=2.0, weights=[1], examples=1, limb=24
+)
 PRIVACY = PrivacyTerms(epsilon=2.0, delta=1e-5, clip=0.5, contributions=4, distance=30, rounds=120)
 
 
@@ -72,6 +81,7 @@ def test_what_was_signed_is_believed_on_the_other_side_of_the_wire(
         {"base": 2},
         {"weights_digest": 7},
         {"privacy": PRIVACY},
+        {"secure": MASKS},
     ],
 )
 def test_nothing_of_a_model_can_be_changed(change: dict[str, object]) -> None:
@@ -85,7 +95,7 @@ def test_every_field_of_a_header_is_signed() -> None:
     everything = manifest(
         config={"seed": 1}, local=LocalTraining(proximal=0.1), max_staleness=1, participation=0.5,
         final=True, fixed_state={"vocabulary": "cafe" * 4}, uplink="1bit", downlink="1bit",
-        base=2, weights_digest=7, privacy=PRIVACY,
+        base=2, weights_digest=7, privacy=PRIVACY, secure=MASKS,
     )  # fmt: skip
     said = msgpack.unpackb(signed_bytes(everything).partition(b"\n")[2])
     assert set(said) == set(ModelManifest.model_fields) - {"signatures"}

@@ -1,0 +1,209 @@
+"""What the coordinator asks of the keeper, and what comes back: the sum of a round's masks.
+
+The request is signed and persistent, so it outlives either side's crash. Only the active
+coordinator consumes answers: whoever consumed before it would take them away. The same request is
+answered with the same bytes, and another set for a version is refused with the set that was given;
+so nothing has to be remembered here (docs/secure-aggregation.md).
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from coordinator_worker.runtime.inbox import Inbox, Lost
+from coordinator_worker.settings import CoordinatorSettings
+from warren_shared.amqp.delivery import Delivery, Subscription
+from warren_shared.amqp.publisher import Publication
+from warren_shared.amqp.session import Session
+from warren_shared.errors import Rejected
+from warren_shared.naming import KEEPER_USER, UNMASK_QUEUE, UNMASKED_QUEUE
+from warren_shared.observability.log import Log
+from warren_shared.protocol.codec import decode, encode
+from warren_shared.protocol.encryption import MASKS, UpdateDecryptor
+from warren_shared.protocol.messages import Chunk, FigureSum, Revealed, Sealed, Unmask, Unmasked
+from warren_shared.protocol.signing import Signer, Verifier
+from warren_shared.protocol.transfer import Incoming
+
+log = Log(__name__)
+
+READER: Final = "the coordinator"
+LOOK_S: Final = 1.0
+
+
+class Masks(Protocol):
+    """Where the sum of the masks goes."""
+
+    def begin_unmasking(self, sums: list[FigureSum]) -> int:
+        """Sums of these figures come behind that of the weights; how many bytes that is."""
+        ...
+
+    def subtract(self, start: int, data: memoryview) -> None:
+        """Take a piece off."""
+        ...
+
+
+class Damaged(Exception):
+    """What came is not what was announced, and half of it is subtracted already."""
+
+
+@dataclass
+class _Answer:
+    """A sum that is arriving, in the deliveries ``tags``."""
+
+    manifest: Unmasked
+    incoming: Incoming
+    tags: list[int]
+
+
+class KeeperLink:
+    """Asks through ``models``, whose requests ``signer`` signs; answers have a connection.
+
+    ``answers`` makes that connection, of which deliveries go to the inbox that it is given.
+    """
+
+    def __init__(
+        self,
+        models: Session,
+        signer: Signer,
+        opener: UpdateDecryptor,
+        verifier: Verifier,
+        answers: Callable[[Inbox], Session],
+        patience_s: float,
+    ) -> None:
+        self._models = models
+        self._signer = signer
+        self._opener = opener
+        self._verifier = verifier
+        self._make = answers
+        self._patience_s = patience_s
+        self._session: Session | None = None
+        self._inbox: Inbox | None = None
+        self._taken = 0  # bytes of the open round's masks that are subtracted
+
+    @classmethod
+    def of(cls, settings: CoordinatorSettings, models: Session, signer: Signer) -> "KeeperLink":
+        """As ``settings`` say; raises ConfigError if a key is none."""
+        federation = settings.federation
+        opener = UpdateDecryptor.of(settings.secret(settings.decrypt_keys), federation, MASKS)
+        verifier = Verifier.of(settings.keeper_verify_key)
+        if verifier is None:
+            raise RuntimeError("a keeper without a key is refused before")
+
+        def answers(inbox: Inbox) -> Session:
+            return Session.for_broker(
+                settings.broker,
+                f"coordinator · {federation} · masks in",
+                Subscription((UNMASKED_QUEUE,), inbox.deliver, tag="coordinator"),
+                on_lost=lambda: inbox.put(Lost()),
+            )
+
+        return cls(models, signer, opener, verifier, answers, settings.wait_broker_s)
+
+    def open(self) -> None:
+        """We are the active coordinator: take what the keeper says."""
+        self.close()
+        inbox = Inbox(lambda: session.pause(), lambda: session.resume())  # noqa: PLW0108
+        session = self._make(inbox)
+        session.start(self._patience_s)
+        self._session, self._inbox = session, inbox
+
+    def close(self) -> None:
+        """Leave the answers to whoever is active next."""
+        if self._session is not None:
+            self._session.close()
+        self._session = self._inbox = None
+
+    def ask(
+        self, request: Unmask, masks: Masks, goes_on: Callable[[float], bool]
+    ) -> Revealed | Unmasked | None:
+        """Subtract what the keeper gives for ``request`` from ``masks``; return how it told it.
+
+        ``goes_on`` is asked now and then with the seconds that the keeper has taken; None once it
+        says no.
+
+        Raises:
+            Damaged: the round has to be begun again.
+        """
+        message = encode(self._signer.sign(request))
+        self._models.publish(
+            [Publication("", UNMASK_QUEUE, message, "unmask", persistent=True, mandatory=True)],
+            waits_for_queue=True,
+        )
+        self._taken = 0
+        began = time.monotonic()
+        answer: _Answer | None = None
+        while goes_on(time.monotonic() - began):
+            if self._session is None or self._inbox is None:
+                self.open()
+                continue
+            item = self._inbox.get_within(LOOK_S)
+            if isinstance(item, Lost):
+                answer = None  # it comes again from its beginning
+            if not isinstance(item, Delivery) or item.epoch != self._session.epoch:
+                continue
+            told, data = self._told(item)
+            if isinstance(told, Revealed) and self._is_for(told, request):
+                self._session.acknowledge([item.tag], item.epoch)
+                return told
+            if isinstance(told, Unmasked) and self._is_for(told, request):
+                answer = self._begin(told, masks)
+            if answer is None or not isinstance(told, Chunk | Unmasked):
+                self._session.acknowledge([item.tag], item.epoch)
+                continue
+            if isinstance(told, Chunk) and told.transfer != answer.manifest.transfer:
+                self._session.acknowledge([item.tag], item.epoch)
+                continue
+            answer.tags.append(item.tag)
+            if self._add(answer, told, data):
+                self._session.acknowledge(answer.tags, item.epoch)
+                return answer.manifest
+        return None
+
+    def _told(self, item: Delivery) -> tuple[Revealed | Unmasked | Chunk | None, memoryview]:
+        try:
+            return self._read(item)
+        except Rejected as rejected:
+            log.warning("answer_dropped", "not an answer of the keeper: %s", rejected)
+            return None, item.body
+
+    def _read(self, item: Delivery) -> tuple[Revealed | Unmasked | Chunk, memoryview]:
+        if item.user != KEEPER_USER or item.unreadable:
+            raise Rejected("identity", f"it is of {item.user!r}")
+        sealed, body = decode(item.body, READER)
+        if not isinstance(sealed, Sealed):
+            raise Rejected("sealed", "it is not sealed")
+        message, data = decode(self._opener.open(sealed, body, item.user), READER)
+        if isinstance(message, Revealed | Unmasked):
+            self._verifier.check(message)
+        elif not isinstance(message, Chunk):
+            raise Rejected("malformed", f"a keeper may not send a {message.kind}")
+        return message, data
+
+    @staticmethod
+    def _is_for(told: Revealed | Unmasked, request: Unmask) -> bool:
+        same = ("federation", "run", "version")
+        return all(getattr(told, name) == getattr(request, name) for name in same)
+
+    def _begin(self, told: Unmasked, masks: Masks) -> _Answer:
+        try:
+            expected = masks.begin_unmasking(told.figures)
+        except ValueError as error:
+            raise Damaged(str(error)) from None
+        if told.size_bytes != expected:
+            raise Damaged(f"{told.size_bytes} bytes of masks for {expected} of updates")
+
+        def store(start: int, data: memoryview) -> None:
+            fresh = max(self._taken - start, 0)  # what came before, over a link that was lost
+            if fresh < len(data):
+                masks.subtract(start + fresh, data[fresh:])
+            self._taken = max(self._taken, start + len(data))
+
+        return _Answer(told, Incoming(told, store, told.content), [])
+
+    @staticmethod
+    def _add(answer: _Answer, told: Chunk | Unmasked, data: memoryview) -> bool:
+        try:
+            return answer.incoming.add(told.index if isinstance(told, Chunk) else 0, data)
+        except Rejected as rejected:
+            raise Damaged(str(rejected)) from None
