@@ -16,9 +16,9 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
-# TLS=1: everything encrypted.
+# TLS=1: everything encrypted. SECURE=1: masked updates, and a keeper.
 demo: $(VENV)/.examples ## train on real patients of four clinics, over a private RabbitMQ node
-	@$(BIN)/coordinator-worker demo $(if $(TLS),--tls)
+	@$(BIN)/coordinator-worker demo $(if $(TLS),--tls) $(if $(SECURE),--secure)
 
 heart-disease: $(VENV)/.examples ## the same for four real hospitals: make heart-disease DATA=FOLDER
 	@$(BIN)/python -m warren_examples.heart_disease --data "$(DATA)"
@@ -56,7 +56,7 @@ plots: $(VENV)/.bench ## draw the results of the benchmarks, beside their JSON f
 
 # Half an hour in all; `make experiments DATA=FOLDER ONLY=robust` is one of them.
 experiments: $(VENV)/.bench ## what the algorithms learn, beside published figures: DATA=FOLDER
-	@for name in $(or $(ONLY),fedavg_rounds asynchronous biased optimizers robust hospitals hospitals_private pooled compression private privacy_audit); do \
+	@for name in $(or $(ONLY),fedavg_rounds asynchronous biased optimizers robust hospitals hospitals_private pooled compression private privacy_audit inversion); do \
 	  OMP_NUM_THREADS=1 $(BIN)/python -m experiments.$$name --data "$(DATA)" || exit 1; done
 
 # RABBITMQ=4 for that of Debian 13 instead of this machine's own, RABBITMQ=4.3 for that of the next.

@@ -17,7 +17,7 @@ from coordinator_worker.text.formatting import size
 from warren_examples.stage.baselines import Comparison
 from warren_examples.stage.federation import Run, Stage
 from warren_examples.stage.html import write_html
-from warren_examples.stage.report import Figures, summary, table, write_json
+from warren_examples.stage.report import Figures, seen, summary, table, write_json
 from warren_examples.stage.study import Study
 from warren_examples.stage.view import View
 from warren_shared.errors import BrokerConfigError, ConfigError, WarrenError
@@ -41,6 +41,8 @@ def parser(study: Study, out: str, program: str | None = None) -> argparse.Argum
                        help="leave the broker running, to look at the management UI")  # fmt: skip
     flags.add_argument("--tls", action="store_true",
                        help="mutual TLS, and updates that the broker cannot read")  # fmt: skip
+    flags.add_argument("--secure", action="store_true",
+                       help="masked updates: with a keeper, nobody sees one")  # fmt: skip
     return flags
 
 
@@ -94,7 +96,10 @@ def play(study: Study, given: argparse.Namespace) -> None:
     except OSError as error:
         raise ConfigError(f"--out {given.out} cannot be written to: {error.strerror}") from None
     try:
-        with View(study.title) as view, Stage(study, given.out, view, tls=given.tls) as stage:
+        with (
+            View(study.title) as view,
+            Stage(study, given.out, view, tls=given.tls, secure=given.secure) as stage,
+        ):
             stage.keep_broker = given.keep_broker
             runs, alone, comparison = _train(study, stage, view, seeds)
     except BrokerConfigError as error:
@@ -104,12 +109,14 @@ def play(study: Study, given: argparse.Namespace) -> None:
     }
     figures = Figures(study, federated, alone)
     facts = _facts(runs, study, time.monotonic() - began, stage.version)
-    facts["encrypted"] = given.tls
+    facts["encrypted"], facts["masked"] = given.tls, given.secure
     write_json(given.out / "report.json", figures, facts)
     curves = [list(rounds.values()) for rounds in view.history]
     write_html(given.out / "report.html", figures, facts, curves)
     console = Console()
     console.print(table(figures))
+    if given.secure:
+        console.print(seen(figures, facts))
     console.print(summary(figures, facts))
     console.print(f"Written: {given.out / 'report.json'} and {given.out / 'report.html'}")
     if given.keep_broker:

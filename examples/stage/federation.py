@@ -1,5 +1,6 @@
 """A federation of real processes over a private broker, run once for each seed."""
 
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from coordinator_worker.monitoring.follower import Watch
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from coordinator_worker.terminal.view import TerminalView
-from warren_examples.stage.processes import Child, ChildFailed
+from warren_examples.stage.processes import BIN, Child, ChildFailed
 from warren_examples.stage.study import Study
 from warren_examples.stage.view import View
 from warren_shared.tls import Broker
@@ -37,9 +38,11 @@ class Run:
 class Stage:
     """Broker and clients of a study; a context manager that leaves nothing running."""
 
-    def __init__(self, study: Study, out: Path, view: View, *, tls: bool = False) -> None:
+    def __init__(
+        self, study: Study, out: Path, view: View, *, tls: bool = False, secure: bool = False
+    ) -> None:
         self._study, self._names, self._out, self._view = study, study.names, out, view
-        self._tls = tls
+        self._tls, self._secure = tls, secure
         self._home = out / "broker"
         self._clients: list[Child] = []
         self._exit = ExitStack()
@@ -50,11 +53,17 @@ class Stage:
         with ExitStack() as unless_complete:
             unless_complete.callback(self._stop_broker)
             clients = tuple(self._names)
-            federation = Federation(clients=clients, fleets=(), encrypt_updates=self._tls)
+            federation = Federation(
+                clients=clients, fleets=(), encrypt_updates=self._tls or self._secure,
+                keeper=self._keeper_line() if self._secure else "",
+            )  # fmt: skip
             self.node = lifecycle.up(self._home, federation, tls="mutual" if self._tls else "")
             watcher = Broker.from_bundle(bundle_path(self._home, "watcher"))
             self.version = lifecycle.status(self._home).version or "unknown"
             unless_complete.enter_context(Watch(watcher, self._view.apply))
+            if self._secure:
+                keeper = self._child("keeper", "keeper-worker", *self._keeper_folder())
+                unless_complete.callback(keeper.stop)
             for number, name in enumerate(self._names):
                 task = ("--task", f"{self._study.module}:clinic", *self._study.arguments(number))
                 client = self._child(name, "client-worker", *task, "--stay")
@@ -67,6 +76,14 @@ class Stage:
         for client in self._clients:
             client.process.terminate()  # all at once; then each is waited for
         self._exit.close()
+
+    def _keeper_folder(self) -> tuple[str, ...]:
+        return ("--state-dir", str(self._out / "keeper"))
+
+    def _keeper_line(self) -> str:
+        """The keeper's public keys; in earnest another organisation makes them."""
+        keys = [str(BIN / "keeper-worker"), "keys", *self._keeper_folder()]
+        return subprocess.run(keys, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
     def _stop_broker(self) -> None:
         if not self.keep_broker:
@@ -93,6 +110,7 @@ class Stage:
             *("--checkpoint-dir", str(folder)),
             *("--config", f"seed={seed}", "--config", f"epochs={self._study.epochs}"),
             *("--config", f"learning_rate={self._study.learning_rate}"),
+            *(("--secure", f"clip={self._study.clip:g},examples=1000") if self._secure else ()),
         )
         try:
 
@@ -111,7 +129,7 @@ class Stage:
         return Run(state, board, coordinator.peak_rss_bytes, consuming)
 
     def _child(self, name: str, command: str, *arguments: str) -> Child:
-        user = "coordinator" if command == "coordinator-worker" else name
+        user = name.partition("-")[0] if command != "client-worker" else name
         log = self._out / "logs" / f"{name}.log"
         return Child(name, command, bundle_path(self._home, user), log, *arguments)
 

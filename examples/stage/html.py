@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from warren_examples.stage.report import Figures, summary
+from warren_examples.stage.report import Figures, summary, who_sees_what
 from warren_examples.stage.svg import curves, dots
 
 STYLE = """
@@ -33,6 +33,7 @@ circle.pooled { fill: var(--pool) }
 th, td { text-align: right; padding: .4rem .6rem; border-bottom: 1px solid var(--line);
   font-variant-numeric: tabular-nums } th { color: var(--soft); font-weight: 500 }
 th:first-child, td:first-child { text-align: left }
+table.words th, table.words td { text-align: left; vertical-align: top }
 tr.federated td { color: var(--accent); font-weight: 600 }
 """
 
@@ -58,11 +59,22 @@ def write_html(
             chart = curves([line for line in lines if line], heading)
             body += f"<div><h2>{heading}, as the clients report it</h2>{chart}</div>"
     body += "</div><h2>Every model at every site</h2>" + _table(figures)
+    if facts.get("masked"):
+        body += "<h2>Who could have seen what</h2>" + _seen(figures, facts)
     body += f'<p class="soft">{escape(summary(figures, facts))}</p>'
     path.write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>{body}</html>\n'
     )
+
+
+def _seen(figures: Figures, facts: Mapping[str, Any]) -> str:
+    head = "<tr><th>party</th><th>alone</th><th>together</th></tr>"
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
+        for row in who_sees_what(figures, facts)
+    )
+    return f'<div class="scroll"><table class="words">{head}{rows}</table></div>'
 
 
 def _cards(figures: Figures, facts: Mapping[str, Any]) -> str:

@@ -93,7 +93,40 @@ def summary(figures: Figures, facts: Mapping[str, Any]) -> str:
     )
 
 
+def who_sees_what(figures: Figures, facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Of each party of a masked run: what it has seen alone, and what with whom."""
+    sums = facts["seeds"] * facts["rounds"]
+    sites = f"{facts['clients']} sites"
+    return [
+        ("coordinator", f"{sums} sums of {sites}, and who took part; no update",
+         "with the keeper: every update"),
+        ("keeper", "who took part and when; nothing of any update or model",
+         "with the coordinator: every update"),
+        ("broker's operator", "who sent how much and when", "with the keeper: the same, since what"
+         " is masked is encrypted to the coordinator as well"),
+        ("each site", "the models, and its own records",
+         f"all but one of the {sites} with the coordinator: the update of the one"),
+        ("who gets the final model", f"the model, which {figures.study.people} have shaped",
+         "differential privacy (--privacy) bounds what it tells"),
+    ]  # fmt: skip
+
+
+def seen(figures: Figures, facts: Mapping[str, Any]) -> Table:
+    """Who could have seen what, for a terminal."""
+    shown = Table(title="Who could have seen what", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("party", "alone", "together"):
+        shown.add_column(heading)
+    for row in who_sees_what(figures, facts):
+        shown.add_row(*row)
+    return shown
+
+
 def _protection(facts: Mapping[str, Any]) -> str:
+    if facts.get("masked"):
+        return (
+            "Every update was masked: the coordinator read sums, and the keeper, which took the"
+            " masks off them, read nothing."
+        )
     if not facts.get("encrypted"):
         return "Every model was signed, every client had a user of its own."
     return (

@@ -64,6 +64,7 @@ class Study:
     options: Mapping[str, Any] = field(default_factory=dict)
     figures: tuple[str, ...] = ("auc", "accuracy")
     people: str = "patients"
+    clip: float = 10.0  # the longest that an update may be, where it is masked
 
     @cached_property
     def _module(self) -> Any:

@@ -31,6 +31,7 @@ EXPERIMENTS = (
     "compression",
     "private",
     "privacy_audit",
+    "inversion",
 )
 
 
