@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker_config.broker.cluster import nodes
 from broker_config.broker.drift import Difference
+from broker_config.declaration.topology import KEEPER_QUEUES
 from warren_shared import naming
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 FLAG_OF_4: Final = "rabbitmq_4.0.0"
 MACHINE_OF_4: Final = 4
-_QUEUES: Final = (naming.UPDATE_QUEUE, naming.NEWEST_QUEUE)
+_QUEUES: Final = (naming.UPDATE_QUEUE, naming.NEWEST_QUEUE, *KEEPER_QUEUES)
 
 
 def hazards(vhost: str, management: Management) -> list[Difference]:

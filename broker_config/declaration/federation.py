@@ -8,6 +8,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from broker_config.declaration.keeper import KeeperKeys
 from warren_shared import naming
 from warren_shared.errors import BrokerConfigError
 from warren_shared.files import write_private
@@ -42,9 +43,12 @@ class Federation:
 
     With ``encrypt_updates`` the clients' bundles make them encrypt what they send. With
     ``spare_mailboxes``, for a cluster, each client has a second mailbox on another node.
+    ``keeper`` is the public line of the third party of secure aggregation, see `KeeperKeys`; ""
+    for none. With one, updates are encrypted: keeper and broker together could read them otherwise.
 
     Raises:
-        BrokerConfigError: a name no user may have, one name for two, or a size out of range.
+        BrokerConfigError: a name no user may have, one name for two, a size out of range, or a
+            keeper that is none.
     """
 
     name: str = "warren"
@@ -53,8 +57,12 @@ class Federation:
     model_bytes: int = 64 << 20
     encrypt_updates: bool = False
     spare_mailboxes: bool = False
+    keeper: str = ""
 
     def __post_init__(self) -> None:
+        if self.keeper:
+            object.__setattr__(self, "keeper", KeeperKeys.parse(self.keeper).line)
+            object.__setattr__(self, "encrypt_updates", True)
         if not re.fullmatch(naming.USER_PATTERN, self.name):
             raise BrokerConfigError(f"federation name {self.name!r} is not {naming.USER_PATTERN}")
         for user in self.users:
@@ -76,6 +84,11 @@ class Federation:
         return self.clients + tuple(fleet.name for fleet in self.fleets)
 
     @property
+    def revocable(self) -> tuple[str, ...]:
+        """Who may be revoked: `users`, and the keeper if there is one."""
+        return (*self.users, naming.KEEPER_USER) if self.keeper else self.users
+
+    @property
     def members(self) -> tuple[str, ...]:
         """Every client id that may take part."""
         replicas = (member for fleet in self.fleets for member in fleet.members)
@@ -93,18 +106,19 @@ class Federation:
         return replace(self, clients=tuple(known), fleets=tuple(rows.values()))
 
     def without(self, users: Iterable[str]) -> Federation:
-        """A federation without these clients and fleets.
+        """A federation without these clients and fleets, or without its keeper.
 
         Raises:
-            BrokerConfigError: it has no such client or fleet.
+            BrokerConfigError: it has no such client or fleet, or no keeper.
         """
         gone = set(users)
-        if unknown := gone - set(self.users):
-            known = ", ".join(self.users) or "none"
+        if unknown := gone - set(self.revocable):
+            known = ", ".join(self.revocable) or "none"
             raise BrokerConfigError(f"{min(unknown)!r} is not enrolled; enrolled: {known}")
         clients = tuple(client for client in self.clients if client not in gone)
         fleets = tuple(fleet for fleet in self.fleets if fleet.name not in gone)
-        return replace(self, clients=clients, fleets=fleets)
+        keeper = "" if naming.KEEPER_USER in gone else self.keeper
+        return replace(self, clients=clients, fleets=fleets, keeper=keeper)
 
 
 def load(path: Path) -> Federation | None:
@@ -120,7 +134,8 @@ def load(path: Path) -> Federation | None:
         encrypt = bool(found.get("encrypt_updates", False))
         spare = bool(found.get("spare_mailboxes", False))
         name, model_bytes = str(found["name"]), int(found["model_bytes"])
-        return Federation(name, clients, fleets, model_bytes, encrypt, spare)
+        keeper = str(found.get("keeper", ""))
+        return Federation(name, clients, fleets, model_bytes, encrypt, spare, keeper)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

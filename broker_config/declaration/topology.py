@@ -128,6 +128,9 @@ _MAX_RETURNS: Final = 1_000_000_000
 _NOTHING: Final = "^$"
 _PERHAPS_SPARE: Final = f"({re.escape(naming.SPARE)})?"
 _DEAD_LETTERS: Final = "x-dead-letter-exchange"
+# What a federation with a keeper has in addition.
+KEEPER_POLICY: Final = naming.KEEPER_USER
+KEEPER_QUEUES: Final = (naming.MASK_QUEUE, naming.UNMASK_QUEUE, naming.UNMASKED_QUEUE)
 
 # A worker has one connection with one channel. One that was cut off without a word stays the
 # broker's for two heartbeats, and a site whose line flaps may leave several behind.
@@ -140,6 +143,12 @@ _STAFF_CONNECTIONS: Final = 64
 # costs the broker's memory some hundred bytes.
 _MESSAGES: Final = 8_192
 _WATCHED_BYTES: Final = 64 << 20
+# Sealed seeds: one for each version that a client may still contribute to, and repeated ones.
+_SEEDS_EACH: Final = 64
+_SEED_BYTES: Final = 1 << 10
+# The coordinator has one request open at a time, and repeats it after a restart.
+_REQUESTS: Final = 64
+_ANSWERS: Final = 4  # of a model's size each
 # Only the broker gives such a name, and only to a classic queue: to no exchange, and no stream.
 _NAMED_BY_BROKER: Final = r"^amq\.gen.*$"
 # Watchers of an older version chose their queues' names.
@@ -154,7 +163,8 @@ def topology(federation: Federation) -> Topology:
     """What the broker must look like for ``federation``."""
     spare = federation.spare_mailboxes
     own = (_updates(), _rejected(in_cluster=spare), _state(in_cluster=spare), _newest())
-    queues = (*own, *_mailboxes(federation))
+    keepers = KEEPER_QUEUES if federation.keeper else ()
+    queues = (*own, *map(_log, keepers), *_mailboxes(federation))
     mailboxes = tuple(queue.name for queue in queues if naming.owner_of_mailbox(queue.name))
     return Topology(
         vhost=federation.name,
@@ -164,17 +174,20 @@ def topology(federation: Federation) -> Topology:
             Exchange(naming.UPDATE_EXCHANGE, "direct"),
             Exchange(naming.REJECTED_EXCHANGE, "fanout"),
             Exchange(naming.EVENT_EXCHANGE, "topic"),
+            *([Exchange(naming.UNMASKED_EXCHANGE, "fanout")] if federation.keeper else []),
         ),
         queues=queues,
         bindings=(
             Binding(naming.UPDATE_EXCHANGE, naming.UPDATE_QUEUE, naming.UPDATE_QUEUE),
             Binding(naming.REJECTED_EXCHANGE, naming.REJECTED_QUEUE),
+            *(_keepers_bindings() if federation.keeper else ()),
             *(Binding(naming.MODEL_EXCHANGE, mailbox) for mailbox in mailboxes),
         ),
         policies=_policies(federation),
         users=(
-            _coordinator(),
+            _coordinator(with_keeper=bool(federation.keeper)),
             _watcher(),
+            *([_keeper()] if federation.keeper else []),
             *(_client(client, spare) for client in federation.clients),
             *(_fleet(fleet, spare) for fleet in federation.fleets),
         ),
@@ -229,18 +242,30 @@ def _with_arguments(
 
 
 def _updates() -> Queue:
+    return _log(naming.UPDATE_QUEUE)
+
+
+def _log(name: str) -> Queue:
     return Queue(
-        naming.UPDATE_QUEUE,
+        name,
         {
             "x-queue-type": "quorum",
-            # A second coordinator waits as a standby; two that fold half a round each would never
-            # reach a quorum.
+            # A second coordinator, or keeper, waits as a standby; two that fold half a round each
+            # would never reach a quorum.
             "x-single-active-consumer": True,
             # It could be a policy, but a wiped policy must not turn "the publisher is told" into
             # "the oldest update is dropped". It dead-letters nowhere: only what its sender lets
             # expire would go there, past the coordinator.
             "x-overflow": "reject-publish",
         },
+    )
+
+
+def _keepers_bindings() -> tuple[Binding, ...]:
+    # Clients write to the exchange of updates already, and need no other right.
+    return (
+        Binding(naming.UPDATE_EXCHANGE, naming.MASK_QUEUE, naming.MASK_QUEUE),
+        Binding(naming.UNMASKED_EXCHANGE, naming.UNMASKED_QUEUE),
     )
 
 
@@ -325,6 +350,30 @@ def _policies(federation: Federation) -> tuple[Policy, ...]:
         ),
         Policy("update", update_queue, updates, operator=True),
         Policy("watch", _WATCHED, watchers, operator=True),
+        *(_keepers_policies(federation) if federation.keeper else ()),
+    )
+
+
+def _keepers_policies(federation: Federation) -> tuple[Policy, ...]:
+    """Limits of the keeper's queues: sealed seeds, requests, and sums of masks."""
+    seeds = max(_MESSAGES, _SEEDS_EACH * len(federation.members))
+    answer = federation.mailbox_length
+    limits = {
+        naming.MASK_QUEUE: (seeds, max(_WATCHED_BYTES, seeds * _SEED_BYTES)),
+        naming.UNMASK_QUEUE: (_REQUESTS, _WATCHED_BYTES),
+        naming.UNMASKED_QUEUE: (_ANSWERS * answer, _ANSWERS * answer * naming.CHUNK_BYTES),
+    }
+    return (
+        Policy(KEEPER_POLICY, _one_of(*KEEPER_QUEUES), {"delivery-limit": _MAX_RETURNS}),
+        *(
+            Policy(
+                queue,
+                _one_of(queue),
+                {"max-length": messages, "max-length-bytes": size_bytes},
+                operator=True,
+            )
+            for queue, (messages, size_bytes) in limits.items()
+        ),
     )
 
 
@@ -332,10 +381,12 @@ def _one_of(*literal: str) -> str:
     return f"^({'|'.join(map(re.escape, literal))})$"
 
 
-def _coordinator() -> User:
+def _coordinator(*, with_keeper: bool) -> User:
     # "amq.default" is what a permission calls the exchange "": the way into one mailbox alone.
     write = (naming.MODEL_EXCHANGE, naming.EVENT_EXCHANGE, naming.REJECTED_EXCHANGE, "amq.default")
-    read = _one_of(naming.UPDATE_QUEUE, naming.REJECTED_QUEUE, naming.NEWEST_QUEUE)
+    # Never the keeper's `mask` and `unmask`: seeds are for the keeper alone.
+    answers = (naming.UNMASKED_QUEUE,) if with_keeper else ()
+    read = _one_of(naming.UPDATE_QUEUE, naming.REJECTED_QUEUE, naming.NEWEST_QUEUE, *answers)
     # Whether mailboxes and the last word are there, and consumed, it only asks: from 4.2.6 on
     # RabbitMQ wants some permission for that. This one lets it bind them to what it may read, which
     # it could send there anyway; the one to read would let it take models from clients.
@@ -351,6 +402,13 @@ def _watcher() -> User:
     return User(naming.WATCHER_USER, permission, ("monitoring",), _limits(_STAFF_CONNECTIONS))
 
 
+def _keeper() -> User:
+    # No read on `update`, nor on any mailbox: it learns who takes part, and nothing of an update.
+    read = _one_of(naming.MASK_QUEUE, naming.UNMASK_QUEUE)
+    permission = Permission(_NOTHING, _one_of(naming.UNMASKED_EXCHANGE), read)
+    return User(naming.KEEPER_USER, permission, limits=_limits(_SPARE_CONNECTIONS))
+
+
 def _client(client: str, spare: bool) -> User:
     mailbox = f"^{re.escape(naming.mailbox(client))}{_PERHAPS_SPARE if spare else ''}$"
     return User(client, _contributor(mailbox), limits=_limits(_SPARE_CONNECTIONS))
@@ -364,7 +422,9 @@ def _fleet(fleet: Fleet, spare: bool) -> User:
 
 
 def is_contributor(permission: Permission, user: str) -> bool:
-    """Whether ``permission`` is that of the client or the fleet ``user``."""
+    """Whether ``permission`` is that of the client or the fleet ``user``, or the keeper's."""
+    if user == naming.KEEPER_USER:
+        return permission == _keeper().permission
     if not naming.is_user_name(user):
         return False
     return permission in {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from broker_config.declaration.keeper import KeeperKeys
 from broker_config.declaration.topology import ADMIN
 from broker_config.secrets.keys import ensure_keys
 from warren_shared import naming
@@ -148,11 +149,20 @@ def _bundles(
         f"WARREN_SIGNING_KEYS={','.join(keys.signing)}\n"
         f"WARREN_DECRYPT_KEYS={','.join(keys.decrypt)}\n"
     }
+    if federation.keeper:
+        keeper = KeeperKeys.parse(federation.keeper)
+        seeds = f"WARREN_KEEPER_KEY={keeper.encrypt}\n"
+        answers = f"WARREN_KEEPER_VERIFY_KEY={keeper.verify}\n"
+        # The coordinator names the key in its models, so that clients see that both mean one.
+        extra[naming.COORDINATOR_USER] += seeds + answers
+        extra[naming.KEEPER_USER] = trust  # of the keeper's private keys nothing is known here
+        trust += seeds
     extra |= {client: f"WARREN_CLIENT={client}\n{trust}" for client in federation.clients}
     extra |= {fleet.name: f"WARREN_FLEET={fleet.name}\n{trust}" for fleet in federation.fleets}
     texts = {}
     spare = "WARREN_SPARE_MAILBOXES=true\n" if federation.spare_mailboxes else ""
-    for user in (naming.COORDINATOR_USER, naming.WATCHER_USER, ADMIN.name, *federation.users):
+    staff = (naming.COORDINATOR_USER, naming.WATCHER_USER, ADMIN.name)
+    for user in (*staff, *federation.revocable):
         if user not in passwords:
             continue
         password = passwords[user]
@@ -160,7 +170,7 @@ def _bundles(
         text += extra.get(user, "")
         if user in (naming.WATCHER_USER, ADMIN.name):
             text += f"WARREN_MANAGEMENT_URL={address.management_url(user, password)}\n"
-        else:
+        elif user != naming.KEEPER_USER:  # it has no mailbox, and knows of none
             text += spare
         texts[user] = text
     return texts

@@ -8,12 +8,13 @@ from typing import Final
 from dotenv import dotenv_values
 
 from warren_shared.errors import ConfigError
-from warren_shared.naming import COORDINATOR_USER, WATCHER_USER, speaks_for
+from warren_shared.naming import COORDINATOR_USER, KEEPER_USER, WATCHER_USER, speaks_for
 
 CLIENT: Final = "client"
 _STAFF: Final = {
     COORDINATOR_USER: "the coordinator's",
     WATCHER_USER: "the watcher's",
+    KEEPER_USER: "the keeper's",
     "admin": "the administrator's",
 }
 
@@ -27,7 +28,7 @@ def variables(bundle: str | Path | None) -> dict[str, str]:
 
 
 def owner_kind(user: str, given: Mapping[str, str]) -> str:
-    """``coordinator``, ``watcher``, ``admin`` or ``client``; "" if nothing tells.
+    """``coordinator``, ``watcher``, ``keeper``, ``admin`` or ``client``; "" if nothing tells.
 
     A broker that was not set up by ``broker-config`` may have users of any name, so a client is
     known by the variables that only a client's bundle has, never by its name alone.

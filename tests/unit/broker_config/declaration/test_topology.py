@@ -1,13 +1,18 @@
 """The declaration: what a federation has on the broker."""
 
+import json
 import re
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from broker_config.broker.drift import Difference, differences
 from broker_config.declaration.federation import MAILBOX_LIMIT, load, save
+from broker_config.declaration.keeper import KeeperKeys
 from broker_config.declaration.topology import (
+    KEEPER_QUEUES,
     Binding,
     Federation,
     Fleet,
@@ -16,12 +21,18 @@ from broker_config.declaration.topology import (
     is_contributor,
     topology,
 )
+from tests.support.keeper import KEEPER, base64url
 from warren_shared.errors import BrokerConfigError
 from warren_shared.naming import owner_of_mailbox
 
 FEDERATION = Federation(
     clients=("hospital-a", "hospital_b"), fleets=(Fleet("phone", 3),), model_bytes=10 << 20
 )
+KEPT = replace(FEDERATION, keeper=KEEPER)
+
+
+def names_of(things: Iterable[Any]) -> set[str]:
+    return {thing.name for thing in things}
 
 
 def permission(declared: Topology, user: str) -> Permission:
@@ -222,3 +233,146 @@ def test_a_model_of_another_size_is_a_policy_that_differs() -> None:
         "policy mailbox: max-length is 18, declared 28",
     ]
     assert not found[0].conflict
+
+
+def test_without_a_keeper_there_is_nothing_of_it() -> None:
+    declared, kept = topology(FEDERATION), topology(KEPT)
+    assert names_of(kept.queues) - names_of(declared.queues) == {"mask", "unmask", "unmasked"}
+    assert names_of(kept.exchanges) - names_of(declared.exchanges) == {"unmasked"}
+    assert names_of(kept.users) - names_of(declared.users) == {"keeper"}
+    assert [each for each in declared.queues if each not in kept.queues] == []
+    more = {(each.kind, each.name) for each in kept.policies if each not in declared.policies}
+    assert more == {
+        ("policy", "keeper"), ("operator policy", "mask"), ("operator policy", "unmask"),
+        ("operator policy", "unmasked"),
+    }  # fmt: skip
+    assert [each for each in declared.policies if each not in kept.policies] == []
+    changed = {user.name for user in declared.users if user not in kept.users}
+    assert changed == {"coordinator"}
+
+
+@pytest.mark.parametrize("in_cluster", [False, True])
+def test_the_keepers_queues_are_logs_for_one_reader_that_refuse_when_they_are_full(
+    in_cluster: bool,
+) -> None:
+    declared = topology(replace(KEPT, spare_mailboxes=in_cluster))
+    queues = {each.name: each for each in declared.queues}
+    for name in KEEPER_QUEUES:
+        assert queues[name].arguments == {
+            "x-queue-type": "quorum",
+            "x-single-active-consumer": True,
+            "x-overflow": "reject-publish",
+        }
+
+
+def test_seeds_come_by_the_exchange_of_updates_and_answers_by_one_of_their_own() -> None:
+    more = set(topology(KEPT).bindings) - set(topology(FEDERATION).bindings)
+    assert more == {Binding("update", "mask", "mask"), Binding("unmasked", "unmasked")}
+
+
+def test_the_keepers_queues_are_bounded_by_members_and_by_the_models_size() -> None:
+    def limits(federation: Federation) -> dict[str, Any]:
+        policies = topology(federation).policies
+        return {each.name: each.definition for each in policies if each.operator}
+
+    assert limits(KEPT)["mask"] == {"max-length": 8_192, "max-length-bytes": 64 << 20}
+    assert limits(KEPT)["unmask"] == {"max-length": 64, "max-length-bytes": 64 << 20}
+    assert limits(KEPT)["unmasked"] == {"max-length": 4 * 18, "max-length-bytes": 4 * (18 << 20)}
+    many = replace(KEPT, fleets=(Fleet("phone", 10_000),))
+    assert limits(many)["mask"] == {
+        "max-length": 64 * 10_002, "max-length-bytes": 64 * 10_002 * 1024,
+    }  # fmt: skip
+    policies = {each.name: each for each in topology(KEPT).policies if not each.operator}
+    assert policies["keeper"].definition == policies["update"].definition
+
+
+def test_no_two_policies_match_one_queue_of_a_keeper() -> None:
+    declared = topology(KEPT)
+    for queue in declared.queues:
+        of_queue = [each for each in declared.policies if re.search(each.pattern, queue.name)]
+        assert len([policy for policy in of_queue if not policy.operator]) == 1, queue.name
+        assert len([policy for policy in of_queue if policy.operator]) <= 1, queue.name
+
+
+def test_a_keeper_reads_seeds_and_requests_writes_answers_and_nothing_else() -> None:
+    kept = topology(KEPT)
+    rights = permission(kept, "keeper")
+    objects = names_of(kept.queues) | names_of(kept.exchanges) | {"amq.default", "masks", "xmask"}
+    assert {name for name in objects if re.search(rights.read, name)} == {"mask", "unmask"}
+    assert {name for name in objects if re.search(rights.write, name)} == {"unmasked"}
+    assert not {name for name in objects if re.search(rights.configure, name)}
+    (keeper,) = [user for user in kept.users if user.name == "keeper"]
+    (client,) = [user for user in kept.users if user.name == "hospital-a"]
+    assert (keeper.limits, keeper.tags) == (client.limits, ())
+
+
+def test_the_coordinator_reads_answers_and_no_seed() -> None:
+    rights = permission(topology(KEPT), "coordinator")
+    found = {name for name in KEEPER_QUEUES if re.search(rights.read, name)}
+    assert found == {"unmasked"}
+    assert not {name for name in KEEPER_QUEUES if re.search(rights.write, name)}
+    assert not re.search(permission(topology(FEDERATION), "coordinator").read, "unmasked")
+
+
+def test_what_a_keeper_is_told_apart_by_is_its_rights() -> None:
+    rights = permission(topology(KEPT), "keeper")
+    assert is_contributor(rights, "keeper")
+    assert not is_contributor(rights, "hospital-a")
+    assert not is_contributor(permission(topology(KEPT), "watcher"), "keeper")
+
+
+def test_a_keeper_implies_encrypted_updates_and_is_remembered(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    assert not FEDERATION.encrypt_updates
+    assert KEPT.encrypt_updates
+    path = tmp_path_factory.mktemp("home") / "federation.json"
+    save(path, KEPT)
+    assert load(path) == KEPT
+    assert replace(KEPT, keeper="").encrypt_updates
+    # As a version without keepers wrote it.
+    found = json.loads(path.read_text())
+    del found["keeper"]
+    path.write_text(json.dumps(found))
+    assert load(path) == replace(KEPT, keeper="")
+    path.write_text(json.dumps(found | {"keeper": "broken"}))
+    with pytest.raises(BrokerConfigError, match="is no keeper"):
+        load(path)
+
+
+def test_a_federation_can_be_left_by_its_keeper_and_only_if_it_has_one() -> None:
+    assert KEPT.without(["keeper"]) == replace(KEPT, keeper="")
+    assert KEPT.without(["hospital-a"]).keeper == KEEPER
+    assert KEPT.revocable == ("hospital-a", "hospital_b", "phone", "keeper")
+    with pytest.raises(BrokerConfigError, match="'keeper' is not enrolled"):
+        FEDERATION.without(["keeper"])
+
+
+def test_a_keepers_line_is_two_keys_with_or_without_padding() -> None:
+    keys = KeeperKeys.parse(f" {KEEPER.replace('=', '')}\n")
+    assert (keys.verify, keys.encrypt) == (base64url(b"v" * 32), base64url(b"e" * 32))
+    assert keys.line == KEEPER
+    assert replace(FEDERATION, keeper=KEEPER.replace("=", "")) == KEPT
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "keeper",
+        base64url(b"v" * 32),
+        f"{KEEPER}.{base64url(b'x' * 32)}",
+        f"{base64url(b'v' * 31)}.{base64url(b'e' * 32)}",
+        f"{base64url(b'v' * 32)}.{base64url(b'e' * 33)}",
+        KEEPER.replace(".", ","),
+        f"{KEEPER[:5]}+{KEEPER[6:]}",
+        f"{KEEPER[:5]}ä{KEEPER[6:]}",
+        f"{KEEPER[:5]}\n{KEEPER[6:]}",
+        # Of low order: with it every shared secret is zeros.
+        f"{base64url(b'v' * 32)}.{base64url(bytes(32))}",
+        f"{base64url(b'v' * 32)}.{base64url(bytes([1, *bytes(31)]))}",
+    ],
+)
+def test_what_is_no_keeper_is_one_clear_line(line: str) -> None:
+    with pytest.raises(BrokerConfigError, match="is no keeper") as raised:
+        replace(FEDERATION, keeper=line)
+    assert "\n" not in str(raised.value)
