@@ -231,10 +231,13 @@ def _access(
     certs.add_argument("--mutual", action="store_true", help="also one for each user")
     certs.add_argument("--renew", action="store_true", help="make new ones now, not when needed")
     revoke = command("revoke", "End clients' access at once: connections, mailboxes, user.", broker)
-    revoke.add_argument("name", nargs="+", metavar="NAME", help="a client or fleet")
+    revoke.add_argument("name", nargs="+", metavar="NAME", help="a client or fleet, or keeper")
     rotate = command("rotate", "Replace passwords; who logged in with the old is out.", broker)
     rotate.add_argument(
-        "name", nargs="*", metavar="NAME", help="users, also coordinator, watcher (default: all)"
+        "name",
+        nargs="*",
+        metavar="NAME",
+        help="users, also coordinator, watcher, keeper (default: all)",
     )
     rotate.add_argument(
         "--keys",
@@ -275,6 +278,13 @@ def _federation() -> Parser:
         "--encrypt-updates",
         action=argparse.BooleanOptionalAction,
         help="clients encrypt what they send, so that only the coordinator can read it",
+    )
+    group.add_argument(
+        "--keeper",
+        metavar="LINE",
+        type=read.keeper,
+        help="secure aggregation with this keeper: the line that `keeper-worker keys` prints at its"
+        " organisation; implies --encrypt-updates; none takes it away",
     )
     return parser
 

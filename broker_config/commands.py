@@ -32,6 +32,7 @@ from broker_config.secrets.keys import bundled, ensure_keys, rotate_keys
 from warren_shared import strict_json
 from warren_shared.errors import BrokerConfigError
 from warren_shared.files import private_folder
+from warren_shared.naming import KEEPER_USER
 
 if TYPE_CHECKING:
     import argparse
@@ -83,6 +84,7 @@ def up(options: argparse.Namespace) -> int:
 @_alone("made")
 def _up(options: argparse.Namespace) -> int:
     federation = read.federation(options)
+    keeper_before = _keeper(options)
     ports = Ports(
         amqp=options.port or 0,
         management=options.management_port or 0,
@@ -105,6 +107,8 @@ def _up(options: argparse.Namespace) -> int:
         *_management_rows(node),
         ("bundles", _bundles(node.home, federation)),
     )
+    if federation.keeper != keeper_before:
+        _hand_over_all(node.home, federation)
     _warn_of_debians_broker()
     return 0
 
@@ -202,7 +206,7 @@ def definitions(options: argparse.Namespace) -> int:
 
 @_alone("kept")
 def revoke(options: argparse.Namespace) -> int:
-    """End the access of clients and fleets."""
+    """End the access of clients and fleets, or of the keeper."""
     federation = read.remembered_federation(options)
     opened, node = _broker(options)
     with opened as management:
@@ -210,9 +214,10 @@ def revoke(options: argparse.Namespace) -> int:
         homes = read.homes(options)
         gone = changes.revoke(homes, federation, options.name, address, management)
     for name in options.name:
-        what = "its user, connections and mailboxes are gone"
+        kind = "queues" if name == KEEPER_USER else "mailboxes"
+        what = f"its user, connections and {kind} are gone"
         if name not in gone:
-            what = "its connections and mailboxes here are gone; other federations keep the user"
+            what = f"its connections and {kind} here are gone; other federations keep the user"
         _say(f"revoked {name}: {what}")
     return 0
 
@@ -246,7 +251,7 @@ def _rotate_keys(homes: changes.Homes, federation: Federation, address: Address)
         # Another one would give up the keys that clients still have.
         _say("the last rotation was interrupted: it is finished now, with the keys that it made")
     write_bundles(homes.folder, federation, address, load_passwords(homes.credentials))
-    _hand_over(homes.folder, (user.name for user in topology(federation).users))
+    _hand_over_all(homes.folder, federation)
     sys.stdout.flush()
     # Last: when the bundles to hand over are printed, everything is done.
     bundled(homes.folder, keys)
@@ -257,8 +262,19 @@ def _hand_over(home: Path, names: Iterable[str]) -> None:
         _say(f"hand to {name}: {bundle_path(home, name)}")
 
 
+def _hand_over_all(home: Path, federation: Federation) -> None:
+    _hand_over(home, (user.name for user in topology(federation).users))
+
+
+def _keeper(options: argparse.Namespace) -> str:
+    """The keeper that the home remembers: with another one, all bundles have changed."""
+    known = changes.remembered(read.home(options))
+    return known.keeper if known else ""
+
+
 def _apply(options: argparse.Namespace, federation: Federation) -> int:
     homes = read.homes(options)
+    keeper_before = _keeper(options)
     opened, node = _broker(options)
     with opened as management:
         address = _address(options, node, management)
@@ -268,6 +284,8 @@ def _apply(options: argparse.Namespace, federation: Federation) -> int:
         _say(f"repaired: {difference}")
     bundles = _bundles(homes.folder, federation)
     _table(("broker", f"{address.amqp}/{federation.name}"), ("bundles", bundles))
+    if federation.keeper != keeper_before:
+        _hand_over_all(homes.folder, federation)
     return 0
 
 
@@ -356,7 +374,7 @@ def _management_rows(node: Node) -> list[tuple[str, str]]:
 
 
 def _bundles(home: Path, federation: Federation) -> str:
-    users = ",".join(("coordinator", "watcher", *federation.users))
+    users = ",".join(("coordinator", "watcher", *federation.revocable))
     return str(bundle_path(home, f"{{{users}}}"))
 
 

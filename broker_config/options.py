@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from broker_config.declaration.federation import Federation, Fleet
+from broker_config.declaration.keeper import KeeperKeys
 from broker_config.home.changes import Homes, remembered
 from broker_config.home.marks import revoked
 from broker_config.node.ports import NO_PORT
@@ -45,6 +46,14 @@ def fleet(text: str) -> Fleet:
     if not separator or not number.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no fleet like phone:20")
     return Fleet(name, int(number))
+
+
+def keeper(text: str) -> str:
+    """The keeper's public line, or "" for ``none``."""
+    try:
+        return "" if text.lower() == "none" else KeeperKeys.parse(text).line
+    except BrokerConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def port(text: str) -> int:
@@ -119,7 +128,8 @@ def federation(options: argparse.Namespace, enrolled: Sequence[str] | None = Non
     which adds ``enrolled``, lets it in again.
 
     Raises:
-        BrokerConfigError: an impossible name or size, or a home that holds another federation.
+        BrokerConfigError: an impossible name or size, a home that holds another federation, or a
+            keeper and updates that are not encrypted.
     """
     known = remembered(home(options))
     name = options.federation
@@ -143,9 +153,30 @@ def federation(options: argparse.Namespace, enrolled: Sequence[str] | None = Non
     clients = [client for client in options.client or () if client not in out]
     fleets = [fleet for fleet in options.fleet or () if fleet.name not in out]
     grown = known.enrolling((*clients, *(enrolled or ())), fleets)
-    encrypt = options.encrypt_updates
-    encrypt = known.encrypt_updates if encrypt is None else encrypt
-    return replace(grown, model_bytes=model_bytes, encrypt_updates=encrypt)
+    keeper = known.keeper if options.keeper is None else options.keeper
+    return replace(
+        grown,
+        model_bytes=model_bytes,
+        encrypt_updates=_encrypts_updates(options, known, keeper),
+        keeper=keeper,
+    )
+
+
+def _encrypts_updates(options: argparse.Namespace, known: Federation, keeper: str) -> bool:
+    asked: bool | None = options.encrypt_updates
+    if not keeper:
+        return known.encrypt_updates if asked is None else asked
+    if asked is False:
+        raise BrokerConfigError(
+            "--no-encrypt-updates: with a keeper they are encrypted, since keeper and broker"
+            " together could read them otherwise; --keeper none takes it away"
+        )
+    if asked is None and not known.encrypt_updates:
+        print(  # noqa: T201
+            "broker-config: with a keeper updates are encrypted (--encrypt-updates)",
+            file=sys.stderr,
+        )
+    return True
 
 
 def remembered_federation(options: argparse.Namespace) -> Federation:

@@ -5,17 +5,17 @@
 _broker_config() {
   local words
   case "${COMP_WORDS[1]}" in
-    up) words="--client --encrypt-updates --federation --fleet --foreground --help --home --host --management-port --model-bytes --mutual-tls --no-encrypt-updates --no-tls --nodes --port --prometheus-port --replace-lost --server --tls" ;;
+    up) words="--client --encrypt-updates --federation --fleet --foreground --help --home --host --keeper --management-port --model-bytes --mutual-tls --no-encrypt-updates --no-tls --nodes --port --prometheus-port --replace-lost --server --tls" ;;
     down) words="--help --home" ;;
     install) words="--dir --force --help --home --print --user" ;;
     status) words="--help --home --json" ;;
-    apply) words="--amqp-address --ca --client --client-certificates --encrypt-updates --federation --fleet --help --home --management-url --model-bytes --no-client-certificates --no-encrypt-updates --on --reset-passwords" ;;
-    check) words="--amqp-address --ca --client --client-certificates --encrypt-updates --federation --fleet --help --home --json --management-url --model-bytes --no-client-certificates --no-encrypt-updates --on" ;;
-    enrol) words="--amqp-address --ca --client --client-certificates --encrypt-updates --federation --fleet --help --home --management-url --model-bytes --no-client-certificates --no-encrypt-updates --on" ;;
-    certs) words="--client --encrypt-updates --federation --fleet --help --home --host --model-bytes --mutual --no-encrypt-updates --renew" ;;
+    apply) words="--amqp-address --ca --client --client-certificates --encrypt-updates --federation --fleet --help --home --keeper --management-url --model-bytes --no-client-certificates --no-encrypt-updates --on --reset-passwords" ;;
+    check) words="--amqp-address --ca --client --client-certificates --encrypt-updates --federation --fleet --help --home --json --keeper --management-url --model-bytes --no-client-certificates --no-encrypt-updates --on" ;;
+    enrol) words="--amqp-address --ca --client --client-certificates --encrypt-updates --federation --fleet --help --home --keeper --management-url --model-bytes --no-client-certificates --no-encrypt-updates --on" ;;
+    certs) words="--client --encrypt-updates --federation --fleet --help --home --host --keeper --model-bytes --mutual --no-encrypt-updates --renew" ;;
     revoke) words="--amqp-address --ca --client-certificates --help --home --management-url --no-client-certificates --on" ;;
     rotate) words="--amqp-address --ca --client-certificates --help --home --keys --management-url --no-client-certificates --on" ;;
-    definitions) words="--client --encrypt-updates --federation --fleet --help --home --model-bytes --no-encrypt-updates --password-hashes" ;;
+    definitions) words="--client --encrypt-updates --federation --fleet --help --home --keeper --model-bytes --no-encrypt-updates --password-hashes" ;;
     *) words="--help --version" ;;
   esac
   [ "$COMP_CWORD" -gt 1 ] || words="up down install status apply check enrol certs revoke rotate definitions --help --version"

@@ -139,6 +139,12 @@ def put_bounds(topology: Topology, management: Management) -> None:
             _put_max_queues(topology, management)
 
 
+def put_permission(topology: Topology, name: str, management: Management) -> None:
+    """Give the user ``name`` its rights in ``topology``, if they differ."""
+    if ("permission", name) in {(each.kind, each.name) for each in check(topology, management)}:
+        _put_permissions(topology, management, {("permission", name)})
+
+
 def _put_max_queues(topology: Topology, management: Management) -> None:
     """Bound the queues in the vhost of ``topology``, if it is there."""
     if (observed := observe(topology.vhost, management)) is not None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from broker_config.broker.apply import put_user
-from broker_config.declaration.topology import Permission, is_contributor
+from broker_config.broker.drift import POLICIES
+from broker_config.declaration.topology import (
+    KEEPER_POLICY,
+    KEEPER_QUEUES,
+    Permission,
+    is_contributor,
+)
 from warren_shared import naming
 from warren_shared.errors import BrokerConfigError
 
@@ -21,8 +27,10 @@ if TYPE_CHECKING:
 def revoke(vhost: str, name: str, management: Management) -> bool:
     """Delete the user ``name``, what it has open in ``vhost``, and its mailboxes.
 
-    The user goes first: it cannot come back while the rest is cleared away. One that another
-    federation on this broker has too loses its permissions here only. Whether the user is gone.
+    Of a keeper's also its exchange, policies and queues, with what waits in them, which only it
+    can read. The user goes first: it cannot come back while the rest is cleared away. One that
+    another federation on this broker has too loses its permissions here only. Whether the user is
+    gone.
     """
     permissions = management.get("users", name, "permissions") or []
     is_shared = any(row["vhost"] != vhost for row in permissions)
@@ -35,16 +43,27 @@ def revoke(vhost: str, name: str, management: Management) -> bool:
         if management.get("users", name) is not None:
             management.delete("users", name)
         _close_connections(name, management)
+    if name == naming.KEEPER_USER:
+        _delete_keepers_objects(vhost, management)
     for row in management.get("queues", vhost) or ():
         queue = str(row["name"])
-        if naming.owner_of_mailbox(queue) == name:
+        if _owner(queue) == name:
             management.delete("queues", vhost, queue)
     return not is_shared
 
 
+def _delete_keepers_objects(vhost: str, management: Management) -> None:
+    # Before the queues, by which the next attempt sees that something is left.
+    found = [("exchanges", naming.UNMASKED_EXCHANGE), (POLICIES[False], KEEPER_POLICY)]
+    found += [(POLICIES[True], queue) for queue in KEEPER_QUEUES]
+    for kind, name in found:
+        if management.get(kind, vhost, name) is not None:
+            management.delete(kind, vhost, name)
+
+
 def with_access(vhost: str, names: Iterable[str], management: Management) -> list[str]:
-    """Those of ``names`` that have a mailbox, or a user with rights in ``vhost`` or nowhere."""
-    owners = _mailbox_owners(vhost, management)
+    """Those of ``names`` that have a queue, or a user with rights in ``vhost`` or nowhere."""
+    owners = _owners(vhost, management)
     found = []
     for name in names:
         rows = management.get("users", name, "permissions")
@@ -55,15 +74,20 @@ def with_access(vhost: str, names: Iterable[str], management: Management) -> lis
 
 
 def contributors(vhost: str, management: Management) -> list[str]:
-    """Who has a client's or a fleet's rights or mailboxes in ``vhost``, enrolled or not."""
+    """Who has a client's, fleet's or keeper's rights or queues in ``vhost``, enrolled or not."""
     rows = management.get("vhosts", vhost, "permissions") or []
     rights = [row["user"] for row in rows if is_contributor(Permission.of(row), row["user"])]
-    return sorted({*rights, *_mailbox_owners(vhost, management)})
+    return sorted({*rights, *_owners(vhost, management)})
 
 
-def _mailbox_owners(vhost: str, management: Management) -> set[str]:
+def _owners(vhost: str, management: Management) -> set[str]:
     queues = (str(row["name"]) for row in management.get("queues", vhost) or ())
-    return {owner for owner in map(naming.owner_of_mailbox, queues) if owner is not None}
+    return {owner for owner in map(_owner, queues) if owner is not None}
+
+
+def _owner(queue: str) -> str | None:
+    """The user with whom ``queue`` goes; None if it belongs to all."""
+    return naming.KEEPER_USER if queue in KEEPER_QUEUES else naming.owner_of_mailbox(queue)
 
 
 def replace_passwords(

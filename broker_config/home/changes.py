@@ -9,10 +9,10 @@ and a revoked user does not come back.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from broker_config.broker import revocation
-from broker_config.broker.apply import perform, plan, put_bounds
+from broker_config.broker.apply import perform, plan, put_bounds, put_permission
 from broker_config.broker.cluster import is_cluster
 from broker_config.declaration.federation import load, save
 from broker_config.declaration.topology import topology
@@ -27,7 +27,7 @@ from broker_config.secrets.bundles import (
 )
 from broker_config.secrets.certificates import Authority
 from warren_shared.errors import BrokerConfigError
-from warren_shared.naming import WATCHER_USER
+from warren_shared.naming import COORDINATOR_USER, KEEPER_USER, WATCHER_USER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from broker_config.broker.drift import Difference
     from broker_config.broker.management_api import Management
     from broker_config.declaration.federation import Federation
+
+_OLD_CERTIFICATE: Final = (
+    "users log in by certificate here, and that of the keeper before would be good again:"
+    " `broker-config revoke keeper`, `down`, delete HOME/tls and HOME/revoked/keeper, repeat this,"
+    " and hand out all bundles: they have another authority"
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def remembered(home: Path) -> Federation | None:
     found = load(home / "federation.json")
     if found is None:
         return None
-    return found.without(name for name in revoked(home).names() if name in found.users)
+    return found.without(name for name in revoked(home).names() if name in found.revocable)
 
 
 def grant(
@@ -75,7 +81,8 @@ def grant(
     """Let in whom ``federation`` has, remember it and write its bundles; return what differed.
 
     ``also`` are users beside those of the federation that need a password. Whose revocation was
-    interrupted is out first; one that is in ``federation`` all the same gets another password.
+    interrupted is out first; one that is in ``federation`` all the same gets another password. So
+    is a keeper that ``federation`` has no longer; another one gets another password.
 
     Raises:
         BrokerConfigError: see `plan`; nothing was changed then, but for revocations.
@@ -83,20 +90,27 @@ def grant(
     if is_cluster(management):
         federation = replace(federation, spare_mailboxes=True)
     marks = revoked(homes.folder)
+    is_replaced = _has_another_keeper(homes, federation, mutual=address.mutual is not None)
+    _mark_keeper_that_left(homes, federation)
     _refuse_old_certificates(marks.names(), federation, address)
     finish_revocations(homes, federation.name, management)
     declared = topology(federation)
     users = [user.name for user in declared.users]
     known = load_passwords(homes.credentials)
+    if is_replaced:
+        known.pop(KEEPER_USER, None)
     passwords = known | new_passwords(name for name in (*users, *also) if name not in known)
     unfinished = [name for name in rotating(homes.credentials).names() if name in users]
+    unfinished += [KEEPER_USER] if is_replaced and KEEPER_USER not in unfinished else []
     planned = plan(
         declared, management, passwords, reset_passwords=reset_passwords, ours=unfinished
     )
+    if is_replaced:
+        rotating(homes.credentials).put([KEEPER_USER])
     save_passwords(homes.credentials, passwords)
     save(homes.file, federation)
     marks.prepare()
-    marks.drop(federation.users)
+    marks.drop(federation.revocable)
     write_bundles(homes.folder, federation, address, passwords)
     differed = perform(planned, management)
     if unfinished:
@@ -108,11 +122,44 @@ def _refuse_old_certificates(
     marked: Iterable[str], federation: Federation, address: Address
 ) -> None:
     for name in marked:
-        if address.mutual and name in federation.users:
-            raise BrokerConfigError(
-                f"{name} was revoked, and its certificate would be good again: enrol it under "
-                "another name"
-            )
+        if not address.mutual or name not in federation.revocable:
+            continue
+        if name == KEEPER_USER:
+            raise BrokerConfigError(_OLD_CERTIFICATE)
+        raise BrokerConfigError(
+            f"{name} was revoked, and its certificate would be good again: enrol it under "
+            "another name"
+        )
+
+
+def retire_keeper(homes: Homes, federation: Federation, *, mutual: bool) -> None:
+    """Have the next `grant` end the access of a keeper that ``federation`` has no longer.
+
+    For who saves ``federation`` before that.
+
+    Raises:
+        BrokerConfigError: users log in by certificate (``mutual``), and another keeper has come.
+    """
+    _mark_keeper_that_left(homes, federation)
+    if _has_another_keeper(homes, federation, mutual=mutual):
+        rotating(homes.credentials).put([KEEPER_USER])
+        _forget_secrets(homes, [KEEPER_USER], [KEEPER_USER])
+
+
+def _mark_keeper_that_left(homes: Homes, federation: Federation) -> None:
+    before = load(homes.file)
+    if before is not None and before.keeper and not federation.keeper:
+        revoked(homes.folder).put([KEEPER_USER])
+
+
+def _has_another_keeper(homes: Homes, federation: Federation, *, mutual: bool) -> bool:
+    """Whether the one that the home remembers is replaced: both log in as the same user."""
+    before = remembered(homes.folder)
+    if before is None or not federation.keeper or before.keeper in ("", federation.keeper):
+        return False
+    if mutual:
+        raise BrokerConfigError(_OLD_CERTIFICATE)
+    return True
 
 
 def finish_revocations(homes: Homes, vhost: str, management: Management) -> None:
@@ -134,7 +181,7 @@ def revoke(
     address: Address,
     management: Management,
 ) -> list[str]:
-    """End the access of ``names``, clients or fleets; return whose user is gone for good.
+    """End the access of ``names``, clients, fleets, or the keeper; return whose user is gone.
 
     On a disk that takes nothing their access ends all the same.
 
@@ -150,8 +197,10 @@ def revoke(
     except OSError:
         is_marked = False
     gone = [name for name in names if revocation.revoke(federation.name, name, management)]
-    rest = federation.without(name for name in names if name in federation.users)
+    rest = federation.without(name for name in names if name in federation.revocable)
     put_bounds(topology(rest), management)
+    if KEEPER_USER in names:
+        put_permission(topology(rest), COORDINATOR_USER, management)
     try:
         _forget_secrets(homes, names, gone)
         save(homes.file, rest)
@@ -171,7 +220,7 @@ def revoke(
 def _check_known(
     homes: Homes, federation: Federation, names: Iterable[str], management: Management
 ) -> None:
-    known = {*federation.users, *revoked(homes.folder).names()}
+    known = {*federation.revocable, *revoked(homes.folder).names()}
     unknown = [name for name in names if name not in known]
     # Whom an earlier version forgot while the broker still let it in.
     forgotten = revocation.contributors(federation.name, management) if unknown else []

@@ -61,7 +61,7 @@ def _leftovers(
     marked = revoked(homes.folder).names()
     left = set(revocation.with_access(federation.name, marked, management))
     for name in sorted(left | set(revocation.contributors(federation.name, management))):
-        if name not in federation.users:
+        if name not in federation.revocable:
             why = "was revoked" if name in left else "is not enrolled"
             yield Difference(
                 "user", name, f"{why}, and the broker has it: `broker-config revoke {name}`"

@@ -16,7 +16,7 @@ from broker_config.broker.upgrade_hazards import hazards
 from broker_config.declaration.definitions import definitions
 from broker_config.declaration.federation import save as save_federation
 from broker_config.declaration.topology import ADMIN, topology
-from broker_config.home.changes import Homes, grant
+from broker_config.home.changes import Homes, grant, retire_keeper
 from broker_config.home.lock import alone
 from broker_config.home.marks import revoked
 from broker_config.node import boot, config_files, members, processes, record
@@ -283,8 +283,9 @@ def _start(
     if epmd is None:
         raise BrokerConfigError("no epmd on the PATH: it comes with Erlang, install that")
     # Not who was revoked and is enrolled again: that waits until its last password is forgotten.
+    retire_keeper(Homes(home, home), federation, mutual=reach.tls == "mutual")
     federation = federation.without(
-        name for name in revoked(home).names() if name in federation.users
+        name for name in revoked(home).names() if name in federation.revocable
     )
     declared = topology(federation)
     passwords = ensure_passwords(home, [user.name for user in (*declared.users, ADMIN)])
