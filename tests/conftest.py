@@ -118,12 +118,15 @@ class Place:
 
 @contextmanager
 def new_place(
-    node: Node, clients: Sequence[str] = CLIENTS, fleet: Fleet = FLEET
+    node: Node, clients: Sequence[str] = CLIENTS, fleet: Fleet = FLEET, keeper: str = ""
 ) -> Iterator[Place]:
     """A fresh federation; its vhost goes with the block."""
-    federation = Federation(f"test-{next(_numbers)}", clients=tuple(clients), fleets=(fleet,))
+    federation = Federation(
+        f"test-{next(_numbers)}", clients=tuple(clients), fleets=(fleet,), keeper=keeper
+    )
     private_node.bring_to_state(node, federation)
     users = (*clients, fleet.name, "coordinator", "watcher", "admin")
+    users += ("keeper",) if keeper else ()
     urls = {user: node.broker_url(user) for user in users}
     with node.manage() as management:
         try:

@@ -148,14 +148,18 @@ def retire_keeper(homes: Homes, federation: Federation, *, mutual: bool) -> None
 
 def _mark_keeper_that_left(homes: Homes, federation: Federation) -> None:
     before = load(homes.file)
-    if before is not None and before.keeper and not federation.keeper:
+    if before is None or before.name != federation.name:
+        return
+    if before.keeper and not federation.keeper:
         revoked(homes.folder).put([KEEPER_USER])
 
 
 def _has_another_keeper(homes: Homes, federation: Federation, *, mutual: bool) -> bool:
     """Whether the one that the home remembers is replaced: both log in as the same user."""
     before = remembered(homes.folder)
-    if before is None or not federation.keeper or before.keeper in ("", federation.keeper):
+    if before is None or before.name != federation.name:
+        return False
+    if not federation.keeper or before.keeper in ("", federation.keeper):
         return False
     if mutual:
         raise BrokerConfigError(_OLD_CERTIFICATE)

@@ -414,6 +414,135 @@ WATCHERS_ACTS: Final[dict[str, tuple[Act, ...]]] = {
 }  # fmt: skip
 
 
+KEEPER: Final = "keeper"
+COORDINATOR: Final = "coordinator"
+
+# In a federation with a keeper.
+KEEPERS_ACTS: Final[dict[str, tuple[Act, ...]]] = {
+    "The keeper": (
+        Act("consume everybody's updates", DENIED, _consume("update"), KEEPER),
+        Act("get one update", DENIED, _amqp(lambda c: c.basic_get("update")), KEEPER),
+        Act("consume a mailbox", DENIED, _consume("model.alfa"), KEEPER),
+        Act("read the rejected messages", DENIED, _consume("update.rejected"), KEEPER),
+        Act("read the snapshot", DENIED, _consume("event.state"), KEEPER),
+        Act("take the coordinator's note of the newest version", DENIED,
+            _consume("coordinator.newest"), KEEPER),
+        Act("consume its own answers", DENIED, _consume("unmasked"), KEEPER),
+        Act("empty the queue of its answers", DENIED,
+            _amqp(lambda c: c.queue_purge("unmasked")), KEEPER),
+        Act("empty the queue of updates", DENIED,
+            _amqp(lambda c: c.queue_purge("update")), KEEPER),
+        Act("publish an update", DENIED, _publish("update", "update"), KEEPER),
+        Act("publish a seed", DENIED, _publish("update", "mask"), KEEPER),
+        Act("publish a model", DENIED, _publish("model"), KEEPER),
+        Act("publish an event", DENIED, _publish("event", "round.closed"), KEEPER),
+        Act("publish a rejected message", DENIED, _publish("update.rejected"), KEEPER),
+        Act("put an update into the queue past its exchange", DENIED,
+            _publish("", "update"), KEEPER),
+        Act("ask itself", DENIED, _publish("", "unmask"), KEEPER),
+        Act("send a model to one mailbox", DENIED, _publish("", "model.alfa"), KEEPER),
+        Act("answer under the coordinator's name", SPOOFED,
+            _publish("unmasked", user_id="coordinator"), KEEPER),
+        Act("bind the updates to the queue of its answers", DENIED,
+            _amqp(lambda c: c.queue_bind("unmasked", "update", "update")), KEEPER),
+        Act("bind the updates to the queue of seeds", DENIED,
+            _amqp(lambda c: c.queue_bind("mask", "update", "update")), KEEPER),
+        Act("bind the models to it", DENIED,
+            _amqp(lambda c: c.queue_bind("mask", "model")), KEEPER),
+        Act("bind its answers to a mailbox", DENIED,
+            _amqp(lambda c: c.queue_bind("model.alfa", "unmasked")), KEEPER),
+        Act("cut the coordinator off from its answers", DENIED,
+            _amqp(lambda c: c.queue_unbind("unmasked", "unmasked")), KEEPER),
+        Act("declare a queue that the server names", DENIED,
+            _declare(exclusive=True), KEEPER),
+        Act("declare the queue of seeds again, for many consumers", DENIED,
+            _declare("mask", durable=True, arguments=QUORUM), KEEPER),
+        Act("delete the queue of seeds", DENIED,
+            _amqp(lambda c: c.queue_delete("mask")), KEEPER),
+        Act("open more than 8 connections", NOT_ALLOWED,
+            _many_connections, KEEPER),
+        Act("open more than 32 channels", NOT_ALLOWED, _many_channels, KEEPER),
+        Act("log in as the coordinator", LOGIN, _log_in_as("coordinator"), KEEPER),
+        Act("enter another federation's vhost", NOT_ALLOWED,
+            _connect(virtual_host="warren"), KEEPER),
+        Act("get updates by the management API", HTTP,
+            _http("POST", "queues/{vhost}/update/get", count=1, ackmode="ack_requeue_false",
+                  encoding="base64"), KEEPER),
+        Act("give itself permissions", HTTP,
+            _http("PUT", "permissions/{vhost}/keeper", configure=".*", write=".*", read=".*"),
+            KEEPER),
+    ),
+    "The coordinator": (
+        Act("consume the seeds", DENIED, _consume("mask"), COORDINATOR),
+        Act("consume them before the keeper does", DENIED,
+            _consume("mask", arguments={"x-priority": 100}), COORDINATOR),
+        Act("get one seed", DENIED, _amqp(lambda c: c.basic_get("mask")), COORDINATOR),
+        Act("empty the queue of seeds", DENIED,
+            _amqp(lambda c: c.queue_purge("mask")), COORDINATOR),
+        Act("delete the queue of seeds", DENIED,
+            _amqp(lambda c: c.queue_delete("mask")), COORDINATOR),
+        Act("send a seed under a client's name", SPOOFED,
+            _publish("", "mask", user_id="alfa"), COORDINATOR),
+        Act("send a seed through the exchange", DENIED,
+            _publish("update", "mask"), COORDINATOR),
+        Act("bind the models to the queue of seeds", DENIED,
+            _amqp(lambda c: c.queue_bind("mask", "model")), COORDINATOR),
+        Act("bind the updates to the queue of seeds", DENIED,
+            _amqp(lambda c: c.queue_bind("mask", "update", "update")), COORDINATOR),
+        Act("cut the keeper off from the seeds", DENIED,
+            _amqp(lambda c: c.queue_unbind("mask", "update", "mask")), COORDINATOR),
+        Act("take back its requests", DENIED, _consume("unmask"), COORDINATOR),
+        Act("empty the queue of its requests", DENIED,
+            _amqp(lambda c: c.queue_purge("unmask")), COORDINATOR),
+        Act("publish an answer", DENIED, _publish("unmasked"), COORDINATOR),
+        Act("put in an answer under the keeper's name", SPOOFED,
+            _publish("", "unmasked", user_id="keeper"), COORDINATOR),
+        Act("log in as the keeper", LOGIN, _log_in_as("keeper"), COORDINATOR),
+    ),
+    "A client": (
+        Act("consume the seeds", DENIED, _consume("mask")),
+        Act("get one seed", DENIED, _amqp(lambda c: c.basic_get("mask"))),
+        Act("consume the requests", DENIED, _consume("unmask")),
+        Act("consume the answers", DENIED, _consume("unmasked")),
+        Act("empty the queue of seeds", DENIED, _amqp(lambda c: c.queue_purge("mask"))),
+        Act("send a seed under another client's name", SPOOFED,
+            _publish("update", "mask", user_id="bravo")),
+        Act("send a seed past the exchange", DENIED, _publish("", "mask")),
+        Act("ask the keeper", DENIED, _publish("", "unmask")),
+        Act("ask the keeper through the exchange of updates", UNROUTED,
+            _publish("update", "unmask")),
+        Act("publish an answer", DENIED, _publish("unmasked")),
+        Act("put in an answer past the exchange", DENIED, _publish("", "unmasked")),
+        Act("put in an answer through the exchange of updates", UNROUTED,
+            _publish("update", "unmasked")),
+        Act("bind its mailbox to the seeds", DENIED,
+            _amqp(lambda c: c.queue_bind("model.alfa", "update", "mask"))),
+        Act("bind its mailbox to the answers", DENIED,
+            _amqp(lambda c: c.queue_bind("model.alfa", "unmasked"))),
+        Act("cut the keeper off from the seeds", DENIED,
+            _amqp(lambda c: c.queue_unbind("mask", "update", "mask"))),
+        Act("log in as the keeper", LOGIN, _log_in_as("keeper")),
+    ),
+    "A watcher": (
+        Act("consume the seeds", DENIED, _consume("mask"), WATCHER),
+        Act("get seeds by the management API", HTTP,
+            _http("POST", "queues/{vhost}/mask/get", count=1, ackmode="ack_requeue_false",
+                  encoding="base64"), WATCHER),
+        Act("consume the requests", DENIED, _consume("unmask"), WATCHER),
+        Act("consume the answers", DENIED, _consume("unmasked"), WATCHER),
+        Act("follow the answers", DENIED, _follow("unmasked"), WATCHER),
+        Act("publish a seed", DENIED, _publish("update", "mask"), WATCHER),
+        Act("ask the keeper", DENIED, _publish("", "unmask"), WATCHER),
+        Act("publish an answer", DENIED, _publish("unmasked"), WATCHER),
+        Act("empty the queue of seeds", DENIED, _amqp(lambda c: c.queue_purge("mask")), WATCHER),
+        Act("empty it by the management API", HTTP,
+            _http("DELETE", "queues/{vhost}/mask/contents"), WATCHER),
+        Act("have its queue's messages dead-lettered into the answers", DENIED,
+            _declare(exclusive=True, arguments={"x-dead-letter-exchange": "unmasked"}), WATCHER),
+    ),
+}  # fmt: skip
+
+
 def _fill_the_queue(attacker: Attacker) -> None:
     with attacker.channel() as channel:
         for _ in range(8_192 + 500):
@@ -453,6 +582,11 @@ def markdown() -> str:
 def watchers_markdown() -> str:
     """The table about watchers."""
     return _table("watcher", WATCHERS_ACTS, ())
+
+
+def keepers_markdown() -> str:
+    """The table about the keeper, and about others and its queues."""
+    return _table("user", KEEPERS_ACTS, ())
 
 
 def _table(who: str, tried: dict[str, tuple[Act, ...]], using_up: tuple[Act, ...]) -> str:

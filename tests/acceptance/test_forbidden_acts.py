@@ -24,9 +24,11 @@ from coordinator_worker.storage import checkpoint
 from tests.acceptance.forbidden import (
     ACTS,
     FILL,
+    KEEPERS_ACTS,
     WATCHERS_ACTS,
     Act,
     answer_to,
+    keepers_markdown,
     markdown,
     watchers_markdown,
 )
@@ -39,6 +41,7 @@ from tests.acceptance.test_faulty_transfers import (
     with_size,
 )
 from tests.conftest import CLIENTS, FLEET, Place, new_place
+from tests.support.keeper import KEEPER
 from tests.support.processes import ROOT
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.queue_browser import peek
@@ -49,6 +52,7 @@ from warren_shared.protocol.messages import Message, ModelManifest, Probe
 from warren_shared.protocol.transfer import transfer_fields
 
 QUEUES = ("update", "update.rejected", "model.alfa", "model.bravo", "model.fleet.0")
+KEEPERS_QUEUES = ("mask", "unmask", "unmasked")
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +64,28 @@ def guarded(node: Node) -> Iterator[Place]:
         yield place
 
 
-def _publish(place: Place, user: str, *exchanges: str) -> None:
+@pytest.fixture(scope="module")
+def kept(node: Node) -> Iterator[Place]:
+    """The same with a keeper, and a message in its queues."""
+    with new_place(node, keeper=KEEPER) as place:
+        _publish(place, "coordinator", "model", "update.rejected")
+        _publish(place, "bravo", "update")
+        _publish(place, "bravo", "update", key="mask")
+        _publish(place, "coordinator", "", key="unmask")
+        _publish(place, "keeper", "unmasked")
+        yield place
+
+
+def _publish(place: Place, user: str, *exchanges: str, key: str = "update") -> None:
     session = Session.for_broker(place.urls[user], "test")
     session.start(10.0)
-    session.publish([Publication(e, "update", (b"bait",), "x", persistent=True) for e in exchanges])
+    session.publish([Publication(e, key, (b"bait",), "x", persistent=True) for e in exchanges])
     session.close()
+
+
+def queues_of(place: Place) -> tuple[str, ...]:
+    """Those that have a message each."""
+    return (*QUEUES, *KEEPERS_QUEUES) if "keeper" in place.urls else QUEUES
 
 
 def state(place: Place) -> dict[str, Any]:
@@ -74,7 +95,7 @@ def state(place: Place) -> dict[str, Any]:
             if isinstance(what, list)}  # fmt: skip
     with pika.BlockingConnection(pika.URLParameters(place.urls["admin"])) as connection:
         channel = connection.channel()
-        for queue in QUEUES:
+        for queue in queues_of(place):
             told[queue] = channel.queue_declare(queue, passive=True).method.message_count
     return told
 
@@ -95,9 +116,18 @@ def test_the_broker_refuses_a_watcher_to(guarded: Place, act: Act) -> None:
     record_rejection(guarded, act)
 
 
+@pytest.mark.parametrize(
+    "act",
+    [pytest.param(act, id=f"{who}: {act.name}") for who in KEEPERS_ACTS
+     for act in KEEPERS_ACTS[who]],
+)  # fmt: skip
+def test_with_a_keeper_the_broker_refuses(kept: Place, act: Act) -> None:
+    record_rejection(kept, act)
+
+
 def record_rejection(place: Place, act: Act) -> None:
     before = state(place)
-    assert all(before[queue] == 1 for queue in QUEUES)
+    assert all(before[queue] == 1 for queue in queues_of(place))
     answers = (act.answer, act.elsewhere[1]) if act.elsewhere else (act.answer,)
     assert answer_to(act, place).startswith(answers)
     assert state(place) == before
@@ -167,6 +197,7 @@ def test_the_tables_of_the_document_are_these() -> None:
     document = (ROOT / "docs/security.md").read_text()
     assert markdown() in document
     assert watchers_markdown() in document
+    assert keepers_markdown() in document
     rows = [f"| {name} | `{reason}` |" for name, (reason, _) in CONTRADICTIONS.items()]
     assert "\n".join(("| message of a client | reason |", "| --- | --- |", *rows)) in document
 

@@ -21,6 +21,7 @@ from broker_config.secrets.bundles import bundle_path
 from broker_config.secrets.certificates import Authority
 from coordinator_worker.storage import checkpoint
 from tests.conftest import Place
+from tests.support.keeper import KEEPER, OTHER_KEEPER
 from tests.support.processes import Worker, workers
 from warren_shared.amqp.address import parameters
 from warren_shared.tls import Broker
@@ -239,6 +240,29 @@ class TestMutual:
             pika.BlockingConnection(stolen)
         assert main(["up", "--home", home]) == 0
         assert main(["check", "--home", home]) == 0
+
+    def test_no_keeper_follows_one_whose_certificate_would_be_good_again(
+        self, encrypted: Node, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        home = ("--home", str(encrypted.home))
+        assert main(["apply", *home, "--keeper", KEEPER]) == 0
+        (before,) = parameters(broker(encrypted, "keeper"), "test")
+        capsys.readouterr()
+        assert main(["apply", *home, "--keeper", OTHER_KEEPER]) == 1
+        assert "that of the keeper before would be good again" in capsys.readouterr().err
+        assert main(["check", *home]) == 0
+        pika.BlockingConnection(before).close()
+        assert main(["apply", *home, "--keeper", "none"]) == 0
+        with pytest.raises(exceptions.ProbableAuthenticationError):
+            pika.BlockingConnection(before)
+        for again in (KEEPER, OTHER_KEEPER):
+            capsys.readouterr()
+            assert main(["apply", *home, "--keeper", again]) == 1
+            assert "that of the keeper before would be good again" in capsys.readouterr().err
+        assert main(["up", *home]) == 0
+        assert main(["check", *home]) == 0
+        with pytest.raises(exceptions.ProbableAuthenticationError):
+            pika.BlockingConnection(before)
 
 
 def test_a_running_node_does_not_change_its_encryption(

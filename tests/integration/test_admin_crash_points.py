@@ -25,6 +25,7 @@ from broker_config.node.record import Node
 from broker_config.secrets.certificates import Authority, Identity
 from broker_config.secrets.keys import ensure_keys
 from tests.support.administrator import KILLED, Administrator, Ran
+from tests.support.keeper import KEEPER, OTHER_KEEPER
 
 ALL = os.environ.get("WARREN_TEST_CRASH_POINTS") == "all"
 FEDERATION = Federation(clients=("alfa",), fleets=(Fleet("phone", 2),), model_bytes=1 << 20)
@@ -91,7 +92,7 @@ def is_as_declared(admin: Administrator, home: Path | None = None) -> None:
 
 def is_gone(admin: Administrator, name: str) -> None:
     """Take ``name`` away, so that the next command has no more bundles to write than the last."""
-    if name in (remembered(admin.home) or FEDERATION).users:
+    if name in (remembered(admin.home) or FEDERATION).revocable:
         admin.works("revoke", name)
 
 
@@ -164,6 +165,74 @@ def test_rotate(admin: Administrator, then: str) -> None:
         assert opens(old) == (new == old)
         assert then != "rotate" or new != old
     is_gone(admin, name)
+
+
+@pytest.mark.parametrize("then", ["again", "up"])
+def test_a_keeper_comes(admin: Administrator, then: str) -> None:
+    words = ("apply", "--keeper", KEEPER)
+
+    def run(at: int) -> Ran:
+        is_gone(admin, "keeper")
+        return admin.run(*words, killed_before=at)
+
+    for ran in kills(run, 1 if then == "again" else 3):
+        admin.works(*(words if then == "again" else ("up",)))
+        is_as_declared(admin)
+        if then == "again":
+            assert opens(url_of(admin.home, "keeper")), ran.effects
+            assert "WARREN_KEEPER_KEY" in bundle(admin.home, "alfa")
+    is_gone(admin, "keeper")
+
+
+@pytest.mark.parametrize("then", ["again", "up", "back"])
+def test_a_keeper_goes(admin: Administrator, node: Node, then: str) -> None:
+    stolen = ""
+
+    def run(at: int) -> Ran:
+        nonlocal stolen
+        admin.works("apply", "--keeper", KEEPER)
+        stolen = url_of(admin.home, "keeper")
+        assert opens(stolen)
+        return admin.run("apply", "--keeper", "none", killed_before=at)
+
+    for ran in kills(run, 1 if then == "again" else 2):
+        begun = any("revoked/" in effect for effect in ran.effects)
+        keeper = {"again": ("--keeper", "none"), "back": ("--keeper", KEEPER), "up": ()}[then]
+        admin.works("up", *keeper)
+        is_as_declared(admin)
+        assert opens(stolen) == (then != "again" and not begun), ran.effects
+        if then == "again" or (then == "up" and begun):
+            with node.manage() as management:
+                assert management.get("queues", "warren", "mask") is None
+                assert management.get("exchanges", "warren", "unmasked") is None
+                assert management.get("policies", "warren", "keeper") is None
+            assert "WARREN_KEEPER_KEY" not in bundle(admin.home, "alfa")
+            assert not (admin.home / "bundles" / "keeper.env").exists()
+        else:
+            assert opens(url_of(admin.home, "keeper"))
+    is_gone(admin, "keeper")
+
+
+@pytest.mark.parametrize("then", ["again", "up"])
+def test_a_keeper_is_replaced(admin: Administrator, then: str) -> None:
+    """Who has the old one's bundle is out as soon as clients are told the new one's key."""
+    stolen = ""
+
+    def run(at: int) -> Ran:
+        nonlocal stolen
+        is_gone(admin, "keeper")
+        admin.works("apply", "--keeper", KEEPER)
+        stolen = url_of(admin.home, "keeper")
+        return admin.run("apply", "--keeper", OTHER_KEEPER, killed_before=at)
+
+    for ran in kills(run, 1 if then == "again" else 2):
+        admin.works("up", *(("--keeper", OTHER_KEEPER) if then == "again" else ()))
+        is_as_declared(admin)
+        assert opens(url_of(admin.home, "keeper")), ran.effects
+        is_new = bundle(admin.home, "alfa")["WARREN_KEEPER_KEY"] == OTHER_KEEPER.split(".")[1]
+        assert is_new or then == "up"
+        assert not (is_new and opens(stolen)), ran.effects
+    is_gone(admin, "keeper")
 
 
 @pytest.mark.parametrize("then", ["rotate", "up"])

@@ -8,6 +8,7 @@ import pytest
 from broker_config.cli import main
 from broker_config.node.record import Node
 from broker_config.secrets.bundles import load_passwords
+from tests.support.keeper import KEEPER
 from warren_shared.naming import mailbox
 
 
@@ -97,6 +98,33 @@ def test_a_user_that_two_federations_share_is_revoked_in_one_of_them_only(
         with node.manage() as management:
             assert management.get("users", "both") is None
         assert "both" not in load_passwords(node.home)
+    finally:
+        with node.manage() as management:
+            for name in homes:
+                if management.get("vhosts", name) is not None:
+                    management.delete("vhosts", name)
+
+
+def test_a_keeper_of_two_federations_leaves_one_of_them(node: Node, tmp_path: Path) -> None:
+    homes = {name: tmp_path / name for name in ("north", "south", "without")}
+    try:
+        for name, home in homes.items():
+            told = ("--home", str(home), "--on", str(node.home), "--federation", name)
+            keeper = () if name == "without" else ("--keeper", KEEPER)
+            assert main(["apply", *told, *keeper, "--fleet", "aside:2"]) == 0
+        assert main(["apply", "--home", str(homes["north"]), "--keeper", "none"]) == 0
+        for home in homes.values():
+            assert main(["check", "--home", str(home)]) == 0
+        bundle = homes["south"] / "bundles" / "keeper.env"
+        assert load_passwords(node.home)["keeper"] in value(bundle, "WARREN_BROKER_URL")
+        with node.manage() as management:
+            rows = management.get("users", "keeper", "permissions")
+            assert [row["vhost"] for row in rows] == ["south"]
+            assert management.get("queues", "north", "mask") is None
+            assert management.get("queues", "south", "mask") is not None
+        assert main(["apply", "--home", str(homes["south"]), "--keeper", "none"]) == 0
+        with node.manage() as management:
+            assert management.get("users", "keeper") is None
     finally:
         with node.manage() as management:
             for name in homes:
