@@ -1,9 +1,11 @@
-# One image for both sides: `coordinator` (no machine-learning framework, also runs broker-config)
-# and `client` (with TensorFlow, and the examples as tasks).
+# One image for all sides: `coordinator` (no machine-learning framework, also runs broker-config),
+# `keeper` (the same, for the third party of secure aggregation) and `client` (with TensorFlow, and
+# the examples as tasks).
 FROM python:3.11-slim AS base
 ENV PYTHONUNBUFFERED=1
-# Two users, so that no client reads what is the coordinator's.
-RUN useradd --create-home --uid 10001 warren && useradd --create-home --uid 10002 client
+# Three users, so that no client reads what is the coordinator's, and neither what is the keeper's.
+RUN useradd --create-home --uid 10001 warren && useradd --create-home --uid 10002 client \
+    && useradd --create-home --uid 10003 keeper
 WORKDIR /app
 
 FROM base AS source
@@ -30,6 +32,13 @@ RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .
 RUN install -d -o warren -g warren -m 0700 /var/lib/warren
 USER warren
 CMD ["coordinator-worker", "--help"]
+
+# The keeper needs what the coordinator does, and a folder that is not the coordinator's.
+FROM coordinator AS keeper
+USER root
+RUN install -d -o keeper -g keeper -m 0700 /var/lib/warren-keeper
+USER keeper
+CMD ["keeper-worker", "--help"]
 
 FROM base AS client-packages
 ARG EXTRA=demo

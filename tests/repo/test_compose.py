@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from broker_config.options import fleet
 from broker_config.secrets.bundles import Address, bundle_path, write_bundles
 from broker_config.secrets.keys import ensure_keys
 from coordinator_worker.settings import CoordinatorSettings
+from tests.support.keeper import KEEPER
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -67,12 +69,13 @@ def test_setup_is_a_command_that_broker_config_knows(
     assert "--fleet" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("worker", ["coordinator", "client"])
+@pytest.mark.parametrize("worker", ["coordinator", "client", "keeper"])
 def test_workers_read_the_bundles_that_setup_writes(
     worker: str, services: dict[str, Any], federation: Federation
 ) -> None:
     home = Path(services["setup"]["environment"]["WARREN_HOME"])
-    assert worker in {user.name for user in topology(federation).users}
+    declared = topology(replace(federation, keeper=KEEPER if worker == "keeper" else ""))
+    assert worker in {user.name for user in declared.users}
     assert f"bundles:{home}" in services["setup"]["volumes"]
     script = services["setup"]["command"][-1]
     assert bundle_path(Path(), worker).as_posix() in script
@@ -85,15 +88,15 @@ def test_workers_read_the_bundles_that_setup_writes(
 def test_no_worker_sees_the_whole_volume_of_bundles_and_each_has_a_user_of_its_own(
     services: dict[str, Any],
 ) -> None:
-    for worker in ("coordinator", "client"):
+    for worker in ("coordinator", "client", "keeper"):
         plain = [m for m in services[worker]["volumes"] if isinstance(m, str)]
         assert not [m for m in plain if m.startswith("bundles:")]
     script = services["setup"]["command"][-1]
     users = dict(re.findall(r"-o (\d+) bundles/(\w+)\.env", script))
-    assert sorted(users.values()) == ["client", "coordinator"]
+    assert sorted(users.values()) == ["client", "coordinator", "keeper"]
     for number, worker in users.items():
         stage = stages()[services[worker].get("build", {"target": worker})["target"]]
-        (user,) = re.findall(r"^USER (\w+)$", stage, re.MULTILINE)
+        user = re.findall(r"^USER (\w+)$", stage, re.MULTILINE)[-1]
         assert f"--uid {number} {user}" in (ROOT / "Dockerfile").read_text()
 
 
@@ -163,7 +166,7 @@ def test_every_service_has_a_healthcheck_and_workers_tell_when_they_are_ready(
     services: dict[str, Any], tmp_path: Path
 ) -> None:
     assert [name for name in services if "healthcheck" not in services[name]] == []
-    for worker in ("coordinator", "client"):
+    for worker in ("coordinator", "client", "keeper"):
         kind, command = services[worker]["healthcheck"]["test"]
         assert kind == "CMD-SHELL"
         file = tmp_path / "ready"
@@ -189,4 +192,19 @@ def stages() -> dict[str, str]:
 def test_every_build_target_is_a_stage_that_does_not_run_as_root(services: dict[str, Any]) -> None:
     for service in services.values():
         if "build" in service:
-            assert re.search(r"^USER (warren|client)$", stages()[service["build"]["target"]], re.M)
+            users = re.findall(r"^USER (\w+)$", stages()[service["build"]["target"]], re.M)
+            assert users[-1] in ("warren", "client", "keeper")
+
+
+def test_only_who_asks_for_a_keeper_gets_one(services: dict[str, Any]) -> None:
+    profiles = {name: service.get("profiles") for name, service in services.items()}
+    assert {name: each for name, each in profiles.items() if each} == {
+        "keeper": ["keeper"],
+        "keeper-keys": ["keeper-keys"],
+    }
+    keys, keeper = services["keeper-keys"], services["keeper"]
+    assert keys["command"][:2] == ["keeper-worker", "keys"]
+    assert option(keys, "state-dir") == option(keeper, "state-dir")
+    assert f"keeper:{option(keeper, 'state-dir')}" in keeper["volumes"]
+    assert keys["volumes"] == [f"keeper:{option(keeper, 'state-dir')}"]
+    assert f"-m 0700 {option(keeper, 'state-dir')}\n" in stages()["keeper"]
