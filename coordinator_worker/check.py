@@ -11,8 +11,8 @@ from coordinator_worker.rounds.stopping import StoppingCriteria
 from coordinator_worker.settings import CoordinatorSettings, parse_config, read_initial_model
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
-from coordinator_worker.storage.folder_lock import FolderLock
 from warren_shared.errors import BrokerRefused, ConfigError
+from warren_shared.folder_lock import FolderLock
 from warren_shared.naming import (
     EVENT_EXCHANGE,
     MODEL_EXCHANGE,

@@ -13,11 +13,11 @@ from coordinator_worker.state.training_state import Setup, State
 from coordinator_worker.storage import provenance
 from coordinator_worker.storage.audit_log import Audit
 from coordinator_worker.storage.checkpoint import Checkpoint, load
-from coordinator_worker.storage.folder_lock import FolderLock
 from coordinator_worker.storage.version_archive import Retention, VersionArchive
 from warren_shared import weights_file
 from warren_shared.errors import ConfigError
 from warren_shared.files import PRIVATE, writable
+from warren_shared.folder_lock import FolderLock
 from warren_shared.protocol.signing import Signer
 from warren_shared.tensors import frozen
 from warren_shared.tensors.layout import Weights

@@ -20,13 +20,13 @@ from coordinator_worker.state.training_state import Best, State
 from coordinator_worker.storage import version_archive
 from coordinator_worker.storage.audit_log import Audit
 from coordinator_worker.storage.checkpoint import Checkpoint
-from coordinator_worker.storage.folder_lock import FolderLock
 from coordinator_worker.storage.provenance import software
 from coordinator_worker.storage.store import ABOVE
 from coordinator_worker.versions.registry import ModelRegistry
 from warren_shared import weights_file
 from warren_shared.errors import ConfigError, WarrenError
 from warren_shared.files import writable
+from warren_shared.folder_lock import FolderLock
 from warren_shared.observability.log import Log
 from warren_shared.tensors import frozen
 from warren_shared.tensors.layout import Weights

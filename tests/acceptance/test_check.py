@@ -15,10 +15,10 @@ from client_worker.cli import main as client_main
 from coordinator_worker.cli import main as coordinator_main
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
-from coordinator_worker.storage.folder_lock import FolderLock
 from tests.conftest import FLEET, Place
 from tests.support.processes import KEYS, Worker, workers
 from tests.tasks import line
+from warren_shared.folder_lock import FolderLock
 from warren_shared.naming import mailbox
 from warren_shared.protocol.codec import encode, tensor_entries
 from warren_shared.protocol.messages import PROTOCOL, ModelManifest

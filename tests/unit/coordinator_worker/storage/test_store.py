@@ -8,11 +8,11 @@ import pytest
 
 from broker_config.secrets.keys import Keys, ensure_keys, rotate_keys
 from coordinator_worker.settings import CoordinatorSettings
-from coordinator_worker.storage.folder_lock import FolderLock
 from coordinator_worker.storage.store import Store
 from coordinator_worker.versions.rollback import rollback
 from tests.support.runs import weights
 from warren_shared.errors import ConfigError
+from warren_shared.folder_lock import FolderLock
 
 UpdateDecryptor = Callable[[Keys | None], Store]
 

@@ -21,7 +21,6 @@ from coordinator_worker.state.training_state import Best
 from coordinator_worker.storage import checkpoint, version_archive
 from coordinator_worker.storage.audit_files import NAME, read
 from coordinator_worker.storage.audit_log import Audit
-from coordinator_worker.storage.folder_lock import FolderLock
 from coordinator_worker.storage.store import Store
 from coordinator_worker.versions.audit_report import faults, versions
 from coordinator_worker.versions.rollback import import_model, rollback
@@ -30,6 +29,7 @@ from tests.support.runs import RUN, federation, loaded, record, weights
 from warren_shared import weights_file
 from warren_shared.amqp.delivery import Delivery
 from warren_shared.errors import ConfigError, WarrenError
+from warren_shared.folder_lock import FolderLock
 from warren_shared.protocol.messages import UpdateManifest
 from warren_shared.protocol.transfer import Outgoing, transfer_fields
 from warren_shared.tensors.layout import Weights

@@ -1,4 +1,4 @@
-"""The right to write a checkpoint folder: one coordinator at a time has it."""
+"""The right to write a worker's folder: one process at a time has it."""
 
 import fcntl
 import os
@@ -17,13 +17,14 @@ RETRY_S: Final = 0.5
 class FolderLock:
     """A lock on ``folder`` itself, which the system takes back however its holder ends.
 
-    The broker lets one coordinator at a time consume, but it cannot know what one that was cut off
-    is still writing. Two that overwrite in turn would each take the other's newest file for the
-    older one.
+    The broker lets one coordinator, or keeper, at a time consume, but it cannot know what one that
+    was cut off is still writing. Two that overwrite in turn would each take the other's newest file
+    for the older one. ``worker`` is what both are.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, worker: str = "coordinator") -> None:
         self._folder = folder
+        self._worker = worker
         self._descriptor = -1
 
     def take(self) -> bool:
@@ -46,16 +47,15 @@ class FolderLock:
     def wait(self, stopped_within: Callable[[float], bool]) -> None:
         """Take it as soon as it is free; raise Stopped once ``stopped_within(s)`` says so.
 
-        Tried again and again, which costs nothing to speak of: it is needed only while a
-        coordinator that the broker has given up still lives, such as one that was halted.
+        Tried again and again, which costs nothing to speak of.
         """
         said = False
         while not self.take():
             if not said:
-                log.warning("standby", "another coordinator still writes %s", self._folder)
+                log.warning("standby", "another %s still writes %s", self._worker, self._folder)
                 said = True
             if stopped_within(RETRY_S):
-                raise Stopped("stopped while another coordinator had the checkpoint folder")
+                raise Stopped(f"stopped while another {self._worker} had {self._folder}")
 
     def give_back(self) -> None:
         """Let another have it."""
