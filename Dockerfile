@@ -14,6 +14,7 @@ COPY broker_config broker_config
 COPY shared shared
 COPY coordinator_worker coordinator_worker
 COPY client_worker client_worker
+COPY keeper_worker keeper_worker
 COPY examples examples
 
 # What others make is installed by name and before our source is there: TensorFlow is half a gigabyte,

@@ -14,6 +14,7 @@ from broker_config.cli import _parser as broker_parser
 from broker_config.cli import subcommands
 from client_worker.cli import COMMANDS as CLIENT
 from coordinator_worker.cli import COMMANDS as COORDINATOR
+from keeper_worker.cli import COMMANDS as KEEPER
 
 ABOUT = """\
 # Reference
@@ -40,6 +41,7 @@ MODULES = {
 PROGRAMS = {
     "coordinator-worker": ("coordinate a federation", COORDINATOR),
     "client-worker": ("take part in one", CLIENT),
+    "keeper-worker": ("keep the seeds of masked updates", KEEPER),
 }
 
 

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import client_worker.cli
 import coordinator_worker.cli
+import keeper_worker.cli
 from broker_config.cli import _parser as broker_parser
 from broker_config.cli import subcommands
 
@@ -66,7 +67,7 @@ def _programs() -> Iterator[tuple[str, list[str], dict[str, list[str]]]]:
     """Each program, the flags that it takes without a command, and those of its commands."""
     under = {name: _flags(parser) for name, parser in subcommands(broker_parser()).items()}
     yield "broker-config", ["--help", "--version"], under
-    for module in (client_worker.cli, coordinator_worker.cli):
+    for module in (client_worker.cli, coordinator_worker.cli, keeper_worker.cli):
         main, known = module.main, module.COMMANDS
         # The demo is asked for its flags by TensorFlow's long start alone.
         under = {

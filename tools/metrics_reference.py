@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from client_worker.runtime.prometheus import Metrics as ClientMetrics
 from coordinator_worker.monitoring.prometheus import Metrics
+from keeper_worker.runtime.prometheus import Metrics as KeeperMetrics
 from warren_shared.observability.prometheus import Row
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "monitoring.md"
@@ -38,6 +39,7 @@ def tables() -> dict[str, str]:
     return {
         "coordinator": table(Metrics("f", 1).meters.rows),
         "client": table(ClientMetrics("f").meters.rows),
+        "keeper": table(KeeperMetrics("f").meters.rows),
     }
 
 

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from client_worker.settings import ClientSettings
 from coordinator_worker.settings import CoordinatorSettings
+from keeper_worker.settings import KeeperSettings
 from warren_shared.config import command_line
 from warren_shared.config.settings import WorkerSettings
 from warren_shared.config.settings_model import Settings
@@ -30,10 +31,11 @@ A worker takes each setting from the first of these that names it:
 4. the settings file, TOML: `--settings FILE` or `WARREN_SETTINGS`;
 5. its default.
 
-Keys of the settings file are the names below, with dashes or underscores. What both workers are
-told stands above the sections, the rest in `[coordinator]` or `[client]`; one file will do for all
-machines. The task's own arguments stand in `[client.task]`, beside its path, `task`. `env-file`
-may name the bundle there. A key that there is not is refused, with the nearest that there is.
+Keys of the settings file are the names below, with dashes or underscores. What all workers are
+told stands above the sections, the rest in `[coordinator]`, `[client]` or `[keeper]`; one file will
+do for all machines. The task's own arguments stand in `[client.task]`, beside its path, `task`.
+`env-file` may name the bundle there. A key that there is not is refused, with the nearest that
+there is.
 
 ```toml
 wait-broker-s = 60
@@ -61,9 +63,10 @@ everybody can read a command line; `broker-config` writes them into the bundles.
 def reference() -> str:
     """The whole document."""
     common = set(WorkerSettings.model_fields)
-    parts = [ABOUT, "## Both workers\n", *_tables(WorkerSettings, set())]
+    parts = [ABOUT, "## All workers\n", *_tables(WorkerSettings, set())]
     parts += ["## `[coordinator]`\n", *_tables(CoordinatorSettings, common)]
     parts += ["## `[client]`\n", *_tables(ClientSettings, common)]
+    parts += ["## `[keeper]`\n", *_tables(KeeperSettings, common)]
     return "\n".join(parts)
 
 

@@ -85,11 +85,22 @@ class ClientPrivacy:
         return found
 
     def mask_scale(self, calibration: Calibration, weight: int) -> float:
-        """How many steps of a masked sum 1.0 in an update is that counts ``weight`` times at most.
+        """Steps for 1.0 in a masked update, ``weight`` being the largest that multiplies one.
 
-        A vector of norm ``clip`` is then at most ``unit`` long with its roundings and its weight.
+        The keeper adds the noise of ``calibration``, so an update times its weight has to be
+        ``calibration.unit`` long at most: roundings are multiplied, too. The uniform numbers that
+        are added where weights differ (`warren_shared.tensors.ring`) say nothing of an update.
+
+        Raises:
+            ConfigError: roundings would be most of it.
         """
-        return length_before_rounding(calibration.unit // weight, calibration.size) / self.clip
+        length = length_before_rounding(calibration.unit // weight, calibration.size)
+        if length < calibration.unit // weight // 2:
+            raise ConfigError(
+                f"--privacy {self}: {calibration.size} parameters are too many for masked sums of"
+                f" 32 bits in which an update counts {weight} times"
+            )
+        return length / self.clip
 
 
 def _short(value: float) -> str:

@@ -42,7 +42,7 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
 
 
 class WorkerSettings(Settings):
-    """What both workers are told."""
+    """What all workers are told."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "the broker": (

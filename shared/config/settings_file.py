@@ -1,6 +1,6 @@
-"""The settings file: TOML, keys named as the flags, one file for both workers.
+"""The settings file: TOML, keys named as the flags, one file for all workers.
 
-wait-broker-s = 60              # common: both workers are told
+wait-broker-s = 60              # common: all workers are told
 
 [coordinator]
 quorum = 3
@@ -20,7 +20,7 @@ from warren_shared.config.command_line import nearest
 from warren_shared.config.settings_model import Settings
 from warren_shared.errors import ConfigError
 
-SECTIONS: Final = ("coordinator", "client")
+SECTIONS: Final = ("coordinator", "client", "keeper")
 BUNDLE: Final = "env_file"
 
 
@@ -98,7 +98,7 @@ def _unknown_on_top(
     place: str, name: str, section: str, own: Collection[str], common: Collection[str]
 ) -> str:
     if name in own:
-        return f"{place} belongs into [{section}]: both workers are told what stands above"
+        return f"{place} belongs into [{section}]: all workers are told what stands above"
     return _unknown(place, name, common)
 
 

@@ -162,6 +162,31 @@ SystemCallFilter=@system-service
     start="client-worker@{1..4}",
 )
 
+KEEPER: Final = Unit(
+    program="keeper-worker",
+    name="keeper-worker.service",
+    description="Warren keeper",
+    # Keys first: `keeper-worker keys --state-dir /var/lib/warren-keeper`; systemd takes it over.
+    arguments="--state-dir %S/warren-keeper",
+    where="""\
+EnvironmentFile=$folder/keeper.env
+WorkingDirectory=$folder
+Environment=HOME=%S/warren-keeper
+DynamicUser=yes
+StateDirectory=warren-keeper
+StateDirectoryMode=0700
+""",
+    confined="""\
+PrivateDevices=yes
+PrivateUsers=yes
+ProtectHome=yes
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallFilter=mbind
+""",
+    start="keeper-worker",
+)
+
 
 def flags(unit: Unit) -> argparse.ArgumentParser:
     """The command line of `install`."""

@@ -14,11 +14,13 @@ from typing import Final
 import broker_config.cli
 import client_worker.cli
 import coordinator_worker.cli
+import keeper_worker.cli
 from client_worker.settings import ClientSettings
 from coordinator_worker.aggregation.algorithm import Algorithm
 from coordinator_worker.rounds.policy import Policy
 from coordinator_worker.rounds.stopping import StoppingCriteria
 from coordinator_worker.settings import CoordinatorSettings
+from keeper_worker.settings import KeeperSettings
 from tests.support.processes import ROOT
 from warren_shared.config.command_line import nearest
 from warren_shared.config.settings import load
@@ -28,6 +30,7 @@ PROGRAMS: Final[dict[str, Callable[[list[str]], int]]] = {
     "broker-config": broker_config.cli.main,
     "client-worker": client_worker.cli.main,
     "coordinator-worker": coordinator_worker.cli.main,
+    "keeper-worker": keeper_worker.cli.main,
 }
 # What documents name beside our own. Whatever is not here is a misspelling, until it is added.
 OTHERS: Final = re.compile(
@@ -136,6 +139,10 @@ def _load(program: str, arguments: list[str]) -> None:
         if "--task" not in words:
             words = ["--task", "tests.tasks:line", *words]
         load(ClientSettings, description="", argv=words, keep_unknown=True)[0].mailboxes()
+        return
+    if program == "keeper-worker":
+        keys = ["--verify-keys", "x", "--encrypt-key", "x"]  # of the bundle
+        load(KeeperSettings, description="", argv=[*keys, *words])
         return
     settings, _ = load(CoordinatorSettings, description="", argv=words)
     Policy.from_settings(settings, Algorithm.from_settings(settings).aggregator)

@@ -22,8 +22,8 @@ from tests.support.pace import DEADLINE_S
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 # Models are signed, as they are with every bundle.
-_SIGNING = Ed25519PrivateKey.generate()
-_DECRYPT = X25519PrivateKey.generate()
+SIGNING = Ed25519PrivateKey.generate()
+DECRYPT = X25519PrivateKey.generate()
 
 
 def key_text(raw: bytes) -> str:
@@ -33,12 +33,13 @@ def key_text(raw: bytes) -> str:
 
 KEYS = {
     "coordinator-worker": {
-        "WARREN_SIGNING_KEYS": key_text(_SIGNING.private_bytes_raw()),
-        "WARREN_DECRYPT_KEYS": key_text(_DECRYPT.private_bytes_raw()),
+        "WARREN_SIGNING_KEYS": key_text(SIGNING.private_bytes_raw()),
+        "WARREN_DECRYPT_KEYS": key_text(DECRYPT.private_bytes_raw()),
     },
-    "client-worker": {"WARREN_VERIFY_KEYS": key_text(_SIGNING.public_key().public_bytes_raw())},
+    "client-worker": {"WARREN_VERIFY_KEYS": key_text(SIGNING.public_key().public_bytes_raw())},
 }
-ENCRYPT = {"WARREN_ENCRYPT_KEY": key_text(_DECRYPT.public_key().public_bytes_raw())}
+ENCRYPT = {"WARREN_ENCRYPT_KEY": key_text(DECRYPT.public_key().public_bytes_raw())}
+KEYS["keeper-worker"] = KEYS["client-worker"] | ENCRYPT
 
 
 def environment_of(tree: Path) -> dict[str, str]:
@@ -58,8 +59,7 @@ class Worker:
     ) -> None:
         environment = environment_of(tree)
         environment |= {"WARREN_BROKER_URL": broker_url, "PYTHONUNBUFFERED": "1"}
-        role = "client-worker" if command == "client-worker" else "coordinator-worker"
-        environment |= KEYS[role] | extra
+        environment |= KEYS.get(command, KEYS["coordinator-worker"]) | extra
         program = str(BIN / command)
         if tree == ROOT:  # an earlier commit finds what it needs in the tests' environment alone
             program = os.environ.get(f"TEST_{command.upper().replace('-', '_')}", program)

@@ -120,7 +120,7 @@ def test_truths_reach_a_task_as_it_would_be_told_them_on_the_command_line(write:
         ("[coordinator]\nqorum = 3", "[coordinator] qorum is no setting: did you mean quorum?"),
         ("[coordinator]\nzzz = 3", "[coordinator] zzz is no setting: see --help"),
         ("wait-broker = 3", "wait-broker is no setting: did you mean wait-broker-s?"),
-        ("quorum = 3", "quorum belongs into [coordinator]: both workers are told"),
+        ("quorum = 3", "quorum belongs into [coordinator]: all workers are told"),
         ("[coordinater]\nquorum = 3", "coordinater is no setting"),
         ("[coordinator]\nquorum = 0", "[coordinator] quorum 0: the least is 1"),
         ('[coordinator]\nquorum = "many"', "[coordinator] quorum many: write a whole number"),

@@ -12,12 +12,14 @@ from client_worker import cli as client
 from coordinator_worker import cli as coordinator
 from tests.support.processes import ROOT
 from warren_shared.service import systemd
-from warren_shared.service.systemd import CLIENT, COORDINATOR, Unit
+from warren_shared.service.systemd import CLIENT, COORDINATOR, KEEPER, Unit
 
 DEPLOYED = Path("/opt/warren/.venv/bin")
 MAX_EXPOSED = 20  # of 100; a service that asks for nothing has 96
 
-BOTH = pytest.mark.parametrize("unit", [COORDINATOR, CLIENT], ids=["coordinator", "client"])
+ALL = pytest.mark.parametrize(
+    "unit", [COORDINATOR, CLIENT, KEEPER], ids=["coordinator", "client", "keeper"]
+)
 
 
 def systemd_analyze(*words: str) -> subprocess.CompletedProcess[str]:
@@ -35,14 +37,14 @@ def written(folder: Path, unit: Unit, *, user: bool = False) -> Path:
     return path
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("user", [False, True], ids=["system", "user"])
 def test_systemd_finds_nothing_wrong_with_the_unit(unit: Unit, user: bool, tmp_path: Path) -> None:
     done = systemd_analyze("verify", "--man=no", str(written(tmp_path, unit, user=user)))
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@BOTH
+@ALL
 def test_the_unit_is_confined(unit: Unit, tmp_path: Path) -> None:
     path = written(tmp_path, unit)
     done = systemd_analyze("security", "--offline=yes", f"--threshold={MAX_EXPOSED}", str(path))
@@ -53,7 +55,7 @@ def test_the_unit_is_confined(unit: Unit, tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
-@BOTH
+@ALL
 def test_the_unit_in_the_repository_is_what_install_writes(unit: Unit) -> None:
     text = unit.text(DEPLOYED / unit.program, systemd.SETTINGS, "/etc/warren")
     assert (ROOT / "deploy" / "systemd" / unit.name).read_text() == text
@@ -71,7 +73,7 @@ def test_the_coordinator_may_do_what_its_imports_and_its_evaluating_program_do()
     assert not [line for line in lines if line.startswith(("MemoryDenyWrite", "ProcSubset"))]
 
 
-@BOTH
+@ALL
 def test_its_command_is_one_that_the_worker_takes(unit: Unit) -> None:
     (command,) = re.findall(r"^ExecStart=(.*)$", unit.text(Path("x"), "/s", "/"), re.MULTILINE)
     flags = [word for word in command.split() if word.startswith("--")]

@@ -1,0 +1,1 @@
+"""Which sums are given away, and what they come to."""
