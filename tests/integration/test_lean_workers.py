@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Place
+from broker_config.node.record import Node
+from tests.conftest import CLIENTS, Place
+from tests.support.keeper_stage import stage
 from tests.support.pace import DEADLINE_S
-from tests.support.processes import ENCRYPT, ROOT, Worker, environment_of, workers
+from tests.support.processes import ENCRYPT, KEYS, ROOT, Worker, environment_of, workers
 
 # Imported with a setting that asks for them, or by a task.
 ON_REQUEST = (
@@ -103,3 +106,34 @@ def test_before_the_first_model_a_worker_is_little_more_than_what_it_imports(
         worker.wait_for("connected")
         found = resident_bytes(Path(f"/proc/{worker.process.pid}/status").read_text())
     assert found < resident_bytes(bare) + OURS_BYTES
+
+
+# Two sums of this size fit beside what a keeper imports.
+SUM_BYTES = 8_000_000
+THREE = CLIENTS[:3]
+
+
+def test_a_keeper_imports_what_it_uses_and_has_room_for_one_sum(node: Node, tmp_path: Path) -> None:
+    """With keys, without metrics, through two sums; it knows nothing of the other workers."""
+    size = SUM_BYTES // 4
+    with stage(node, tmp_path / "keeper", CLIENTS) as made:
+        keeper = started(
+            "keeper_worker",
+            KEYS["keeper-worker"] | {"WARREN_BROKER_URL": made.place.urls["keeper"]},
+            "--state-dir",
+            str(made.folder),
+        )
+        for version in (1, 2):
+            seeds = [made.seed(client, version - 1, elements=size) for client in THREE]
+            made.send(*seeds)
+            made.ask(made.request(version, *THREE))
+        found = resident_bytes(Path(f"/proc/{keeper.pid}/status").read_text())
+        keeper.send_signal(signal.SIGTERM)
+        modules = json.loads(keeper.communicate(timeout=DEADLINE_S)[0])
+        assert keeper.returncode == 128 + signal.SIGTERM
+    assert asked_for(modules) <= {"cryptography"}
+    others = {"coordinator_worker", "client_worker", "broker_config"}
+    assert not others & {module.partition(".")[0] for module in modules}
+    bare = subprocess.check_output([sys.executable, "-c", BARE], text=True)
+    # The sum, and what is on its way to the broker: 16 MiB at most.
+    assert found < resident_bytes(bare) + OURS_BYTES + 2 * SUM_BYTES + (16 << 20)
