@@ -209,7 +209,7 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
     @property
     def keeper(self) -> str | None:
         """The id of the keeper's key for seeds; raises ConfigError if what is there is none."""
-        if self.keeper_key is None or self.keeper_verify_key is None:
+        if not self.keeper_key or not self.keeper_verify_key:
             return None
         (raw,) = read_keys("WARREN_KEEPER_KEY", self.keeper_key, bytes)
         return key_id(raw)

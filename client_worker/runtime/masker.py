@@ -24,7 +24,7 @@ from warren_shared.protocol.masking import (
     names_digest,
     names_of,
     terms_digest,
-    weight_in_limbs,
+    weight_integers,
 )
 from warren_shared.protocol.messages import FigureNames, MaskTerms, ModelManifest, Seed
 from warren_shared.tensors.layout import Buffer, Weights
@@ -131,7 +131,7 @@ class Masker:
         tail = encode_figures(told, terms.limb, terms.ring) if told is not None else None
         names = names_of(figures_of(told)) if told is not None else None
         code = code_of(terms, delta.layout, manifest.run)
-        weight = weight_in_limbs(terms, update.num_examples)
+        weight = weight_integers(terms, update.num_examples)
         core = code.elements + len(weight)
         ring = np.zeros(core + (tail.size if tail is not None else 0), dtype_of(terms.ring))
         factor = min(update.num_examples, terms.examples) / terms.examples

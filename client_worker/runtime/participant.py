@@ -515,6 +515,8 @@ class Participant:
     def _unlike(self, manifest: ModelManifest) -> str:
         """What keeps this client from training from a model, in words; empty if nothing does."""
         try:
+            if not manifest.final:
+                self._masker.check(manifest)
             self._make_client(manifest.config, manifest.local)
             self._client.check_fixed_state(manifest.fixed_state)
             layout = self._expect(manifest.local)

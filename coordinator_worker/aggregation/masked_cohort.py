@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from coordinator_worker.aggregation.cohort import Delta
+from coordinator_worker.aggregation.optimizers import Diverged
 from coordinator_worker.aggregation.stack import Row
 from coordinator_worker.aggregation.weighted_sum import WeightedSum
 from warren_shared.errors import ConfigError
@@ -19,12 +20,13 @@ from warren_shared.protocol.masking import (
     code_of,
     figures_of,
     names_digest,
-    weight_limbs,
+    read_weight,
+    weight_elements,
 )
 from warren_shared.protocol.messages import FigureNames, FigureSum, MaskTerms
 from warren_shared.tensors.layout import Layout, Weights
 from warren_shared.tensors.masked_figures import Told, decode
-from warren_shared.tensors.ring import Ring, dtype_of, from_limbs
+from warren_shared.tensors.ring import Ring, dtype_of
 
 log = Log(__name__)
 
@@ -50,6 +52,10 @@ class _FigureSum:
         self.total = np.zeros(size, dtype_of(ring))
         self.updates = 0
 
+    def says(self, told: FigureSum) -> bool:
+        """Whether a sum of masks is that of these."""
+        return (told.updates, told.elements) == (self.updates, self.total.size)
+
 
 class MaskedCohort:
     """Adds masked updates up; ``subtract`` takes the masks off, and ``delta`` says what is left.
@@ -70,20 +76,23 @@ class MaskedCohort:
         terms = masking.terms
         self._code = code_of(terms, layout, masking.run)
         self._dtype = np.dtype(dtype_of(terms.ring))
-        self._core = self._code.elements + weight_limbs(terms)
+        self._core = self._code.elements + weight_elements(terms)
         self._total = np.zeros(self._core, self._dtype)
         self._figures: dict[str, _FigureSum] = {}
         self._unmasked: list[Ring] = []
 
     def take(self, row: Row, weight: int, names: FigureNames | None) -> int:
-        """Add ``weight`` times a whole update with figures of these names; return the weight."""
+        """Add ``weight`` times a whole update; return the weight.
+
+        Its figures, of these names, are added once: they are counts.
+        """
         figures = self._figure_sum(names)
         edge = self._core * self._dtype.itemsize
         for start, data in row.chunks():
             here = min(max(edge - start, 0), len(data))
             _add(self._total, start, data[:here], weight)
             if figures is not None and here < len(data):
-                _add(figures.total, start + here - edge, data[here:], weight)
+                _add(figures.total, start + here - edge, data[here:], 1)
         if figures is not None:
             figures.updates += 1
         self.weights.append(weight)
@@ -106,18 +115,20 @@ class MaskedCohort:
     def begin_unmasking(self, sums: list[FigureSum]) -> int:
         """The keeper gives these sums of figures behind that of the weights; of so many bytes.
 
-        Raises:
-            ValueError: it has other figures than the updates.
+        Those that are of other updates than ours, since a client has told its keeper something
+        else, are left out.
         """
-        found = [self._figures.get(one.names) for one in sums]
-        if any(one is None for one in found):
-            raise ValueError("figures of names that no update has")
-        there = [one for one in found if one is not None]
-        if any(one.updates != told.updates for one, told in zip(there, sums, strict=True)):
-            raise ValueError("figures of other updates")
-        self._unmasked = [self._total, *(one.total for one in there)]
-        self._figures = {told.names: one for told, one in zip(sums, there, strict=True)}
-        return sum(part.nbytes for part in self._unmasked)
+        parts, readable = [self._total], {}
+        for told in sums:
+            ours = self._figures.get(told.names)
+            if ours is not None and ours.says(told):
+                readable[told.names] = ours
+                parts.append(ours.total)
+            else:
+                log.warning("figures_left_out", "the keeper's sum of figures is of other updates")
+                parts.append(np.zeros(told.elements, self._dtype))
+        self._unmasked, self._figures = parts, readable
+        return sum(part.nbytes for part in parts)
 
     def subtract(self, start: int, data: memoryview) -> None:
         """Take a piece of the masks' sums off, from byte ``start`` on."""
@@ -136,9 +147,7 @@ class MaskedCohort:
         terms = self._masking.terms
         for figures in self._figures.values():
             try:
-                told = decode(
-                    figures.total, figures_of(figures.names), terms.limb, terms.weights[0]
-                )
+                told = decode(figures.total, figures_of(figures.names), terms.limb)
             except ValueError as error:
                 log.warning("figures_unreadable", "what clients say adds up to nothing: %s", error)
                 continue
@@ -162,10 +171,11 @@ class MaskedCohort:
             return float(self.count * terms.weights[0])
         if terms.examples == 1:
             return float(sum(self.weights))
-        weighed = from_limbs(self._total[self._code.elements :], terms.limb)
-        if not 0 < weighed <= terms.examples * sum(self.weights):
-            raise ConfigError("the weights of the updates are not those of honest clients")
-        return weighed / terms.examples
+        weights = sum(self.weights)
+        weighed = read_weight(terms, self._total[self._code.elements :], weights)
+        if not 0 < weighed < weights + 1:
+            raise Diverged("the weights that clients say add up to none of honest clients")
+        return weighed
 
     def release(self) -> None:
         """Nothing is kept but the sums."""

@@ -11,7 +11,7 @@ from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import State
 from warren_shared.config import parameters
 from warren_shared.errors import ConfigError, Rejected
-from warren_shared.protocol.masking import weight_limbs
+from warren_shared.protocol.masking import weight_elements
 from warren_shared.protocol.messages import FigureNames, MaskTerms
 from warren_shared.tensors import ring as rings
 from warren_shared.tensors.layout import Layout
@@ -174,7 +174,7 @@ class SecureRules:
 
     def size_bytes(self, layout: Layout, terms: MaskTerms, figures: int) -> int:
         """Of an update with so many limbs of figures."""
-        numbers = rings.elements(layout, terms.ring) + weight_limbs(terms) + figures
+        numbers = rings.elements(layout, terms.ring) + weight_elements(terms) + figures
         return numbers * terms.ring // 8
 
     def check_figures(self, names: FigureNames | None) -> None:

@@ -186,10 +186,7 @@ class KeeperLink:
         return all(getattr(told, name) == getattr(request, name) for name in same)
 
     def _begin(self, told: Unmasked, masks: Masks) -> _Answer:
-        try:
-            expected = masks.begin_unmasking(told.figures)
-        except ValueError as error:
-            raise Damaged(str(error)) from None
+        expected = masks.begin_unmasking(told.figures)
         if told.size_bytes != expected:
             raise Damaged(f"{told.size_bytes} bytes of masks for {expected} of updates")
 

@@ -39,6 +39,6 @@ class Adder:
         at = plan.elements
         for group in plan.groups:
             figures = all_of_it[at : at + group.elements]
-            for one, weight in group.members:
-                add_mask(figures, one.seed, weight, FIGURES)
+            for one in group.members:  # once each: they are counts
+                add_mask(figures, one.seed, stream=FIGURES)
             at += group.elements

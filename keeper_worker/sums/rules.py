@@ -50,11 +50,15 @@ class Refused(Exception):
 
 
 class Group(NamedTuple):
-    """Updates whose figures are added up: of the same names."""
+    """Updates whose figures are added up, once each: of the same names."""
 
     told: FigureSum
-    elements: int
-    members: tuple[tuple[Waiting, int], ...]  # and what each counts
+    members: tuple[Waiting, ...]
+
+    @property
+    def elements(self) -> int:
+        """How many integers they have."""
+        return self.told.elements
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ def plan(request: Unmask, rules: Rules, history: History, seeds: Seeds) -> Plan:
         members=weighed,
         elements=members[0].elements,
         ring=request.secure.ring,
-        groups=() if rules.noise is not None else _groups(entry, weighed, least),
+        groups=() if rules.noise is not None else _groups(entry, members, least),
         largest_weight=request.secure.weights[0],
     )
     if made.size_bytes > rules.max_bytes:
@@ -366,18 +370,16 @@ def _check_privacy(
             raise Refused(reason, f"{detail}: leave them out", transfers)
 
 
-def _groups(
-    entry: Entry, weighed: tuple[tuple[Waiting, int], ...], least: int
-) -> tuple[Group, ...]:
+def _groups(entry: Entry, members: Sequence[Waiting], least: int) -> tuple[Group, ...]:
     """The figures that are added up, in the order in which the set was revealed at first."""
-    by_key = {one.key: (one, weight) for one, weight in weighed}
-    found: dict[tuple[str, int], list[tuple[Waiting, int]]] = {}
+    by_key = {one.key: one for one in members}
+    found: dict[tuple[str, int], list[Waiting]] = {}
     for row in entry.updates:
-        one, weight = by_key[row.client, row.transfer]
+        one = by_key[row.client, row.transfer]
         if one.figure_elements:
-            found.setdefault((one.figures, one.figure_elements), []).append((one, weight))
+            found.setdefault((one.figures, one.figure_elements), []).append(one)
     return tuple(
-        Group(FigureSum(names=names, updates=len(members)), elements, tuple(members))
-        for (names, elements), members in found.items()
-        if len({one.user for one, _ in members}) >= least
+        Group(FigureSum(names=names, updates=len(alike), elements=elements), tuple(alike))
+        for (names, elements), alike in found.items()
+        if len({one.user for one in alike}) >= least
     )

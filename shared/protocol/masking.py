@@ -1,5 +1,6 @@
 """What the three parties of secure aggregation have to agree on, beside the messages themselves."""
 
+import secrets
 from collections.abc import Iterable
 from typing import Final
 
@@ -10,7 +11,7 @@ from warren_shared.errors import ConfigError
 from warren_shared.protocol.messages import FigureNames, MaskTerms, PrivacyTerms
 from warren_shared.tensors.layout import Layout
 from warren_shared.tensors.masked_figures import Figures
-from warren_shared.tensors.ring import RingCode, limbs, to_limbs
+from warren_shared.tensors.ring import Ring, RingCode, from_limbs, limbs, to_limbs
 
 NO_FIGURES: Final = FigureNames()
 
@@ -53,17 +54,36 @@ def code_of(terms: MaskTerms, layout: Layout, run: str) -> RingCode:
     return RingCode(layout, terms.ring, terms.scale, terms.limb, run, terms.weights[0])
 
 
-def weight_limbs(terms: MaskTerms) -> int:
+def weight_elements(terms: MaskTerms) -> int:
     """How many integers behind the vector say what an update weighs."""
-    return limbs(_weight_bits(terms), terms.limb) if terms.examples > 1 else 0
+    if terms.examples == 1:
+        return 0
+    return 1 if terms.weights[0] > 1 else limbs(terms.examples.bit_length(), terms.limb)
 
 
-def weight_in_limbs(terms: MaskTerms, examples: int) -> list[int]:
-    """What ``examples`` weigh, as `weight_limbs` integers."""
+def weight_integers(terms: MaskTerms, examples: int) -> list[int]:
+    """What ``examples`` weigh, as `weight_elements` integers.
+
+    Where late updates weigh less it is rounded and has a random number added, as the vector has
+    (`warren_shared.tensors.ring`); else it is exact.
+    """
+    weight = min(examples, terms.examples)
     if terms.examples == 1:
         return []
-    return to_limbs(min(examples, terms.examples), _weight_bits(terms), terms.limb)
+    if terms.weights[0] == 1:
+        return to_limbs(weight, terms.examples.bit_length(), terms.limb)
+    return [round(weight / terms.examples * _steps(terms)) + secrets.randbelow(terms.weights[0])]
 
 
-def _weight_bits(terms: MaskTerms) -> int:
-    return terms.examples.bit_length()
+def read_weight(terms: MaskTerms, total: Ring, weights: int) -> float:
+    """What the sum of `weight_integers` says: sum of a_k n_k over ``terms.examples``.
+
+    a_k are the updates' weights by lateness, which come to ``weights``.
+    """
+    if terms.weights[0] == 1:
+        return from_limbs(total, terms.limb) / terms.examples
+    return (int(total[0]) - weights * (terms.weights[0] - 1) / 2) / _steps(terms)
+
+
+def _steps(terms: MaskTerms) -> int:
+    return int(2**terms.limb) - 2 * terms.weights[0]

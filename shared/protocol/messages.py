@@ -467,10 +467,11 @@ class Revealed(Signed):
 
 
 class FigureSum(Strict):
-    """A sum of figures of those names, by digest, and of how many updates it is."""
+    """A sum of figures of those names, by digest; of how many updates, and integers."""
 
     names: Digest
     updates: Annotated[int, Field(gt=0)]
+    elements: Annotated[int, Field(gt=0, le=1 << 20)]
 
 
 class Unmasked(Transfer, Signed):

@@ -112,8 +112,8 @@ def _histograms(evaluation: Evaluation) -> Iterator[int]:
         yield from map(int, np.bincount(bins, np.array(row), SCORE_BINS).astype(np.int64))
 
 
-def decode(total: Ring, figures: Figures, limb: int, weight: int) -> Told:
-    """What a sum of limbs says, in which a fresh update counts ``weight`` times.
+def decode(total: Ring, figures: Figures, limb: int) -> Told:
+    """What a sum of limbs says.
 
     Raises:
         ValueError: no figures of clients add up to this.
@@ -131,19 +131,18 @@ def decode(total: Ring, figures: Figures, limb: int, weight: int) -> Told:
     means = _read_means(read, figures.means, evaluated)
 
     def counts(size: int) -> tuple[int, ...]:
-        return tuple(round(next(read) / weight) for _ in range(size))
+        return tuple(next(read) for _ in range(size))
 
     confusion = tuple(counts(figures.classes) for _ in range(figures.classes))
     scores: Any = ()
     if figures.scores:
         scores = of_histograms((counts(SCORE_BINS), counts(SCORE_BINS)))
-    if sum(map(sum, confusion)) > evaluated + weight * figures.classes**2:
+    if sum(map(sum, confusion)) > evaluated:
         raise ValueError("more counts than examples")
     evaluation = None
     if evaluated:
-        number = max(1, round(evaluated / weight))
-        evaluation = Evaluation(number, means, confusion, scores, is_coarse=bool(scores))
-    return Told(round(examples / weight), metrics, evaluation)
+        evaluation = Evaluation(evaluated, means, confusion, scores, is_coarse=bool(scores))
+    return Told(examples, metrics, evaluation)
 
 
 def _read_means(read: Iterator[int], names: Sequence[str], examples: int) -> dict[str, float]:

@@ -174,7 +174,8 @@ PROTOCOL_5: Final[dict[str, m.Message]] = {
     ),
     "unmasked, all": m.Unmasked(
         federation="f", run="0badcafe", version=3, content="ab" * 32, rounds=2,
-        figures=[m.FigureSum(names="ef" * 32, updates=3)], signatures={"cafecafe": "cd" * 64},
+        figures=[m.FigureSum(names="ef" * 32, updates=3, elements=5)],
+        signatures={"cafecafe": "cd" * 64},
         **_TRANSFER,
     ),
 }  # fmt: skip

@@ -286,7 +286,7 @@ def test_figures_are_added_up_where_enough_have_the_same(tmp_path: Path) -> None
     (group,) = desk.plan(request).groups
     assert (group.told.names, group.told.updates) == (names, 3)
     answer = np.frombuffer(desk.ask(request), np.uint32)
-    wanted = sum(mask_of(c, weight=4, elements=7, stream=FIGURES) for c in THREE)
+    wanted = sum(mask_of(c, elements=7, stream=FIGURES) for c in THREE)
     assert answer.size == ELEMENTS + 7
     assert np.array_equal(answer[ELEMENTS:], wanted)
 

@@ -11,10 +11,9 @@ from warren_shared.tensors.masked_figures import Figures, Told, decode, encode, 
 LIMB = 21
 
 
-def together(told: list[Told], ring: int = 32, limb: int = LIMB, weight: int = 1) -> Told:
+def together(told: list[Told], ring: int = 32, limb: int = LIMB) -> Told:
     parts = [encode(one, limb, ring) for one in told]
-    total = sum(part * part.dtype.type(weight) for part in parts)
-    return decode(total, figures_of(told[0]), limb, weight)
+    return decode(sum(parts), figures_of(told[0]), limb)
 
 
 CLIENTS = [
@@ -23,11 +22,9 @@ CLIENTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("ring", "limb", "weight"), [(32, 26, 1), (32, 20, 1), (32, 20, 4), (16, 8, 1)]
-)
-def test_sums_say_what_a_pool_of_all_says(ring: int, limb: int, weight: int) -> None:
-    found = together(CLIENTS, ring, limb, weight)
+@pytest.mark.parametrize(("ring", "limb"), [(32, 26), (32, 20), (16, 8)])
+def test_sums_say_what_a_pool_of_all_says(ring: int, limb: int) -> None:
+    found = together(CLIENTS, ring, limb)
     assert found.examples == 400
     assert found.metrics["loss"] == pytest.approx((100 * 0.5 + 300 * 0.25) / 400)
     pooled = pool([one.evaluation for one in CLIENTS if one.evaluation is not None])
@@ -82,13 +79,13 @@ def test_what_no_clients_say_is_refused() -> None:
         spoilt = total.copy()
         spoilt[place] += np.uint32(1 << 31)
         try:
-            decode(spoilt, figures, LIMB, 1)
+            decode(spoilt, figures, LIMB)
         except ValueError:
             continue
     spoilt = total.copy()
     spoilt[-2] += np.uint32(1 << 20)
     with pytest.raises(ValueError, match="more counts"):
-        decode(spoilt, figures, LIMB, 1)
+        decode(spoilt, figures, LIMB)
 
 
 def test_the_length_is_known_from_the_names() -> None:
