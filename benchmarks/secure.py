@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
+from benchmarks.harness import masks
 from benchmarks.harness.federation import WARM_UP, Run, Stand, client_workers, names, run, stand
 from benchmarks.harness.matrix import Case, parse_cases
 from benchmarks.harness.preparation import prepare
@@ -37,6 +38,9 @@ SECURE: Final = ("--aggregator", "uniform", "--secure", "clip=2,least=2")
 SEALED: Final = Way("sealed", ("WARREN_KEEPER",), more=("--aggregator", "uniform"))
 MASKED: Final = Way("masked", (), more=SECURE)
 TIMEOUT_S: Final = 300.0
+CLIENT_MS: Final = 0.8
+SERVERS_S: Final = 0.3
+WIRE, WIRE_OF_16 = 1.003, 0.51
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare()
     short: bool = given.short
     cases = given.cases or parse_cases("2x4MB" if short else CASES)
-    rows: list[Row] = []
+    rows: list[Row] = [] if given.keeper else _in_process(short=short)
     for case in () if given.keeper else cases:
         rows += _rounds(case, 1 if short else 5, 4 if short else 12)
     for clients in () if short else CLIENTS:
         rows.append(_memory(Case(clients, SIZE)))
     publish("secure", "A round with and without masks", rows, folder=given.out)
     return 0
+
+
+def _in_process(*, short: bool) -> list[Row]:
+    """What each side computes, and what travels, beside what we allow ourselves."""
+    size = 100_000 if short else 10_000_000
+    client, both = masks.client_ms_per_mb(size), masks.servers_s(100_000, 20 if short else 500)
+    rows = [
+        _row("client, beyond an update in clear, for each MB", "ms", client, CLIENT_MS),
+        _row("coordinator and keeper, 500 updates of 100,000", "s", both, SERVERS_S),
+    ]
+    wire = "bytes on the wire, ring of"
+    rows.append(_row(f"{wire} 32 bits", "x float32", [masks.wire_ratio(size, 32)], WIRE))
+    rows.append(_row(f"{wire} 16 bits", "x float32", [masks.wire_ratio(size, 16)], WIRE_OF_16))
+    return rows
+
+
+def _row(case: str, unit: str, found: Sequence[float], allowed: float) -> Row:
+    spread = (min(found), max(found))
+    ours = median(found)
+    return Row(case=case, unit=unit, ours=ours, limit=allowed, limit_name="goal", spread=spread)
 
 
 def _rounds(case: Case, repetitions: int, rounds: int) -> list[Row]:

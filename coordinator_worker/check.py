@@ -1,12 +1,14 @@
 """``coordinator-worker check``: what would keep a coordinator from its work, and what to do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from coordinator_worker.aggregation.algorithm import Algorithm
 from coordinator_worker.rounds.policy import Policy
+from coordinator_worker.rounds.privacy_rules import PrivacyRules
+from coordinator_worker.rounds.secure_rules import SecureRules
 from coordinator_worker.rounds.stopping import StoppingCriteria
 from coordinator_worker.settings import CoordinatorSettings, parse_config, read_initial_model
 from coordinator_worker.state.training_state import State
@@ -18,6 +20,7 @@ from warren_shared.naming import (
     MODEL_EXCHANGE,
     REJECTED_EXCHANGE,
     REJECTED_QUEUE,
+    UNMASKED_QUEUE,
     UPDATE_EXCHANGE,
     UPDATE_QUEUE,
 )
@@ -42,7 +45,10 @@ def check(settings: CoordinatorSettings) -> Iterator[Finding]:
 
 def _settings(settings: CoordinatorSettings) -> Iterator[Finding]:
     try:
-        Policy.from_settings(settings, Algorithm.from_settings(settings).aggregator)
+        privacy = PrivacyRules.from_settings(settings)
+        secure = SecureRules.from_settings(settings, privacy)
+        aggregator = Algorithm.from_settings(settings).aggregator
+        Policy.from_settings(settings, aggregator, privacy, secure)
         StoppingCriteria.from_settings(settings)
         parse_config(settings.config)
         if settings.initial_model is not None:
@@ -64,8 +70,10 @@ def _broker(settings: CoordinatorSettings) -> Iterator[Finding]:
         yield from inspection.reach()
         if not inspection.reached:
             return
-        yield from _objects(inspection)
-        yield from _permissions(inspection)
+        of_keeper = (UNMASKED_QUEUE,) if settings.secure is not None else ()
+        queues = (UPDATE_QUEUE, REJECTED_QUEUE, *of_keeper)
+        yield from _objects(inspection, queues)
+        yield from _permissions(inspection, queues)
 
 
 def _above(settings: CoordinatorSettings) -> Iterator[Finding]:
@@ -82,14 +90,14 @@ def _above(settings: CoordinatorSettings) -> Iterator[Finding]:
             yield replace(finding, about=f"above, {finding.about}")
 
 
-def _objects(inspection: Inspection) -> Iterator[Finding]:
+def _objects(inspection: Inspection, queues: Sequence[str]) -> Iterator[Finding]:
     wanted = (MODEL_EXCHANGE, UPDATE_EXCHANGE, REJECTED_EXCHANGE, EVENT_EXCHANGE)
     missing = [name for name in wanted if not inspection.has_exchange(name)]
     if missing:
         yield fail("exchanges", f"there is no {', '.join(missing)}: {APPLY}")
     else:
         yield ok("exchanges", f"{', '.join(wanted)} are there")
-    for name in (UPDATE_QUEUE, REJECTED_QUEUE):
+    for name in queues:
         try:
             found = inspection.queue(name)
         except BrokerRefused as error:
@@ -107,8 +115,8 @@ def _objects(inspection: Inspection) -> Iterator[Finding]:
         )
 
 
-def _permissions(inspection: Inspection) -> Iterator[Finding]:
-    unread = [q for q in (UPDATE_QUEUE, REJECTED_QUEUE) if not inspection.may_read(q)]
+def _permissions(inspection: Inspection, queues: Sequence[str]) -> Iterator[Finding]:
+    unread = [q for q in queues if not inspection.may_read(q)]
     writes = (MODEL_EXCHANGE, EVENT_EXCHANGE, REJECTED_EXCHANGE, DEFAULT_EXCHANGE)
     unwritten = [e or "amq.default" for e in writes if not inspection.may_publish(e)]
     lacks = [f"read {name}" for name in unread] + [f"publish to {name}" for name in unwritten]

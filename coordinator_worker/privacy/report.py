@@ -10,8 +10,12 @@ from warren_shared.privacy.mechanism import Correlation
 
 UNIT = "each client: all of its updates in this run, against everybody who sees models"
 ADJACENCY = "a client's updates replaced by zeros; who takes part in which round is public"
+FROM_COORDINATOR = "the coordinator, which sees each update and has the secret of the noise"
+FROM_BOTH = (
+    "coordinator and keeper together: the one has masked updates, the other their masks and the"
+    " secret of the noise"
+)
 NOT_COVERED = (
-    "the coordinator, which sees each update and has the secret of the noise",
     "who takes part in which round",
     "the text of errors that a client's own code raises",
     "other runs on the same data: they add up",
@@ -41,7 +45,7 @@ def facts(spent: PrivacyState) -> dict[str, Any]:
         "most_contributions": max(counts, default=0),
         "contributions_allowed": promise.contributions,
         "distance": promise.distance,
-        "not_covered": list(NOT_COVERED),
+        "not_covered": [FROM_BOTH if spent.masked else FROM_COORDINATOR, *NOT_COVERED],
     }
 
 

@@ -480,9 +480,6 @@ class Intake:
             whole = arrival.incoming.add(index, data)
             if whole:
                 arrival.check_encoded()
-            if whole and self._policy.secure is not None:
-                users = [(held.user or "") for held in self._held.values()]
-                self._policy.secure.check_room(delivery.user or "", users)
             if whole and state is not None and isinstance(manifest, UpdateManifest):
                 self._bound.check(arrival.norm, state)
                 self._check_contributions(manifest.client, state)  # another may have come whole

@@ -143,8 +143,6 @@ class Policy:
 
         ``clients``: whose they are; masked ones have to be of several users.
         """
-        if self.secure is not None:
-            users = {client.partition(".")[0] for client in clients}
-            if len(users) < self.secure.asked.least:
-                return False
+        if self.secure is not None and not self.secure.is_enough(clients):
+            return False
         return updates >= (min(self.min_quorum, self.quorum) if overdue else self.quorum)

@@ -112,8 +112,9 @@ class PrivacyRules:
         """
         layout = state.weights.layout  # padding is noised, too
         size = elements(layout, 32) if self.masked else layout.size_bytes // 4
+        secret = "" if self.masked else secrets.token_hex(32)
         asked = PrivacyState(
-            str(self.promise), self.rounds, self.quorum, size, secrets.token_hex(32)
+            str(self.promise), self.rounds, self.quorum, size, secret, masked=self.masked
         )
         known = state.privacy
         if known is None and state.version:
@@ -125,6 +126,12 @@ class PrivacyRules:
             best = self.promise.correlation(self.rounds)
             return replace(state, privacy=replace(asked, theta=best.theta, omega=best.omega))
         told = replace(known, secret="", theta=0.0, omega=0.0, done=0, participations={})
+        if told.masked != self.masked:
+            raise ConfigError(
+                f"the checkpoint's run was begun with{'' if told.masked else 'out'} --secure, and"
+                " its noise is the keeper's in one case alone: go on so, or begin a run in another"
+                " --checkpoint-dir"
+            )
         if told != replace(asked, secret=""):
             raise ConfigError(
                 f"the checkpoint's run promises {known.mechanism} in {known.rounds} rounds of"

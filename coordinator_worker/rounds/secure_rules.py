@@ -1,5 +1,6 @@
 """``--secure``: what a run of masked updates asks of other settings, and tells clients."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite, log2
@@ -182,19 +183,22 @@ class SecureRules:
         if self.privacy is not None and names is not None:
             raise Rejected("figures", "figures have no noise, and this run is private")
 
-    def check_room(self, user: str, users: list[str]) -> None:
-        """Raise Rejected(``together``) if an update of ``user`` would leave no room for others.
+    def has_room(self, client: str, updates: int, clients: Iterable[str]) -> bool:
+        """Whether an update of ``client`` leaves room for those of all users that are needed.
 
-        ``users``: of the round's updates so far.
+        ``updates`` are in the round, of ``clients``.
         """
-        after = {*users, user}
-        left = self.most - len(users) - 1
-        if left < self.asked.least - len(after):
-            raise Rejected(
-                "together",
-                f"this round waits for updates of {self.asked.least} sites, and has"
-                f" {len(users)} of {len(set(users))}: enrol sites as clients of their own",
-            )
+        after = {user_of(one) for one in (*clients, client)}
+        return self.most - updates - 1 >= self.asked.least - len(after)
+
+    def is_enough(self, clients: Iterable[str]) -> bool:
+        """Whether ``clients`` are of as many users as a sum has to be of."""
+        return len({user_of(client) for client in clients}) >= self.asked.least
+
+
+def user_of(client: str) -> str:
+    """Who sends as ``client``: a fleet's replicas are one."""
+    return client.partition(".")[0]
 
 
 def weights_of(settings: CoordinatorSettings) -> tuple[int, ...]:

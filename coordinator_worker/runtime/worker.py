@@ -145,6 +145,7 @@ class CoordinatorWorker:
         # The transfers that the open round has to be made of, since the keeper has given the sum of
         # their masks for it; all others are for the next.
         self._given: frozenset[str] | None = None
+        self._left_over = False  # some are, and come again when the round is closed
         self._overdue = False
         self._abandoned = 0  # epoch of which nothing more is taken: it lacks a message
         self._sender = ThreadPoolExecutor(1, "send")
@@ -606,8 +607,9 @@ class CoordinatorWorker:
         run = self._run
         if run is None:
             raise RuntimeError("an update was admitted before there was a model")
-        if self._given is not None and arrival.manifest.transfer not in self._given:
-            arrival.release()  # it comes again once this round is closed
+        if not self._belongs_here(run, arrival.manifest):
+            arrival.release()
+            self._left_over = True
             return
         rarity = 1.0
         if self._learning.aggregator.needs_rarity:
@@ -619,6 +621,14 @@ class CoordinatorWorker:
         self._reporter.accepted(arrival.manifest, run.state.version, updates, norm)
         if self._may_close(run):
             self._close_round(run)
+
+    def _belongs_here(self, run: ActiveRun, manifest: UpdateManifest) -> bool:
+        """Whether an update may be in the open round; one that may not is for the next."""
+        if self._secure is None:
+            return True
+        if self._given is not None:
+            return manifest.transfer in self._given
+        return self._secure.has_room(manifest.client, run.round.updates, run.round.clients)
 
     def _may_close(self, run: ActiveRun) -> bool:
         """Whether the round has all that it needs."""
@@ -777,7 +787,8 @@ class CoordinatorWorker:
         return self._loop.updates.epoch == self._epoch and not self._loop.is_stopping
 
     def _begin_again(self) -> None:
-        """Take the round's updates once more from the broker."""
+        """Take once more from the broker what is in no checkpoint."""
+        self._left_over = False
         self._abandoned = self._epoch
         self._loop.updates.reopen()
 
@@ -855,8 +866,8 @@ class CoordinatorWorker:
             self._loop.wait_for(sending)
             self._sending = None
             phases.timing("acknowledge", self._loop.updates.acknowledge)(tags, epoch)
-            if self._given is not None:  # what came beside the set that was given comes again
-                self._given = None
+            self._given = None
+            if self._left_over:
                 self._begin_again()
             self._say_published(run, phases)
             if self._evaluator is not None:

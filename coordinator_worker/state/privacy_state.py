@@ -21,7 +21,7 @@ class PrivacyState:
     ``secret`` is what the noise is drawn with, in hexadecimal: whoever has it can take the noise
     off. ``theta`` and ``omega`` are how the noise is correlated, chosen once, since another machine
     might find them a little different. ``done`` rounds have been noised; a version that was made by
-    a rollback is none.
+    a rollback is none. ``masked``: the keeper adds the noise, and has the secret.
     """
 
     mechanism: str
@@ -32,6 +32,7 @@ class PrivacyState:
     theta: float = 0.0
     omega: float = 0.0
     done: int = 0
+    masked: bool = False
     participations: Mapping[str, Participation] = field(default_factory=dict)
 
     def check(self, client: str, contributions: int, distance: int, *, is_here: bool) -> None:
@@ -64,8 +65,11 @@ class PrivacyState:
 
     def to_dict(self) -> dict[str, Any]:
         """As msgpack can hold it."""
+        told = {**vars(self)}
+        if not self.masked:
+            del told["masked"]
         return {
-            **vars(self),
+            **told,
             "participations": {c: list(p) for c, p in self.participations.items()},
         }
 

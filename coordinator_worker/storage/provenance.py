@@ -13,7 +13,7 @@ from warren_shared.version import release
 # Beside those of the algorithm; what only says when the run ends makes no other model.
 ROUND: Final = (
     "quorum", "deadline_s", "min_quorum", "participation", "max_staleness", "staleness_exponent",
-    "staleness_hinge", "max_examples", "max_update_norm", "config",
+    "staleness_hinge", "max_examples", "max_update_norm", "config", "secure",
 )  # fmt: skip
 MAX_CHANGES: Final = 50  # a checkpoint is written whole each round
 

@@ -167,9 +167,12 @@ def _algorithm(past: ModelRegistry, version: int) -> str:
     sealed = (
         "could be encrypted to the coordinator" if trust.get("sealed") else "were not encrypted"
     )
+    masked = ""
+    if newest["settings"].get("secure"):
+        masked = " They were masked, so only sums of several clients' could be read."
     parts.append(
         f"Models were {'' if trust.get('signed') else 'not '}signed by the coordinator; updates"
-        f" {sealed}. All other settings have their defaults.\n"
+        f" {sealed}.{masked} All other settings have their defaults.\n"
     )
     parts += _changes(told)
     software = ", ".join(f"{name} {number}" for name, number in newest["software"].items())

@@ -148,6 +148,12 @@ def run(kills: int, seed: int, folder: Path, told: Callable[[str], None]) -> Out
         _settle(stage)
         waiting = _waiting(stage)
         found += stage.crew.unexpected
+        found += [
+            f"rejected: {record['message']}"
+            for name in ("coordinator-a", "coordinator-b")
+            for record in stage.crew.records(name)
+            if record["action"] == "update_rejected"
+        ]
         found += [f"{name} has a traceback" for name in stage.crew.tracebacks()]
     finally:
         stage.close()
