@@ -1,8 +1,9 @@
 """Masked updates: client, coordinator and keeper as processes over a real broker."""
 
 import json
+import os
 import signal
-import time
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,32 +153,52 @@ def test_a_round_waits_for_its_keeper_and_goes_on(stage: Stage, tmp_path: Path) 
     assert len(ledger(stage)) == 3
 
 
-def test_a_coordinator_that_was_killed_after_the_sum_makes_the_round_of_the_same_set(
-    stage: Stage, tmp_path: Path
+DEAF = """#!{python}
+import threading
+from coordinator_worker import cli
+from coordinator_worker.storage import checkpoint
+save = checkpoint.Checkpoint.save
+def stuck(self, state):
+    if state.version == 2:
+        threading.Event().wait()
+    save(self, state)
+checkpoint.Checkpoint.save = stuck
+raise SystemExit(cli.main())
+"""
+
+
+def test_of_a_sum_that_was_given_just_that_set_is_made_whoever_else_has_come(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The coordinator ends before its checkpoint; the next one wants a larger round."""
+    program = tmp_path / "stuck"
+    program.write_text(DEAF.format(python=sys.executable))
+    program.chmod(0o755)
+    usual = os.environ.get("TEST_COORDINATOR_WORKER", "")
+    monkeypatch.setenv("TEST_COORDINATOR_WORKER", str(program))
     keeper = stage.keeper()
-    told = ("--quorum", "3", "--rounds", "4", "--max-staleness", "5", *ASKED)
-    coordinator = stage.coordinator(tmp_path / "run", *told)
+    told = ("--rounds", "4", "--max-staleness", "5", *ASKED)
+    first = stage.coordinator(tmp_path / "run", "--quorum", "3", *told)
     clients = stage.clients(*THREE)
-    coordinator.wait_for("model_published", version=1)
-    keeper.wait_for("sum_given", version=1)
-    # Halted while its keeper answers: the sum is given, and no checkpoint has it.
-    given = len(ledger(stage))
-    coordinator.process.send_signal(signal.SIGSTOP)
-    time.sleep(0.3)
-    coordinator.kill()
-    for client in clients:
-        client.kill()
-    late = stage.clients("delta", "bravo", "charlie")
-    again = stage.coordinator(tmp_path / "run", *told)
-    stage.client("alfa")
-    ended(again)
+    keeper.wait_for("sum_given", version=2)
+    delta = stage.client("delta")
+    delta.wait_for("update_confirmed")
+    first.kill()
+    if usual:
+        monkeypatch.setenv("TEST_COORDINATOR_WORKER", usual)
+    else:
+        monkeypatch.delenv("TEST_COORDINATOR_WORKER")
+    again = stage.coordinator(tmp_path / "run", "--quorum", "4", *told)
+    refused = again.wait_for("keeper_refused")
+    assert refused["reason"] == "version"
+    ended(again, *clients, delta)
     sets = ledger(stage)
-    assert len(sets) == 4 >= given
-    assert len({line["version"] for line in sets}) == 4
+    assert [line["version"] for line in sets] == [1, 2, 3, 4]
+    assert [len(line["updates"]) for line in sets] == [3, 3, 4, 4]
     spent = [row[2] for line in sets for row in line["updates"]]
     assert len(spent) == len(set(spent))
-    del late
+    state = last_state(tmp_path / "run")
+    assert [record.updates for record in state.history] == [3, 3, 4, 4]
 
 
 def test_clients_refuse_what_they_were_not_enrolled_for(stage: Stage, tmp_path: Path) -> None:
