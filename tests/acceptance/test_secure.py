@@ -18,7 +18,7 @@ from coordinator_worker.storage import checkpoint
 from keeper_worker import keys
 from tests.acceptance.test_federation import final_weights
 from tests.conftest import CLIENTS, Place, new_place
-from tests.support.processes import ENCRYPT, Worker, workers
+from tests.support.processes import ENCRYPT, KEYS, Worker, workers
 
 SHARDS = {user: str(number) for number, user in enumerate(CLIENTS)}
 PROMISE = "correlated:epsilon=8,delta=1e-3,clip=1,contributions=9,distance=1,small=true"
@@ -308,3 +308,30 @@ def test_a_fleet_is_one_user(stage: Stage, tmp_path: Path) -> None:
     ended(coordinator)
     (given,) = ledger(stage)
     assert len({row[0].partition(".")[0] for row in given["updates"]}) == 3
+
+
+def test_a_region_masks_its_clients_and_sends_its_sum_up(
+    stage: Stage, node: Node, tmp_path: Path
+) -> None:
+    stage.keeper()
+    stage.clients(*THREE)
+    with new_place(node, ("north",)) as above:
+        bundle = tmp_path / "north.env"
+        verify = KEYS["client-worker"]["WARREN_VERIFY_KEYS"]
+        bundle.write_text(
+            f"WARREN_BROKER_URL={above.urls['north']}\nWARREN_CLIENT=north\n"
+            f"WARREN_VERIFY_KEYS={verify}\n"
+        )
+        region = stage.coordinator(
+            tmp_path / "region", "--parent", str(bundle), "--quorum", "3", *ASKED
+        )
+        told = ("--checkpoint-dir", str(tmp_path / "root"), "--quorum", "1", "--rounds", "4")
+        root = Worker("coordinator-worker", above.urls["coordinator"], *told)
+        stage.started.append(root)
+        ended(root, region)
+    clear = run_in_clear(node, tmp_path / "clear", 4)
+    state = last_state(tmp_path / "root")
+    assert [record.examples for record in state.history] == [360] * 4
+    assert "eval_loss" in state.history[-1].metrics
+    for ours, theirs in zip(state.weights, clear.weights, strict=True):
+        assert np.abs(np.asarray(ours) - np.asarray(theirs)).max() < 1e-3
