@@ -1,6 +1,7 @@
 """Files that are replaced whole or not at all, and files and folders for their owner alone."""
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -72,6 +73,20 @@ def private_folder(folder: Path) -> Path:
         said = f"{whose}, and others may look into it: name a folder of your own"
         raise PermissionError(errno.EPERM, said, str(folder))
     return folder
+
+
+def flush(descriptor: int) -> None:
+    """Have what was written to a file survive a power cut.
+
+    macOS has no fdatasync, and its fsync leaves data in the drive's own memory.
+    """
+    if (full := getattr(fcntl, "F_FULLFSYNC", None)) is not None:
+        try:
+            fcntl.fcntl(descriptor, full)
+        except OSError:  # a file system of another machine has no such thing
+            os.fsync(descriptor)
+        return
+    getattr(os, "fdatasync", os.fsync)(descriptor)
 
 
 def flush_folder(folder: Path) -> None:

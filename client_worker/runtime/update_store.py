@@ -1,7 +1,6 @@
 """On this client's disk: updates that are not confirmed yet, and what it carries on from them."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
@@ -11,7 +10,7 @@ from typing import BinaryIO, Final
 import numpy as np
 
 from warren_shared.errors import Rejected
-from warren_shared.files import PRIVATE, replacing, writable
+from warren_shared.files import PRIVATE, flush, replacing, writable
 from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import Body, Piece, decode, encode
 from warren_shared.protocol.messages import Chunk, Seed, UpdateManifest
@@ -113,7 +112,7 @@ class UpdateStore:
                 for piece in pieces:
                     file.write(piece)
                 file.flush()
-                os.fdatasync(file.fileno())
+                flush(file.fileno())
         except OSError as error:
             log.warning("not_kept", "%s cannot be written: %s", path, error)
 

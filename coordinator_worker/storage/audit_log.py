@@ -28,7 +28,7 @@ from coordinator_worker.storage import audit_files
 from coordinator_worker.storage.audit_files import CONTINUED, NAME
 from warren_shared import strict_json
 from warren_shared.errors import ConfigError, Rejected
-from warren_shared.files import PRIVATE, flush_folder
+from warren_shared.files import PRIVATE, flush, flush_folder
 from warren_shared.observability.log import Log
 from warren_shared.protocol.messages import UpdateManifest
 
@@ -193,7 +193,7 @@ class Audit:
     def sync(self) -> None:
         """Make what was written survive a power cut; safe beside the other methods."""
         if self._file >= 0:
-            os.fdatasync(self._file)
+            flush(self._file)
         if self._is_new:
             flush_folder(self._path.parent)
             self._is_new = False
@@ -221,7 +221,7 @@ class Audit:
             if is_ours and size >= self._size:
                 return
             if not is_ours:
-                os.fdatasync(self._file)
+                flush(self._file)
                 file = self._open()
                 os.close(self._file)
                 self._file = file

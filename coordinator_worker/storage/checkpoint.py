@@ -25,7 +25,7 @@ from coordinator_worker.state.roster import Member
 from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import Best, State
 from warren_shared.errors import ConfigError
-from warren_shared.files import PRIVATE, flush_folder, replacing
+from warren_shared.files import PRIVATE, flush, flush_folder, replacing
 from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import Piece
 from warren_shared.protocol.transfer import digest
@@ -182,7 +182,7 @@ def _overwrite(path: Path, pieces: Sequence[Piece], sequence: int) -> None:
                 rest = rest[written:]
                 at += written
         os.pwrite(file, _end(sequence), size - END_BYTES)
-        os.fdatasync(file)
+        flush(file)
     finally:
         os.close(file)
 
@@ -259,7 +259,7 @@ def _read(path: Path) -> tuple[int, State, int]:
         slots = {name: _read_weights(file, layout, wanted) for name, wanted in header["slots"]}
         # Whole in the system's cache is not yet on the disk: it may have been written by a process
         # that was killed before it could flush, and what follows from it must not be undone.
-        os.fdatasync(file.fileno())
+        flush(file.fileno())
     state = State(
         federation=header["federation"],
         run=header["run"],

@@ -17,7 +17,7 @@ from blake3 import blake3
 from keeper_worker.ledger.entries import Entry
 from keeper_worker.ledger.history import History, RunHistory
 from warren_shared.errors import ConfigError
-from warren_shared.files import PRIVATE, flush_folder, replacing
+from warren_shared.files import PRIVATE, flush, flush_folder, replacing
 from warren_shared.observability.log import Log
 
 log = Log(__name__)
@@ -124,7 +124,7 @@ class Journal:
             self._cut()
         self._is_torn = True
         _write_all(self._descriptor, line)
-        os.fsync(self._descriptor)
+        flush(self._descriptor)
         self._is_torn = False
         self._size += len(line)
         self._chain = chain
@@ -141,7 +141,7 @@ class Journal:
     def _cut(self) -> None:
         """Take away what is behind the last whole line."""
         os.ftruncate(self._descriptor, self._size)
-        os.fsync(self._descriptor)
+        flush(self._descriptor)
 
     def _lines(self, raw: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(raw.splitlines(), 1):
@@ -207,7 +207,7 @@ def _write(folder: Path, lines: list[dict[str, Any]]) -> tuple[int, str]:
             file.write(line)
             size += len(line)
         file.flush()
-        os.fsync(file.fileno())
+        flush(file.fileno())
     flush_folder(folder)
     return size, chain
 

@@ -4,7 +4,6 @@ The one before is for the newest sum, which may be asked for again. The ledger s
 which, by their digests.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from warren_shared.errors import ConfigError
-from warren_shared.files import PRIVATE, flush_folder, replacing
+from warren_shared.files import PRIVATE, flush, flush_folder, replacing
 from warren_shared.tensors.layout import bytes_of
 
 PREFIX: Final = "noise-"
@@ -104,7 +103,7 @@ class Slots:
         with replacing(self._path(run, rounds), mode=PRIVATE) as path, path.open("wb") as file:
             yield SlotWriter(file)
             file.flush()
-            os.fsync(file.fileno())
+            flush(file.fileno())
         flush_folder(self._folder)
 
     def keep_only(self, run: str, rounds: int) -> None:

@@ -32,6 +32,18 @@ RECEIVED_BYTES: Final = 131072
 ENCRYPTED_BYTES: Final = 131072  # before they are sent
 
 
+def _receive_into(sock: Any, room: list[memoryview]) -> int:
+    """Read into ``room``, all of it at once where the system can."""
+    if hasattr(sock, "recvmsg_into"):
+        return int(sock.recvmsg_into(room)[0])
+    return int(sock.recv_into(room[0]))
+
+
+def _send(sock: Any, pieces: list[Piece]) -> int:
+    """Send of ``pieces`` what the socket takes, of the first alone where the system cannot."""
+    return int(sock.sendmsg(pieces) if hasattr(sock, "sendmsg") else sock.send(pieces[0]))
+
+
 class Receiver(Protocol):
     """A connection that says where the next bytes belong (`warren_shared.amqp.zero_copy`)."""
 
@@ -66,7 +78,7 @@ class PlaintextTransport(_AsyncPlaintextTransport):  # type: ignore[misc]
         while self._state == self._STATE_ACTIVE and taken < MAX_CONSUMED_BYTES:
             room = receiver.room()
             if room:
-                size = self._sock.recvmsg_into(room)[0]
+                size = _receive_into(self._sock, room)
             else:
                 data = self._sock.recv(BETWEEN_BYTES)
                 size = len(data)
@@ -82,7 +94,7 @@ class PlaintextTransport(_AsyncPlaintextTransport):  # type: ignore[misc]
         """Send the pieces that wait, many with each system call; pika's takes one at a time."""
         waiting = self._tx_buffers
         while waiting:
-            sent = self._sock.sendmsg(list(islice(waiting, MAX_GATHERED)))
+            sent = _send(self._sock, list(islice(waiting, MAX_GATHERED)))
             self._tx_buffered_byte_count -= sent
             while sent:
                 first = waiting.popleft()

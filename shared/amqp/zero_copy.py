@@ -123,8 +123,12 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
         transport = self._transport
         if transport is None or transport._sock is None:
             return 0
-        in_kernel = fcntl.ioctl(transport._sock.fileno(), termios.TIOCOUTQ, bytes(4))
-        return int(transport._tx_buffered_byte_count) + int.from_bytes(in_kernel, "little")
+        unsent = int(transport._tx_buffered_byte_count)
+        try:
+            in_kernel = fcntl.ioctl(transport._sock.fileno(), termios.TIOCOUTQ, bytes(4))
+        except (OSError, AttributeError):  # this system does not tell
+            return unsent
+        return unsent + int.from_bytes(in_kernel, "little")
 
     def publish(self, channel: int, method: Any, properties: Any, body: Body) -> None:
         """Send a message whose body is ``body``'s pieces, which must stay as they are till then."""
