@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "demo": "a broker, four clinics and a coordinator on this machine, with real data",
     "watch": "a running federation, live in the terminal",
     "dashboard": "a running federation in a browser",
+    "alarm": "tell a program or an address when something is gone",
     "participation": "who takes part, who is late, who has gone",
     "privacy": "what a private run promises, and what of it is spent",
     "rejected": "what was rejected, and why",
