@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "rejected": "what was rejected, and why",
     "history": "the figures of each round, also as CSV, JSON or TensorBoard curves",
     "audit": "whose updates made a model",
+    "runs": "many runs side by side: figures, settings that differ, why one ended",
     "versions": "which versions of the model there are",
     "diff": "how two versions differ",
     "export": "a version as a file for other programs",

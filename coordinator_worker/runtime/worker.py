@@ -702,7 +702,7 @@ class CoordinatorWorker:
         state = replace(state, roster=members).after(
             weights, closed.contributions, record, staleness
         )
-        self._finished = self._stopping.reached(state)
+        record = self._with_end(state, record)
         weights, record = self._compressed(run, weights, record, closed.phases)
         state = replace(state, weights=weights, history=(*state.history[:-1], record))
         local = self._learning.local_at(version)
@@ -734,6 +734,11 @@ class CoordinatorWorker:
         self._reporter.closed(state.run, record, closed.phases)
         if self._finished:
             self._reporter.ends(version, self._stopping.reason(state))
+
+    def _with_end(self, state: State, record: RoundRecord) -> RoundRecord:
+        """``record``, with the reason if ``state`` is the run's last."""
+        self._finished = self._stopping.reached(state)
+        return replace(record, ended=self._stopping.reason(state)) if self._finished else record
 
     def _unmask(self, run: ActiveRun) -> bool:
         """Have the masks of the round's sum taken off; False if the round has to begin again.

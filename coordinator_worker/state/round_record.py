@@ -25,6 +25,7 @@ ALWAYS: Final = (
 OPTIONAL: Final = (
     "clients", "raw_bytes_up", "bytes_down", "raw_bytes_down", "privacy", "judged", "above",
     "diverged", "participation", "rolled_back", "evaluated", "final_evaluation",
+    "ended",
 )  # fmt: skip
 UNKNOWN: Final = -1  # version of a record that does not say it
 _KNOWN: Final = frozenset((*ALWAYS, *OPTIONAL, "format"))
@@ -140,7 +141,8 @@ class RoundRecord:
     ``judged``: of metrics that steer the run; ``above``: of a region;
     ``diverged``: why the round's updates were refused; ``participation``: of the roster, by status;
     ``rolled_back``: of a version that no updates made; ``evaluated``: what the program of
-    ``--evaluate`` says of this version; ``final_evaluation``: what its clients say of the last one.
+    ``--evaluate`` says of this version; ``final_evaluation``: what its clients say of the last one;
+    ``ended``: why the run ended with it, in words.
 
     ``absent`` are names of ALWAYS that the writer did not know, ``extra`` fields that this version
     does not know. A record that is written again keeps both.
@@ -169,6 +171,7 @@ class RoundRecord:
     rolled_back: Rollback | None = None
     evaluated: Mapping[str, float] | None = None
     final_evaluation: FinalFigures | None = None
+    ended: str | None = None
     absent: frozenset[str] = frozenset()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -232,6 +235,8 @@ class RoundRecord:
             told["evaluated"] = dict(self.evaluated)
         if (final := self.final_evaluation) is not None:
             told["final_evaluation"] = {**_summary(final), "metrics": dict(final.metrics)}
+        if self.ended is not None:
+            told["ended"] = self.ended
         return told
 
     @classmethod
@@ -260,6 +265,7 @@ class RoundRecord:
         spent = get("privacy")
         standings, origin, final = get("participation"), get("rolled_back"), get("final_evaluation")
         evaluation, evaluated, diverged = get("evaluation"), get("evaluated"), get("diverged")
+        ended = get("ended")
         return cls(
             version=int(get("version", UNKNOWN)),
             updates=int(get("updates", 0)),
@@ -284,6 +290,7 @@ class RoundRecord:
             rolled_back=None if origin is None else Rollback.from_dict(origin),
             evaluated=None if evaluated is None else _figures(evaluated),
             final_evaluation=None if final is None else _final(final),
+            ended=None if ended is None else str(ended),
             absent=frozenset(name for name in ALWAYS if name not in fields),
             extra={name: value for name, value in fields.items() if name not in _KNOWN},
         )

@@ -24,6 +24,7 @@ SINCE = {
     "bytes_down",
     "raw_bytes_down",
     "privacy",
+    "ended",
 }  # fields that were added after the golden files were written
 
 
@@ -43,7 +44,7 @@ def test_the_golden_records_have_every_field() -> None:
 def test_what_encoded_updates_would_have_been_is_kept() -> None:
     record = RoundRecord(
         1, bytes_up=10, raw_bytes_up=320, bytes_down=7, raw_bytes_down=224,
-        privacy=PrivacySpent(0.5, 2.0, 1e-5),
+        privacy=PrivacySpent(0.5, 2.0, 1e-5), ended="--rounds 20 are made",
     )  # fmt: skip
     assert RoundRecord.from_dict(record.to_dict()) == record
     assert not SINCE & RoundRecord(version=1, bytes_up=10).to_dict().keys()
