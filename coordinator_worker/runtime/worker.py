@@ -118,6 +118,7 @@ class CoordinatorWorker:
         self._privacy = rules.privacy
         self._secure = rules.secure
         self._keeper = resources.keeper
+        self._patience = KeeperPatience(resources.reporter, self._goes_on)
         self._loop = resources.loop
         self._store = resources.store
         self._audit = resources.store.audit
@@ -768,15 +769,16 @@ class CoordinatorWorker:
                 for entry, weight in zip(closed.entries, cohort.weights, strict=True)
             ],
         )
-        patience = KeeperPatience(self._reporter, version, self._goes_on)
+        self._patience.begin(version)
         try:
             with closed.phases.measure("unmask"):
-                told = self._keeper.ask(request, cohort, patience.goes_on)
+                told = self._keeper.ask(request, cohort, self._patience.goes_on)
         except Damaged as error:
             log.warning("masks_damaged", "%s; the round begins again", error)
             self._begin_again()
             return False
-        patience.over()
+        if told is not None:
+            self._patience.answered()
         if isinstance(told, Unmasked):
             cohort.finish()
             closed.unmasked(cohort.told)
