@@ -13,6 +13,7 @@ from client_worker.tasks.task import Task
 from client_worker.training.plan import TrainingPlan
 from client_worker.training.update_rules import interpolate, replace
 from warren_shared.errors import ConfigError, WarrenError
+from warren_shared.observability.event_bus import Listener
 from warren_shared.tensors.evaluation import Evaluation, of_classes, of_scores
 from warren_shared.tensors.update import Update
 
@@ -28,6 +29,7 @@ __all__ = [
     "FederatedClient",
     "KerasTask",
     "LinearRegressionModel",
+    "Listener",
     "NumpyModel",
     "Task",
     "TrainableModel",

@@ -10,7 +10,8 @@ from pydantic import ConfigDict, Field, SecretStr, TypeAdapter, ValidationError,
 from coordinator_worker.aggregation.settings import AlgorithmSettings
 from warren_shared import weights_file
 from warren_shared.config.observability import MetricsPort, ObservingSettings
-from warren_shared.config.settings import Words, WorkerSettings
+from warren_shared.config.settings import WorkerSettings
+from warren_shared.config.settings_model import Words
 from warren_shared.errors import ConfigError
 from warren_shared.naming import COORDINATOR_USER
 from warren_shared.protocol.keys import key_id, read_keys

@@ -2,6 +2,7 @@
 
 from client_worker.runtime.events import Event
 from client_worker.settings import ClientSettings
+from warren_shared.config.listeners import from_words
 from warren_shared.observability.event_bus import Listener as AnyListener
 
 Listener = AnyListener[Event]
@@ -24,4 +25,4 @@ def from_settings(settings: ClientSettings) -> list[Listener]:
 
         endpoint = Endpoint(settings.metrics_address, settings.metrics_port)
         found.append(Metrics(settings.federation, endpoint))
-    return found
+    return [*found, *from_words(settings.listen)]

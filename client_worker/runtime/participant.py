@@ -15,6 +15,7 @@ from client_worker.runtime.masker import Masker
 from client_worker.runtime.update_store import UpdateStore
 from client_worker.settings import ClientSettings
 from client_worker.tasks.failures import PAUSES_S, UserCodeError, one_line, user_code
+from client_worker.tasks.hooks import NO_HOOKS, TaskHooks
 from client_worker.tasks.task import TaskSource
 from client_worker.training.clipping import clip
 from client_worker.training.exchange import ALL
@@ -118,6 +119,7 @@ class Participant:
         self._called_anew = False  # since the last model came: it may be meant for the next one
         self._run = ""  # of the last model that came
         self._client: FederatedClient  # once there are arguments
+        self._hooks = NO_HOOKS
         self._arguments: dict[str, Any] | None = None
         self._local = LocalTraining()  # as the newest model asks
         self._is_fresh = False  # the task has trained nothing yet
@@ -482,8 +484,12 @@ class Participant:
         log.info("training", "training from version %d", manifest.version, client=self.id)
         phases = Timings()
         self._is_fresh = False
+        with user_code():
+            self._hooks.on_model(manifest.version, model.weights)
         with phases.measure("train"), user_code():
             update = self._client.train(model.weights, manifest.local)
+        with user_code():
+            self._hooks.on_trained(update)
         self._failures = 0
         self._trained = (manifest.run, manifest.version)
         self._memory.trained(update, manifest.version)
@@ -544,8 +550,10 @@ class Participant:
             self._be_ready_for(manifest)
             self._is_fresh = False
             with user_code():
+                self._hooks.on_model(manifest.version, model.weights)
                 self._client.update(model.weights, manifest.local)
                 found = self._client.evaluation()
+                self._hooks.on_finished(model.weights)
             told = _told(found.metrics()) if found is not None else ""
             knows = self.mailbox.coordinator_reads >= Evaluated.SINCE
             hides = manifest.privacy is not None or manifest.secure is not None
@@ -727,10 +735,11 @@ class Participant:
         if is_made and (local.exchange == ALL or self._client.has_own_base):
             return
         with user_code():
-            client = self._source.make(arguments).client()
+            task = self._source.make(arguments)
+            client = task.client()
         if (budget := self._privacy.adopt(client.budget)) is not None:
             client.keep_records_private(budget)
-        self._client, self._arguments = client, arguments
+        self._client, self._arguments, self._hooks = client, arguments, TaskHooks(task)
         self._is_fresh = True
         self._expect(self._local)
 

@@ -6,12 +6,12 @@ from typing import Any, Final
 
 from client_worker.models.keras_backend import keras
 from client_worker.models.keras_model import KerasModel
-from client_worker.tasks.task import Task
+from client_worker.tasks.task import HOOKS, Task
 from warren_shared.config.command_line import nearest
 from warren_shared.errors import ConfigError
 
 # Options that are the client's.
-OWN: Final = ("num_examples", "update_rule", "local", "ditto", "record_privacy")
+OWN: Final = (*("num_examples", "update_rule", "local", "ditto", "record_privacy"), *HOOKS)
 REFUSED: Final = {  # options of Keras's fit, and what does the same here
     "sample_weight": "make it the third part of data: (x, y, sample_weight)",
     "validation_split": "split the data yourself and give validation=(x, y)",
@@ -33,7 +33,8 @@ class KerasTask(Task):
     ``shuffle``, ``callbacks``, ``class_weight`` and, for endless datasets, ``steps_per_epoch`` are
     those of Keras's ``fit``; options of its ``compile`` go with ``loss``. ``num_examples``,
     ``update_rule``, ``local`` (by name: ``dense_1``, ``dense_1/bias``), ``ditto`` and
-    ``record_privacy`` are FederatedClient's.
+    ``record_privacy`` are FederatedClient's; ``on_model``, ``on_trained`` and ``on_finished`` are
+    Task's.
 
     Raises ConfigError for any other option, and for what cannot be honoured.
     """

@@ -1,13 +1,9 @@
 """A task: model + data, brought by the user and found by import path."""
 
-import importlib
 import inspect
-import pkgutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
@@ -18,11 +14,16 @@ from client_worker.settings import ClientSettings
 from client_worker.tasks.failures import one_line, reason_of, where
 from client_worker.training.update_rules import UpdateRule, replace
 from warren_shared.config.command_line import flag_of, flags, nearest
-from warren_shared.config.validation_messages import and_, complaint
+from warren_shared.config.import_path import is_own, load
+from warren_shared.config.validation_messages import complaint
 from warren_shared.errors import ConfigError, WarrenError
-from warren_shared.observability.log import Log
+from warren_shared.tensors.layout import Array
+from warren_shared.tensors.update import Update
 
-log = Log(__name__)
+OnModel = Callable[[int, Mapping[str, Array]], object]
+OnTrained = Callable[[Update], object]
+OnFinished = Callable[[Mapping[str, Array]], object]
+HOOKS: Final = ("on_model", "on_trained", "on_finished")
 
 _OPEN: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -32,6 +33,13 @@ class Task:
     """What a user brings: a model, the data of this client, and how fast to learn.
 
     The fields are those of FederatedClient: ``model`` is a Keras model or any TrainableModel.
+
+    The hooks are called by the client worker on its main thread, and a subclass may have them as
+    methods: ``on_model(version, weights)`` before training from a global model, and with the last
+    one; ``on_trained(update)`` after training, before the update is sent; ``on_finished(weights)``
+    when the model has taken over the run's last weights. ``weights`` are arrays by name of the
+    tensor, in the model's order. All arrays are read-only: what is changed here would reach nobody.
+    What a hook raises is a failure of the task, which is tried again like a failure of ``fit``.
     """
 
     model: Any
@@ -43,6 +51,15 @@ class Task:
     local: Sequence[str | int] = ()
     ditto: float = 0.0
     record_privacy: str | None = None
+    on_model: OnModel | None = None
+    on_trained: OnTrained | None = None
+    on_finished: OnFinished | None = None
+
+    def __post_init__(self) -> None:
+        # A hook that was not given may be a method of a subclass, which None would hide.
+        for name in HOOKS:
+            if vars(self)[name] is None:
+                del vars(self)[name]
 
     def client(self) -> FederatedClient:
         """The client of federated learning that this task makes."""
@@ -68,11 +85,26 @@ class TaskSource:
     every client's task with ``seed=7``.
     """
 
-    def __init__(self, path: str, arguments: list[str]) -> None:
+    def __init__(
+        self,
+        path: str,
+        arguments: Sequence[str],
+        attribute: Task | Callable[..., Task] | None = None,
+    ) -> None:
         self.path = path
-        self._attribute = _find(path)
+        self._attribute = _find(path) if attribute is None else attribute
         self._parameters = _parameters(self._attribute)
         self._given = self._parse(arguments)
+
+    @classmethod
+    def of(cls, attribute: Task | Callable[..., Task], arguments: Mapping[str, Any]) -> Self:
+        """A task that is here already; what it is made with are values, not words."""
+        source = cls(getattr(attribute, "__qualname__", type(attribute).__name__), (), attribute)
+        for name, value in arguments.items():
+            if name not in source._parameters:
+                raise ConfigError(source._unknown(flag_of(name)))
+            source._given[name] = value
+        return source
 
     def check_place(self, settings: ClientSettings) -> None:
         """Raise ConfigError if the command line names the shard, and the place in a fleet too.
@@ -120,7 +152,7 @@ class TaskSource:
             raise ConfigError(f"{self.path} returned {type(task).__name__}, not a Task")
         return task
 
-    def _parse(self, words: list[str]) -> dict[str, Any]:
+    def _parse(self, words: Sequence[str]) -> dict[str, Any]:
         given: dict[str, Any] = {}
         rest = list(words)
         while rest:
@@ -161,50 +193,17 @@ class TaskSource:
 
 
 def _find(path: str) -> Any:
-    module_name, colon, attribute = path.partition(":")
-    if not colon or not module_name or not attribute or module_name.startswith("."):
-        raise ConfigError(f"--task {path}: write it as package.module:attribute")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        with without_greetings():
-            module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = error.name or module_name
-        if module_name == missing or module_name.startswith(f"{missing}."):
-            hint = "start in the folder that holds it, or install its package"
-            hint += and_(nearest(missing.rpartition(".")[2], _beside(missing)))
-        else:
-            hint = f"install {missing}, which it imports"
-        raise ConfigError(f"--task {path}: there is no module {missing}: {hint}") from None
-    except SyntaxError as error:
-        place = f"{Path(error.filename or module_name).name}, line {error.lineno}"
-        raise ConfigError(f"--task {path}: {place}: {error.msg}") from None
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise _broken(f"--task {path}: importing {module_name} fails", error) from error
-    found = getattr(module, attribute, None)
-    if found is None:
-        known = [name for name, value in vars(module).items() if _may_be_task(value, module_name)]
-        guess = and_(nearest(attribute, known))
-        raise ConfigError(f"--task {path}: {module_name} has no {attribute}{guess}")
+    found = load(
+        path, "--task", _may_be_task, around=without_greetings, reason=reason_of,
+        action="task_failed",
+    )  # fmt: skip
     if not isinstance(found, Task) and not callable(found):
         raise ConfigError(f"--task {path}: it is neither a Task nor a function that returns one")
     return found
 
 
 def _may_be_task(value: object, module: str) -> bool:
-    return isinstance(value, Task) or (
-        callable(value) and getattr(value, "__module__", "") == module
-    )
-
-
-def _beside(module: str) -> list[str]:
-    """Modules where ``module`` was looked for: in its package, or in the current folder."""
-    package = sys.modules.get(module.rpartition(".")[0])
-    folders = list(getattr(package, "__path__", [str(Path.cwd())]))
-    return [found.name for found in pkgutil.iter_modules(folders)]
+    return isinstance(value, Task) or is_own(value, module)
 
 
 def _parameters(attribute: Task | Callable[..., Task]) -> dict[str, inspect.Parameter]:
@@ -220,10 +219,3 @@ def _parameters(attribute: Task | Callable[..., Task]) -> dict[str, inspect.Para
     except ValueError:  # a callable without a signature has no flags
         return {}
     return dict(signature.parameters)
-
-
-def _broken(what: str, error: Exception) -> ConfigError:
-    """The user's module raised: its cause in one line, and the traceback in the log."""
-    reason = reason_of(error)
-    log.exception("task_failed", "%s: %s", what, reason, error=error)
-    return ConfigError(f"{what}: {reason}")

@@ -191,4 +191,4 @@ AGGREGATORS: Final[Mapping[str, Callable[..., Aggregator]]] = {
 
 def aggregator(spec: str) -> Aggregator:
     """The aggregator that ``spec`` names; raises ConfigError."""
-    return choose("aggregator", spec, AGGREGATORS)
+    return choose("aggregator", spec, AGGREGATORS, Aggregator)

@@ -201,4 +201,4 @@ SERVER_OPTIMIZERS: Final[Mapping[str, Callable[..., ServerOptimizer]]] = {
 
 def server_optimizer(spec: str) -> ServerOptimizer:
     """The server optimizer that ``spec`` names; raises ConfigError."""
-    return choose("server-optimizer", spec, SERVER_OPTIMIZERS)
+    return choose("server-optimizer", spec, SERVER_OPTIMIZERS, ServerOptimizer)

@@ -16,10 +16,13 @@ class AlgorithmSettings(Settings):
     }
 
     aggregator: str = Field(
-        "mean", description="what makes one delta of a round's updates, as NAME[:PARAMETER=VALUE,…]"
+        "mean",
+        description="what makes one delta of a round's updates, as NAME[:PARAMETER=VALUE,…], or"
+        " one of your own as MODULE:ATTRIBUTE[,PARAMETER=VALUE,…] (docs/hooks.md)",
     )
     server_optimizer: str = Field(
-        "sgd", description="how that delta moves the model, as NAME[:PARAMETER=VALUE,…]"
+        "sgd",
+        description="how that delta moves the model, as NAME[:PARAMETER=VALUE,…], or your own",
     )
     clip_norm: float | None = Field(
         None, gt=0, description="bound of an update's L2 norm; a longer one counts shortened"

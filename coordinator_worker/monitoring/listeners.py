@@ -2,6 +2,7 @@
 
 from coordinator_worker.monitoring.events import Event
 from coordinator_worker.settings import CoordinatorSettings
+from warren_shared.config.listeners import from_words
 from warren_shared.errors import ConfigError
 from warren_shared.observability.event_bus import Listener as AnyListener
 from warren_shared.observability.log import Log
@@ -18,7 +19,8 @@ def from_settings(settings: CoordinatorSettings) -> list[Listener]:
         ConfigError: the port of the metrics is taken, or an extra is not installed.
     """
     found = [_metrics(settings), _spans(settings), _curves(settings)]
-    return [listener for listener in found if listener is not None]
+    ours = [listener for listener in found if listener is not None]
+    return [*ours, *from_words(settings.listen)]
 
 
 def _metrics(settings: CoordinatorSettings) -> Listener | None:

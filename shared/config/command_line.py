@@ -186,10 +186,16 @@ def _add(group: Any, name: str, field: FieldInfo) -> None:
             help=text,
         )
     elif is_repeatable(field):
-        group.add_argument(flag_of(name), action="append", metavar="NAME=VALUE", help=text)
+        group.add_argument(flag_of(name), action="append", metavar=_word_of(field), help=text)
     else:
         metavar = "|".join(choices(field)) or name.rpartition("_")[2].upper()
         group.add_argument(flag_of(name), metavar=metavar, dest=name, help=text)
+
+
+def _word_of(field: FieldInfo) -> str:
+    """What each word of a flag that may be repeated is."""
+    told = field.json_schema_extra
+    return str(told["metavar"]) if isinstance(told, Mapping) else "NAME=VALUE"
 
 
 def is_repeatable(field: FieldInfo) -> bool:

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import BeforeValidator, Field
 
-from warren_shared.config.settings_model import Settings
+from warren_shared.config.settings_model import Settings, Words
 
 TITLE: Final = "metrics and traces"
 
@@ -21,7 +21,7 @@ class ObservingSettings(Settings):
     """What both workers are told beside the port, whose default is each one's own."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        TITLE: ("metrics_port", "metrics_address", "traces")
+        TITLE: ("metrics_port", "metrics_address", "traces", "listen")
     }
 
     metrics_address: str = Field(
@@ -34,4 +34,10 @@ class ObservingSettings(Settings):
         description="send spans of each round to the OpenTelemetry collector that"
         " OTEL_EXPORTER_OTLP_ENDPOINT names (default there: http://localhost:4318); needs the extra"
         " `traces`",
+    )
+    listen: Words = Field(
+        (),
+        description="a listener of your own, as package.module:attribute, that gets this worker's"
+        " events (docs/hooks.md); repeatable",
+        json_schema_extra={"metavar": "MODULE:ATTRIBUTE"},
     )

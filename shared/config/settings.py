@@ -9,11 +9,10 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeVar
 
 from dotenv import dotenv_values
 from pydantic import (
-    BeforeValidator,
     Field,
     PrivateAttr,
     SecretStr,
@@ -31,14 +30,6 @@ from warren_shared.naming import COORDINATOR_USER, WATCHER_USER
 from warren_shared.tls import Broker
 
 _VARIABLE: Final = re.compile(r"\$\{(\w*)")
-
-
-def _as_words(value: object) -> object:
-    return (value,) if isinstance(value, str) else value  # the environment has room for one
-
-
-# A flag that may be given more than once.
-Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
 
 
 class WorkerSettings(Settings):

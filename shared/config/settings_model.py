@@ -7,12 +7,20 @@ services, command lines and YAML, which was 15 ms of each start.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 PREFIX: Final = "WARREN_"
+
+
+def _as_words(value: object) -> object:
+    return (value,) if isinstance(value, str) else value  # the environment has room for one
+
+
+# A flag that may be given more than once.
+Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
 
 
 class Settings(BaseModel):

@@ -9,10 +9,13 @@ import client_worker
 import coordinator_worker
 
 PUBLIC = {
-    "coordinator_worker": {"ConfigError", "FederatedCoordinator", "Update", "WarrenError"},
+    "coordinator_worker": {
+        "Aggregator", "ConfigError", "Contribution", "FederatedCoordinator", "Listener",
+        "ServerOptimizer", "Update", "WarrenError",
+    },
     "client_worker": {
         "ConfigError", "Evaluation", "FederatedClient", "KerasTask", "LinearRegressionModel",
-        "NumpyModel", "Task", "TrainableModel", "TrainingPlan", "Update", "WarrenError",
+        "Listener", "NumpyModel", "Task", "TrainableModel", "TrainingPlan", "Update", "WarrenError",
         "enable_lora", "interpolate", "of_classes", "of_scores", "replace", "statistics_task",
     },
     "client_worker.models": {
