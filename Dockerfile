@@ -16,6 +16,7 @@ COPY coordinator_worker coordinator_worker
 COPY client_worker client_worker
 COPY keeper_worker keeper_worker
 COPY examples examples
+COPY warren_fl warren_fl
 
 # What others make is installed by name and before our source is there: TensorFlow is half a gigabyte,
 # and its layer stays as long as pyproject.toml does.

@@ -29,6 +29,8 @@ exit code is the same with and without. In bash or zsh, `source deploy/completio
 commands and flags.
 """
 MODULES = {
+    "warren_fl": None,
+    "warren_fl.curve": ["Curve"],
     "client_worker": None,  # None: what the module says is public
     "client_worker.models": None,
     "client_worker.partition": ["iid", "shards", "by_column", "dirichlet"],

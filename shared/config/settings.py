@@ -217,6 +217,14 @@ def load(
     return made, [*found.task, *rest]
 
 
+def made(kind: type[S], values: Mapping[str, Any]) -> S:
+    """Settings from ``values`` alone; raises ConfigError, one line about the first wrong one."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise _first_of(error, {}, values, {}) from None
+
+
 def _in_bundle(kind: type[Settings], bundle: str | Path | None) -> dict[str, Any]:
     """What ``bundle`` sets; an editor may have put a byte-order mark before it."""
     if not bundle:

@@ -110,7 +110,7 @@ def api(made: Deployment, path: str) -> Any:
 
 def test_step_one_installs_every_file_of_the_packages(deployment: Deployment) -> None:
     """Run from a checkout, a package or a page that pyproject.toml forgets would not be missed."""
-    packages = ("broker_config", "client_worker", "coordinator_worker", "shared")
+    packages = ("broker_config", "client_worker", "coordinator_worker", "shared", "warren_fl")
     tracked = subprocess.check_output(["git", "ls-files", *packages], cwd=ROOT, text=True)
     (installed,) = (deployment.machines["broker"].folder / ".venv").glob(
         "lib/python*/site-packages"

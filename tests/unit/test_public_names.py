@@ -7,6 +7,7 @@ from pathlib import Path
 
 import client_worker
 import coordinator_worker
+import warren_fl
 
 PUBLIC = {
     "coordinator_worker": {
@@ -17,6 +18,9 @@ PUBLIC = {
         "ConfigError", "Evaluation", "FederatedClient", "KerasTask", "LinearRegressionModel",
         "Listener", "NumpyModel", "Task", "TrainableModel", "TrainingPlan", "Update", "WarrenError",
         "enable_lora", "interpolate", "of_classes", "of_scores", "replace", "statistics_task",
+    },
+    "warren_fl": {
+        "ConfigError", "Federation", "FederationFailed", "Listener", "Result", "Run", "WarrenError",
     },
     "client_worker.models": {
         "KMeans", "RandomFeatures", "SklearnModel", "k_means", "linear_regression", "linear_svm",
@@ -32,6 +36,7 @@ def test_what_users_import_is_there_and_nothing_else_is_promised() -> None:
         assert all(hasattr(found, name) for name in names), module
     assert set(client_worker.__all__) == PUBLIC["client_worker"]
     assert set(coordinator_worker.__all__) == PUBLIC["coordinator_worker"]
+    assert set(warren_fl.__all__) == PUBLIC["warren_fl"]
 
 
 def test_a_users_own_folder_called_shared_changes_nothing(tmp_path: Path) -> None:
