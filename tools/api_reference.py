@@ -1,5 +1,6 @@
 """Writes docs/reference.md from docstrings and commands; ``make settings`` runs it."""
 
+import functools
 import importlib
 import inspect
 import re
@@ -40,6 +41,7 @@ MODULES = {
     "warren_shared.tensors.evaluation": ["Evaluation", "of_scores", "of_classes"],
     "warren_shared.errors": None,
 }
+PROPERTIES = (property, functools.cached_property)
 PROGRAMS = {
     "coordinator-worker": ("coordinate a federation", COORDINATOR),
     "client-worker": ("take part in one", CLIENT),
@@ -96,10 +98,12 @@ def _methods(kind: type) -> Iterator[str]:
         if name in fields:
             continue
         told = inspect.getdoc(value) if not name.startswith("_") else None
-        if not told or not (inspect.isroutine(value) or isinstance(value, property | classmethod)):
+        if not told or not (
+            inspect.isroutine(value) or isinstance(value, (*PROPERTIES, classmethod))
+        ):
             continue
         callable_ = value.__func__ if isinstance(value, classmethod | staticmethod) else value
-        signature = "" if isinstance(value, property) else _signature(callable_)
+        signature = "" if isinstance(value, PROPERTIES) else _signature(callable_)
         yield f"- **`{name}{signature}`** {_indented(_marked(told))}"
     yield ""
 

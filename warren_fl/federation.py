@@ -295,7 +295,7 @@ class Federation(AbstractContextManager["Federation"]):
 
         self._run = Run(
             coordinator, self._clients, folder, needs, hears, finish,
-            on_end=shown.close if shown is not None else lambda: None,
+            on_end=shown.close if shown is not None else None,
         )  # fmt: skip
         coordinator.begin(
             [

@@ -53,7 +53,7 @@ class Run(Iterator[Posted]):
         needs: Needs | None,
         hears: Sequence[Hears],
         finish: Callable[["Run"], Result],
-        on_end: Callable[[], object] = lambda: None,
+        on_end: Callable[[], object] | None = None,
     ) -> None:
         self.view = FederationView()
         self.records: list[RoundRecord] = []
@@ -126,9 +126,7 @@ class Run(Iterator[Posted]):
         """End the coordinator, and read no more."""
         self._coordinator.stop()
         self._reader.join(END_S)
-        if self._ended is None:
-            self._ended = monotonic()
-            self._on_end()
+        self._has_ended()
 
     def _read(self) -> None:
         try:
@@ -166,10 +164,15 @@ class Run(Iterator[Posted]):
                 f" {told}"
             )
 
+    def _has_ended(self) -> None:
+        if self._ended is None:
+            self._ended = monotonic()
+            if self._on_end is not None:
+                self._on_end()
+
     def _end(self) -> None:
         code = self._coordinator.exit_code(END_S)
         self._coordinator.stop()
-        self._ended = monotonic()
-        self._on_end()
+        self._has_ended()
         if code != 0 and not self._reason:
             raise FederationFailed(f"the coordinator: {self._coordinator.last_words()}")

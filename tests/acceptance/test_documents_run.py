@@ -21,6 +21,8 @@ def heart() -> Task:
 RUN: dict[str, dict[str, str]] = {  # as they stand, beside these files
     "docs/tutorial.md": {},
     "docs/bring-your-own.md": {},
+    "docs/hooks.md": {},
+    "docs/notebook.md": {},
     "docs/scaling.md": {},
     "docs/security.md": {"tasks.py": TASK},
 }

@@ -30,3 +30,13 @@ def test_the_commands_of_the_readme_federate_tasks_of_both_documents(
         change=lambda script: script.replace("my_task:", f"{task}:"),
     )
     assert said.count("version 5 is final") == 2, said
+
+
+@pytest.mark.slow
+def test_the_lines_for_python_train_the_readmes_task(tmp_path: Path) -> None:
+    (task,) = [block for block in blocks(README, "python") if block.name == "my_task.py"]
+    (lines,) = [block for block in blocks(README, "python") if block.is_program]
+    (tmp_path / "my_task.py").write_text(task.text)
+    said = documents.run_python(lines.text, tmp_path)
+    assert said.startswith("20 rounds, 60 updates, "), said
+    assert "<polyline" in (tmp_path / "curve.svg").read_text()
