@@ -44,7 +44,7 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
             *("checkpoint_dir", "keep_versions", "keep_every", "initial_model", "config"),
         ),
         "a federation above": ("parent",),
-        "metrics and traces": ("tensorboard",),
+        "metrics and traces": ("tensorboard", "mlflow", "wandb"),
         "trust": (
             *("signing_keys", "decrypt_keys", "max_examples", "max_update_norm"),
             *("max_model_bytes", "max_evaluation_share"),
@@ -200,6 +200,16 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
         le=65535,
         description="port on which Prometheus finds metrics, at /metrics; 0 or off for none. If the"
         " default is taken there are none, and a line in the log says so",
+    )
+    mlflow: str | None = Field(
+        None,
+        description="tracking URI of MLflow, such as http://host:5000 or sqlite:///mlflow.db, that"
+        " gets settings, figures and the best model; needs the extra `mlflow`",
+    )
+    wandb: str | None = Field(
+        None,
+        description="project of Weights & Biases that gets the same; WANDB_MODE=offline keeps it"
+        " in the checkpoint folder; needs the extra `wandb`",
     )
     tensorboard: Path | None = Field(
         None,

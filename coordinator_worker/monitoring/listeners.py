@@ -1,5 +1,7 @@
 """Who listens to a coordinator, as its settings say; what is not enabled is not imported."""
 
+from collections.abc import Sequence
+
 from coordinator_worker.monitoring.events import Event
 from coordinator_worker.settings import CoordinatorSettings
 from warren_shared.config.listeners import from_words
@@ -20,7 +22,7 @@ def from_settings(settings: CoordinatorSettings) -> list[Listener]:
     """
     found = [_metrics(settings), _spans(settings), _curves(settings)]
     ours = [listener for listener in found if listener is not None]
-    return [*ours, *from_words(settings.listen)]
+    return [*ours, *_trackers(settings), *from_words(settings.listen)]
 
 
 def _metrics(settings: CoordinatorSettings) -> Listener | None:
@@ -46,6 +48,14 @@ def _spans(settings: CoordinatorSettings) -> Listener | None:
     from coordinator_worker.monitoring.traces import Spans
 
     return Spans(settings.federation)
+
+
+def _trackers(settings: CoordinatorSettings) -> Sequence[Listener]:
+    if settings.mlflow is None and settings.wandb is None:
+        return ()
+    from coordinator_worker.monitoring import trackers
+
+    return trackers.from_settings(settings)
 
 
 def _curves(settings: CoordinatorSettings) -> Listener | None:
