@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _take_part(argv: list[str]) -> int:
+    from client_worker import gpu
     from client_worker.runtime.worker import ClientWorker
     from client_worker.settings import ClientSettings
     from client_worker.tasks.task import TaskSource
@@ -37,6 +38,7 @@ def _take_part(argv: list[str]) -> int:
         ClientSettings, description=DESCRIPTION, argv=argv, keep_unknown=True, commands=COMMANDS
     )
     log.configure(given.log_format, given.log_level)
+    gpu.choose(given.gpu)
     keep_freed_memory()  # before the task is imported, so that its framework's is kept as well
     worker = ClientWorker(given, TaskSource(given.task, rest))
     say_started(given.unknown_settings)

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from client_worker.gpu import check_words
 from client_worker.privacy.terms import (
     NO_FOLDER,
     PRIVACY_LIMIT,
@@ -28,7 +29,7 @@ class ClientSettings(ObservingSettings, WorkerSettings):
     SECTION: ClassVar[str] = "client"
     BUNDLE_OF = (CLIENT, "a client")
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "what to train": ("task", "stay", "state_dir", "training_limit_s"),
+        "what to train": ("task", "stay", "state_dir", "training_limit_s", "gpu"),
         "who this is": ("client", "fleet", "virtual"),
         "trust": ("verify_keys", "encrypt_key"),
         "masked updates (docs/secure-aggregation.md)": ("keeper_key", "least_together"),
@@ -62,6 +63,11 @@ class ClientSettings(ObservingSettings, WorkerSettings):
         None,
         description="folder in which an update is kept until the broker has confirmed it, so that a"
         " client that is restarted sends it instead of training again",
+    )
+    gpu: str | None = Field(
+        None,
+        description="graphics cards that the task's framework may see: a number, several apart by"
+        " commas, or none (default: all; memory is taken as needed, so clients may share a card)",
     )
     training_limit_s: float | None = Field(
         None,
@@ -128,6 +134,11 @@ class ClientSettings(ObservingSettings, WorkerSettings):
         if client == user != fleet:
             return environment | {"fleet": None}
         return environment
+
+    @field_validator("gpu")
+    @classmethod
+    def _names_cards(cls, words: str | None) -> str | None:
+        return None if words is None else check_words(words)
 
     @model_validator(mode="after")
     def _has_places(self) -> Self:

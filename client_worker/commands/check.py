@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from client_worker import gpu
 from client_worker.check import check
 from client_worker.settings import ClientSettings
 from warren_shared.config import settings
@@ -25,6 +26,7 @@ def run(argv: list[str]) -> None:
         given, rest = settings.load(
             ClientSettings, description=ABOUT, argv=words, keep_unknown=True, own=own
         )
+        gpu.choose(given.gpu)
         yield from check(given, rest, train=not asked.no_train)
 
     health_check.show(found(), as_json=asked.json)

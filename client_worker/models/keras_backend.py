@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from typing import Final
 
+from client_worker import gpu
 from client_worker.models.tensorflow_log import without_greetings
 from warren_shared.errors import ConfigError
 
@@ -35,7 +36,9 @@ with without_greetings():
     check_backend(keras.backend.backend())
     import tensorflow as tf
 
-    for _gpu in tf.config.list_physical_devices("GPU"):  # looks now, not in the first round
+    _cards = tf.config.list_physical_devices("GPU")  # looks now, not in the first round
+    gpu.check_seen(len(_cards), "TensorFlow")
+    for _gpu in _cards:
         # TensorFlow takes the whole card otherwise, and the second client on it finds no memory.
         with suppress(RuntimeError, ValueError):  # somebody has used the card already
             tf.config.experimental.set_memory_growth(_gpu, True)
