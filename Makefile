@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BARE := .venv-coordinator
 FLOWER := .venv-flower
+TORCH := .venv-torch
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
@@ -11,7 +12,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 .DEFAULT_GOAL := help
 .PHONY: help demo screenshots settings heart-disease credit-default fashion-phones air-quality language-adapters \
 	linear-regression bench bench-short plots experiments \
-	chaos cluster fuzz soak property admin-crashes check test test-all long deployments test-rabbitmq4 lint types imports unit format clean
+	chaos cluster fuzz soak property admin-crashes check test test-torch test-all long deployments test-rabbitmq4 lint types imports unit format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -115,7 +116,7 @@ WITH_TENSORFLOW := test_keras test_random_models test_labels test_export test_pu
 check: lint types imports ## before each commit: format, types, rooms, and the fast unit tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -q -m "not slow" -n 2 $(WITH_TENSORFLOW:%=--ignore-glob='*%*')
 
-test: lint types imports unit ## everything that has to pass
+test: lint types imports unit test-torch ## everything that has to pass
 
 test-all: test long deployments test-rabbitmq4 ## the same, benchmarks, documents that train, deployments, RabbitMQ 4
 
@@ -144,6 +145,10 @@ unit: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs
 	TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker \
 	  $(BIN)/python -m pytest -m "not long" $(AT_ONCE)
 
+# In an environment without TensorFlow, so that neither framework can come to need the other.
+test-torch: $(TORCH)/.installed ## the tests of PyTorch models
+	OMP_NUM_THREADS=1 $(TORCH)/bin/python -m pytest tests/torch
+
 # One after another: some of them measure.
 long: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs
 	TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker $(BIN)/python -m pytest -m long
@@ -162,7 +167,7 @@ format: $(VENV)/.dev ## bring the code into shape
 	$(BIN)/ruff check --fix .
 
 clean: ## remove what was installed and produced here
-	rm -rf $(VENV) $(BARE) $(FLOWER) .rabbitmq4 .engine runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(BARE) $(FLOWER) $(TORCH) .rabbitmq4 .engine runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 # --- environments: made again when what they are made from changes ---------------------------------
 
@@ -214,6 +219,13 @@ $(FLOWER)/.installed: pyproject.toml benchmarks/peers/flower-constraints.txt | $
 	@echo "installing Flower, to measure it beside Warren, into $(FLOWER): a minute or two, once" >&2
 	@$(FLOWER)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint benchmarks/peers/flower-constraints.txt 'flwr[simulation]>=1.41'
+	@touch $@
+
+# Where there is no graphics card, have pip find the CPU wheel (--find-links, --extra-index-url).
+$(TORCH)/.installed: pyproject.toml constraints.txt | $(TORCH)/bin/python
+	@echo "installing PyTorch into $(TORCH): a minute or two, once" >&2
+	@$(TORCH)/bin/python -m pip install $(PIP_FLAGS) --upgrade pip
+	@$(TORCH)/bin/python -m pip install $(PIP_FLAGS) --editable '.[torch]' --group torch
 	@touch $@
 
 # Debian ships python3 without the part that makes environments.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from client_worker.models.lora import enable_lora
     from client_worker.tasks.feature_statistics import statistics_task
     from client_worker.tasks.keras_task import KerasTask
+    from client_worker.tasks.torch_task import TorchTask
 
 __all__ = [
     "ConfigError",
@@ -32,6 +33,7 @@ __all__ = [
     "Listener",
     "NumpyModel",
     "Task",
+    "TorchTask",
     "TrainableModel",
     "TrainingPlan",
     "Update",
@@ -46,6 +48,7 @@ __all__ = [
 
 _ON_DEMAND = {
     "KerasTask": "client_worker.tasks.keras_task",
+    "TorchTask": "client_worker.tasks.torch_task",
     "LinearRegressionModel": "client_worker.models.keras_model",
     "enable_lora": "client_worker.models.lora",
     "statistics_task": "client_worker.tasks.feature_statistics",

@@ -522,6 +522,8 @@ def _trainable(model: Any, data: Any) -> TrainableModel:
         from client_worker.models.keras_model import KerasModel
 
         return KerasModel(model, data=data)
+    if any(base.__module__.partition(".")[0] == "torch" for base in type(model).__mro__):
+        raise ConfigError("a PyTorch module needs a loss to train: give TorchTask both")
     missing = [name for name in ("get_weights", "set_weights", "fit") if not hasattr(model, name)]
     if missing:
         raise ConfigError(f"the model has no {', '.join(missing)}: see TrainableModel")

@@ -17,7 +17,7 @@ class EvaluateSettings(Settings):
     SECTION: ClassVar[str] = "client"
 
     task: str = Field(description="whose validation data, as package.module:attribute")
-    model: Path = Field(description="weights as .npz, .safetensors or .keras")
+    model: Path = Field(description="weights as .npz, .safetensors, .keras or .pt")
 
 
 def evaluate(given: EvaluateSettings, arguments: list[str]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -18,6 +19,7 @@ from warren_shared.tensors import frozen
 from warren_shared.tensors.frozen import FROZEN_WEIGHTS
 
 KERAS: Final = ".keras"
+TORCH: Final = (".pt", ".pth")  # a PyTorch state_dict
 
 
 class ExportSettings(Settings):
@@ -55,14 +57,14 @@ def export(
             weights_file.write(to, weights, facts)
         elif exchange == TRAINABLE:
             raise ConfigError(
-                f"--to {to}: a .keras and a SavedModel hold the whole model: leave out --exchange"
-                " trainable, or name a .npz or .safetensors"
+                f"--to {to}: .keras, .pt and a SavedModel hold the whole model: leave out"
+                " --exchange trainable, or name a .npz or .safetensors"
             )
-        elif to.suffix in ("", KERAS):
+        elif to.suffix in ("", KERAS, *TORCH):
             _write_whole(client, to, given.task)
         else:
             raise ConfigError(
-                f"--to {to}: name a .npz, .safetensors or .keras, or a folder for a SavedModel"
+                f"--to {to}: name a .npz, .safetensors, .keras or .pt, or a folder for a SavedModel"
             )
     except OSError as error:
         raise WarrenError(f"--to {to} cannot be written: {error}") from None
@@ -70,7 +72,7 @@ def export(
 
 def load(client: FederatedClient, path: Path, named: str) -> None:
     """Give the client's model the weights in ``path``; raises ConfigError if they do not fit."""
-    if path.suffix != KERAS:
+    if path.suffix not in (KERAS, *TORCH):
         digest = weights_file.frozen_in(path)
         local = LocalTraining(exchange="all" if digest is None else "trainable")
         if digest is not None:
@@ -78,19 +80,19 @@ def load(client: FederatedClient, path: Path, named: str) -> None:
         found = weights_file.read(path, named, like=client.model_layout(local)).weights
         client.update(found, local)
         return
-    read = getattr(client.trainable, "read_keras", None)
+    kind, read = _whole(client, path, "read")
     if read is None:
-        raise ConfigError(f"{named}: the task's model is none of Keras")
+        raise ConfigError(f"{named}: the task's model is none of {kind}")
     read(path, named)
     client.base_replaced()
 
 
 def _write_whole(client: FederatedClient, to: Path, task: str) -> None:
-    """Architecture and weights, so that the task is no longer needed."""
-    write = getattr(client.trainable, "write_keras", None)
+    """The whole model as its framework loads it; Keras's formats hold the architecture, too."""
+    kind, write = _whole(client, to, "write")
     if write is None:
         raise ConfigError(
-            f"--to {to}: the model of --task {task} is none of Keras; write .npz or .safetensors"
+            f"--to {to}: the model of --task {task} is none of {kind}; write .npz or .safetensors"
         )
     if not to.suffix and to.is_dir() and any(to.iterdir()) and not _is_saved_model(to):
         raise ConfigError(f"--to {to} is a folder with other things in it: name a new one")
@@ -100,6 +102,14 @@ def _write_whole(client: FederatedClient, to: Path, task: str) -> None:
         if to.is_dir():
             shutil.rmtree(to)
         made.replace(to)
+
+
+def _whole(
+    client: FederatedClient, path: Path, verb: str
+) -> tuple[str, Callable[..., None] | None]:
+    """Whose format ``path`` has, and the model's method that reads or writes it, if it has one."""
+    kind, method = ("PyTorch", "torch") if path.suffix in TORCH else ("Keras", "keras")
+    return kind, getattr(client.trainable, f"{verb}_{method}", None)
 
 
 def _is_saved_model(folder: Path) -> bool:

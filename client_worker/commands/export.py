@@ -10,7 +10,8 @@ from warren_shared.config import settings
 ABOUT = (
     "Write the weights in a file as another program loads them, with the architecture of a task:"
     " .keras for keras.saving.load_model, a name without an ending for a folder with TensorFlow's"
-    " SavedModel; or as .npz or .safetensors. Flags that are not listed below belong to the task."
+    " SavedModel; .pt for the state_dict of a PyTorch module; or as .npz or .safetensors. Flags"
+    " that are not listed below belong to the task."
 )
 
 
@@ -19,7 +20,7 @@ def run(argv: list[str]) -> None:
     own = argparse.ArgumentParser(prog="client-worker export", add_help=False, allow_abbrev=False)
     own.add_argument(
         "--model", metavar="FILE", type=Path,
-        help="weights as .npz, .safetensors or .keras; without it the task's own",
+        help="weights as .npz, .safetensors, .keras or .pt; without it the task's own",
     )  # fmt: skip
     own.add_argument("--to", metavar="FILE", type=Path, required=True, help="where to write them")
     own.add_argument(

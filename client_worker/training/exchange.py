@@ -54,8 +54,8 @@ def not_averaged(model: Any, trained: Collection[int]) -> str:
         if a in trained and b in trained:
             return (
                 f"both A and B of the LoRA of {name} train, and the mean of products is not the"
-                " product of means: freeze A, with client_worker.enable_lora or"
-                " lora_kernel_a.trainable = False"
+                " product of means: freeze A, with client_worker.enable_lora,"
+                " lora_kernel_a.trainable = False or lora_A.requires_grad_(False)"
             )
     return ""
 

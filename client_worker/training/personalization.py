@@ -8,6 +8,7 @@
   v <- v - eta * (g(v) + lambda * (v - w)), w being the global model.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -140,7 +141,8 @@ def places(local: Sequence[str | int], model: Any, count: int) -> tuple[int, ...
     """Positions of the tensors that ``local`` names among the model's ``count``.
 
     A number is a position, negative from the end; a name is that of a tensor or of the layer that
-    holds it, as the model's ``weight_names()`` says: ``dense_1`` finds ``model/dense_1/kernel``.
+    holds it, as the model's ``weight_names()`` says: ``dense_1`` finds ``model/dense_1/kernel``. Of
+    names with dots, as PyTorch's, one that begins them is that of a module and finds what is in it.
 
     Raises ConfigError for one that the model has not, and if nothing would be shared.
     """
@@ -151,7 +153,8 @@ def places(local: Sequence[str | int], model: Any, count: int) -> tuple[int, ...
         if isinstance(one, int):
             matching = [one % count] if -count <= one < count else []
         else:
-            matching = [n for n, name in enumerate(names) if named(one, name)]
+            inside = [n for n, name in enumerate(names) if name.startswith(f"{one}.")]
+            matching = inside or [n for n, name in enumerate(names) if named(one, name)]
         if not matching:
             there = ", ".join(names) or "without names: give positions"
             raise ConfigError(f"local={one!r}: the model has {count} tensors, {there}")
@@ -163,4 +166,5 @@ def places(local: Sequence[str | int], model: Any, count: int) -> tuple[int, ...
 
 def named(one: str, name: str) -> bool:
     """Whether ``one`` means what is called ``name``: all of it, its end, or one of its words."""
-    return name == one or name.endswith(f"/{one}") or one in name.split("/")
+    words = re.split("[/.]", name)
+    return name == one or name.endswith((f"/{one}", f".{one}")) or one in words

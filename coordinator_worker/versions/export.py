@@ -39,7 +39,8 @@ def export(model: Model, to: Path, task: str | None, arguments: Sequence[str]) -
     if task is None:
         raise ConfigError(
             f"--to {to}: .npz and .safetensors hold weights; .keras and a SavedModel folder hold"
-            " the architecture, too: give --task TASK, whose model it is"
+            " the architecture, too, and .pt a whole state_dict: give --task TASK, whose model it"
+            " is"
         )
     with _room() as folder:
         whole = folder / f"{Path(model.name).stem.replace(' ', '-')}.safetensors"
@@ -57,8 +58,8 @@ def weights_of(path: Path, task: str | None, arguments: Sequence[str]) -> Iterat
         return
     if task is None:
         raise ConfigError(
-            f"{path}: the coordinator reads .npz and .safetensors; for a .keras give --task TASK,"
-            " whose model it is"
+            f"{path}: the coordinator reads .npz and .safetensors; for a .keras or .pt give --task"
+            " TASK, whose model it is"
         )
     with _room() as folder:
         whole = folder / "model.safetensors"

@@ -36,6 +36,7 @@ BY_THEMSELVES = {  # in tests of their own
     "README.md": "test_readme.py",
     "docs/deploy.md": "test_deploy.py",
     "docs/models.md": "test_models_page.py",
+    "docs/frameworks.md": "../torch/test_frameworks_page.py",  # where PyTorch is
     "docs/maintenance.md": "test_deploy.py",
     **dict.fromkeys(CHINESE, "../repo/test_documents_in_chinese.py"),  # blocks of the English ones
 }

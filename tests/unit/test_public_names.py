@@ -16,8 +16,9 @@ PUBLIC = {
     },
     "client_worker": {
         "ConfigError", "Evaluation", "FederatedClient", "KerasTask", "LinearRegressionModel",
-        "Listener", "NumpyModel", "Task", "TrainableModel", "TrainingPlan", "Update", "WarrenError",
-        "enable_lora", "interpolate", "of_classes", "of_scores", "replace", "statistics_task",
+        "Listener", "NumpyModel", "Task", "TorchTask", "TrainableModel", "TrainingPlan", "Update",
+        "WarrenError", "enable_lora", "interpolate", "of_classes", "of_scores", "replace",
+        "statistics_task",
     },
     "warren_fl": {
         "ConfigError", "Federation", "FederationFailed", "Listener", "Result", "Run", "WarrenError",
