@@ -56,8 +56,8 @@ plots: $(VENV)/.bench ## draw the results of the benchmarks, beside their JSON f
 	@$(BIN)/python -m benchmarks.reporting.draw
 
 # Half an hour in all; `make experiments DATA=FOLDER ONLY=robust` is one of them.
-experiments: $(VENV)/.bench ## what the algorithms learn, beside published figures: DATA=FOLDER
-	@for name in $(or $(ONLY),fedavg_rounds asynchronous biased optimizers robust hospitals hospitals_private pooled compression private privacy_audit inversion); do \
+experiments: $(VENV)/.bench $(TORCH)/.installed ## what the algorithms learn, beside published figures: DATA=FOLDER
+	@for name in $(or $(ONLY),fedavg_rounds asynchronous biased optimizers robust hospitals hospitals_private pooled compression private privacy_audit inversion frameworks trees); do \
 	  OMP_NUM_THREADS=1 $(BIN)/python -m experiments.$$name --data "$(DATA)" || exit 1; done
 
 # RABBITMQ=4 for that of Debian 13 instead of this machine's own, RABBITMQ=4.3 for that of the next.

@@ -10,7 +10,7 @@ import numpy as np
 from xxhash import xxh3_64_hexdigest
 
 from client_worker import NumpyModel, Task, TrainingPlan
-from client_worker.models import linear_regression
+from client_worker.models import linear_regression, random_trees
 from warren_shared.tensors.layout import Array, Weights
 
 
@@ -72,6 +72,16 @@ class Liar(Line):
             old - 1e6 * (new - old) for old, new in zip(before, self.weights, strict=True)
         ]
         return {}
+
+
+def trees(shard: int = 0) -> Task:
+    """Boosted trees of random structure, and a question that no line answers."""
+    draw = np.random.default_rng(50 + shard)
+    x = draw.normal(size=(200 + 100 * shard, 3))
+    y = (x[:, 0] * x[:, 1] > 0).astype(np.int64)
+    quantiles = np.tile(np.linspace(-2, 2, 9), (3, 1))
+    made = random_trees(quantiles, seed=3, trees=8, depth=4, rate=0.5)
+    return Task(made, (x[100:], y[100:]), validation=(x[:100], y[:100]))
 
 
 def line_or_lie(shard: int = 0) -> Task:

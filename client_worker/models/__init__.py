@@ -3,12 +3,14 @@
 from client_worker.models.kmeans import KMeans, k_means
 from client_worker.models.linear import linear_regression, logistic_regression, softmax_regression
 from client_worker.models.mlp import mlp
+from client_worker.models.random_trees import RandomTrees, random_trees
 from client_worker.models.sklearn_model import SklearnModel
 from client_worker.models.svm import RandomFeatures, linear_svm, random_features
 
 __all__ = [
     "KMeans",
     "RandomFeatures",
+    "RandomTrees",
     "SklearnModel",
     "k_means",
     "linear_regression",
@@ -16,5 +18,6 @@ __all__ = [
     "logistic_regression",
     "mlp",
     "random_features",
+    "random_trees",
     "softmax_regression",
 ]

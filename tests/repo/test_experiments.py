@@ -32,6 +32,8 @@ EXPERIMENTS = (
     "private",
     "privacy_audit",
     "inversion",
+    "frameworks",
+    "trees",
 )
 
 
