@@ -146,7 +146,7 @@ unit: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs
 	  $(BIN)/python -m pytest -m "not long" $(AT_ONCE)
 
 # In an environment without TensorFlow, so that neither framework can come to need the other.
-test-torch: $(TORCH)/.installed ## the tests of PyTorch models
+test-torch: $(TORCH)/.installed ## the tests of PyTorch, Hugging Face and JAX models
 	OMP_NUM_THREADS=1 $(TORCH)/bin/python -m pytest tests/torch
 
 # One after another: some of them measure.
@@ -223,7 +223,7 @@ $(FLOWER)/.installed: pyproject.toml benchmarks/peers/flower-constraints.txt | $
 
 # Where there is no graphics card, have pip find the CPU wheel (--find-links, --extra-index-url).
 $(TORCH)/.installed: pyproject.toml constraints.txt | $(TORCH)/bin/python
-	@echo "installing PyTorch into $(TORCH): a minute or two, once" >&2
+	@echo "installing PyTorch, JAX and transformers into $(TORCH): a minute or two, once" >&2
 	@$(TORCH)/bin/python -m pip install $(PIP_FLAGS) --upgrade pip
 	@$(TORCH)/bin/python -m pip install $(PIP_FLAGS) --editable '.[torch]' --group torch
 	@touch $@

@@ -21,7 +21,7 @@ ON_REQUEST = (
     *("cryptography", "prometheus_client", "http.server", "opentelemetry", "tensorboardX"),
     *("rich", "urllib3", "pydantic_settings", "gzip", "safetensors"),
     *("numpy.f2py", "numpy.fft", "numpy.ma", "numpy.testing"),
-    *("tensorflow", "keras", "sklearn", "scipy", "pandas"),
+    *("tensorflow", "keras", "sklearn", "scipy", "pandas", "torch", "jax", "transformers"),
 )
 # Beside what BARE imports: our own modules, settings, a connection and its thread. Measured with
 # Python 3.11: 11.2 MB of the coordinator, of which masks are 1.1. Metrics are 2.5 MB more.

@@ -140,6 +140,19 @@ def test_local_finds_a_submodule_by_the_beginning_of_its_tensors_names() -> None
     assert "head.bias" not in one
 
 
+def test_a_table_of_integers_stays_and_has_to_be_the_same_everywhere() -> None:
+    def made(first: int) -> FederatedClient:
+        module = network()
+        module.register_buffer("table", torch.arange(first, first + 6).reshape(2, 3))
+        return task(module).client()
+
+    client = made(0)
+    assert "table" not in [tensor.name for tensor in client.layout.tensors]
+    client.check_fixed_state(made(0).fixed_state)
+    with pytest.raises(ConfigError, match="integers of table is not the federation's"):
+        client.check_fixed_state(made(1).fixed_state)
+
+
 def half() -> nn.Module:
     return network().bfloat16()
 
