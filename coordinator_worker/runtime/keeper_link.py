@@ -3,7 +3,8 @@
 The request is signed and persistent, so it outlives either side's crash. Only the active
 coordinator consumes answers: whoever consumed before it would take them away. The same request is
 answered with the same bytes, and another set for a version is refused with the set that was given;
-so nothing has to be remembered here (docs/secure-aggregation.md).
+so nothing has to be remembered here (docs/secure-aggregation.md). An answer names its request by a
+digest: what a coordinator before us was told, and did not read any more, is in the queue, too.
 """
 
 import time
@@ -21,6 +22,7 @@ from warren_shared.naming import KEEPER_USER, UNMASK_QUEUE, UNMASKED_QUEUE
 from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import decode, encode
 from warren_shared.protocol.encryption import MASKS, UpdateDecryptor
+from warren_shared.protocol.masking import request_digest
 from warren_shared.protocol.messages import Chunk, FigureSum, Revealed, Sealed, Unmask, Unmasked
 from warren_shared.protocol.signing import Signer, Verifier
 from warren_shared.protocol.transfer import Incoming
@@ -126,6 +128,7 @@ class KeeperLink:
             Damaged: the round has to be begun again.
         """
         message = encode(self._signer.sign(request))
+        asked = request_digest(request)
         self._models.publish(
             [Publication("", UNMASK_QUEUE, message, "unmask", persistent=True, mandatory=True)],
             waits_for_queue=True,
@@ -142,11 +145,11 @@ class KeeperLink:
                 answer = None  # it comes again from its beginning
             if not isinstance(item, Delivery) or item.epoch != self._session.epoch:
                 continue
-            told, data = self._told(item)
-            if isinstance(told, Revealed) and self._is_for(told, request):
+            told, data = self._told(item, asked)
+            if isinstance(told, Revealed):
                 self._session.acknowledge([item.tag], item.epoch)
                 return told
-            if isinstance(told, Unmasked) and self._is_for(told, request):
+            if isinstance(told, Unmasked):
                 answer = self._begin(told, masks)
             if answer is None or not isinstance(told, Chunk | Unmasked):
                 self._session.acknowledge([item.tag], item.epoch)
@@ -160,12 +163,19 @@ class KeeperLink:
                 return answer.manifest
         return None
 
-    def _told(self, item: Delivery) -> tuple[Revealed | Unmasked | Chunk | None, memoryview]:
+    def _told(
+        self, item: Delivery, asked: str
+    ) -> tuple[Revealed | Unmasked | Chunk | None, memoryview]:
+        """What the keeper says to the request of that digest; None if it says nothing."""
         try:
-            return self._read(item)
+            told, data = self._read(item)
         except Rejected as rejected:
             log.warning("answer_dropped", "not an answer of the keeper: %s", rejected)
             return None, item.body
+        if isinstance(told, Revealed | Unmasked) and told.asked != asked:
+            log.info("answer_dropped", "the keeper's answer to another request of ours")
+            return None, item.body
+        return told, data
 
     def _read(self, item: Delivery) -> tuple[Revealed | Unmasked | Chunk, memoryview]:
         if item.user != KEEPER_USER or item.unreadable:
@@ -179,11 +189,6 @@ class KeeperLink:
         elif not isinstance(message, Chunk):
             raise Rejected("malformed", f"a keeper may not send a {message.kind}")
         return message, data
-
-    @staticmethod
-    def _is_for(told: Revealed | Unmasked, request: Unmask) -> bool:
-        same = ("federation", "run", "version")
-        return all(getattr(told, name) == getattr(request, name) for name in same)
 
     def _begin(self, told: Unmasked, masks: Masks) -> _Answer:
         expected = masks.begin_unmasking(told.figures)

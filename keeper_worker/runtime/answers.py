@@ -8,6 +8,7 @@ from warren_shared.amqp.session import Session
 from warren_shared.naming import UNMASKED_EXCHANGE
 from warren_shared.protocol.codec import Body, encode
 from warren_shared.protocol.encryption import UpdateEncryptor
+from warren_shared.protocol.masking import request_digest
 from warren_shared.protocol.messages import MAX_REASON, FigureSum, Revealed, Unmask, Unmasked
 from warren_shared.protocol.signing import Signer, content_digest
 from warren_shared.protocol.transfer import Outgoing, transfer_fields
@@ -53,6 +54,7 @@ class Answers:
             federation=request.federation,
             run=request.run,
             version=request.version,
+            asked=request_digest(request),
             transfers=list(transfers),
             reason=reason,
             detail=detail[: 4 * MAX_REASON],
@@ -68,6 +70,7 @@ class Answers:
             federation=request.federation,
             run=request.run,
             version=request.version,
+            asked=request_digest(request),
             content=content_digest(buffer),
             figures=list(figures),
             rounds=rounds,

@@ -8,7 +8,7 @@ import msgpack
 from blake3 import blake3
 
 from warren_shared.errors import ConfigError
-from warren_shared.protocol.messages import FigureNames, MaskTerms, PrivacyTerms
+from warren_shared.protocol.messages import FigureNames, MaskTerms, PrivacyTerms, Unmask
 from warren_shared.tensors.layout import Layout
 from warren_shared.tensors.masked_figures import Figures
 from warren_shared.tensors.ring import Ring, RingCode, from_limbs, limbs, to_limbs
@@ -20,6 +20,17 @@ def terms_digest(secure: MaskTerms, privacy: PrivacyTerms | None) -> str:
     """What a sender was told of masks and noise; the keeper adds up only what was told the same."""
     told = [secure.model_dump(), privacy.model_dump() if privacy is not None else None]
     return blake3(msgpack.packb(told)).hexdigest()
+
+
+def request_digest(request: Unmask) -> str:
+    """What is asked of the keeper: the same for the same updates in whatever order, and terms.
+
+    An answer names it. One that a coordinator did not read before it ended is still in the queue
+    when the next asks for another set, and the masks of one set are not those of the other.
+    """
+    told = request.model_dump(exclude={"signatures", "updates"})
+    rows = sorted((u.client, u.base_version, u.transfer, u.weight) for u in request.updates)
+    return blake3(msgpack.packb([told, rows])).hexdigest()
 
 
 def names_digest(names: FigureNames) -> str:

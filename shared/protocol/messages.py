@@ -450,8 +450,9 @@ class Revealed(Signed):
     """From the keeper: what it has revealed for ``version`` of ``run``, ids of transfers.
 
     With a ``reason`` it refuses what was asked, in words (``detail``); ``transfers`` are then those
-    that are at fault, or with the reason ``version`` those that were revealed. ``rounds``: how many
-    sums it has given away in this run.
+    that are at fault, or with the reason ``version`` those that were revealed. ``asked`` is the
+    digest of the request (`warren_shared.protocol.masking.request_digest`): what another one was
+    answered is no answer to this one. ``rounds``: how many sums it has given away in this run.
     """
 
     SINCE: ClassVar[int] = 5
@@ -460,6 +461,7 @@ class Revealed(Signed):
     federation: Name
     run: Hex
     version: Version
+    asked: Digest
     transfers: Annotated[list[Hex], Field(max_length=MAX_HERE), FailFast()] = []
     reason: Annotated[str, Field(max_length=MAX_REASON)] = ""
     detail: Annotated[str, Field(max_length=4 * MAX_REASON)] = ""
@@ -478,7 +480,8 @@ class Unmasked(Transfer, Signed):
     """From the keeper: the sum of the masks of a set, for ``version`` of ``run``.
 
     ``content`` is the BLAKE3 of its bytes: the sum for the weights, then one for each of
-    ``figures``. ``rounds``: how many sums it has given away in this run, with this one.
+    ``figures``. ``asked`` is the digest of the request, as in `Revealed`. ``rounds``: how many sums
+    it has given away in this run, with this one.
     """
 
     SINCE: ClassVar[int] = 5
@@ -487,6 +490,7 @@ class Unmasked(Transfer, Signed):
     federation: Name
     run: Hex
     version: Version
+    asked: Digest
     content: Digest
     figures: Annotated[list[FigureSum], Field(max_length=MAX_HERE)] = []
     rounds: Annotated[int, Field(ge=0)] = 0

@@ -153,7 +153,7 @@ def test_a_round_waits_for_its_keeper_and_goes_on(stage: Stage, tmp_path: Path) 
     assert len(ledger(stage)) == 3
 
 
-DEAF = """#!{python}
+BEFORE_ITS_CHECKPOINT = """#!{python}
 import threading
 from coordinator_worker import cli
 from coordinator_worker.storage import checkpoint
@@ -165,14 +165,31 @@ def stuck(self, state):
 checkpoint.Checkpoint.save = stuck
 raise SystemExit(cli.main())
 """
+BEFORE_IT_READS_THE_SUM = """#!{python}
+import threading
+from coordinator_worker import cli
+from coordinator_worker.runtime.keeper_link import KeeperLink
+read = KeeperLink._read
+def stuck(self, item):
+    told, data = read(self, item)
+    if getattr(told, "version", 0) == 2:
+        threading.Event().wait()
+    return told, data
+KeeperLink._read = stuck
+raise SystemExit(cli.main())
+"""
 
 
+@pytest.mark.parametrize("ends", [BEFORE_ITS_CHECKPOINT, BEFORE_IT_READS_THE_SUM])
 def test_of_a_sum_that_was_given_just_that_set_is_made_whoever_else_has_come(
-    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
-    """The coordinator ends before its checkpoint; the next one wants a larger round."""
+    """The coordinator ends too early; the next one wants a larger round.
+
+    What the keeper said to the first is still in the queue, or not.
+    """
     program = tmp_path / "stuck"
-    program.write_text(DEAF.format(python=sys.executable))
+    program.write_text(ends.format(python=sys.executable))
     program.chmod(0o755)
     usual = os.environ.get("TEST_COORDINATOR_WORKER", "")
     monkeypatch.setenv("TEST_COORDINATOR_WORKER", str(program))
@@ -199,6 +216,8 @@ def test_of_a_sum_that_was_given_just_that_set_is_made_whoever_else_has_come(
     assert len(spent) == len(set(spent))
     state = last_state(tmp_path / "run")
     assert [record.updates for record in state.history] == [3, 3, 4, 4]
+    assert all(record.metrics["loss"] < 100 for record in state.history)
+    assert not any(record.diverged for record in state.history)
 
 
 def test_clients_refuse_what_they_were_not_enrolled_for(stage: Stage, tmp_path: Path) -> None:

@@ -163,17 +163,18 @@ PROTOCOL_5: Final[dict[str, m.Message]] = {
         privacy=_PRIVACY, signatures={"cafecafe": "cd" * 64},
     ),
     "revealed": m.Revealed(
-        federation="f", run="0badcafe", version=3, transfers=["0123456789abcdef"], rounds=2
+        federation="f", run="0badcafe", version=3, asked="ac" * 32, rounds=2,
+        transfers=["0123456789abcdef"],
     ),
     "revealed, refused": m.Revealed(
-        federation="f", run="0badcafe", version=3, reason="few", detail="too few",
+        federation="f", run="0badcafe", version=3, asked="ac" * 32, reason="few", detail="too few",
         signatures={"cafecafe": "cd" * 64},
     ),
     "unmasked": m.Unmasked(
-        federation="f", run="0badcafe", version=3, content="ab" * 32, **_TRANSFER
+        federation="f", run="0badcafe", version=3, asked="ac" * 32, content="ab" * 32, **_TRANSFER
     ),
     "unmasked, all": m.Unmasked(
-        federation="f", run="0badcafe", version=3, content="ab" * 32, rounds=2,
+        federation="f", run="0badcafe", version=3, asked="ac" * 32, content="ab" * 32, rounds=2,
         figures=[m.FigureSum(names="ef" * 32, updates=3, elements=5)],
         signatures={"cafecafe": "cd" * 64},
         **_TRANSFER,
