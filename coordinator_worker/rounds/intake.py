@@ -126,14 +126,17 @@ def _flags(settings: CoordinatorSettings) -> list[str]:
 
 
 def _of_nobody(manifest: UpdateManifest) -> UpdateManifest:
-    """``manifest`` without what would tell of its sender's data, with no noise."""
+    """``manifest`` without what would tell of its sender's data, with no noise.
+
+    0 examples stand for as many as nobody is told: no client may say that itself.
+    """
     nothing: dict[str, Any] = {
         "metrics": {},
         "not_finite": [],
         "evaluation": None,
         "local_steps": None,
     }
-    return manifest.model_copy(update={**nothing, "num_examples": 1})
+    return manifest.model_copy(update={**nothing, "num_examples": 0})
 
 
 def _says_more(state: State) -> bool:

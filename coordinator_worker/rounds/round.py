@@ -214,7 +214,7 @@ class Round:
 
     @property
     def num_examples(self) -> int:
-        """Those of all updates together, as far as they are told."""
+        """Those of all updates together; 0 if they are not told."""
         if self._told:
             return sum(told.examples for told in self._told)
         return sum(count for _, count in self.examples)
@@ -222,7 +222,8 @@ class Round:
     def _figures(self) -> dict[str, float]:
         """Metrics of training, and as ``eval_…`` what the version before is worth."""
         if not self._told:
-            return weighted_means(self._reports, self._share) | self._pooled()
+            told = {client: said for client, said in self._reports.items() if said[0]}
+            return weighted_means(told, self._share) | self._pooled()
         reports = {str(n): (told.examples, told.metrics) for n, told in enumerate(self._told)}
         found = weighted_means(reports)
         pooled = pool(self._told_evaluations())

@@ -125,7 +125,10 @@ class UpstreamFederation:
     def complete(self, record: RoundRecord, closed: Round, version: int) -> RoundRecord:
         """Add what the federation above is told of the round."""
         return replace(
-            record, above=RegionResult(closed.num_examples, closed.evaluation_of(version))
+            record,
+            above=RegionResult(
+                closed.num_examples or closed.updates, closed.evaluation_of(version)
+            ),
         )
 
     def provide(self, publisher: ModelPublisher, weights: Weights) -> None:

@@ -180,7 +180,9 @@ def _overview(versions_: Iterable[Made]) -> Table:
         clients = {str(entry.get("client")) for entry in entries}
         examples = sum(entry.get("num_examples") or 0 for entry in entries)
         counts = (made.version, len(entries), len(clients), examples, _rejections(made))
-        shown = ("–" if made.rolled_back_to and not count else str(count) for count in counts)
+        shown = ["–" if made.rolled_back_to and not count else str(count) for count in counts]
+        if not examples:
+            shown[3] = "–"  # not told
         table.add_row(*shown, _moment(made.line), _origin(made))
     return table
 
@@ -197,7 +199,7 @@ def _describe(out: Console, made: Made) -> None:
             Text(plain(str(entry.get("client")))),
             "–" if base is None else str(base),
             "–" if base is None else str(made.version - 1 - base),
-            str(entry.get("num_examples", "–")),
+            str(entry.get("num_examples") or "–"),
             "–" if share is None else f"{share:.1%}",
             plain(str(entry.get("digest", "–"))),
         )

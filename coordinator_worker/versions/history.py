@@ -119,7 +119,7 @@ def show(state: State) -> None:
         ),
         Column("rejected", [str(count) for count in refused], optional=True),
         Column("seconds", [_figure(f.get("seconds")) for f in rows], optional=True),
-        Column("norm", [_figure(f.get("norm")) for f in rows], optional=True),
+        Column("norm", [_figure(f.get("norm") or None) for f in rows], optional=True),
         Column("when", [_moment(f.get("time")) for f in rows], optional=True),
     ]
     out = console()

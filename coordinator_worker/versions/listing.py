@@ -85,9 +85,9 @@ def _columns(lines: Sequence[dict[str, Any]]) -> list[Column]:
         ),
         Column("made", [_local(line["time"]) for line in lines], optional=True, numbers=False),
         figures("updates", (line["updates"] for line in lines)),
-        figures("examples", (line["examples"] for line in lines)),
+        figures("examples", (line["examples"] or None for line in lines)),
         Column("size", [size(line["size_bytes"]) for line in lines], optional=True),
-        figures("update norm", (line["update_norm"] for line in lines)),
+        figures("update norm", (line["update_norm"] or None for line in lines)),
         Column(
             "digest",
             [(line["digest"] or "–")[:SHOWN_DIGITS] for line in lines],

@@ -115,11 +115,12 @@ def _data(past: ModelRegistry, line: Lineage, *, names: bool) -> str:
     standings = participation(line.roster, len(line.rounds))
     standings.sort(key=lambda standing: (-standing.member.examples, standing.client))
     total = sum(standing.member.examples for standing in standings)
+    is_told = past.state.privacy is None and bool(total)
     rows = [
         (
             standing.client if names else f"client {number}",
-            "not told" if past.state.privacy else f"{standing.member.examples:,}",
-            "not told" if past.state.privacy else f"{standing.data_share:.1%}",
+            f"{standing.member.examples:,}" if is_told else "not told",
+            f"{standing.data_share:.1%}" if is_told else "not told",
             standing.member.contributions,
             _standing(standing),
         )
@@ -128,9 +129,9 @@ def _data(past: ModelRegistry, line: Lineage, *, names: bool) -> str:
     said = [
         f"{len(standings)} clients, {total:,} examples, as the clients themselves counted them when"
         " each last took part. The data never left them, and is not described here.\n"
-        if past.state.privacy is None
-        else f"{len(standings)} clients; how many examples they have is not told, for the sake of"
-        " their privacy. The data never left them, and is not described here.\n"
+        if is_told or not standings
+        else f"{len(standings)} clients; how many examples {_each(past)} is not told, for the sake"
+        " of their privacy. The data never left them, and is not described here.\n"
     ]
     if not line.complete:
         said.append("The audit log does not tell of every round, so some are not counted here.\n")
@@ -143,12 +144,20 @@ def _data(past: ModelRegistry, line: Lineage, *, names: bool) -> str:
     said += [
         rows_shown + _more(len(rows), "clients"),
         "### Who is missing\n",
-        f"- {len(missing)} clients have not taken part in the last {GONE_AFTER} rounds; they stand"
-        f" for {gone:.1%} of the examples.\n"
+        f"- {len(missing)} clients have not taken part in the last {GONE_AFTER} rounds"
+        f"{f'; they stand for {gone:.1%} of the examples' if is_told else ''}.\n"
         f"- {len(silent)} clients are known to the federation and nothing of them is in this"
         f" version{_listed(silent) if names else ''}; how much data they have is not known.\n",
     ]
     return "\n".join(("## Training data\n", *said))
+
+
+def _each(past: ModelRegistry) -> str:
+    """What is not told of examples; of masked updates their sum is."""
+    record = past.state.history[-1] if past.state.history else None
+    if record is None or not record.examples:
+        return "they have"
+    return f"each has (together {record.examples:,} in the last round)"
 
 
 def _algorithm(past: ModelRegistry, version: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from broker_config.declaration.federation import Fleet
 from broker_config.node.record import Node
+from coordinator_worker import cli
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from keeper_worker import keys
@@ -101,7 +103,7 @@ def run_in_clear(node: Node, folder: Path, rounds: int) -> State:
 
 
 def test_a_masked_federation_learns_what_one_in_clear_learns(
-    stage: Stage, node: Node, tmp_path: Path
+    stage: Stage, node: Node, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage.keeper()
     clients = stage.clients(*THREE)
@@ -119,6 +121,23 @@ def test_a_masked_federation_learns_what_one_in_clear_learns(
             assert ours.metrics[name] == pytest.approx(value, abs=1e-3)
         assert ours.norm == 0.0  # nobody knows
     assert [line["version"] for line in ledger(stage)] == [1, 2, 3, 4, 5, 6]
+    assert {member.examples for member in masked.roster.values()} == {0}  # nor does anybody know
+    told = shown(capsys, tmp_path / "masked")
+    assert "3 clients; how many examples each has (together 360 in the last round)" in told["card"]
+    assert "| client 1 | not told | not told | 6 |" in told["card"]
+    assert re.search(r"alfa +in +0 +6 +– +– +0 ", told["participation"])
+    assert re.search(r"^ +6 +3 .* – ", told["history"], re.MULTILINE)
+    assert re.search(r"^ +6 +3 +3 +– +0 ", told["audit"], re.MULTILINE)
+
+
+def shown(capsys: pytest.CaptureFixture[str], folder: Path) -> dict[str, str]:
+    """What people are told of a run, by command."""
+    found = {}
+    for command in ("card", "participation", "history", "audit"):
+        capsys.readouterr()
+        assert cli.main([command, "--checkpoint-dir", str(folder)]) == 0
+        found[command] = capsys.readouterr().out
+    return found
 
 
 def test_half_as_many_bytes_and_coarser_steps(stage: Stage, node: Node, tmp_path: Path) -> None:
