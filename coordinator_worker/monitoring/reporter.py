@@ -123,6 +123,17 @@ class RunReporter:
         quorum = (updates, self._quorum)
         self._events.post(events.RoundWaiting(version + 1, quorum, named, words))
 
+    def waiting_for_given(self, version: int, given: int, lost: int) -> None:
+        """The keeper gave the sum of ``given`` updates for ``version``; ``lost`` do not come."""
+        words = (
+            f"the keeper gave the sum of {given} updates for version {version}, and {lost} of them"
+            " do not come again: if they are lost, stop the coordinator and run"
+            f" `coordinator-worker rollback current --after {version}`"
+        )
+        log.warning("round_waiting", "%s", words, version=version)
+        quorum = (given - lost, given)
+        self._events.post(events.RoundWaiting(version, quorum, (), words))
+
     def flooded(self, user: str | None, rejected: Rejected, *, first: bool) -> None:
         """Of ``user`` so much was rejected that this is only counted, the ``first`` one said."""
         client = user or "unknown"

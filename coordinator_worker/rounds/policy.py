@@ -138,6 +138,12 @@ class Policy:
         """Whether an update says nothing in clear but its weights, or not even them."""
         return self.privacy is not None or self.secure is not None
 
+    @property
+    def needed_when_overdue(self) -> int:
+        """Updates that make a round when its time is up."""
+        least = self.secure.asked.least if self.secure is not None else 1
+        return max(min(self.min_quorum, self.quorum), least)
+
     def closes(self, updates: int, clients: Iterable[str] = (), *, overdue: bool = False) -> bool:
         """Whether ``updates`` whole updates make a round, ``overdue`` when its time is up.
 
@@ -145,4 +151,4 @@ class Policy:
         """
         if self.secure is not None and not self.secure.is_enough(clients):
             return False
-        return updates >= (min(self.min_quorum, self.quorum) if overdue else self.quorum)
+        return updates >= (self.needed_when_overdue if overdue else self.quorum)

@@ -31,6 +31,10 @@ log = Log(__name__)
 
 READER: Final = "the coordinator"
 LOOK_S: Final = 1.0
+# Without an answer: the broker may have lost the request, or the answer (a queue that was purged or
+# deleted). The keeper answers what it finds twice once.
+AGAIN_S: Final = 30.0
+LONGEST_S: Final = 1800.0
 
 
 class Masks(Protocol):
@@ -127,16 +131,16 @@ class KeeperLink:
         Raises:
             Damaged: the round has to be begun again.
         """
-        message = encode(self._signer.sign(request))
         asked = request_digest(request)
-        self._models.publish(
-            [Publication("", UNMASK_QUEUE, message, "unmask", persistent=True, mandatory=True)],
-            waits_for_queue=True,
-        )
+        self._put(request)
         self._taken = 0
         began = time.monotonic()
+        again_s = AGAIN_S
         answer: _Answer | None = None
-        while goes_on(time.monotonic() - began):
+        while goes_on(waited_s := time.monotonic() - began):
+            if waited_s > again_s:
+                again_s = waited_s + min(waited_s, LONGEST_S)
+                self._put(request)
             if self._session is None or self._inbox is None:
                 self.open()
                 continue
@@ -151,10 +155,7 @@ class KeeperLink:
                 return told
             if isinstance(told, Unmasked):
                 answer = self._begin(told, masks)
-            if answer is None or not isinstance(told, Chunk | Unmasked):
-                self._session.acknowledge([item.tag], item.epoch)
-                continue
-            if isinstance(told, Chunk) and told.transfer != answer.manifest.transfer:
+            if answer is None or told is None or told.transfer != answer.manifest.transfer:
                 self._session.acknowledge([item.tag], item.epoch)
                 continue
             answer.tags.append(item.tag)
@@ -162,6 +163,13 @@ class KeeperLink:
                 self._session.acknowledge(answer.tags, item.epoch)
                 return answer.manifest
         return None
+
+    def _put(self, request: Unmask) -> None:
+        message = encode(self._signer.sign(request))
+        self._models.publish(
+            [Publication("", UNMASK_QUEUE, message, "unmask", persistent=True, mandatory=True)],
+            waits_for_queue=True,
+        )
 
     def _told(
         self, item: Delivery, asked: str

@@ -388,11 +388,19 @@ class CoordinatorWorker:
                 self._judge(event)
             case Seen(away):
                 self._reporter.alive(away)
-                self._reporter.waiting(self._updates())
+                self._say_what_waits()
                 if self._missing.seen(away):
                     self._loop.ask_whether_active()
             case Tick():
                 self._show_life()
+
+    def _say_what_waits(self) -> None:
+        run = self._run
+        if run is None or self._given is None:
+            self._reporter.waiting(self._updates())
+            return
+        lost = self._given - {entry.transfer for entry in run.round.entries}
+        self._reporter.waiting_for_given(run.state.version + 1, len(self._given), len(lost))
 
     def _show_life(self) -> None:
         """Give a sign of life; if the round has been open for long, say whom it waits for."""
@@ -660,7 +668,7 @@ class CoordinatorWorker:
 
     def _look_at_deadline(self, run: ActiveRun) -> None:
         updates, version = run.round.updates, run.state.version
-        self._reporter.overdue(version + 1, updates, self._policy.min_quorum)
+        self._reporter.overdue(version + 1, updates, self._policy.needed_when_overdue)
         if self._may_close(run):
             self._close_round(run)
         elif self._settings.participation < 1:
@@ -817,8 +825,9 @@ class CoordinatorWorker:
             return
         if not told.transfers:
             raise ConfigError(f"the keeper refuses: {told.detail or told.reason}")
+        why = told.detail.removesuffix(": leave them out") or told.reason
         for transfer in told.transfers:
-            self._intake.without_mask[transfer] = f"the keeper: {told.detail or told.reason}"
+            self._intake.without_mask[transfer] = f"the keeper adds up no mask of it: {why}"
 
     def _aggregate(
         self, run: ActiveRun, closed: Round, record: RoundRecord

@@ -76,6 +76,10 @@ class Asked:
     epoch: int
     since: float
 
+    def is_like(self, other: "Asked") -> bool:
+        """Whether the answer to ``other`` is that to this one."""
+        return (self.request, self.epoch) == (other.request, other.epoch)
+
 
 class KeeperWorker:
     """Keeps seeds, and answers the coordinator, until a signal asks to stop."""
@@ -375,8 +379,9 @@ class KeeperWorker:
                     return
                 self._refuse(asked.request, refused)
             self._awaited = set()
-            self._requests.popleft()
-            self._links.answers.acknowledge([asked.tag], asked.epoch)
+            while self._requests and self._requests[0].is_like(asked):
+                # All that came before the answer: the coordinator asks again if it waits for long.
+                self._links.answers.acknowledge([self._requests.popleft().tag], asked.epoch)
 
     def _may_come(self, asked: Asked) -> bool:
         """Whether seeds that were there before the request may still be on their way."""

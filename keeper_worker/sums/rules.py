@@ -142,7 +142,7 @@ def plan(request: Unmask, rules: Rules, history: History, seeds: Seeds) -> Plan:
         raise Refused(
             "few",
             f"they are of {len(users)} users of the broker, and no sum is of fewer than {least}:"
-            " wait for more updates",
+            " raise the coordinator's --quorum, or lower the keeper's --least",
         )
     _check_privacy(rows, request, members[0].elements, run, rules, repeats=repeats)
     weighed = tuple(zip(members, (row.weight for row in rows), strict=True))

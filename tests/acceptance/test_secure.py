@@ -172,6 +172,36 @@ def test_a_round_waits_for_its_keeper_and_goes_on(stage: Stage, tmp_path: Path) 
     assert len(ledger(stage)) == 3
 
 
+IMPATIENT = """#!{python}
+from coordinator_worker import cli
+from coordinator_worker.runtime import keeper_link
+keeper_link.AGAIN_S = 2.0
+raise SystemExit(cli.main())
+"""
+
+
+def test_a_request_that_the_broker_has_lost_is_made_again_and_answered_once(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(IMPATIENT, tmp_path, monkeypatch)
+    stage.clients(*THREE)
+    coordinator = stage.coordinator(tmp_path / "run", "--quorum", "3", "--rounds", "3", *ASKED)
+    coordinator.wait_for("keeper_missing", within_s=60.0)
+    stage.place.management.delete("queues", stage.place.name, "unmask", "contents")
+    keeper = stage.keeper()
+    ended(coordinator)
+    assert [line["version"] for line in ledger(stage)] == [1, 2, 3]
+    assert "once more" not in keeper.said
+
+
+def program(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coordinators are ``text`` from now on."""
+    path = folder / "program"
+    path.write_text(text.format(python=sys.executable))
+    path.chmod(0o755)
+    monkeypatch.setenv("TEST_COORDINATOR_WORKER", str(path))
+
+
 BEFORE_ITS_CHECKPOINT = """#!{python}
 import threading
 from coordinator_worker import cli
@@ -207,11 +237,8 @@ def test_of_a_sum_that_was_given_just_that_set_is_made_whoever_else_has_come(
 
     What the keeper said to the first is still in the queue, or not.
     """
-    program = tmp_path / "stuck"
-    program.write_text(ends.format(python=sys.executable))
-    program.chmod(0o755)
     usual = os.environ.get("TEST_COORDINATOR_WORKER", "")
-    monkeypatch.setenv("TEST_COORDINATOR_WORKER", str(program))
+    program(ends, tmp_path, monkeypatch)
     keeper = stage.keeper()
     told = ("--rounds", "4", "--max-staleness", "5", *ASKED)
     first = stage.coordinator(tmp_path / "run", "--quorum", "3", *told)
