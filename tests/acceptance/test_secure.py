@@ -266,6 +266,40 @@ def test_of_a_sum_that_was_given_just_that_set_is_made_whoever_else_has_come(
     assert not any(record.diverged for record in state.history)
 
 
+HASTY = """#!{python}
+from coordinator_worker import cli
+from coordinator_worker.monitoring import waiting
+from coordinator_worker.runtime import worker
+waiting.FIRST_S = worker.TICK_S = 1.0
+raise SystemExit(cli.main())
+"""
+
+
+def test_a_set_that_was_given_and_is_lost_is_named_with_the_way_on(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(BEFORE_ITS_CHECKPOINT, tmp_path, monkeypatch)
+    keeper = stage.keeper()
+    told = ("--quorum", "3", "--rounds", "4", *ASKED)
+    first = stage.coordinator(tmp_path / "run", *told)
+    clients = stage.clients(*THREE)
+    keeper.wait_for("sum_given", version=2)
+    first.kill()
+    stage.place.management.delete("queues", stage.place.name, "update", "contents")
+    program(HASTY, tmp_path, monkeypatch)
+    again = stage.coordinator(tmp_path / "run", *told)
+    again.wait_for("keeper_refused", reason="version")
+    waits = again.wait_for("round_waiting")
+    way = "`coordinator-worker rollback current --after 2`"
+    assert "the keeper gave the sum of 3 updates for version 2, and 3 of them" in waits["message"]
+    assert way in waits["message"]
+    again.kill(signal.SIGTERM)
+    run = ["--checkpoint-dir", str(tmp_path / "run")]
+    assert cli.main(["rollback", "current", "--after", "2", *run]) == 0
+    ended(stage.coordinator(tmp_path / "run", *told), *clients)
+    assert [line["version"] for line in ledger(stage)] == [1, 2, 4]
+
+
 def test_clients_refuse_what_they_were_not_enrolled_for(stage: Stage, tmp_path: Path) -> None:
     clear = stage.coordinator(
         tmp_path / "clear", "--quorum", "3", WARREN_KEEPER_KEY="", WARREN_KEEPER_VERIFY_KEY=""
