@@ -20,6 +20,7 @@ from warren_shared.naming import (
     MODEL_EXCHANGE,
     REJECTED_EXCHANGE,
     REJECTED_QUEUE,
+    UNMASK_QUEUE,
     UNMASKED_QUEUE,
     UPDATE_EXCHANGE,
     UPDATE_QUEUE,
@@ -59,7 +60,9 @@ def _settings(settings: CoordinatorSettings) -> Iterator[Finding]:
         yield fail("settings", error)
         return
     yield from (warn("settings", stray) for stray in settings.unknown_settings)
-    yield ok("settings", f"coordinator of {settings.federation!r}, quorum {settings.quorum}")
+    masked = f", sums of {secure.asked.least} users or more" if secure is not None else ""
+    told = f"coordinator of {settings.federation!r}, quorum {settings.quorum}{masked}"
+    yield ok("settings", told)
     if signer is None:
         yield warn("keys", "models are not signed: start with the bundle, --env-file")
 
@@ -73,6 +76,8 @@ def _broker(settings: CoordinatorSettings) -> Iterator[Finding]:
         of_keeper = (UNMASKED_QUEUE,) if settings.secure is not None else ()
         queues = (UPDATE_QUEUE, REJECTED_QUEUE, *of_keeper)
         yield from _objects(inspection, queues)
+        if settings.secure is not None:
+            yield _keeper(inspection)
         yield from _permissions(inspection, queues)
 
 
@@ -113,6 +118,16 @@ def _objects(inspection: Inspection, queues: Sequence[str]) -> Iterator[Finding]
             "it is no quorum queue with a single active consumer, and updates could be lost or"
             f" shared out: delete it when it is empty, and {APPLY}",
         )
+
+
+def _keeper(inspection: Inspection) -> Finding:
+    """Whether it is there; a run may begin without, and waits for it."""
+    found = inspection.queue(UNMASK_QUEUE)
+    if found is None:
+        return fail("keeper", f"there is no queue {UNMASK_QUEUE}: {APPLY}")
+    if not found[1]:
+        return warn("keeper", f"{found[0]} requests wait and no keeper runs: have it started")
+    return ok("keeper", "it runs")
 
 
 def _permissions(inspection: Inspection, queues: Sequence[str]) -> Iterator[Finding]:

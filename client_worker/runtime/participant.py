@@ -24,6 +24,7 @@ from warren_shared.errors import ConfigError, Rejected, TaskFailed
 from warren_shared.observability.event_bus import EventBus, Timings
 from warren_shared.observability.log import Log
 from warren_shared.protocol.codec import Body, encode, model_layout, tensor_entries
+from warren_shared.protocol.masking import terms_digest
 from warren_shared.protocol.messages import (
     Evaluated,
     EvaluationEntry,
@@ -35,6 +36,7 @@ from warren_shared.protocol.messages import (
     Notice,
     PrivacyTerms,
     ScoreTable,
+    Seed,
     UpdateManifest,
 )
 from warren_shared.protocol.sampling import is_drawn
@@ -717,6 +719,16 @@ class Participant:
             log.warning("update_dropped", "the federation wants updates %s now: one is lost", words)
             self._update_store.drop(self.id)
             return
+        if seed is not None and not _is_masked_as(seed, newest):
+            log.warning(
+                "update_dropped",
+                "the update to version %d that was kept is masked under other terms than those of"
+                " the federation now: no sum may have it",
+                manifest.base_version,
+                base_version=manifest.base_version,
+            )
+            self._update_store.drop(self.id)
+            return
         log.info("kept_update", "sending the update to version %d again", manifest.base_version)
         if seed is not None:
             self._context.publish_seed(self._masker.sealed(seed))
@@ -749,6 +761,11 @@ class Participant:
         layout = self._client.layout_for(local)
         self._context.expect(layout)
         return layout
+
+
+def _is_masked_as(seed: Seed, model: ModelManifest) -> bool:
+    """Whether an update with this mask was made under the terms of ``model``."""
+    return model.secure is not None and seed.terms == terms_digest(model.secure, model.privacy)
 
 
 def _entry(evaluation: Evaluation | None) -> EvaluationEntry | None:

@@ -17,15 +17,17 @@ from client_worker.runtime.update_store import UpdateStore
 from client_worker.settings import ClientSettings
 from client_worker.tasks.task import TaskSource
 from tests.support.bodies import bodies_of
-from tests.support.processes import KEYS
+from tests.support.processes import ENCRYPT, KEYS
 from warren_shared.amqp.delivery import Delivery
 from warren_shared.errors import ConfigError
 from warren_shared.observability.event_bus import EventBus
 from warren_shared.protocol.codec import decode, encode, tensor_entries
+from warren_shared.protocol.encryption import SEEDS, UpdateEncryptor
 from warren_shared.protocol.messages import (
     Failed,
     Join,
     LocalTraining,
+    MaskTerms,
     ModelManifest,
     Notice,
     PrivacyTerms,
@@ -34,6 +36,7 @@ from warren_shared.protocol.messages import (
 from warren_shared.protocol.transfer import Outgoing, new_transfer, transfer_fields
 from warren_shared.tensors.layout import Layout, Weights
 
+ENCRYPT_KEY = ENCRYPT["WARREN_ENCRYPT_KEY"]
 RUN, SECRET = "cafe0001", "patient 17"
 RECORD = "epsilon=1,delta=1e-5,steps=3,examples=40"
 PROMISE = PrivacyTerms(epsilon=1, delta=1e-5, clip=1, contributions=2, distance=1, rounds=5)
@@ -84,7 +87,8 @@ class Process:
         self.published: list[tuple[str, Any]] = []
         self.spent: list[int] = []  # in the ledger, whenever an update was published
         self.loses = False
-        keys = KEYS["client-worker"]["WARREN_VERIFY_KEYS"] if "privacy_limit" in given else None
+        trusts = given.keys() & {"privacy_limit", "keeper_key"}
+        keys = KEYS["client-worker"]["WARREN_VERIFY_KEYS"] if trusts else None
         settings = ClientSettings(
             task="x:y", federation="f", broker_url="amqp://alfa@localhost/f", state_dir=folder,
             verify_keys=keys, **given,
@@ -104,6 +108,9 @@ class Process:
                 raise KeyboardInterrupt
         body = next(iter(bodies))
         self.published.append((kind, decode(memoryview(b"".join(body)))[0]))
+
+    def publish_seed(self, sealed: Any) -> None:
+        self.published.append(("mask", sealed))
 
     def wake(self, participant: Participant) -> None: ...
 
@@ -249,6 +256,32 @@ def test_an_update_that_was_trained_without_noise_is_not_sent(tmp_path: Path) ->
     private.model(1, max_staleness=2)
     (update,) = private.of(UpdateManifest)
     assert (update.base_version, update.num_examples) == (1, 40)
+
+
+def test_what_was_masked_under_other_terms_is_not_sent_but_trained_again(tmp_path: Path) -> None:
+    """The keeper would refuse it, and the round would wait for what it cannot have."""
+    key = UpdateEncryptor.of(ENCRYPT_KEY, "f", "alfa", SEEDS)
+    assert key is not None
+    terms = MaskTerms(
+        keeper=key.key_id, least=3, ring=32, scale=2.0**20, clip=1, weights=[2, 1], examples=100,
+        limb=24,
+    )  # fmt: skip
+    trust = {"keeper_key": ENCRYPT_KEY, "encrypt_key": ENCRYPT_KEY}
+    told = {"fixed_state": {"vocabulary": "12345678"}, "max_staleness": 1}
+    for new, transfers in ((terms, 1), (terms.model_copy(update={"clip": 2.0}), 2)):
+        folder = tmp_path / str(transfers)
+        folder.mkdir()
+        (folder / FILE).write_text('{"format": 1, "claims": []}')
+        first = Process(folder, **trust)
+        first.loses = True
+        with pytest.raises(KeyboardInterrupt):
+            first.model(0, secure=terms, **told)
+        kept = first.keep.get("alfa", first.one._client.layout_for(LocalTraining()))
+        again = Process(folder, **trust)
+        again.model(0, secure=new, **told)
+        (update,) = again.of(UpdateManifest)
+        assert kept is not None
+        assert (update.transfer == kept[0].manifest.transfer) == (new is terms)
 
 
 def test_beyond_the_limit_the_client_ends_and_says_why(tmp_path: Path) -> None:
