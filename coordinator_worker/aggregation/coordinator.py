@@ -164,6 +164,9 @@ class FederatedCoordinator:
             # The noise of what follows has to go on from that of this round all the same.
             self.slots.update(self._initial_slots() | _only(NOISE, self.slots))
             raise
+        # Noise, random numbers under masks and what a client likes to send fill it; the file of a
+        # version, which has no padding, would not have the digest of the model.
+        moved.clear_padding()
         self._is_pending = True
         if self._average is not None:
             for mean, new in zip(self.slots[AVERAGE].runs(), moved.runs(), strict=True):

@@ -335,11 +335,15 @@ class Weights(list[Array]):
     @classmethod
     def uninitialized(cls, layout: Layout) -> "Weights":
         """Memory in the given layout for a caller who writes every tensor; the padding is zero."""
-        buffer = np.empty(layout.size_bytes, np.uint8)
-        ends = (*layout.offsets[1:], layout.size_bytes)
-        for tensor, start, end in zip(layout.tensors, layout.offsets, ends, strict=True):
-            buffer[start + tensor.size_bytes : end] = 0  # chance bytes would be added up as numbers
-        return cls(layout, buffer)
+        found = cls(layout, np.empty(layout.size_bytes, np.uint8))
+        found.clear_padding()  # chance bytes would be added up as numbers
+        return found
+
+    def clear_padding(self) -> None:
+        """Make the bytes that belong to no tensor zeros: a file of the weights has none of them."""
+        ends = (*self.layout.offsets[1:], self.layout.size_bytes)
+        for tensor, start, end in zip(self.layout.tensors, self.layout.offsets, ends, strict=True):
+            self.buffer[start + tensor.size_bytes : end] = 0
 
     @classmethod
     def of(cls, arrays: Iterable[Array], layout: Layout | None = None) -> "Weights":

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from coordinator_worker import FederatedCoordinator
 from coordinator_worker.aggregation.weighted_sum import WeightedSum
 from warren_shared.errors import ConfigError, Rejected
-from warren_shared.tensors.layout import Layout
+from warren_shared.tensors.layout import Layout, Weights
 from warren_shared.tensors.update import Update
 
 
@@ -48,6 +48,22 @@ def test_aggregating_changes_nothing_until_the_result_is_sent(models: list[Model
     for model in models:
         np.testing.assert_array_equal(model.weights[0], [2.0, 3.0])
         np.testing.assert_array_equal(model.weights[1], [4.0])
+
+
+def test_bytes_between_tensors_are_zeros_whatever_updates_have_there() -> None:
+    """Or a version that is kept, whose file has none of them, would not have its own digest."""
+    coordinator = FederatedCoordinator([Model32()])
+    delta = Weights.of([np.ones(3, np.float32)])
+    delta.buffer[12:].view(np.float32)[:] = 5
+    found = coordinator.aggregate([Update(delta, 5)])
+    assert isinstance(found, Weights)
+    assert bytes(found.buffer[12:]) == bytes(4)
+    np.testing.assert_array_equal(found[0], [1, 1, 1])
+
+
+class Model32(Model):
+    def __init__(self) -> None:
+        self.weights = [np.zeros(3, np.float32)]
 
 
 def test_plain_arrays_can_be_sent(models: list[Model]) -> None:
