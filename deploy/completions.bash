@@ -70,11 +70,11 @@ _keeper_worker() {
   local words
   case "${COMP_WORDS[1]}" in
     keys) words="--help --state-dir" ;;
-    check) words="--broker-url --ca --clients --encrypt-key --env-file --help --json --least --log-format --log-level --max-model-bytes --metrics-address --metrics-port --no-spare-mailboxes --privacy --proxy --quorum --ready-file --rounds --settings --spare-mailboxes --state-dir --tls-certificate --token-file --verify-keys --wait-broker-s" ;;
+    check) words="--broker-url --ca --clients --encrypt-key --env-file --help --json --keeper-key --least --log-format --log-level --max-model-bytes --metrics-address --metrics-port --no-spare-mailboxes --privacy --proxy --quorum --ready-file --rounds --settings --spare-mailboxes --state-dir --tls-certificate --token-file --verify-keys --wait-broker-s" ;;
     install) words="--dir --force --help --print --settings --user" ;;
-    *) words="--broker-url --ca --clients --encrypt-key --env-file --help --help-all --least --log-format --log-level --max-model-bytes --metrics-address --metrics-port --no-spare-mailboxes --privacy --proxy --quorum --ready-file --rounds --settings --spare-mailboxes --state-dir --tls-certificate --token-file --verify-keys --version --wait-broker-s" ;;
+    *) words="--broker-url --ca --clients --encrypt-key --env-file --help --help-all --keeper-key --least --log-format --log-level --max-model-bytes --metrics-address --metrics-port --no-spare-mailboxes --privacy --proxy --quorum --ready-file --rounds --settings --spare-mailboxes --state-dir --tls-certificate --token-file --verify-keys --version --wait-broker-s" ;;
   esac
-  [ "$COMP_CWORD" -gt 1 ] || words="keys check install --broker-url --ca --clients --encrypt-key --env-file --help --help-all --least --log-format --log-level --max-model-bytes --metrics-address --metrics-port --no-spare-mailboxes --privacy --proxy --quorum --ready-file --rounds --settings --spare-mailboxes --state-dir --tls-certificate --token-file --verify-keys --version --wait-broker-s"
+  [ "$COMP_CWORD" -gt 1 ] || words="keys check install --broker-url --ca --clients --encrypt-key --env-file --help --help-all --keeper-key --least --log-format --log-level --max-model-bytes --metrics-address --metrics-port --no-spare-mailboxes --privacy --proxy --quorum --ready-file --rounds --settings --spare-mailboxes --state-dir --tls-certificate --token-file --verify-keys --version --wait-broker-s"
   COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
 }
 complete -o default -F _keeper_worker keeper-worker

@@ -33,7 +33,7 @@ BUNDLE: Final = f"use the bundle keeper.env, or {APPLY}"
 def check(settings: KeeperSettings) -> Iterator[Finding]:
     """Findings about settings, keys, broker and folder; nothing of them is changed."""
     try:
-        keys = key_file.read(settings.state_dir)
+        keys = key_file.own(settings.state_dir, settings.keeper_key)
         known = settings.known_clients()
         Verifier.of(settings.verify_keys)
         UpdateEncryptor.of(settings.encrypt_key, settings.federation, KEEPER_USER, MASKS)

@@ -127,5 +127,23 @@ def read(folder: Path) -> KeeperKeys:
         ) from None
 
 
+def own(folder: Path, bundled: str | None) -> KeeperKeys:
+    """The keys in ``folder``, which have to be those of the bundle, where it names them.
+
+    Raises:
+        ConfigError: as `read`, and if they are others: they would open no seed, and a seed that
+            cannot be opened is dropped.
+    """
+    found = read(folder)
+    mine = found.public_line.partition(".")[2]
+    if bundled and bundled.rstrip("=") != mine.rstrip("="):
+        raise ConfigError(
+            f"{FLAG} {folder} has other keys than the bundle names: name the folder in which"
+            " `keeper-worker keys` made those, or have the administrator run `broker-config apply"
+            " --keeper` with the line of these and hand out all bundles again"
+        )
+    return found
+
+
 def _text(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).decode()

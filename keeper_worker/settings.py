@@ -64,6 +64,11 @@ class KeeperSettings(WorkerSettings):
         description="public key of the coordinator that answers are encrypted to; `broker-config`"
         " writes it"
     )
+    keeper_key: str | None = Field(
+        None,
+        description="our own public key for seeds, by which other keys are told; `broker-config`"
+        " writes it",
+    )
     metrics_port: MetricsPort = Field(
         0,
         ge=0,

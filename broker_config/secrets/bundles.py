@@ -155,7 +155,9 @@ def _bundles(
         answers = f"WARREN_KEEPER_VERIFY_KEY={keeper.verify}\n"
         # The coordinator names the key in its models, so that clients see that both mean one.
         extra[naming.COORDINATOR_USER] += seeds + answers
-        extra[naming.KEEPER_USER] = trust  # of the keeper's private keys nothing is known here
+        # Of the keeper's private keys nothing is known here; with its public one it finds out that
+        # it was started with others, which would open no seed.
+        extra[naming.KEEPER_USER] = trust + seeds
         trust += seeds
     extra |= {client: f"WARREN_CLIENT={client}\n{trust}" for client in federation.clients}
     extra |= {fleet.name: f"WARREN_FLEET={fleet.name}\n{trust}" for fleet in federation.fleets}

@@ -79,7 +79,8 @@ class MaskedCohort:
         self._core = self._code.elements + weight_elements(terms)
         self._total = np.zeros(self._core, self._dtype)
         self._figures: dict[str, _FigureSum] = {}
-        self._unmasked: list[Ring] = []
+        # Of each part of the keeper's answer: how many bytes, and what they are subtracted from.
+        self._unmasked: list[tuple[int, Ring | None]] = []
 
     def take(self, row: Row, weight: int, names: FigureNames | None) -> int:
         """Add ``weight`` times a whole update; return the weight.
@@ -118,29 +119,31 @@ class MaskedCohort:
         Those that are of other updates than ours, since a client has told its keeper something
         else, are left out.
         """
-        parts, readable = [self._total], {}
+        readable: dict[str, _FigureSum] = {}
+        self._unmasked = [(self._total.nbytes, self._total)]
         for told in sums:
             ours = self._figures.get(told.names)
-            if ours is not None and ours.says(told):
+            size = told.elements * self._dtype.itemsize
+            if ours is not None and ours.says(told) and told.names not in readable:
                 readable[told.names] = ours
-                parts.append(ours.total)
+                self._unmasked.append((size, ours.total))
             else:
                 log.warning("figures_left_out", "the keeper's sum of figures is of other updates")
-                parts.append(np.zeros(told.elements, self._dtype))
-        self._unmasked, self._figures = parts, readable
-        return sum(part.nbytes for part in parts)
+                self._unmasked.append((size, None))
+        self._figures = readable
+        return sum(size for size, _ in self._unmasked)
 
     def subtract(self, start: int, data: memoryview) -> None:
         """Take a piece of the masks' sums off, from byte ``start`` on."""
         at = 0
-        for part in self._unmasked:
-            low, high = max(start, at), min(start + len(data), at + part.nbytes)
-            if low < high:
+        for size, part in self._unmasked:
+            low, high = max(start, at), min(start + len(data), at + size)
+            if part is not None and low < high:
                 values = np.frombuffer(data[low - start : high - start], part.dtype)
                 first = (low - at) // part.itemsize
                 here = part[first : first + values.size]
                 np.subtract(here, values, out=here)
-            at += part.nbytes
+            at += size
 
     def finish(self) -> None:
         """The masks are off: read what the figures say."""

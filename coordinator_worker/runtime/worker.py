@@ -72,6 +72,7 @@ from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state import roster
 from coordinator_worker.state.round_record import EvaluationSummary, RoundRecord
 from coordinator_worker.state.training_state import Best, State, status, with_figures
+from warren_shared.amqp.backoff import backoff_s
 from warren_shared.amqp.delivery import Delivery
 from warren_shared.errors import BrokerUnavailable, ConfigError, Stopped
 from warren_shared.observability.event_bus import Timings
@@ -146,6 +147,7 @@ class CoordinatorWorker:
         # The transfers that the open round has to be made of, since the keeper has given the sum of
         # their masks for it; all others are for the next.
         self._given: frozenset[str] | None = None
+        self._damaged = 0  # answers of the keeper in a row
         self._left_over = False  # some are, and come again when the round is closed
         self._overdue = False
         self._abandoned = 0  # epoch of which nothing more is taken: it lacks a message
@@ -783,8 +785,11 @@ class CoordinatorWorker:
                 told = self._keeper.ask(request, cohort, self._patience.goes_on)
         except Damaged as error:
             log.warning("masks_damaged", "%s; the round begins again", error)
+            self._damaged += 1
+            self._loop.stopped_within(backoff_s(self._damaged))
             self._begin_again()
             return False
+        self._damaged = 0
         if told is not None:
             self._patience.answered()
         if isinstance(told, Unmasked):

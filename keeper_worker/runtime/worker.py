@@ -129,7 +129,7 @@ class KeeperWorker:
         Raises:
             ConfigError: a setting, or what it names, cannot be used.
         """
-        keys = key_file.read(settings.state_dir)
+        keys = key_file.own(settings.state_dir, settings.keeper_key)
         writable(settings.state_dir, key_file.FLAG)
         verifier = Verifier.of(settings.verify_keys)
         encryptor = UpdateEncryptor.of(

@@ -101,3 +101,4 @@ def move(old: Weights, change: ModelChange, into: Weights) -> None:
             np.add(target, piece.view(run.dtype), out=target)
         else:
             np.copyto(target, piece.view(run.dtype))
+    into.clear_padding()  # codes of a block fill it, and no file of the model would have it

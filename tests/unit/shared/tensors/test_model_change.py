@@ -10,7 +10,7 @@ from warren_shared.protocol.codec import model_layout, tensor_entries
 from warren_shared.protocol.messages import ModelManifest
 from warren_shared.protocol.transfer import transfer_fields
 from warren_shared.tensors.compression import BLOCK, size_bytes
-from warren_shared.tensors.layout import Layout, Weights
+from warren_shared.tensors.layout import Layout, Weights, bytes_of
 from warren_shared.tensors.model_change import (
     DOWNLINKS,
     ModelChange,
@@ -146,3 +146,16 @@ def test_the_size_of_a_change_follows_from_the_layout() -> None:
 def test_a_change_without_what_it_needs_is_no_message(fields: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="a change has an encoding"):
         manifest(**fields)
+
+
+@pytest.mark.parametrize("encoding", DOWNLINKS)
+def test_what_belongs_to_no_tensor_stays_zero(encoding: str) -> None:
+    """Or a file of the model, which has no padding, would not have the model's digest."""
+    draw = np.random.default_rng(1)
+    old = Weights.of([draw.standard_normal(7).astype(np.float32)])
+    new = Weights.of([draw.standard_normal(7).astype(np.float32)])
+    change, sent = encoded_change(old, new, encoding, "ab" * 8)
+    received = Weights.uninitialized(old.layout)
+    move(old, change, received)
+    assert not sent.buffer[28:].any()
+    assert bytes_of(received.buffer) == bytes_of(sent.buffer)
