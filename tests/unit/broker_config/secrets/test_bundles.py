@@ -42,6 +42,7 @@ def test_a_keeper_is_told_where_the_broker_is_and_the_coordinators_public_keys(
         "WARREN_BROKER_URL": "amqps://keeper:password-keeper@broker.example:5671/warren",
         "WARREN_VERIFY_KEYS": ",".join(keys.verify),
         "WARREN_ENCRYPT_KEY": keys.encrypt,
+        "WARREN_KEEPER_KEY": ENCRYPT,
         "WARREN_CA": "QUJD",
     }
 
@@ -55,7 +56,7 @@ def test_clients_get_the_key_to_encrypt_to_and_the_coordinator_the_one_to_verify
         assert found[contributor]["WARREN_ENCRYPT_KEY"] == ensure_keys(tmp_path).encrypt
     assert found["coordinator"]["WARREN_KEEPER_VERIFY_KEY"] == VERIFY
     knows = {user for user, said in found.items() if any("KEEPER" in name for name in said)}
-    assert knows == {"hospital-a", "phone", "coordinator"}
+    assert knows == {"hospital-a", "phone", "coordinator", "keeper"}
     assert found["coordinator"]["WARREN_KEEPER_KEY"] == ENCRYPT
     assert [user for user in knows if "WARREN_KEEPER_VERIFY_KEY" in found[user]] == ["coordinator"]
 
@@ -86,7 +87,7 @@ def test_another_keeper_makes_the_bundles_of_those_who_know_it_out_of_date(tmp_p
     assert outdated_bundles(tmp_path, KEPT, ADDRESS, PASSWORDS) == []
     other = replace(KEPT, keeper=OTHER_KEEPER)
     found = {path.stem for path in outdated_bundles(tmp_path, other, ADDRESS, PASSWORDS)}
-    assert found == {"coordinator", "hospital-a", "phone"}
+    assert found == {"coordinator", "hospital-a", "phone", "keeper"}
 
 
 def test_other_keys_of_the_coordinator_reach_the_keeper(tmp_path: Path) -> None:
