@@ -5,12 +5,13 @@ VENV := .venv
 BARE := .venv-coordinator
 FLOWER := .venv-flower
 TORCH := .venv-torch
+SITE := .venv-site
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo screenshots settings heart-disease credit-default fashion-phones air-quality language-adapters \
+.PHONY: help demo screenshots settings site heart-disease credit-default fashion-phones air-quality language-adapters \
 	linear-regression bench bench-short plots experiments \
 	chaos cluster fuzz soak property admin-crashes check test test-torch test-all long deployments test-rabbitmq4 lint types imports unit format clean
 
@@ -110,6 +111,12 @@ settings: $(VENV)/.dev ## write what is written from the code: settings, metrics
 	@$(BIN)/python deploy/grafana/dashboard.py
 	@$(BIN)/python tools/completions.py
 
+# -E: all pages, since a warning about one that is not built again would not be seen. To look at it with
+# excerpts in its search: python3 -m http.server -d site.
+site: $(SITE)/.installed ## the documents as a site with search, in English and Chinese: site/index.html
+	@$(if $(OUT),,rm -rf site)
+	@$(SITE)/bin/sphinx-build --quiet -E -n -W --keep-going -c tools/site -d $(SITE)/doctrees . $(or $(OUT),site)
+
 # Which are all slow: not even to be imported.
 WITH_TENSORFLOW := test_keras test_random_models test_labels test_export test_public_names
 
@@ -141,7 +148,7 @@ AT_ONCE = $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile --no-loadscope
 
 # The workers under test are real processes; their coordinator comes from an environment that has
 # no TensorFlow in it, so that it cannot come to need it.
-unit: $(VENV)/.dev $(BARE)/.installed $(VENV)/.programs
+unit: $(VENV)/.dev $(BARE)/.installed $(SITE)/.installed $(VENV)/.programs
 	TEST_COORDINATOR_WORKER=$(CURDIR)/$(BARE)/bin/coordinator-worker \
 	  $(BIN)/python -m pytest -m "not long" $(AT_ONCE)
 
@@ -167,7 +174,7 @@ format: $(VENV)/.dev ## bring the code into shape
 	$(BIN)/ruff check --fix .
 
 clean: ## remove what was installed and produced here
-	rm -rf $(VENV) $(BARE) $(FLOWER) $(TORCH) .rabbitmq4 .engine runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(BARE) $(FLOWER) $(TORCH) $(SITE) .rabbitmq4 .engine runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 # --- environments: made again when what they are made from changes ---------------------------------
 
@@ -226,6 +233,13 @@ $(TORCH)/.installed: pyproject.toml constraints.txt | $(TORCH)/bin/python
 	@echo "installing PyTorch, JAX and transformers into $(TORCH): a minute or two, once" >&2
 	@$(TORCH)/bin/python -m pip install $(PIP_FLAGS) --upgrade pip
 	@$(TORCH)/bin/python -m pip install $(PIP_FLAGS) --editable '.[torch]' --group torch
+	@touch $@
+
+# Without Warren: pages need the documents alone, docs/reference.md has the docstrings.
+$(SITE)/.installed: pyproject.toml constraints.txt | $(SITE)/bin/python
+	@echo "installing Sphinx into $(SITE)" >&2
+	@$(SITE)/bin/python -m pip install $(PIP_FLAGS) --upgrade pip
+	@$(SITE)/bin/python -m pip install $(PIP_FLAGS) --group site
 	@touch $@
 
 # Debian ships python3 without the part that makes environments.
