@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 from warren_shared.errors import ConfigError
 
 WIDTH, HEIGHT = 560, 240
-LEFT, RIGHT, TOP, BOTTOM = 62, 130, 14, 40
+LEFT, RIGHT, TOP, BOTTOM = 76, 130, 14, 40
 COLOURS: Final = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#666666")
 PREFIX: Final = "metric/"
 
@@ -56,6 +56,12 @@ class Curve:
         """What a notebook shows."""
         return self.svg()
 
+    def _y_title(self) -> str:
+        """The figure that is drawn, or what all of several are."""
+        if len(self.lines) == 1:
+            return next(iter(self.lines))[:30]
+        return "loss" if all("loss" in name for name in self.lines) else "metric"
+
     def _parts(self) -> Iterator[str]:
         every = [point for points in self.lines.values() for point in points]
         left, right = _range([x for x, _ in every])
@@ -84,6 +90,8 @@ class Curve:
             )
         yield (
             f'<text x="{LEFT + width / 2:.0f}" y="{HEIGHT - 8}" text-anchor="middle">version</text>'
+            f'<text transform="translate(14 {TOP + height / 2:.0f}) rotate(-90)"'
+            f' text-anchor="middle">{escape(self._y_title())}</text>'
         )
         for number, (name, points) in enumerate(self.lines.items()):
             colour = COLOURS[number]

@@ -17,10 +17,10 @@ from warren_shared.errors import ConfigError
 from warren_shared.service import lifecycle
 
 ABOUT = (
-    "Show a running federation: quorum, rounds, metrics, and each client's lag, staleness, bytes,"
-    " norm, missed rounds and share of the data; with more clients than lines, those that stand"
-    " out. A line for each event instead where there is no terminal. Takes the watcher's bundle,"
-    " on any machine; ends with the run."
+    "Show a running federation: quorum, rounds, metrics, and each client's rounds behind,"
+    " staleness, bytes, norm, missed rounds and share of the data; with more clients than lines,"
+    " those that stand out. A line for each event instead where there is no terminal. Takes"
+    " the watcher's bundle, on any machine; ends with the run."
 )
 
 

@@ -1,9 +1,12 @@
 "use strict";
 
-const FRAME = { left: 56, right: 14, top: 10, bottom: 26 };
+const FRAME = { left: 74, right: 14, top: 10, bottom: 44 };
+const LETTER = 7; // how wide one is, about
 
-// Axes of a chart; returns what turns values into places.
-function axes(svg, width, height, [x0, x1], [y0, y1], written = short) {
+const cut = (words, most) => (words.length > most ? `${words.slice(0, most - 1)}…` : words);
+
+// Axes of a chart with their titles; returns what turns values into places.
+function axes(svg, width, height, [x0, x1], [y0, y1], [xTitle, yTitle], written = short) {
   const x = (value) =>
     FRAME.left + ((value - x0) / (x1 - x0 || 1)) * (width - FRAME.left - FRAME.right);
   const y = (value) =>
@@ -14,12 +17,22 @@ function axes(svg, width, height, [x0, x1], [y0, y1], written = short) {
     const place = { x: FRAME.left - 6, y: y(tick) + 4, "text-anchor": "end" };
     svg.append(shape("text", place, written(tick)));
   }
+  const [top, bottom] = [FRAME.top, height - FRAME.bottom];
+  const turned = `translate(14 ${(top + bottom) / 2}) rotate(-90)`;
+  const place = { class: "axis", transform: turned, "text-anchor": "middle" };
+  const words = cut(yTitle, Math.floor((bottom - top) / LETTER));
+  svg.append(titled(shape("text", place, words), yTitle));
+  xAxis(svg, height, (FRAME.left + width - FRAME.right) / 2, xTitle);
   return [x, y];
+}
+
+function xAxis(svg, height, x, title) {
+  svg.append(shape("text", { class: "axis", x, y: height - 6, "text-anchor": "middle" }, title));
 }
 
 function below(svg, height, places) {
   for (const [x, words] of places) {
-    svg.append(shape("text", { x, y: height - 6, "text-anchor": "middle" }, words));
+    svg.append(shape("text", { x, y: height - 26, "text-anchor": "middle" }, words));
   }
 }
 
@@ -40,7 +53,7 @@ function curve(width, points, name, best) {
   const [first, last] = [points[0][0], points[points.length - 1][0]];
   const told = `${name} from ${figure(values[0])} to ${figure(values[values.length - 1])},`;
   const svg = chart(width, height, `${told} rounds ${first} to ${last}`);
-  const [x, y] = axes(svg, width, height, [first, last], [low - room, high + room]);
+  const [x, y] = axes(svg, width, height, [first, last], [low - room, high + room], ["round", name]);
   below(svg, height, wholeTicks(first, last, width / 90).map((tick) => [x(tick), short(tick)]));
   const path = points.map(([v, value], n) => `${n ? "L" : "M"}${x(v).toFixed(1)} ${y(value).toFixed(1)}`);
   svg.append(shape("path", { class: "curve", d: path.join("") }));
@@ -68,7 +81,7 @@ function histogram(width, counts) {
   const most = Math.max(...Object.values(counts));
   const told = late.map((s) => `${counts[s]} updates ${s} late`).join(", ");
   const svg = chart(width, height, told);
-  const [x, y] = axes(svg, width, height, [-0.5, last + 0.5], [0, most]);
+  const [x, y] = axes(svg, width, height, [-0.5, last + 0.5], [0, most], ["versions late", "updates"]);
   const wide = Math.min(60, (x(1) - x(0)) * 0.8);
   for (const s of late) {
     const box = { class: "bar", x: x(s) - wide / 2, width: wide, y: y(counts[s]), rx: 2 };
@@ -87,7 +100,7 @@ function traffic(width, rounds) {
   const most = Math.max(...shown.map((r) => Math.max(r.bytes_up, r.bytes_down ?? 0)), 1);
   const svg = chart(width, height, `bytes of the last ${plural(shown.length, "round")}`);
   const edges = [-0.5, Math.max(9.5, shown.length - 0.5)];
-  const [x, y] = axes(svg, width, height, edges, [0, most], (tick) => size(tick));
+  const [x, y] = axes(svg, width, height, edges, [0, most], ["round", "bytes"], (tick) => size(tick));
   const wide = Math.min(14, (x(1) - x(0)) * 0.4);
   shown.forEach((round, n) => {
     for (const [kind, bytes, left] of [
@@ -120,15 +133,14 @@ function heat(width, clients, version) {
   const known = Math.max(0, ...clients.map((line) => line.strip.length));
   const rounds = Math.min(known, Math.floor((width - names - 4) / least));
   if (!rounds) return nothing("No round has closed yet.");
-  const height = clients.length * high + 26;
+  const height = clients.length * high + 46;
   const label = `who was in the last ${plural(rounds, "round")}; the table below has it in figures`;
   const svg = chart(width, height, label);
   const wide = Math.min(24, (width - names - 4) / rounds);
   const x = (v) => names + (v - (version - rounds + 1)) * wide;
   clients.forEach((line, row) => {
     const y = row * high;
-    const most = Math.floor(names / 7.5);
-    const name = line.client.length > most ? `${line.client.slice(0, most - 1)}…` : line.client;
+    const name = cut(line.client, Math.floor(names / 7.5));
     const place = { x: names - 8, y: y + 12, "text-anchor": "end" };
     svg.append(titled(shape("text", place, name), line.client));
     const strip = line.strip.slice(-rounds);
@@ -146,5 +158,6 @@ function heat(width, clients, version) {
   });
   const shown = wholeTicks(version - rounds + 1, version, width / 90);
   below(svg, height, shown.map((v) => [x(v) + wide / 2, short(v)]));
+  xAxis(svg, height, names + (rounds * wide) / 2, "round");
   return svg;
 }

@@ -35,7 +35,7 @@ function clientTable(lines, metrics, now) {
     ["client", "words", "its name on the broker"],
     ["status", "words", "in, late, gone or silent"],
     ["now", "", "whether its update is in the round in progress"],
-    ["behind", "", "rounds since it was in one"],
+    ["behind", "", "rounds since its last contribution"],
     ["stale", "", "how many versions late its newest update was"],
     ["missed", "", "of the last 60 rounds since it is known, those without it"],
     ["data", "", "its share of all examples"],

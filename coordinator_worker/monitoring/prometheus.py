@@ -194,8 +194,8 @@ class _Members:
         )
         self._clients = meters.gauges(
             "warren_clients",
-            "clients by how they take part: in the newest model, late, gone, or silent since they"
-            " joined (`coordinator-worker participation`)",
+            "clients by how they take part: in the newest model, late (up to ten rounds behind),"
+            " gone, or silent since they joined (`coordinator-worker participation`)",
             "status",
         )
         self._share = meters.gauges(

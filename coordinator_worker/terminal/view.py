@@ -212,7 +212,7 @@ def _columns(view: FederationView, rows: list[Row]) -> list[Column]:
         Column("client", names, numbers=False),
         Column("", [Text("●", "green") if now else Text("·", "dim") for now in here]),
         Column("status", [_status(row) for row in rows], numbers=False),
-        Column("lag", [Text(str(row.behind)) for row in rows]),
+        Column("behind", [Text(str(row.behind)) for row in rows]),
         Column(
             "stale",
             [Text(UNKNOWN if row.late is None else str(row.late)) for row in rows],

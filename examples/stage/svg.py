@@ -5,9 +5,10 @@ from html import escape
 from math import ceil, floor, log10
 
 WIDTH, HEIGHT = 500, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 34
+LEFT, RIGHT, TOP, BOTTOM = 66, 14, 14, 34
 ROW = 34
 NAMES = 190
+TITLE = 14
 SLACK = 1e-9  # what rounding does to a quotient
 
 
@@ -21,7 +22,10 @@ def ticks(low: float, high: float, count: int = 5) -> list[tuple[float, str]]:
 
 
 def curves(lines: Sequence[Sequence[float]], name: str) -> str:
-    """Thin lines, one for each run, and their mean as a thick one, over rounds from 1."""
+    """Thin lines, one for each run, and their mean as a thick one, over rounds from 1.
+
+    ``name`` is the title of the vertical axis.
+    """
     values = [value for line in lines for value in line]
     low, high = min(values), max(values)
     high = high if high > low else low + 1.0
@@ -49,17 +53,23 @@ def curves(lines: Sequence[Sequence[float]], name: str) -> str:
     whole = [line for line in lines if len(line) == longest]
     mean = [sum(column) / len(whole) for column in zip(*whole, strict=True)]
     drawn = "".join(path(line, "thin") for line in lines) + path(mean, "thick")
-    label = f'<text class="tick" x="{WIDTH / 2}" y="{HEIGHT - 1}" text-anchor="middle">'
-    return _svg(WIDTH, HEIGHT, name, f"{grid}{drawn}{label}round</text>")
+    middle, centre = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
+    titles = f'<text class="tick" x="{middle}" y="{HEIGHT - 1}" text-anchor="middle">round</text>'
+    titles += f'<text class="tick" transform="translate(12 {centre}) rotate(-90)" '
+    titles += f'text-anchor="middle">{escape(name)}</text>'
+    return _svg(WIDTH, HEIGHT, name, f"{grid}{drawn}{titles}")
 
 
 def dots(rows: Sequence[tuple[str, str, float, Sequence[float]]], name: str) -> str:
-    """A dot for each model's mean and a fainter one for each run: (heading, class, mean, runs)."""
+    """A dot for each model's mean and a fainter one for each run: (heading, class, mean, runs).
+
+    ``name`` is the title of the horizontal axis.
+    """
     values = [value for *_, runs in rows for value in runs]
     low, high = min(values), max(values)
     margin = (high - low or 1.0) * 0.05
     low, high = low - margin, min(1.0, high + margin) if high <= 1.0 else high + margin
-    height = ROW * len(rows) + BOTTOM
+    height = ROW * len(rows) + BOTTOM + TITLE
 
     def x(value: float) -> float:
         return NAMES + (WIDTH * 1.6 - NAMES - 60) * (value - low) / (high - low)
@@ -67,8 +77,10 @@ def dots(rows: Sequence[tuple[str, str, float, Sequence[float]]], name: str) -> 
     drawn = ""
     for value, written in ticks(low, high, count=6):
         drawn += f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="4" '
-        drawn += f'y2="{height - BOTTOM + 4}"/><text class="tick" x="{x(value):.1f}" '
-        drawn += f'y="{height - 10}" text-anchor="middle">{written}</text>'
+        drawn += f'y2="{height - BOTTOM - TITLE + 4}"/><text class="tick" x="{x(value):.1f}" '
+        drawn += f'y="{height - TITLE - 10}" text-anchor="middle">{written}</text>'
+    drawn += f'<text class="tick" x="{(x(low) + x(high)) / 2:.1f}" y="{height - 5}" '
+    drawn += f'text-anchor="middle">{escape(name)}</text>'
     for number, (heading, css, mean, runs) in enumerate(rows):
         y = ROW * number + ROW / 2
         drawn += f'<text class="name {css}" x="{NAMES - 12}" y="{y + 4}" text-anchor="end">'

@@ -109,7 +109,20 @@ def test_a_federation_is_seen_as_it_runs_and_a_reload_keeps_its_history(
         label = page.locator("#metric-chart svg").get_attribute("aria-label")
         assert label is not None
         assert label.startswith("loss from ")
+        assert titles_of_axes(page) == {
+            "metric-chart": ["loss", "round"],
+            "staleness-chart": ["updates", "versions late"],
+            "traffic-chart": ["bytes", "round"],
+            "heat-chart": ["round"],
+        }
         assert page.errors == []
+
+
+def titles_of_axes(page: Page) -> dict[str, list[str]]:
+    """By chart, without what a title says of itself when one points at it."""
+    names = ("metric-chart", "staleness-chart", "traffic-chart", "heat-chart")
+    words = "found => found.map(title => title.firstChild.data)"
+    return {name: page.locator(f"#{name} .axis").evaluate_all(words) for name in names}
 
 
 def accepted(events: Events, client: str, have: int, **metrics: float) -> None:

@@ -69,6 +69,13 @@ def test_the_page_shows_every_model_and_needs_nothing_but_itself(
     write_html(tmp_path / "report.html", figures, FACTS, history)
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 3
+    for axis, how_often in (
+        ("round", 2),
+        ("Global model&#x27;s AUC", 1),
+        ("Loss", 1),
+        ("AUC of each model", 1),
+    ):
+        assert page.count(f">{axis}</text>") == how_often
     for _, heading in figures.models:
         assert heading in page
     assert summary(figures, FACTS) in page

@@ -38,6 +38,13 @@ def test_losses_are_drawn_unless_others_are_named() -> None:
         Curve.of([{"version": 1}])
 
 
+def test_both_axes_have_titles() -> None:
+    for metrics, title in (["auc"], "auc"), ([], "loss"), (["auc", "loss"], "metric"):
+        drawn = Curve.of(HISTORY, metrics).svg()
+        assert f'rotate(-90)" text-anchor="middle">{title}</text>' in drawn
+        assert ">version</text>" in drawn
+
+
 def test_a_name_from_a_client_is_text_and_no_markup() -> None:
     drawn = Curve.of([{"version": 1, "metric/<script>&": 1.0}]).svg()
     assert "<script>" not in drawn

@@ -139,7 +139,7 @@ def test_no_line_is_wider_than_the_terminal_and_what_matters_is_never_cut(
     text = drawn(board, width)
     assert max(map(len, text.splitlines())) <= width
     (heading,) = [line for line in text.splitlines() if line.startswith("client ")]
-    for column in ("status", "lag", "stale", "missed", "data", "size", "norm", "seen"):
+    for column in ("status", "behind", "stale", "missed", "data", "size", "norm", "seen"):
         assert column in heading
     assert "university-hospital-3" in text
     assert "…" not in text
