@@ -1,6 +1,6 @@
 "use strict";
 
-const FRAME = { left: 74, right: 14, top: 10, bottom: 44 };
+const FRAME = { left: 82, right: 14, top: 10, bottom: 44 };
 const LETTER = 7; // how wide one is, about
 
 const cut = (words, most) => (words.length > most ? `${words.slice(0, most - 1)}…` : words);

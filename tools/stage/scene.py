@@ -57,18 +57,18 @@ class Scene:
                 stderr=log,
             )
 
-    def client(self, name: str, shard: int, user: str = "", **arguments: object) -> None:
-        """Start a client."""
-        words = [w for key, value in arguments.items() for w in (f"--{key}", str(value))]
-        task = ("--task", "tools.stage.task:site", "--shard", str(shard))
-        self.start(name, "client-worker", *task, *words, user=user)
+    def client(self, name: str, shard: int | None, user: str = "", **arguments: object) -> None:
+        """Start a client; a replica's shard is its slot in the fleet."""
+        given = arguments if shard is None else {"shard": shard, **arguments}
+        words = [w for key, value in given.items() for w in (f"--{key}", str(value))]
+        self.start(name, "client-worker", "--task", "tools.stage.task:site", *words, user=user)
 
     def end(self, name: str) -> None:
         """End a worker as its machine's power cut would."""
         self.processes[name].kill()
         self.processes[name].wait()
 
-    def picture(self) -> FederationView:
+    def view(self) -> FederationView:
         """How the federation is now."""
         return fetch_snapshot(self.watcher, "screenshots") or FederationView()
 
@@ -96,7 +96,7 @@ def scene(home: Path, rounds: int | None = None) -> Iterator[Scene]:
         made.client(SLOW, 5, examples=1500, seconds=2.8)
         made.client(AWAY, 6, examples=500, seconds=0.9)
         for number in range(FLEET.size - 1):
-            made.client(f"phone-{number}", 10 + number, user=FLEET.name, seconds=1.8, examples=80)
+            made.client(f"phone-{number}", None, user=FLEET.name, seconds=1.8, examples=80)
         words = ["--quorum", str(QUORUM), "--max-staleness", "2", "--monitor", "eval_accuracy:max"]
         words += ["--max-update-norm", "3"]
         if rounds is not None:
