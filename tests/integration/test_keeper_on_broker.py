@@ -136,6 +136,7 @@ def test_a_keeper_comes_with_queues_a_user_and_a_bundle_and_all_bundles_are_to_h
         f"WARREN_BROKER_URL={url(home, 'keeper')}",
         f"WARREN_VERIFY_KEYS={','.join(keys.verify)}",
         f"WARREN_ENCRYPT_KEY={keys.encrypt}",
+        f"WARREN_KEEPER_KEY={ENCRYPT}",
     ]
     assert f"WARREN_KEEPER_KEY={ENCRYPT}\n" in bundle_path(home, "alfa").read_text()
     told = bundle_path(home, "coordinator").read_text()
