@@ -1,7 +1,6 @@
 """``coordinator-worker alarm``: a program or an address that hears when something is gone."""
 
 import argparse
-import json
 import os
 import shlex
 import subprocess
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 from coordinator_worker.monitoring.alarms import Alarm, Alarms
 from coordinator_worker.monitoring.events import FederationFinished, Stamped
 from coordinator_worker.monitoring.follower import Follower
+from warren_shared import strict_json
 from warren_shared.config import settings
 from warren_shared.errors import ConfigError
 from warren_shared.observability import log
@@ -100,7 +100,7 @@ def _call(url: str, facts: dict[str, object]) -> None:
 
     try:
         answer = urllib3.request(
-            "POST", url, body=json.dumps(facts).encode(), timeout=PATIENCE_S, retries=2,
+            "POST", url, body=strict_json.dumps(facts).encode(), timeout=PATIENCE_S, retries=2,
             headers={"Content-Type": "application/json"},
         )  # fmt: skip
     except urllib3.exceptions.HTTPError as error:
