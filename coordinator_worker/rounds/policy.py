@@ -7,6 +7,7 @@ from typing import Self
 from coordinator_worker.aggregation.aggregators import Aggregator
 from coordinator_worker.rounds.privacy_rules import PrivacyRules
 from coordinator_worker.rounds.secure_rules import SecureRules
+from coordinator_worker.rounds.staleness import share_of
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import State
 from warren_shared.config.client_privacy import ClientPrivacy
@@ -129,9 +130,7 @@ class Policy:
             )
         if self.secure is not None:
             return float(self.secure.weights[staleness])
-        if self.hinge is None:
-            return float((1.0 + staleness) ** -self.staleness_exponent)
-        return 1.0 / (self.staleness_exponent * max(0, staleness - self.hinge) + 1.0)
+        return share_of(staleness, self.staleness_exponent, self.hinge)
 
     @property
     def hides_figures(self) -> bool:

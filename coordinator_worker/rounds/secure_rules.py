@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 
 from coordinator_worker.aggregation.masked_cohort import Masking
 from coordinator_worker.rounds.privacy_rules import PrivacyRules
+from coordinator_worker.rounds.staleness import share_of
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import State
 from warren_shared.config import parameters
@@ -208,13 +209,8 @@ def weights_of(settings: CoordinatorSettings) -> tuple[int, ...]:
     than they have to be, since each doubling costs a bit of all updates.
     """
     exponent, hinge = settings.staleness_exponent, settings.staleness_hinge
-
-    def share(late: int) -> float:
-        if hinge is None:
-            return float((1.0 + late) ** -exponent)
-        return 1.0 / (exponent * max(0, late - hinge) + 1.0)
-
-    halves = [round(-log2(share(late))) for late in range(settings.max_staleness + 1)]
+    shares = (share_of(late, exponent, hinge) for late in range(settings.max_staleness + 1))
+    halves = [round(-log2(share)) for share in shares]
     deepest = min(max(halves), HALF_BITS)
     return tuple(1 << max(0, deepest - half) for half in halves)
 
