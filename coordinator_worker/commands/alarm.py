@@ -45,7 +45,7 @@ def run(argv: list[str]) -> None:
         raise ConfigError("say what to do: --run 'PROGRAM …' or --url ADDRESS")
     log.configure(given.log_format, given.log_level)
     stopped = threading.Event()
-    lifecycle.on_stop_signal(lambda: threading.Thread(target=stopped.set).start())
+    lifecycle.on_stop_signal(stopped.set)
 
     def changed(event: Stamped | None) -> None:
         finished = event is not None and isinstance(event.event, FederationFinished)

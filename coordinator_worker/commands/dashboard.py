@@ -28,7 +28,7 @@ def run(argv: list[str]) -> None:
         save(given, asked.save)
         return
     stopped = threading.Event()
-    lifecycle.on_stop_signal(lambda: threading.Thread(target=stopped.set).start())
+    lifecycle.on_stop_signal(stopped.set)
     serve(given, (asked.address, asked.port), stopped, _say)
 
 

@@ -55,7 +55,7 @@ def show(given: settings.WatcherSettings) -> None:
 def follow(given: settings.WatcherSettings) -> None:
     """Show it live: a table on a terminal, lines elsewhere."""
     stopped = threading.Event()
-    lifecycle.on_stop_signal(lambda: threading.Thread(target=stopped.set).start())
+    lifecycle.on_stop_signal(stopped.set)
     console = Console()
 
     def changed(event: Stamped | None) -> None:

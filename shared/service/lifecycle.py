@@ -2,10 +2,11 @@
 
 import os
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import FrameType
 from typing import Final
 
 from warren_shared.errors import WarrenError
@@ -58,17 +59,29 @@ def on_stop_signal(stop: Callable[[], None]) -> StopSignal:
 
     Returns what knows which signal came.
 
-    ``stop`` runs between two bytecodes of the main thread, so it may only do what is safe while
-    that thread holds any lock: ``SimpleQueue.put`` is.
+    ``stop`` runs on a thread of its own. Python runs a handler on the main thread, between two
+    bytecodes, and one that waits for a lock runs none: a signal that comes just before it begins to
+    wait, or that the kernel gives another thread, would be heeded when the wait is over, which may
+    be never. What the interpreter writes to a wakeup descriptor is there at once.
     """
     asked = StopSignal()
-
-    def received(number: int, _frame: FrameType | None) -> None:
-        if asked.number is not None:
-            os._exit(128 + number)
-        asked.number = number
-        stop()
-
-    signal.signal(signal.SIGINT, received)
-    signal.signal(signal.SIGTERM, received)
+    hears, tells = socket.socketpair()
+    tells.setblocking(False)
+    signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: None)
+    told = (hears, tells, asked, stop)
+    threading.Thread(target=_heed, args=told, name="signals", daemon=True).start()
     return asked
+
+
+def _heed(
+    hears: socket.socket, _tells: socket.socket, asked: StopSignal, stop: Callable[[], None]
+) -> None:
+    while number := hears.recv(1):
+        if number[0] not in (signal.SIGINT, signal.SIGTERM):
+            continue
+        if asked.number is not None:
+            os._exit(128 + number[0])
+        asked.number = number[0]
+        stop()

@@ -222,8 +222,11 @@ def test_neither_ctrl_c_nor_a_kill_leaves_anything(workers: str, number: signal.
         ports, pids = ports_of(folder), [each.pid for each in processes_of(folder)]
         pids += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
         assert len(pids) >= 4
-        process.send_signal(number)
-        _, error = process.communicate(timeout=DEADLINE_S)
+        try:
+            process.send_signal(number)
+            _, error = process.communicate(timeout=DEADLINE_S)
+        finally:
+            process.kill()
     if number is signal.SIGINT:
         assert process.returncode == -signal.SIGINT
         assert error.rstrip().endswith("KeyboardInterrupt")

@@ -1,0 +1,61 @@
+"""Signals that ask a worker to stop."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support.pace import DEADLINE_S
+from tests.support.processes import ROOT
+
+# The main thread takes no signal, so that the kernel gives it to another one: what happens to every
+# process now and then is what happens to this one always.
+DEAF = """
+    import signal, sys, threading, time
+    from warren_shared.service.lifecycle import on_stop_signal
+    stopped = threading.Event()
+    asked = on_stop_signal({stop})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGINT, signal.SIGTERM}})
+    print("waits", flush=True)
+    stopped.wait()
+    print("stopped", flush=True)
+    sys.exit(asked.exit_code)
+"""
+
+
+@contextmanager
+def started(stop: str) -> Iterator["subprocess.Popen[str]"]:
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(DEAF.format(stop=stop))],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "waits\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_heeded_while_the_main_thread_waits_for_a_lock(number: signal.Signals) -> None:
+    with started("stopped.set") as process:
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=DEADLINE_S)
+    assert said == "stopped\n"
+    assert process.returncode == 128 + number
+
+
+def test_the_second_signal_ends_a_process_that_does_not_stop() -> None:
+    with started("lambda: print('asked', flush=True)") as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=DEADLINE_S)
+    assert said == ""
+    assert process.returncode == 128 + signal.SIGTERM
