@@ -16,6 +16,7 @@ REJECTED_QUEUE: Final = "update.rejected"
 EVENT_EXCHANGE: Final = "event"
 STATE_QUEUE: Final = "event.state"
 NEWEST_QUEUE: Final = "coordinator.newest"
+ENROLLED_QUEUE: Final = "coordinator.enrolled"
 
 # Secure aggregation: seeds from clients to the keeper, what the coordinator asks it, what it says.
 MASK_QUEUE: Final = "mask"

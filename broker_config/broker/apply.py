@@ -93,7 +93,7 @@ def perform(planned: Plan, management: Management) -> list[Difference]:
         management.put("vhosts", topology.vhost, body={})
         found += check(topology, management)
     if found:
-        _let_ourselves_in(topology.vhost, management)
+        let_ourselves_in(topology.vhost, management)
     wrong = {(difference.kind, difference.name) for difference in found}
     for user in topology.users:
         if ("user", user.name) in wrong or user.name in planned.foreign:
@@ -123,8 +123,11 @@ def foreign_passwords(
     ]
 
 
-def _let_ourselves_in(vhost: str, management: Management) -> None:
-    # A user who creates a vhost may not yet declare anything in it.
+def let_ourselves_in(vhost: str, management: Management) -> None:
+    """Give the user we are all rights in ``vhost``, unless it has some there.
+
+    A user who creates a vhost may not yet declare anything in it.
+    """
     if management.get("permissions", vhost, management.user) is None:
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
         management.put("permissions", vhost, management.user, body=everything)

@@ -162,9 +162,9 @@ _LEFT_OVER_MS: Final = 60_000
 def topology(federation: Federation) -> Topology:
     """What the broker must look like for ``federation``."""
     spare = federation.spare_mailboxes
-    own = (_updates(), _rejected(in_cluster=spare), _state(in_cluster=spare), _newest())
+    told = (_rejected(in_cluster=spare), _state(in_cluster=spare), _newest(), _enrolled())
     keepers = KEEPER_QUEUES if federation.keeper else ()
-    queues = (*own, *map(_log, keepers), *_mailboxes(federation))
+    queues = (_updates(), *told, *map(_log, keepers), *_mailboxes(federation))
     mailboxes = tuple(queue.name for queue in queues if naming.owner_of_mailbox(queue.name))
     return Topology(
         vhost=federation.name,
@@ -289,6 +289,11 @@ def _newest() -> Queue:
     return Queue(naming.NEWEST_QUEUE, {"x-queue-type": "quorum", "x-max-length": 16})
 
 
+def _enrolled() -> Queue:
+    # Who may take part, as `broker-config` says it last: the coordinator reads it, and nobody else.
+    return Queue(naming.ENROLLED_QUEUE, {"x-queue-type": "quorum", "x-max-length": 1})
+
+
 def _mailboxes(federation: Federation) -> Iterator[Queue]:
     # Classic, since a fanout stores a body once on each node for all of them; a quorum queue would
     # store it once for each: on three nodes, 4 MiB to 50 mailboxes took 2.8 s instead of 0.03 and
@@ -329,8 +334,8 @@ def _policies(federation: Federation) -> tuple[Policy, ...]:
         ),
         Policy(
             "newest",
-            f"^{re.escape(naming.NEWEST_QUEUE)}$",
-            {"delivery-limit": _MAX_RETURNS},  # it is looked at and given back at each start
+            _one_of(naming.NEWEST_QUEUE, naming.ENROLLED_QUEUE),
+            {"delivery-limit": _MAX_RETURNS},  # they are looked at and given back
         ),
         Policy(
             "rejected",
@@ -386,7 +391,8 @@ def _coordinator(*, with_keeper: bool) -> User:
     write = (naming.MODEL_EXCHANGE, naming.EVENT_EXCHANGE, naming.REJECTED_EXCHANGE, "amq.default")
     # Never the keeper's `mask` and `unmask`: seeds are for the keeper alone.
     answers = (naming.UNMASKED_QUEUE,) if with_keeper else ()
-    read = _one_of(naming.UPDATE_QUEUE, naming.REJECTED_QUEUE, naming.NEWEST_QUEUE, *answers)
+    looked_at = (naming.NEWEST_QUEUE, naming.ENROLLED_QUEUE)
+    read = _one_of(naming.UPDATE_QUEUE, naming.REJECTED_QUEUE, *looked_at, *answers)
     # Whether mailboxes and the last word are there, and consumed, it only asks: from 4.2.6 on
     # RabbitMQ wants some permission for that. This one lets it bind them to what it may read, which
     # it could send there anyway; the one to read would let it take models from clients.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from broker_config.broker import revocation
+from broker_config.broker import enrolment, revocation
 from broker_config.broker.apply import perform, plan, put_bounds, put_permission
 from broker_config.broker.cluster import is_cluster
 from broker_config.declaration.federation import load, save
@@ -115,6 +115,7 @@ def grant(
     differed = perform(planned, management)
     if unfinished:
         _replace(homes, federation, unfinished, passwords, management)
+    enrolment.tell(federation, management)
     return differed
 
 
@@ -218,6 +219,7 @@ def revoke(
             f"{who} has no access any more, but {error.filename or homes.folder}: "
             f"{error.strerror}: make room and repeat `broker-config revoke`{before}"
         ) from None
+    enrolment.tell(rest, management)
     return gone
 
 

@@ -5,7 +5,7 @@ from warren_shared.config import settings
 
 ABOUT = (
     "Print who takes part, from the checkpoint: who is in the newest model, who is late, who has"
-    " gone, and the share of the data that each of them stands for."
+    " gone, who never came, and the share of the data that each of them stands for."
 )
 
 

@@ -43,18 +43,25 @@ function wholeTicks(first, last, wanted) {
 const nothing = (words) => element("p", { class: "soft" }, words);
 
 // Charts are drawn as wide as there is room, so that their words are as large as the page's.
-// points: [round, value]; best: the round in which the best version was judged, or undefined.
-function curve(width, points, name, best) {
+// points: [round, value]; best: the round in which the best version was judged, or undefined;
+// sites: [round, lowest, whose, highest, whose] of single clients.
+function curve(width, points, name, best, sites) {
   if (!points.length) return nothing("No client has told a figure yet.");
   const height = 260;
   const values = points.map(([, value]) => value);
-  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const all = values.concat(sites.flatMap(([, low, , high]) => [low, high]));
+  const [low, high] = [Math.min(...all), Math.max(...all)];
   const room = (high - low || Math.abs(high) || 1) * 0.05;
   const [first, last] = [points[0][0], points[points.length - 1][0]];
   const told = `${name} from ${figure(values[0])} to ${figure(values[values.length - 1])},`;
   const svg = chart(width, height, `${told} rounds ${first} to ${last}`);
   const [x, y] = axes(svg, width, height, [first, last], [low - room, high + room], ["round", name]);
   below(svg, height, wholeTicks(first, last, width / 90).map((tick) => [x(tick), short(tick)]));
+  if (sites.length > 1) {
+    const back = sites.map(([v, bottom]) => `${x(v).toFixed(1)} ${y(bottom).toFixed(1)}`).reverse();
+    const d = sites.map(([v, , , top]) => `${x(v).toFixed(1)} ${y(top).toFixed(1)}`).concat(back);
+    svg.append(titled(shape("path", { class: "band", d: `M${d.join("L")}Z` }), "from the lowest site to the highest"));
+  }
   const path = points.map(([v, value], n) => `${n ? "L" : "M"}${x(v).toFixed(1)} ${y(value).toFixed(1)}`);
   svg.append(shape("path", { class: "curve", d: path.join("") }));
   // A point one can hover over for each, as long as they do not cover the curve.

@@ -58,7 +58,9 @@ function sums() {
   put("quorum-more", parts.join(", "));
   const by = (status) => picture.clients.filter((line) => line.status === status).length;
   put("clients-figures", `${by("in")} of ${picture.clients.length} up to date`);
-  put("clients-more", `${by("late")} late, ${by("gone")} gone, ${by("silent")} silent`);
+  const others = ["late", "gone", "silent", "rejected", "unseen"];
+  const counted = others.filter((status, n) => n < 3 || by(status)).map((status) => `${by(status)} ${status}`);
+  put("clients-more", counted.join(", "));
   put("traffic-figures", `${size(picture.bytes_up)} up, ${size(picture.bytes_down)} down`);
   const more = [`${plural(picture.updates, "update")} in ${plural(picture.rounds.length, "round")}`];
   const [up, down] = [picture.raw_bytes_up ?? picture.bytes_up, picture.raw_bytes_down ?? picture.bytes_down];
@@ -84,7 +86,13 @@ function metricChart() {
     .map((round) => [round.version, round.metrics[name]]);
   // What clients evaluate in a round is the version that it began with.
   const best = name.startsWith("eval_") && picture.best ? picture.best[0] + 1 : undefined;
-  redraw("metric-chart", curve, points, name, best);
+  const sites = picture.rounds
+    .filter((round) => Object.hasOwn(round.sites ?? {}, name))
+    .map((round) => [round.version, ...round.sites[name]]);
+  redraw("metric-chart", curve, points, name, best, sites);
+  const [, low, lowest, high, highest] = sites[sites.length - 1] ?? [];
+  const told = `single sites: from ${figure(low)} (${lowest}) to ${figure(high)} (${highest})`;
+  put("metric-sites", sites.length ? told : "");
 }
 
 function clients() {

@@ -19,6 +19,8 @@ const STATUS = {
   late: "not in the newest model",
   gone: "in none of the last ten models",
   silent: "joined, and nothing has come of it yet",
+  rejected: "nothing of it counts: all that came was rejected",
+  unseen: "enrolled, and never seen",
 };
 
 function status(line) {
@@ -33,7 +35,7 @@ function status(line) {
 function clientTable(lines, metrics, now) {
   const headings = [
     ["client", "words", "its name on the broker"],
-    ["status", "words", "in, late, gone or silent"],
+    ["status", "words", "in, late, gone, silent, rejected or unseen"],
     ["now", "", "whether its update is in the round in progress"],
     ["behind", "", "rounds since its last contribution"],
     ["stale", "", "how many versions late its newest update was"],

@@ -77,6 +77,10 @@ def _sites(view: FederationView) -> Iterator[Alarm]:
             yield Alarm("site", row.name, f"{name}: {row.name} is not connected")
         elif client.trouble.startswith(LEFT):
             yield Alarm("site", row.name, f"{name}: {row.name} has {client.trouble}")
+        elif row.status == "rejected":
+            told = client.trouble.removeprefix("rejected: ")
+            why = told or f"{client.rejected} messages were rejected"
+            yield Alarm("site", row.name, f"{name}: nothing of {row.name} counts: {why}")
         elif row.status == "gone":
             yield Alarm(
                 "site", row.name, f"{name}: {row.name} was in none of the last {row.behind} rounds"

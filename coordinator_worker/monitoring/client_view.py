@@ -1,6 +1,6 @@
 """Where a client stands, as those who watch see it: late or not, in which of the last rounds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import nan
 from typing import Any, Final
@@ -156,18 +156,28 @@ class Row:
         }
 
 
-_ALARM: Final[Mapping[Status, int]] = {"gone": 0, "late": 1, "silent": 2, "in": 3}
+_ALARM: Final[Mapping[Status, int]] = {
+    "rejected": 0, "gone": 1, "late": 2, "silent": 3, "unseen": 4, "in": 5,
+}  # fmt: skip
 
 
-def rows(clients: Mapping[str, Client], version: int) -> list[Row]:
-    """A row for each, those that stand out first: refused, gone, late, silent, often away."""
+def rows(clients: Mapping[str, Client], version: int, unseen: Iterable[str] = ()) -> list[Row]:
+    """A row for each, those that stand out first: refused, gone, late, silent, often away.
+
+    ``unseen`` are clients and fleets that may take part, and of which nothing has ever come.
+    """
     total = sum(client.examples for client in clients.values()) or 1
     found = [_row(name, client, version, total) for name, client in clients.items()]
+    for name in unseen:
+        nobody = Client(since=version)
+        found.append(Row(name, nobody, "unseen", version, 0, 0.0, None, None, refused=False))
     return sorted(found, key=_interest)
 
 
 def _row(name: str, client: Client, version: int, total: int) -> Row:
-    status, behind = status_of(client.updates, min(client.version, version), version)
+    status, behind = status_of(
+        client.updates, min(client.version, version), version, client.rejected
+    )
     there = {v: late for v, late in client.rounds.items() if late != REFUSED}
     return Row(
         name,

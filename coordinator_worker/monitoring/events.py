@@ -79,6 +79,14 @@ class ClientJoined(Posted):
 
 
 @dataclass(frozen=True, slots=True)
+class ClientsEnrolled(Posted):
+    """These ``names``, of single clients and of fleets, may take part: said when they change."""
+
+    TOPIC: ClassVar = "client.enrolled"
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ClientFailed(Posted):
     """``client`` says what keeps it from its work; ``ends``: it will not try again."""
 
@@ -379,8 +387,8 @@ class LinkStandby(Event):
 POSTED: Final[Mapping[str, type[Posted]]] = {
     kind.TOPIC: kind
     for kind in (
-        ClientJoined, ClientFailed, ClientFlooding, UpdateAccepted, UpdateRejected, RoundClosed,
-        RoundWaiting, RoundRejected, RoundOverdue, RoundDiverged, RoundNotFinite,
+        ClientJoined, ClientsEnrolled, ClientFailed, ClientFlooding, UpdateAccepted, UpdateRejected,
+        RoundClosed, RoundWaiting, RoundRejected, RoundOverdue, RoundDiverged, RoundNotFinite,
         RoundMetricMissing, ModelPublished, FederationFinished, ModelBest, ModelEvaluated,
         ModelRolledBack, RunEvaluated, RunEnds, CoordinatorAlive, CoordinatorStalled,
         CoordinatorRecovered, CoordinatorStopped,
@@ -458,7 +466,8 @@ def _waiting(given: list[tuple[str, str]]) -> tuple[Waiting, ...]:
 
 _READERS: Final[Mapping[Any, Callable[[Any], Any]]] = {
     str: str, int: int, bool: bool, float: _number, int | None: _optional, Quorum: _quorum,
-    Mapping[str, float]: _figures, tuple[str, ...] | None: tuple, tuple[Waiting, ...]: _waiting,
+    Mapping[str, float]: _figures, tuple[str, ...]: tuple, tuple[str, ...] | None: tuple,
+    tuple[Waiting, ...]: _waiting,
     Rollback: Rollback.from_dict, RoundRecord: RoundRecord.from_dict,
 }  # fmt: skip
 

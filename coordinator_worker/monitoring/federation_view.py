@@ -14,7 +14,7 @@ from coordinator_worker.monitoring import client_view, events
 from coordinator_worker.monitoring.client_view import Client
 from coordinator_worker.monitoring.events import Stamped
 from coordinator_worker.monitoring.waiting import Waiting, shortened, waited_for
-from coordinator_worker.state.round_record import RoundRecord
+from coordinator_worker.state.round_record import RoundRecord, SiteRange
 from coordinator_worker.state.training_state import HISTORY_ROUNDS, State
 
 FORMAT: Final = 1
@@ -42,6 +42,7 @@ class FederationView:
         self.time = 0.0
         self.number = 0
         self.clients: dict[str, Client] = {}
+        self.enrolled: tuple[str, ...] = ()  # single clients, and fleets
         self.model_bytes = 0
         self.begin("")
 
@@ -77,6 +78,7 @@ class FederationView:
         self.best = (state.best.version, state.best.value) if state.best else None
         for name, member in state.roster.items():
             self.clients[name] = Client.of(member, since=state.version)
+        self._enrolled(events.ClientsEnrolled((*state.enrolled.clients, *state.enrolled.fleets)), 0)
 
     # --- events ---------------------------------------------------------------------------------
 
@@ -102,6 +104,10 @@ class FederationView:
             client.away = False
             if client.trouble.startswith(LEFT):
                 client.trouble = ""
+
+    def _enrolled(self, event: events.ClientsEnrolled, _moment: float) -> None:
+        names = event.names[:MAX_CLIENTS]
+        self.enrolled = tuple(name for name in names if len(name) <= LONGEST_NAME)
 
     def _failed(self, event: events.ClientFailed, _moment: float) -> None:
         client = self._client(event.client)
@@ -145,7 +151,8 @@ class FederationView:
         told = {"time": moment, "client": name[:LONGEST_NAME]}
         self.rejected.append(told | {"reason": reason[:LONGEST_NAME], "detail": detail[:DETAIL]})
         self.reasons[reason[:LONGEST_NAME]] += 1
-        if (client := self.clients.get(name)) is not None:
+        client = self._client(name) if name in self.enrolled else self.clients.get(name)
+        if client is not None:
             client.record_rejection(self.version + 1)
             if reason != "stale":
                 client.trouble = f"rejected: {shortened(f'{reason}: {detail}')}"
@@ -191,6 +198,9 @@ class FederationView:
             kept["sent"] = record.bytes_down  # to each client
         if record.privacy is not None:
             self.privacy = asdict(record.privacy)
+        if record.sites is not None:
+            known = {name: found for name, found in record.sites.items() if name in self.metrics}
+            kept["sites"] = {name: _range(found) for name, found in known.items()}
         self.rounds.append(kept)
 
     def _published(self, event: events.ModelPublished, moment: float) -> None:
@@ -255,8 +265,14 @@ class FederationView:
     # --- as a whole -----------------------------------------------------------------------------
 
     def rows(self) -> list[client_view.Row]:
-        """A line for each client, those that stand out first."""
-        return client_view.rows(self.clients, self.version)
+        """A line for each client, those that stand out first, and each that never came."""
+        return client_view.rows(self.clients, self.version, self.unseen())
+
+    def unseen(self) -> list[str]:
+        """Clients that are enrolled, and fleets, of which nothing has ever come."""
+        users = {name.partition(".")[0] for name in self.clients}
+        room = MAX_CLIENTS - len(self.clients)
+        return [name for name in self.enrolled if name not in users][:room]
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it: for the page, and to begin with."""
@@ -278,6 +294,8 @@ class FederationView:
     def _since(self) -> dict[str, Any]:
         """What older coordinators do not say, where it says something."""
         told: dict[str, Any] = {"privacy": self.privacy} if self.privacy else {}
+        if self.enrolled:
+            told["enrolled"] = list(self.enrolled)
         for kind in ("up", "down"):
             if (raw := getattr(self, f"raw_bytes_{kind}")) != getattr(self, f"bytes_{kind}"):
                 told[f"raw_bytes_{kind}"] = raw
@@ -294,6 +312,7 @@ class FederationView:
         made.raw_bytes_up = whole.get("raw_bytes_up", made.bytes_up)
         made.raw_bytes_down = whole.get("raw_bytes_down", made.bytes_down)
         made.privacy = dict(whole.get("privacy", {}))
+        made.enrolled = tuple(whole.get("enrolled", ()))
         made.alive_s = float(whole.get("alive_s", 0.0))
         made.quorum = _pair(whole["quorum"])
         made.reasons = Counter(whole["reasons"])
@@ -304,7 +323,9 @@ class FederationView:
         made.staleness.update({int(late): count for late, count in whole["staleness"].items()})
         made.metrics = dict.fromkeys(whole["metrics"])
         made.clients = {
-            line["client"]: Client.read(line, made.version) for line in whole["clients"]
+            line["client"]: Client.read(line, made.version)
+            for line in whole["clients"]
+            if line["status"] != "unseen"
         }
         return made
 
@@ -315,6 +336,12 @@ class FederationView:
         for name, client in self.clients.items():
             if name in older.clients:
                 client.remember(older.clients[name])
+
+
+def _range(found: SiteRange) -> list[Any]:
+    """Lowest, whose, highest, whose: short, since a snapshot has a thousand rounds of them."""
+    low, high = _short(found.low), _short(found.high)
+    return [low, found.low_client, high, found.high_client]
 
 
 def _pair(quorum: Iterable[int]) -> tuple[int, int]:
@@ -335,6 +362,7 @@ _ROUND_FIELDS: Final = ("version", "time", "updates", "seconds", "norm", "bytes_
 # Each takes an event of its class, and when that happened.
 _TAKES: Final[Mapping[type, Callable[[FederationView, Any, float], None]]] = {
     events.ClientJoined: FederationView._joined,
+    events.ClientsEnrolled: FederationView._enrolled,
     events.ClientFailed: FederationView._failed,
     events.ClientFlooding: FederationView._flooding,
     events.CoordinatorAlive: FederationView._alive,

@@ -15,7 +15,9 @@ MAX_METRICS: Final = 64  # names that clients make up
 STALENESS: Final = (0, 1, 2, 3, 5, 8, 13, 21, 50, 100)
 ROUND_S: Final = (0.1, 0.3, 1, 3, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 WORK_S: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
-STATUSES: Final[tuple[Status, ...]] = ("in", "late", "gone", "silent")
+STATUSES: Final[tuple[Status, ...]] = (
+    "in", "late", "gone", "silent", "rejected", "unseen"
+)  # fmt: skip
 
 
 class Metrics:
@@ -195,7 +197,7 @@ class _Members:
         self._clients = meters.gauges(
             "warren_clients",
             "clients by how they take part: in the newest model, late (up to ten rounds behind),"
-            " gone, or silent since they joined (`coordinator-worker participation`)",
+            " gone, silent since they joined, rejected altogether, or enrolled and never seen",
             "status",
         )
         self._share = meters.gauges(
@@ -263,14 +265,29 @@ class _Learned:
             f" by examples (the first {MAX_METRICS} names), `evaluation` for `--evaluate`"
         )
         self._figures = meters.gauges("warren_metric", about, "source", "name")
+        self._sites = meters.gauges(
+            "warren_metric_of_sites",
+            "the lowest and the highest (`end`) that single clients report of a metric",
+            "name",
+            "end",
+        )
         self._best = meters.gauges("warren_best_version", "version that `--monitor` found best")
         self._best_value = meters.gauges("warren_best_value", "its monitored metric")
         self._shown: dict[str, list[str]] = {}
         self.takes: Takes = {
-            events.RoundClosed: lambda event: self._set("clients", event.record.metrics),
+            events.RoundClosed: self._closed,
             events.ModelEvaluated: lambda event: self._set("evaluation", event.metrics),
             events.ModelBest: self._found,
         }
+
+    def _closed(self, event: events.RoundClosed) -> None:
+        self._set("clients", event.record.metrics)
+        shown = set(self._shown["clients"])
+        sites = {n: found for n, found in (event.record.sites or {}).items() if n in shown}
+        for name, found in sites.items():
+            self._sites.one(name, "lowest").set(found.low)
+            self._sites.one(name, "highest").set(found.high)
+        self._sites.keep_only((name, end) for name in sites for end in ("lowest", "highest"))
 
     def _set(self, source: str, figures: Mapping[str, float]) -> None:
         before = self._shown.get(source, ())

@@ -9,6 +9,7 @@ from coordinator_worker.monitoring.event_publisher import Events
 from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.monitoring.waiting import MAX_NAMED, TICK_S, in_words, remedy
 from coordinator_worker.rounds.round import evaluation_of, metrics_of
+from coordinator_worker.state.enrolled import Enrolled
 from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import Best, State
 from warren_shared.errors import Rejected
@@ -39,6 +40,10 @@ class RunReporter:
         """A client is there."""
         log.info("client_joined", "%s joined", client, client=client)
         self._events.post(events.ClientJoined(client))
+
+    def enrolled(self, enrolled: Enrolled) -> None:
+        """Those may take part."""
+        self._events.post(events.ClientsEnrolled((*enrolled.clients, *enrolled.fleets)))
 
     def failed(self, message: Failed) -> None:
         """A client says what keeps it from its work."""

@@ -16,6 +16,7 @@ from coordinator_worker.aggregation.masked_cohort import MaskedCohort
 from coordinator_worker.aggregation.private_cohort import PrivateCohort
 from coordinator_worker.rounds.evaluation_pool import EvaluationPool
 from coordinator_worker.rounds.incoming_update import IncomingUpdate
+from coordinator_worker.rounds.site_figures import site_ranges
 from coordinator_worker.state.round_record import (
     ClientReport,
     Entry,
@@ -210,7 +211,18 @@ class Round:
             seconds=time.monotonic() - self.phases.began,
             time=time.time(),
             judged=judged,
+            sites=site_ranges(self._of_each()) or None,
         )
+
+    def _of_each(self) -> dict[str, dict[str, float]]:
+        """What each client says of its training, and as ``eval_…`` of the newest version."""
+        found = {client: dict(metrics) for client, (_, metrics) in self._reports.items()}
+        if self._evaluations:
+            evaluated = self._evaluations[max(self._evaluations)].of_each()
+            for client, metrics in evaluated.items():
+                named = {f"eval_{name}": value for name, value in metrics.items()}
+                found[client] = found.get(client, {}) | named
+        return found
 
     @property
     def num_examples(self) -> int:

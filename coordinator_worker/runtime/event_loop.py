@@ -15,6 +15,7 @@ from coordinator_worker.runtime.inbox import (
     Connected,
     Event,
     Inbox,
+    Listed,
     Lost,
     Seen,
     StandbyTimeout,
@@ -23,6 +24,7 @@ from coordinator_worker.runtime.inbox import (
 )
 from coordinator_worker.runtime.notices import probe
 from coordinator_worker.settings import CoordinatorSettings
+from coordinator_worker.trust.enrolment import EnrolmentReader
 from warren_shared.amqp.confirm_window import Unconfirmed
 from warren_shared.amqp.delivery import Delivery, Subscription
 from warren_shared.amqp.session import MAX_UNACKNOWLEDGED, WAIT_S, Session
@@ -78,6 +80,7 @@ class CoordinatorLoop:
         self._spares = settings.spare_mailboxes
         self._patience_s = settings.wait_broker_s
         self.supervisor = supervisor
+        self._enrolment = EnrolmentReader(settings.broker, f"{self._name} · who is enrolled")
         self._pulse = Pulse(supervisor, self._ask_whether_alive)
         self._stop_asked: SimpleQueue[None] = SimpleQueue()
         self._timers: dict[type[Event], threading.Timer] = {}
@@ -204,6 +207,14 @@ class CoordinatorLoop:
         def look() -> None:
             found = without_consumer(self._broker, f"{self._name} · who is there", queues)
             self._inbox.put(Seen(None if found is None else tuple(found)))
+
+        threading.Thread(target=look, daemon=True).start()
+
+    def look_who_is_enrolled(self) -> None:
+        """Have ``get`` return Listed."""
+
+        def look() -> None:
+            self._inbox.put(Listed(self._enrolment.look()))
 
         threading.Thread(target=look, daemon=True).start()
 

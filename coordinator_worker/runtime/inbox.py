@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Final
 
+from coordinator_worker.state.enrolled import Enrolled
 from warren_shared.amqp.delivery import Delivery
 
 LIMIT_BYTES: Final = 2 << 20
@@ -71,6 +72,13 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """Who is enrolled, None if nobody tells."""
+
+    enrolled: Enrolled | None
+
+
+@dataclass(frozen=True, slots=True)
 class Judged:
     """What the program of ``--evaluate`` says of a version."""
 
@@ -89,8 +97,8 @@ class Stop:
 
 
 Event = (
-    Judged | Enough | Doubt | Asked | Tick | Seen | WatchdogTick | Connected | StandbyTimeout
-    | Lost | ModelPublished
+    Judged | Enough | Doubt | Asked | Tick | Seen | Listed | WatchdogTick | Connected
+    | StandbyTimeout | Lost | ModelPublished
     | InitialWeightsTimeout | Deadline | Stop
 )  # fmt: skip
 

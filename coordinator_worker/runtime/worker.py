@@ -55,6 +55,7 @@ from coordinator_worker.runtime.inbox import (
     Event,
     InitialWeightsTimeout,
     Judged,
+    Listed,
     Lost,
     ModelPublished,
     Seen,
@@ -70,6 +71,7 @@ from coordinator_worker.runtime.model_source import LocalAggregation, ModelSourc
 from coordinator_worker.runtime.resources import Resources, RunRules
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state import roster
+from coordinator_worker.state.enrolled import NOBODY, Enrolled
 from coordinator_worker.state.round_record import EvaluationSummary, RoundRecord
 from coordinator_worker.state.training_state import Best, State, status, with_figures
 from warren_shared.amqp.backoff import backoff_s
@@ -99,6 +101,7 @@ log = Log(__name__)
 # Two buffers as large as the model are always there, the model and the sum; staging and what is on
 # its way here get about as much as one more.
 IN_FLIGHT_BYTES: Final = 8 << 20
+ENROLLED_EVERY_S: Final = 60.0
 
 
 class CoordinatorWorker:
@@ -140,6 +143,8 @@ class CoordinatorWorker:
         self._fixed_states = FixedStates()
         self._waiting = WaitingReport()
         self._missing = Missing()
+        self._enrolled = NOBODY
+        self._look_at_enrolled = 0.0  # monotonic: not before then
         self._active = False
         self._activity = Activity()
         self._epoch = 0  # of the connection over which all that is unacknowledged came
@@ -299,7 +304,7 @@ class CoordinatorWorker:
                 state = self._run.state if self._run is not None else None
                 told = status(state, self._updates(), self._policy.quorum, active=self._active)
                 self._loop.supervisor.alive(told)
-            case Asked() | Doubt() | Tick() | Seen() | Judged() if self._active:
+            case Asked() | Doubt() | Tick() | Seen() | Listed() | Judged() if self._active:
                 self._look_around(event)
             case StandbyTimeout():
                 self._look_at_standby()
@@ -367,6 +372,7 @@ class CoordinatorWorker:
         self._reporter.link(events.LinkActive)
         self._missing.begin()
         self._loop.put(Tick())
+        self._look_at_enrolled = 0.0
         self._loop.remind(LOOK_S, Doubt())
         self._settle_sending()
         known = self._run.state if self._run is not None else self._left
@@ -380,7 +386,7 @@ class CoordinatorWorker:
             self._await_deadline(state)
         return True
 
-    def _look_around(self, event: Asked | Doubt | Tick | Seen | Judged) -> None:
+    def _look_around(self, event: Asked | Doubt | Tick | Seen | Listed | Judged) -> None:
         match event:
             case Asked():
                 self._activity.asked(time.monotonic())
@@ -393,6 +399,9 @@ class CoordinatorWorker:
                 self._say_what_waits()
                 if self._missing.seen(away):
                     self._loop.ask_whether_active()
+            case Listed(enrolled):
+                if enrolled is not None and enrolled != self._enrolled:
+                    self._enroll(enrolled)
             case Tick():
                 self._show_life()
 
@@ -408,12 +417,22 @@ class CoordinatorWorker:
         """Give a sign of life; if the round has been open for long, say whom it waits for."""
         self._loop.remind(TICK_S, Tick())
         self._reporter.alive()
+        if (now := time.monotonic()) >= self._look_at_enrolled:
+            self._look_at_enrolled = now + ENROLLED_EVERY_S
+            self._loop.look_who_is_enrolled()
         state = self._run.state if self._run is not None else None
         version = state.version if state is not None else -1
         if self._waiting.due(version, time.monotonic()) and not self._finished:
             here = self._run.round.clients if self._run is not None else ()
             names = self._missing.look(state, here, self._reporter.waited_for())
             self._loop.look_for(names)
+
+    def _enroll(self, enrolled: Enrolled) -> None:
+        """So many may take part; the next checkpoint has it."""
+        self._enrolled = enrolled
+        self._reporter.enrolled(enrolled)
+        if (run := self._run) is not None:
+            run.state = replace(run.state, enrolled=enrolled)
 
     def _look_at_activity(self) -> None:
         """The broker may have made another the active one without a word."""
@@ -461,6 +480,8 @@ class CoordinatorWorker:
         """Start from ``state``: its model goes to all clients, also those that missed it before."""
         check_room(self._policy.quorum, state.weights.buffer.nbytes)
         check_promise(self._privacy, state)
+        if self._enrolled != NOBODY:
+            state = replace(state, enrolled=self._enrolled)
         if self._secure is not None:
             self._secure.check_layout(state.weights.layout)
         noise = None
@@ -577,7 +598,8 @@ class CoordinatorWorker:
             named = client or "unknown"
             self._audit.rejected(delivery.user, named, refused.rejected)
             self._reporter.rejected(named, refused.rejected)
-            self._remember(partial(roster.rejected, client=client))
+            known = self._enrolled.has(client)
+            self._remember(partial(roster.rejected, client=client, known=known))
         else:
             first = handling is Handling.COUNTED_FIRST
             self._audit.flooded(delivery.user)
@@ -707,7 +729,9 @@ class CoordinatorWorker:
             done = state.privacy.done + 1
             record = replace(record, privacy=self._privacy.spent(done, run.noise))
         members = roster.contributed(state.roster, version, closed.examples, time.time())
-        standings = roster.summary(roster.participation(members, version))
+        standings = roster.summary(
+            roster.participation(members, version, self._enrolled.unseen(members))
+        )
         record = replace(record, participation=standings)
         staleness = self._policy.max_staleness
         state = replace(state, roster=members).after(

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 GONE_AFTER: Final = 10  # rounds without a contribution
 
-Status = Literal["in", "late", "gone", "silent"]
+Status = Literal["in", "late", "gone", "silent", "rejected", "unseen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ def rarity(roster: Roster, client: str) -> float:
     return sum(counts.values()) / (len(counts) * mine)
 
 
-def rejected(roster: Roster, client: str) -> Roster:
-    """Something of ``client`` was rejected; of a stranger nothing is remembered."""
-    if client not in roster:
+def rejected(roster: Roster, client: str, *, known: bool = False) -> Roster:
+    """Something of ``client`` was rejected; of a stranger who is not ``known`` nothing is kept."""
+    if client not in roster and not known:
         return roster
-    member = roster[client]
+    member = roster.get(client, Member())
     return {**roster, client: replace(member, rejected=member.rejected + 1)}
 
 
@@ -74,7 +74,8 @@ class Standing:
 
     ``data_share``: its part of all members' examples; ``behind``: rounds since its last
     contribution. ``status``: ``in`` the newest model, ``late``, ``gone`` after GONE_AFTER rounds
-    without a contribution, or ``silent``: it joined, and nothing has come of it yet.
+    without a contribution, ``silent``: it joined, and nothing has come of it yet, ``rejected``:
+    nothing but what was rejected, or ``unseen``: it is enrolled, and was never there.
     """
 
     client: str
@@ -89,25 +90,34 @@ class Standing:
         return {**line, "data_share": self.data_share, **asdict(self.member)}
 
 
-def participation(roster: Roster, version: int) -> list[Standing]:
-    """Where every member stands now that ``version`` is the newest model, those in it first."""
+def participation(roster: Roster, version: int, unseen: Iterable[str] = ()) -> list[Standing]:
+    """Where every member stands now that ``version`` is the newest model, those in it first.
+
+    ``unseen`` are enrolled and no members.
+    """
     total = sum(member.examples for member in roster.values()) or 1
     standings = [
         Standing(
             client,
-            *status_of(member.contributions, member.version, version),
+            *status_of(member.contributions, member.version, version, member.rejected),
             member.examples / total,
             member,
         )
         for client, member in roster.items()
     ]
+    standings += [Standing(client, "unseen", version, 0.0, Member()) for client in unseen]
     return sorted(standings, key=lambda standing: (standing.behind, standing.client))
 
 
-def status_of(contributions: int, newest: int, version: int) -> tuple[Status, int]:
-    """Status and rounds behind at ``version`` of one whose newest contribution made ``newest``."""
+def status_of(
+    contributions: int, newest: int, version: int, refused: int = 0
+) -> tuple[Status, int]:
+    """Status and rounds behind at ``version`` of one whose newest contribution made ``newest``.
+
+    ``refused``: how much of it was rejected.
+    """
     if not contributions:
-        return "silent", version
+        return ("rejected" if refused else "silent"), version
     behind = version - newest
     if behind <= 0:
         return "in", 0

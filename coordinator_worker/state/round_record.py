@@ -25,7 +25,7 @@ ALWAYS: Final = (
 OPTIONAL: Final = (
     "clients", "raw_bytes_up", "bytes_down", "raw_bytes_down", "privacy", "judged", "above",
     "diverged", "participation", "rolled_back", "evaluated", "final_evaluation",
-    "ended",
+    "ended", "sites",
 )  # fmt: skip
 UNKNOWN: Final = -1  # version of a record that does not say it
 _KNOWN: Final = frozenset((*ALWAYS, *OPTIONAL, "format"))
@@ -82,6 +82,17 @@ class Judgement:
     typical: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True)
+class SiteRange:
+    """What ``clients`` say of one metric, each of itself: the least and the most, and who it is."""
+
+    clients: int
+    low: float
+    low_client: str
+    high: float
+    high_client: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +153,8 @@ class RoundRecord:
     ``diverged``: why the round's updates were refused; ``participation``: of the roster, by status;
     ``rolled_back``: of a version that no updates made; ``evaluated``: what the program of
     ``--evaluate`` says of this version; ``final_evaluation``: what its clients say of the last one;
-    ``ended``: why the run ended with it, in words.
+    ``ended``: why the run ended with it, in words; ``sites``: how far single clients are apart in
+    a metric.
 
     ``absent`` are names of ALWAYS that the writer did not know, ``extra`` fields that this version
     does not know. A record that is written again keeps both.
@@ -172,6 +184,7 @@ class RoundRecord:
     evaluated: Mapping[str, float] | None = None
     final_evaluation: FinalFigures | None = None
     ended: str | None = None
+    sites: Mapping[str, SiteRange] | None = None
     absent: frozenset[str] = frozenset()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -207,7 +220,7 @@ class RoundRecord:
         told["time"] = self.time
         for name in self.absent:
             del told[name]
-        return {**told, **self._some_have(), **self.extra}
+        return {**told, **self._some_have(), **_ranges(self.sites), **self.extra}
 
     def _some_have(self) -> dict[str, Any]:
         """What is in some records only, behind all the rest."""
@@ -265,7 +278,7 @@ class RoundRecord:
         spent = get("privacy")
         standings, origin, final = get("participation"), get("rolled_back"), get("final_evaluation")
         evaluation, evaluated, diverged = get("evaluation"), get("evaluated"), get("diverged")
-        ended = get("ended")
+        ended, sites = get("ended"), get("sites")
         return cls(
             version=int(get("version", UNKNOWN)),
             updates=int(get("updates", 0)),
@@ -291,6 +304,7 @@ class RoundRecord:
             evaluated=None if evaluated is None else _figures(evaluated),
             final_evaluation=None if final is None else _final(final),
             ended=None if ended is None else str(ended),
+            sites=None if sites is None else {n: SiteRange(**said) for n, said in sites.items()},
             absent=frozenset(name for name in ALWAYS if name not in fields),
             extra={name: value for name, value in fields.items() if name not in _KNOWN},
         )
@@ -302,6 +316,12 @@ def _summary(told: EvaluationSummary | FinalFigures) -> dict[str, Any]:
 
 def _summary_of(fields: Mapping[str, Any]) -> EvaluationSummary:
     return EvaluationSummary(fields["version"], fields.get("clients", 0), fields.get("examples", 0))
+
+
+def _ranges(sites: Mapping[str, SiteRange] | None) -> dict[str, Any]:
+    if sites is None:
+        return {}
+    return {"sites": {name: asdict(found) for name, found in sites.items()}}
 
 
 def _region(told: RegionResult) -> dict[str, Any]:

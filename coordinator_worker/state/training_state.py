@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from coordinator_worker.state.enrolled import NOBODY, Enrolled
 from coordinator_worker.state.privacy_state import PrivacyState
 from coordinator_worker.state.roster import Roster
 from coordinator_worker.state.round_record import FinalFigures, Rollback, RoundRecord
@@ -40,6 +41,7 @@ class State:
     ``audit_head`` is the digest of the audit log's last line when this was written. ``signers`` are
     the ids of the keys that the coordinator who wrote it signs with: two federations may have one
     name, and not one key. Empty: of any. ``privacy`` is what a private run has promised and spent.
+    ``enrolled`` are who may take part, as far as the broker has told.
     """
 
     federation: str
@@ -57,6 +59,12 @@ class State:
     audit_head: str = ""
     signers: tuple[str, ...] = ()
     privacy: PrivacyState | None = None
+    enrolled: Enrolled = NOBODY
+
+    @property
+    def unseen(self) -> list[str]:
+        """Clients and fleets that are enrolled, and of which nothing has ever come."""
+        return self.enrolled.unseen(self.roster)
 
     @property
     def rolled_back(self) -> Rollback | None:

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import msgpack
 from xxhash import xxh3_64
 
+from coordinator_worker.state.enrolled import NOBODY, Enrolled
 from coordinator_worker.state.privacy_state import PrivacyState
 from coordinator_worker.state.roster import Member
 from coordinator_worker.state.round_record import RoundRecord
@@ -159,6 +160,7 @@ def _header(state: State) -> dict[str, Any]:
         "audit_head": state.audit_head,
         "signers": list(state.signers),
         **({"privacy": state.privacy.to_dict()} if state.privacy is not None else {}),
+        **({"enrolled": state.enrolled.to_dict()} if state.enrolled != NOBODY else {}),
     }
 
 
@@ -276,6 +278,7 @@ def _read(path: Path) -> tuple[int, State, int]:
         audit_head=header.get("audit_head", ""),
         signers=tuple(header.get("signers", ())),
         privacy=PrivacyState.from_dict(header["privacy"]) if "privacy" in header else None,
+        enrolled=Enrolled.from_dict(header["enrolled"]) if "enrolled" in header else NOBODY,
     )
     return prefix.sequence, state, header["digest"]
 

@@ -17,7 +17,10 @@ from warren_shared import strict_json
 from warren_shared.config.settings_model import Settings
 from warren_shared.errors import ConfigError
 
-STYLES = {"in": "green", "late": "yellow", "gone": "red", "silent": "dim"}
+STYLES = {
+    "in": "green", "late": "yellow", "gone": "red", "silent": "dim", "rejected": "bold red",
+    "unseen": "red",
+}  # fmt: skip
 
 
 class ReportSettings(Settings):
@@ -34,7 +37,7 @@ def report(folder: Path, *, as_json: bool) -> None:
     state = checkpoint.load(folder) if folder.is_dir() else None
     if state is None:
         raise ConfigError(f"--checkpoint-dir {folder} holds no checkpoint yet")
-    standings = participation(state.roster, state.version)
+    standings = participation(state.roster, state.version, state.unseen)
     if as_json:
         sys.stdout.write(strict_json.lines(standing.fields() for standing in standings))
         return

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from textwrap import wrap
@@ -165,16 +166,23 @@ def _metrics(view: FederationView, width: int) -> list[Text]:
     """The newest figures of all clients together, each with how it has gone, as many as fit."""
     words = Text(no_wrap=True)
     last = view.rounds[-1]["metrics"] if view.rounds else {}
+    sites = view.rounds[-1].get("sites", {}) if view.rounds else {}
     for name in last:
         gone = [r["metrics"][name] for r in view.rounds if name in r["metrics"]]
         bars = sparkline(gone, 10 if width < WIDE else 20)
         more = Text.assemble(
-            (f"{plain(name)} ", "dim"), (figure(last[name]), "bold"), (f" {bars}   ", "cyan")
-        )
+            (f"{plain(name)} ", "dim"), (figure(last[name]), "bold"), (f" {bars}", "cyan"),
+            (_between(sites.get(name)), "dim"), "   ",
+        )  # fmt: skip
         if len(words) + len(more) <= width:
             words.append_text(more)
     lines = [*_privacy(view), *([words] if words else [])]
     return lines if width >= WIDE else [*lines, Text(_traffic(view), "dim")]
+
+
+def _between(sites: Sequence[Any] | None) -> str:
+    """The lowest and the highest of single clients."""
+    return f" sites {figure(sites[0])} to {figure(sites[2])}" if sites else ""
 
 
 def _troubles(view: FederationView) -> list[str]:

@@ -56,7 +56,7 @@ def card(past: ModelRegistry, wanted: str, *, names: bool, day: str) -> str:
         _algorithm(past, version),
         *_privacy(past, version),
         _rounds(line, known),
-        _metrics(past, line),
+        _metrics(past, line, names=names),
         _provenance(line),
         f"## Known limits\n\n{LIMITS}",
     )
@@ -139,7 +139,7 @@ def _data(past: ModelRegistry, line: Lineage, *, names: bool) -> str:
         ("client", "examples", "share", "updates", "last took part"), rows[:MAX_ROWS]
     )
     missing = [standing for standing in standings if standing.status == "gone"]
-    silent = set(past.state.roster) - set(line.roster)
+    silent = {*past.state.roster, *past.state.unseen} - set(line.roster)
     gone = sum(standing.data_share for standing in missing)
     said += [
         rows_shown + _more(len(rows), "clients"),
@@ -237,7 +237,7 @@ def _rounds(line: Lineage, known: Sequence[RoundRecord]) -> str:
     return "\n".join(filter(None, ("## Rounds\n", said, table(("", ""), facts))))
 
 
-def _metrics(past: ModelRegistry, line: Lineage) -> str:
+def _metrics(past: ModelRegistry, line: Lineage, *, names: bool) -> str:
     curves: dict[str, list[tuple[int, float]]] = {}
     versions = [*line.rounds, *({line.version} - set(line.rounds))]
     for version in versions:
@@ -263,7 +263,29 @@ def _metrics(past: ModelRegistry, line: Lineage) -> str:
         " judged it; the others are training's own figures.\n"
     )
     headings = ("metric", "first", "last", "range", "curve")
-    return "\n".join(("## Metrics\n", said, table(headings, rows)))
+    shown = ("## Metrics\n", said, table(headings, rows), *_sites(past, line.version, names=names))
+    return "\n".join(shown)
+
+
+def _sites(past: ModelRegistry, version: int, *, names: bool) -> Iterator[str]:
+    """How far the clients of the last round are apart."""
+    record = past.record(version)
+    if record is None or not record.sites:
+        return
+    rows = [
+        (
+            name,
+            found.clients,
+            f"{found.low:.4g}{f' ({found.low_client})' if names else ''}",
+            f"{found.high:.4g}{f' ({found.high_client})' if names else ''}",
+        )
+        for name, found in record.sites.items()
+    ]
+    yield (
+        "### Between sites\n\nWhat single clients of the last round report, each of its own data:"
+        " a mean hides a site for which the model does not work.\n"
+    )
+    yield table(("metric", "clients", "lowest", "highest"), rows)
 
 
 def _provenance(line: Lineage) -> str:

@@ -46,7 +46,9 @@ def rolled_back(state: State, weights: Weights, version: int | None, source: str
         version=made,
         clients={},
         time=time.time(),
-        participation=roster.summary(roster.participation(state.roster, state.version)),
+        participation=roster.summary(
+            roster.participation(state.roster, state.version, state.unseen)
+        ),
         rolled_back=Rollback(version, source, weights_file.digest_text(weights)),
     )
     best = state.best

@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pika
 import pytest
 
 from coordinator_worker.state import roster
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from tests.acceptance.test_federation import final_weights, start_client, start_coordinator
-from tests.conftest import CLIENTS, Place
+from tests.conftest import CLIENTS, FLEET, Place
 from tests.support.processes import workers
 from warren_shared.protocol.sampling import is_drawn
 
@@ -122,7 +123,15 @@ def test_a_slow_client_costs_the_others_nothing_and_counts_late_with_less_weight
     np.testing.assert_array_equal(final_weights(tmp_path)[0][:2], [1.0, 1.0])
 
 
-def test_the_report_says_who_contributed_who_is_late_and_who_is_gone(
+def send_rubbish(place: Place, client: str) -> None:
+    """What no coordinator can read, from an enrolled ``client`` that never joined."""
+    connection = pika.BlockingConnection(pika.URLParameters(place.urls[client]))
+    told = pika.BasicProperties(user_id=client)
+    connection.channel().basic_publish("update", "update", b"rubbish", told)
+    connection.close()
+
+
+def test_the_report_says_who_contributed_who_is_late_gone_rejected_and_never_came(
     place: Place, tmp_path: Path
 ) -> None:
     rounds = roster.GONE_AFTER + 2
@@ -134,6 +143,8 @@ def test_the_report_says_who_contributed_who_is_late_and_who_is_gone(
         started += [gone, coordinator]
         gone.wait_for("update_confirmed", base_version=0)
         gone.kill()
+        send_rubbish(place, "delta")
+        coordinator.wait_for("update_rejected", client="delta")
         started.append(start_client(place, "alfa", "line"))
         assert coordinator.end() == 0
     command = [sys.executable, "-m", "coordinator_worker.cli", "participation"]
@@ -145,6 +156,9 @@ def test_the_report_says_who_contributed_who_is_late_and_who_is_gone(
     assert lines["alfa"]["status"] == "in"
     assert lines["bravo"]["status"] == "gone"
     assert lines["bravo"]["data_share"] == pytest.approx(120 / 220)
+    assert (lines["delta"]["status"], lines["delta"]["rejected"]) == ("rejected", 1)
+    never = {client for client, line in lines.items() if line["status"] == "unseen"}
+    assert never == {*CLIENTS, FLEET.name} - {"alfa", "bravo", "delta"}
     assert lines["alfa"]["contributions"] + lines["bravo"]["contributions"] == rounds
     table = subprocess.run(
         [*command, "--checkpoint-dir", str(tmp_path)], check=True, capture_output=True, text=True

@@ -29,7 +29,8 @@ RENEWED_EVERY_S = 2.5
 SCOPES = {
     "alfa": ("read:tokens/model.alfa", "write:tokens/update"),
     "coordinator": (
-        *("read:tokens/update", "read:tokens/update.rejected", "read:tokens/coordinator.newest"),
+        *("read:tokens/update", "read:tokens/update.rejected"),
+        *("read:tokens/coordinator.newest", "read:tokens/coordinator.enrolled"),
         *("write:tokens/model", "write:tokens/event/*", "write:tokens/update.rejected"),
         *("write:tokens/amq.default", "write:tokens/model.*", "write:tokens/event.state"),
     ),

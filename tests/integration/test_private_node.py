@@ -27,10 +27,13 @@ from broker_config.node.processes import is_ours, wait_for
 from broker_config.node.record import Node
 from broker_config.secrets.bundles import load_passwords
 from broker_config.secrets.keys import ensure_keys
+from coordinator_worker.trust.enrolment import EnrolmentReader
 from tests.support.inside import evaluate
 from tests.support.pace import allow
 from warren_shared.amqp.address import diagnose
 from warren_shared.errors import BrokerConfigError
+from warren_shared.naming import ENROLLED_QUEUE
+from warren_shared.tls import Broker
 
 FEDERATION = Federation(fleets=(Fleet("client", 3),), model_bytes=1 << 20)
 IPV6_LOOPBACK = f"{1 << 24:032X}"  # epmd takes it beside the one it is told
@@ -244,6 +247,27 @@ def test_enrolling_adds_a_client_that_is_remembered(
     assert run("up")[0] == 0
     assert management.get("users", "hospital-a") is not None
     assert run("check") == (0, "")
+
+
+def test_the_coordinator_finds_who_is_enrolled_and_a_reader_takes_nothing_away(
+    node: Node, management: Management, run: Callable[..., tuple[int, str]]
+) -> None:
+    assert run("enrol", "hospital-z", "--fleet", "phone:2")[0] == 0
+    broker = Broker(node.broker_url("coordinator"))
+    for _ in range(2):
+        found = EnrolmentReader(broker, "test").look()
+        assert found is not None
+        assert found.has("hospital-z")
+        assert found.fleets["phone"] == 2
+    assert run("revoke", "hospital-z", "phone")[0] == 0
+    after = EnrolmentReader(broker, "test").look()
+    assert after is not None
+    assert not after.has("hospital-z")
+    assert not after.has("phone.0")
+    management.delete("queues", "warren", ENROLLED_QUEUE)
+    assert EnrolmentReader(broker, "test").look() is None, "as on a broker of an older version"
+    assert run("apply")[0] == 0
+    assert EnrolmentReader(broker, "test").look() == after
 
 
 def opened(url: str) -> pika.BlockingConnection:

@@ -103,6 +103,48 @@ def test_a_refused_update_is_marked_and_a_stranger_gets_no_line() -> None:
     assert view.reasons == {"stale": 2}
 
 
+def enrolled(*names: str) -> dict[str, Any]:
+    return {"event": "client.enrolled", "names": list(names), "time": 1.0}
+
+
+def test_who_is_enrolled_and_never_came_has_a_line_until_it_comes() -> None:
+    view = picture_of(published(0), enrolled("alfa", "bravo", "phone"), accepted("alfa", 1))
+    apply(view, closed(1))
+    assert [(row.name, row.status, row.behind) for row in view.rows()] == [
+        ("bravo", "unseen", 1), ("phone", "unseen", 1), ("alfa", "in", 0)
+    ]  # fmt: skip
+    assert [one.client for one in view.waiting()] == ["alfa"], "nobody waits for who never came"
+    read = FederationView.of(json.loads(json.dumps(view.as_dict())))
+    assert read.as_dict() == view.as_dict()
+    assert set(read.clients) == {"alfa"}
+    apply(view, {"event": "client.joined", "client": "phone.7"})
+    apply(view, accepted("bravo", 2))
+    assert [row.name for row in view.rows() if row.status == "unseen"] == []
+    apply(view, enrolled("alfa"))
+    assert {row.name for row in view.rows()} == {"alfa", "bravo", "phone.7"}, "they were here"
+
+
+def test_an_enrolled_client_of_which_all_is_rejected_comes_first() -> None:
+    view = picture_of(published(0), enrolled("alfa", "mallory"), accepted("alfa", 1), closed(1))
+    for _ in range(20):
+        apply(view, rejected("mallory", "norm"))
+    first = view.rows()[0]
+    assert (first.name, first.status, first.client.rejected) == ("mallory", "rejected", 20)
+    assert [one.why for one in view.waiting()] == ["rejected: norm: …", ""]
+
+
+def test_a_round_has_how_far_single_sites_are_apart() -> None:
+    found = {
+        name: {"clients": 2, "low": 0.12345678, "low_client": "alfa", "high": 2.0,
+               "high_client": "bravo"}
+        for name in ("loss", "not-a-metric-of-the-round")
+    }  # fmt: skip
+    view = picture_of(published(0), closed(1, sites=found))
+    assert view.rounds[-1]["sites"] == {"loss": [0.123457, "alfa", 2.0, "bravo"]}
+    read = FederationView.of(json.loads(json.dumps(view.as_dict())))
+    assert read.as_dict() == view.as_dict()
+
+
 def test_another_run_begins_anew_and_keeps_the_clients() -> None:
     view = picture_of(published(0), accepted("alfa", 1), closed(1), rejected("alfa"))
     apply(view, published(0, run="bb"))

@@ -83,6 +83,11 @@ def test_the_record_says_who_took_part_with_what() -> None:
         },
         "metrics": {"loss": 1.75, "norm": 0.5},
         "evaluation": None,
+        "sites": {
+            "loss": {
+                "clients": 2, "low": 1.0, "low_client": "alfa", "high": 2.0, "high_client": "bravo",
+            },
+        },
     }  # fmt: skip
     assert [(phase.name, phase.about["client"]) for phase in now.phases.done] == [
         ("fold", "alfa"),

@@ -44,6 +44,23 @@ def test_a_stranger_who_is_rejected_is_not_remembered(stranger: str) -> None:
     assert roster.rejected(members, "alfa")["alfa"].rejected == 1
 
 
+def test_an_enrolled_client_of_which_all_is_rejected_is_remembered_and_stands_out() -> None:
+    members = roster.rejected({}, "mallory", known=True)
+    (standing,) = participation(roster.rejected(members, "mallory"), 4)
+    assert (standing.status, standing.member.rejected) == ("rejected", 2)
+    better = roster.contributed(members, 4, [("mallory", 9)], now=1.0)
+    assert participation(better, 4)[0].status == "in"
+
+
+def test_who_is_enrolled_and_never_came_has_a_line() -> None:
+    members = roster.contributed({}, 3, [("alfa", 9)], now=1.0)
+    standings = participation(members, 3, ["bravo", "phone"])
+    assert [(s.client, s.status, s.behind) for s in standings] == [
+        ("alfa", "in", 0), ("bravo", "unseen", 3), ("phone", "unseen", 3)
+    ]  # fmt: skip
+    assert summary(standings)["unseen"] == StatusTotal(clients=2, data_share=0.0)
+
+
 def test_a_federation_without_members_has_an_empty_report() -> None:
     assert participation({}, 5) == []
 

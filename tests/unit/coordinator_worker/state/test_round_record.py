@@ -25,6 +25,7 @@ SINCE = {
     "raw_bytes_down",
     "privacy",
     "ended",
+    "sites",
 }  # fields that were added after the golden files were written
 
 
