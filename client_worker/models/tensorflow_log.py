@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,7 +19,13 @@ def without_greetings() -> Iterator[None]:
 
     It writes to the file descriptor before any of its settings are read, half a dozen lines about
     what this machine lacks, in the middle of what may be a JSON log.
+
+    On another thread than the main one nothing is held back: the descriptor is the whole process's,
+    and a program that has threads of its own would lose what they say.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as held:
