@@ -144,7 +144,8 @@ imports: $(VENV)/.dev
 # Files are run by several processes, each with a RabbitMQ node of its own. One more than there are
 # processors, since most tests wait for others. JOBS=1 for one after another.
 JOBS ?= $(shell expr $$(nproc) + 1)
-AT_ONCE = $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile --no-loadscope-reorder)
+# A process that crashes fails the run: another one in its place would wait for tests that are done.
+AT_ONCE = $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0)
 
 # The workers under test are real processes; their coordinator comes from an environment that has
 # no TensorFlow in it, so that it cannot come to need it.

@@ -5,6 +5,7 @@ names another ``rabbitmq-server`` to run them on; ``WARREN_TEST_RABBITMQ_VERSION
 version it has to be (``4``, ``4.0``), and the run ends when it is another.
 """
 
+import faulthandler
 import itertools
 import os
 import shutil
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import format_exc
+from typing import NoReturn
 
 import pytest
 from hypothesis import settings
@@ -67,12 +70,27 @@ def seen(pytestconfig: pytest.Config) -> Callable[[Node], Node]:
     return see
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Have what the tests start end by an interrupt, also where this run was started beside others.
 
     A shell has what it starts with ``&`` ignore SIGINT, and so does all that such a process starts.
+
+    A session whose thread fails ends its process: then, too, it has to be known why.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    capture.suspend_global_capture()
+    real = os.dup(2)
+    capture.resume_global_capture()
+    leave = os._exit
+
+    def leave_loudly(code: int) -> NoReturn:
+        if code:
+            os.write(real, f"\na test's process ends with {code}:\n{format_exc()}".encode())
+            faulthandler.dump_traceback(real)
+        leave(code)
+
+    os._exit = leave_loudly  # type: ignore[assignment]
 
 
 @pytest.hookimpl(trylast=True)

@@ -12,6 +12,8 @@ import pytest
 from tests.cluster.cases import CASES, play
 from tests.cluster.nodes import cluster
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_node_that_was_cut_off_costs_no_update_and_stops_nobody(

@@ -17,6 +17,8 @@ from tests.cluster.losses import WholeCluster, isolate, kill, lose, lose_majorit
 from tests.cluster.nodes import ADMIN, NODES, Cluster, cluster
 from tests.cluster.stage import VHOST
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:

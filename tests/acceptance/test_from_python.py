@@ -321,10 +321,10 @@ def test_logs_and_checkpoints_stay_in_a_folder_that_is_given(tmp_path: Path) -> 
     }  # fmt: skip
 
 
-def test_a_broker_that_is_there_is_used_by_its_bundles(place: Place) -> None:
+def test_a_broker_that_is_there_is_used_by_its_bundles(place: Place, tmp_path: Path) -> None:
     home = place.node.home
     result = Federation(
-        LINE, clients=3, broker=home, progress=False
+        LINE, clients=3, broker=home, progress=False, folder=tmp_path
     ).run(rounds=2)  # fmt: skip
     assert set(result.state.roster) == {"fleet.0", "fleet.1", "fleet.2"}
     named = Federation(LINE, clients={"alfa": {"shard": 0}}, broker=home / "bundles", quorum=1,
