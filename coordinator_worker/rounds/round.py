@@ -67,6 +67,7 @@ class Round:
         self._share = share
         self._held: list[list[int]] = []  # of each update, as `Intake` keeps them
         self.entries: list[Entry] = []
+        self.codes: dict[str, str] = {}  # of each client's task, the version that its update names
         self._reports: dict[str, tuple[int, Mapping[str, float]]] = {}
         self._evaluations: dict[int, EvaluationPool] = {}  # by the version that was evaluated
         self._norms: list[float] = []
@@ -127,6 +128,7 @@ class Round:
             )
         )
         self._reports[manifest.client] = (manifest.num_examples, metrics_of(manifest))
+        self.codes[manifest.client] = manifest.code
         self._norms += [] if arrival.hides_norm else [norm]
         self._bytes_up += manifest.size_bytes
         self._raw_bytes_up += arrival.layout.size_bytes

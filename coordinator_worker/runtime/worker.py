@@ -707,6 +707,7 @@ class CoordinatorWorker:
             done = state.privacy.done + 1
             record = replace(record, privacy=self._privacy.spent(done, run.noise))
         members = roster.contributed(state.roster, version, closed.examples, time.time())
+        members = roster.with_codes(members, closed.codes)
         standings = roster.summary(roster.participation(members, version))
         record = replace(record, participation=standings)
         staleness = self._policy.max_staleness

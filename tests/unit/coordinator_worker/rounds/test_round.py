@@ -277,3 +277,13 @@ def test_an_update_that_must_not_move_a_private_sum_counts_all_the_same(fault: s
     record = now.record(2)
     assert record.norm == 0.0
     assert (record.examples, record.metrics) == (2, {})
+
+
+def test_a_round_knows_which_code_made_each_clients_newest_update() -> None:
+    now = Round(Cohort(DELTA.layout, mean()))
+    for base, code in ((3, "0123456789ab"), (4, "fedcba987654")):
+        one = arrival("alfa", base, 10, 10.0)
+        one.manifest = one.manifest.model_copy(update={"code": code})
+        now.fold(one)
+    now.fold(arrival("bravo", 4, 10, 10.0))
+    assert now.codes == {"alfa": "fedcba987654", "bravo": ""}
