@@ -63,4 +63,4 @@ def _curves(settings: CoordinatorSettings) -> Listener | None:
         return None
     from coordinator_worker.monitoring.tensorboard import Curves
 
-    return Curves(settings.tensorboard)
+    return Curves(settings.tensorboard, clients=settings.client_curves)

@@ -17,6 +17,7 @@ from coordinator_worker.aggregation.private_cohort import PrivateCohort
 from coordinator_worker.rounds.evaluation_pool import EvaluationPool
 from coordinator_worker.rounds.incoming_update import IncomingUpdate
 from coordinator_worker.state.round_record import (
+    ClientFigures,
     ClientReport,
     Entry,
     EvaluationSummary,
@@ -70,6 +71,7 @@ class Round:
         self.codes: dict[str, str] = {}  # of each client's task, the version that its update names
         self._reports: dict[str, tuple[int, Mapping[str, float]]] = {}
         self._evaluations: dict[int, EvaluationPool] = {}  # by the version that was evaluated
+        self.figures: list[ClientFigures] = []  # of each update
         self._norms: list[float] = []
         self._told: list[Told] = []  # of masked updates, those with the same figures together
         self._bytes_up = self._raw_bytes_up = 0
@@ -132,11 +134,20 @@ class Round:
         self._norms += [] if arrival.hides_norm else [norm]
         self._bytes_up += manifest.size_bytes
         self._raw_bytes_up += arrival.layout.size_bytes
+        metrics = metrics_of(manifest)
         if (found := manifest.evaluation) is not None:
             evaluated = self._evaluations.setdefault(
                 manifest.base_version, EvaluationPool(self._share)
             )
-            evaluated.add(manifest.client, evaluation_of(found))
+            evaluation = evaluation_of(found)
+            evaluated.add(manifest.client, evaluation)
+            metrics |= {f"eval_{name}": value for name, value in evaluation.metrics().items()}
+        shown = 0.0 if arrival.hides_norm else norm
+        self.figures.append(
+            ClientFigures(
+                manifest.client, manifest.base_version, manifest.num_examples, shown, metrics
+            )
+        )
 
     def unmasked(self, figures: Sequence[Told]) -> None:
         """The masks are off: ``figures`` are what clients say together."""

@@ -743,7 +743,7 @@ class CoordinatorWorker:
         self._rejections.counted.clear()
         run.begin_round(spare)
         self._await_deadline(state)
-        self._reporter.closed(state.run, record, closed.phases)
+        self._reporter.closed(state.run, record, closed.phases, closed.figures)
         if self._finished:
             self._reporter.ends(version, self._stopping.reason(state))
 

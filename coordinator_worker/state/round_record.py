@@ -51,6 +51,31 @@ class ClientReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientFigures:
+    """One update of a round, and what its client said with it.
+
+    ``metrics`` of its training, and as ``eval_…`` what ``base_version`` is worth on its held-out
+    data; ``norm``: the L2 norm of the update, 0 if that is hidden.
+    """
+
+    client: str
+    base_version: int
+    examples: int
+    norm: float
+    metrics: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "client": self.client,
+            "base_version": self.base_version,
+            "examples": self.examples,
+            "norm": self.norm,
+            "metrics": dict(self.metrics),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationSummary:
     """``clients`` have evaluated ``version``, on so many held-out ``examples`` together."""
 
