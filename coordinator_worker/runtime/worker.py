@@ -461,6 +461,7 @@ class CoordinatorWorker:
         """Start from ``state``: its model goes to all clients, also those that missed it before."""
         check_room(self._policy.quorum, state.weights.buffer.nbytes)
         check_promise(self._privacy, state)
+        state = self._stopping.begin(state)
         if self._secure is not None:
             self._secure.check_layout(state.weights.layout)
         noise = None

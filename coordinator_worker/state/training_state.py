@@ -40,6 +40,7 @@ class State:
     ``audit_head`` is the digest of the audit log's last line when this was written. ``signers`` are
     the ids of the keys that the coordinator who wrote it signs with: two federations may have one
     name, and not one key. Empty: of any. ``privacy`` is what a private run has promised and spent.
+    ``monitored``: by which metric ``best`` is the best, as ``--monitor`` says it.
     """
 
     federation: str
@@ -57,6 +58,7 @@ class State:
     audit_head: str = ""
     signers: tuple[str, ...] = ()
     privacy: PrivacyState | None = None
+    monitored: str = ""
 
     @property
     def rolled_back(self) -> Rollback | None:

@@ -162,6 +162,7 @@ def _header(state: State) -> dict[str, Any]:
         "signers": list(state.signers),
         **({"privacy": state.privacy.to_dict()} if state.privacy is not None else {}),
         **({"codes": codes} if codes else {}),
+        **({"monitored": state.monitored} if state.monitored else {}),
     }
 
 
@@ -282,6 +283,7 @@ def _read(path: Path) -> tuple[int, State, int]:
         audit_head=header.get("audit_head", ""),
         signers=tuple(header.get("signers", ())),
         privacy=PrivacyState.from_dict(header["privacy"]) if "privacy" in header else None,
+        monitored=header.get("monitored", ""),
     )
     return prefix.sequence, state, header["digest"]
 
