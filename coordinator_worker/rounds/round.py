@@ -17,6 +17,7 @@ from coordinator_worker.aggregation.private_cohort import PrivateCohort
 from coordinator_worker.rounds.evaluation_pool import EvaluationPool
 from coordinator_worker.rounds.incoming_update import IncomingUpdate
 from coordinator_worker.state.round_record import (
+    MAX_LISTED,
     ClientFigures,
     ClientReport,
     Entry,
@@ -141,7 +142,8 @@ class Round:
             )
             evaluation = evaluation_of(found)
             evaluated.add(manifest.client, evaluation)
-            metrics |= {f"eval_{name}": value for name, value in evaluation.metrics().items()}
+            if len(self.figures) < MAX_LISTED:
+                metrics |= {f"eval_{name}": value for name, value in evaluation.metrics().items()}
         shown = 0.0 if arrival.hides_norm else norm
         self.figures.append(
             ClientFigures(

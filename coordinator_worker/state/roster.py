@@ -74,9 +74,9 @@ def with_codes(roster: Roster, codes: Mapping[str, str]) -> Roster:
     changed = {
         client: replace(roster[client], code=code)
         for client, code in codes.items()
-        if client in roster
+        if client in roster and roster[client].code != code
     }
-    return {**roster, **changed}
+    return {**roster, **changed} if changed else roster
 
 
 @dataclass(frozen=True)

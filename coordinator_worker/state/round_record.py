@@ -27,6 +27,7 @@ OPTIONAL: Final = (
     "diverged", "participation", "rolled_back", "evaluated", "final_evaluation",
     "ended",
 )  # fmt: skip
+MAX_LISTED: Final = 1000  # updates of a round of which each client's own figures are kept
 UNKNOWN: Final = -1  # version of a record that does not say it
 _KNOWN: Final = frozenset((*ALWAYS, *OPTIONAL, "format"))
 

@@ -17,14 +17,13 @@ from math import nan
 from pathlib import Path
 from typing import Any, Final, Self
 
-from coordinator_worker.state.round_record import ClientFigures
+from coordinator_worker.state.round_record import MAX_LISTED, ClientFigures
 from warren_shared import strict_json
 from warren_shared.files import PRIVATE
 
 NAME: Final = "clients.jsonl"
 OLDER: Final = "clients.1.jsonl"
 MAX_BYTES: Final = 16 << 20  # of each of the two files
-MAX_CLIENTS: Final = 1000  # updates of a round that are listed; the others are counted
 MAX_METRICS: Final = 20  # of a client
 
 
@@ -44,7 +43,7 @@ class ClientRound:
     @classmethod
     def of(cls, run: str, version: int, updates: Sequence[ClientFigures]) -> Self:
         """What is kept of a round that has just closed."""
-        kept = tuple(_bounded(one) for one in updates[:MAX_CLIENTS])
+        kept = tuple(_bounded(one) for one in updates[:MAX_LISTED])
         return cls(run, version, time.time(), kept, len(updates) - len(kept))
 
     def to_dict(self) -> dict[str, Any]:

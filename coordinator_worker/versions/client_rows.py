@@ -8,6 +8,7 @@ from typing import Final
 
 from rich.text import Text
 
+from coordinator_worker.state.round_record import MAX_LISTED
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import client_history
 from coordinator_worker.storage.client_history import ClientRound
@@ -105,7 +106,7 @@ def show(state: State, rounds: Sequence[ClientRound]) -> None:
     hidden = len(every) - len(found)
     more = f", {hidden} older ones not shown (--csv and --json have all)" if hidden > 0 else ""
     omitted = sum(closed.omitted for closed in rounds)
-    more += f"; {omitted} beyond 1000 of a round are not kept" if omitted else ""
+    more += f"; {omitted} beyond {MAX_LISTED} of a round are not kept" if omitted else ""
     first = rounds[0].version
     out.print(
         Text(

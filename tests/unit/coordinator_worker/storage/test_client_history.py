@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator_worker.state.round_record import ClientFigures
+from coordinator_worker.state.round_record import MAX_LISTED, ClientFigures
 from coordinator_worker.storage import client_history
 from coordinator_worker.storage.client_history import ClientRound, append, read
 
@@ -60,10 +60,10 @@ def test_the_files_are_bounded_and_keep_the_newest(
 
 
 def test_of_a_round_of_many_the_others_are_counted(tmp_path: Path) -> None:
-    many = [f"phone.{number}" for number in range(client_history.MAX_CLIENTS + 5)]
+    many = [f"phone.{number}" for number in range(MAX_LISTED + 5)]
     append(tmp_path, closed(1, *many))
     (found,) = read(tmp_path, RUN)
-    assert (len(found.updates), found.omitted) == (client_history.MAX_CLIENTS, 5)
+    assert (len(found.updates), found.omitted) == (MAX_LISTED, 5)
 
 
 def test_a_client_with_a_thousand_metrics_does_not_push_out_the_others() -> None:
