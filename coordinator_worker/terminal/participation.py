@@ -12,7 +12,7 @@ from rich.text import Text
 from coordinator_worker.state.roster import GONE_AFTER, Standing, participation
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
-from coordinator_worker.text.table import console
+from coordinator_worker.text.table import WIDE, console
 from warren_shared import strict_json
 from warren_shared.config.settings_model import Settings
 from warren_shared.errors import ConfigError
@@ -59,7 +59,9 @@ def _table(state: State, standings: list[Standing]) -> Table:
     table.add_column("status")
     for heading in ("behind", "updates", "examples", "data", "rejected", "last contribution"):
         table.add_column(heading, justify="right")
-    tells_code = any(standing.member.code for standing in standings)
+    # In a narrow terminal it would cut the other cells; that versions differ is said below.
+    has_room = console().width >= WIDE
+    tells_code = has_room and any(standing.member.code for standing in standings)
     if tells_code:
         table.add_column("code")
     for standing in standings:

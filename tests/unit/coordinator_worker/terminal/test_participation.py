@@ -53,3 +53,14 @@ def test_programs_are_told_of_each_site(tmp_path: Path, capsys: pytest.CaptureFi
     assert {line["client"]: line["code"] for line in lines} == {
         "alfa": "0123456789ab", "bravo": "", "charlie": "", "echo": "",
     }  # fmt: skip
+
+
+def test_a_narrow_terminal_has_the_line_and_no_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with_code(tmp_path, alfa="0123456789ab", bravo="0123456789ab", charlie="fedcba987654")
+    report(tmp_path, as_json=False)
+    table, _, line = capsys.readouterr().out.partition(DIFFERS)
+    assert "0123" not in table
+    assert "fedcba987654" in line
