@@ -163,7 +163,9 @@ class Check:
             return
         yield from self._privacy(client)
         yield from data_findings(client)
-        yield ok("task", f"{self._settings.task} is made, with {client.num_examples} examples")
+        code = f" (code {source.code})" if source.code else ""
+        made = f"{self._settings.task}{code} is made"
+        yield ok("task", f"{made}, with {client.num_examples} examples")
         fits = _layout(client, self._newest) if self._newest is not None else None
         if self._train:
             yield self._step(client)

@@ -9,6 +9,7 @@ from typing import ClassVar, Final
 from pydantic import Field
 
 from client_worker.client import FederatedClient
+from client_worker.models import sklearn_file
 from client_worker.tasks.task import TaskSource
 from client_worker.training.exchange import ALL, TRAINABLE
 from warren_shared import weights_file
@@ -19,6 +20,7 @@ from warren_shared.tensors import frozen
 from warren_shared.tensors.frozen import FROZEN_WEIGHTS
 
 KERAS: Final = ".keras"
+SKLEARN: Final = sklearn_file.ENDING  # a fitted estimator, pickled
 TORCH: Final = (".pt", ".pth")  # a PyTorch state_dict
 
 
@@ -57,14 +59,15 @@ def export(
             weights_file.write(to, weights, facts)
         elif exchange == TRAINABLE:
             raise ConfigError(
-                f"--to {to}: .keras, .pt and a SavedModel hold the whole model: leave out"
+                f"--to {to}: .keras, .pt, .joblib and a SavedModel hold the whole model: leave out"
                 " --exchange trainable, or name a .npz or .safetensors"
             )
-        elif to.suffix in ("", KERAS, *TORCH):
+        elif to.suffix in ("", KERAS, SKLEARN, *TORCH):
             _write_whole(client, to, given.task)
         else:
             raise ConfigError(
-                f"--to {to}: name a .npz, .safetensors, .keras or .pt, or a folder for a SavedModel"
+                f"--to {to}: name a .npz, .safetensors, .keras, .pt or .joblib, or a folder for a"
+                " SavedModel"
             )
     except OSError as error:
         raise WarrenError(f"--to {to} cannot be written: {error}") from None
@@ -72,6 +75,11 @@ def export(
 
 def load(client: FederatedClient, path: Path, named: str) -> None:
     """Give the client's model the weights in ``path``; raises ConfigError if they do not fit."""
+    if path.suffix == SKLEARN:
+        raise ConfigError(
+            f"{named}: a {SKLEARN} is a pickle, which is code that would run here: only written,"
+            " never read; give a .npz or .safetensors of the same version"
+        )
     if path.suffix not in (KERAS, *TORCH):
         digest = weights_file.frozen_in(path)
         local = LocalTraining(exchange="all" if digest is None else "trainable")
@@ -108,6 +116,9 @@ def _whole(
     client: FederatedClient, path: Path, verb: str
 ) -> tuple[str, Callable[..., None] | None]:
     """Whose format ``path`` has, and the model's method that reads or writes it, if it has one."""
+    if path.suffix == SKLEARN:
+        kind = "SklearnModel, linear_regression, logistic_regression and softmax_regression"
+        return kind, getattr(client.trainable, f"{verb}_sklearn", None)
     kind, method = ("PyTorch", "torch") if path.suffix in TORCH else ("Keras", "keras")
     return kind, getattr(client.trainable, f"{verb}_{method}", None)
 

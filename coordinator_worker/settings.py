@@ -44,7 +44,7 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
             *("checkpoint_dir", "keep_versions", "keep_every", "initial_model", "config"),
         ),
         "a federation above": ("parent",),
-        "metrics and traces": ("tensorboard", "mlflow", "wandb"),
+        "metrics and traces": ("tensorboard", "mlflow", "wandb", "client_curves"),
         "trust": (
             *("signing_keys", "decrypt_keys", "max_examples", "max_update_norm"),
             *("max_model_bytes", "max_evaluation_share"),
@@ -216,6 +216,11 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
         description="folder to which each round's figures are written for TensorBoard, as"
         " FOLDER/RUN; needs the extra `tensorboard`",
     )
+    client_curves: bool = Field(
+        False,
+        description="give --tensorboard, --mlflow and --wandb each client's own figures too, of the"
+        " first 100 clients",
+    )
 
     @property
     def keeper(self) -> str | None:
@@ -244,6 +249,15 @@ class CoordinatorSettings(AlgorithmSettings, ObservingSettings, WorkerSettings):
             raise ValueError(f"--min-quorum {self.min_quorum} is more than --quorum {self.quorum}")
         if self.patience is not None and self.monitor is None:
             raise ValueError("--patience needs --monitor, the metric that is to get better")
+        if self.client_curves and not (self.tensorboard or self.mlflow or self.wandb):
+            raise ValueError(
+                "--client-curves needs --tensorboard, --mlflow or --wandb to draw them"
+            )
+        if self.client_curves and (self.privacy or self.secure):
+            raise ValueError(
+                "--client-curves: with --privacy or --secure no client's own figures are told:"
+                " leave it out"
+            )
         needed = self.quorum if self.deadline_s is None else self.min_quorum
         if self.clients is not None and needed > self.clients:
             raise ValueError(

@@ -22,7 +22,7 @@ class KeeperSettings(WorkerSettings):
         "what it gives away": ("least", "clients", "max_model_bytes"),
         "privacy (docs/privacy.md)": ("privacy", "rounds", "quorum"),
         "trust": ("verify_keys", "encrypt_key"),
-        "metrics": ("metrics_port", "metrics_address"),
+        "metrics": ("metrics_port", "metrics_address", "otel_metrics"),
     }
 
     COMMON: ClassVar[tuple[str, ...]] = (
@@ -78,6 +78,11 @@ class KeeperSettings(WorkerSettings):
     metrics_address: str = Field(
         "127.0.0.1",
         description="address on which Prometheus may ask, such as 0.0.0.0 for any",
+    )
+    otel_metrics: bool = Field(
+        False,
+        description="send these metrics to the OpenTelemetry collector that"
+        " OTEL_EXPORTER_OTLP_ENDPOINT names, too; needs the extra `traces`",
     )
 
     @model_validator(mode="after")

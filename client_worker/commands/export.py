@@ -10,8 +10,8 @@ from warren_shared.config import settings
 ABOUT = (
     "Write the weights in a file as another program loads them, with the architecture of a task:"
     " .keras for keras.saving.load_model, a name without an ending for a folder with TensorFlow's"
-    " SavedModel; .pt for the state_dict of a PyTorch module; or as .npz or .safetensors. Flags"
-    " that are not listed below belong to the task."
+    " SavedModel; .pt for the state_dict of a PyTorch module; .joblib for a scikit-learn estimator;"
+    " or as .npz or .safetensors. Flags that are not listed below belong to the task."
 )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from client_worker.models import sklearn_file
 from client_worker.models.numpy_model import NumpyModel, classes_from_zero, flat_labels
 from warren_shared.errors import ConfigError
 from warren_shared.tensors.evaluation import Evaluation, most_likely, of_classes, of_scores
@@ -39,7 +40,7 @@ def linear_regression(
         square = (x @ weights[0] + weights[1] - truth) ** 2
         return {"loss": float(square.mean())}
 
-    options = {"labels": check} | options
+    options = {"labels": check, "estimator": sklearn_file.linear_regression} | options
     return NumpyModel(_zeros(features, outputs), gradient, evaluate=evaluate, **options)
 
 
@@ -64,7 +65,8 @@ def logistic_regression(features: int, *, l2: float = 0.0, **options: Any) -> Nu
         z, truth = (x @ weights[0] + weights[1])[:, 0], flat_labels(y)
         return of_scores(truth, z, 0.0, loss=losses(z, truth))
 
-    options = {"labels": classes_from_zero(2)} | options
+    known = {"labels": classes_from_zero(2), "estimator": sklearn_file.logistic_regression}
+    options = known | options
     return NumpyModel(_zeros(features, 1), gradient, evaluate=evaluate, **options)
 
 
@@ -83,7 +85,8 @@ def softmax_regression(
         z, truth = x @ weights[0] + weights[1], flat_labels(y)
         return of_classes(truth, most_likely(z), classes, loss=cross_entropy(z, truth)[0])
 
-    options = {"labels": classes_from_zero(classes)} | options
+    known = {"labels": classes_from_zero(classes), "estimator": sklearn_file.softmax_regression}
+    options = known | options
     return NumpyModel(_zeros(features, classes), gradient, evaluate=evaluate, **options)
 
 

@@ -1,10 +1,13 @@
 """Mini-batch gradient descent in plain numpy, for models that are a loss and its gradient."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from client_worker.models import sklearn_file
+from client_worker.models.sklearn_file import AsEstimator
 from client_worker.training.descent import descend
 from client_worker.training.example_count import rows
 from client_worker.training.plan import LOCAL_STEPS, TrainingPlan
@@ -26,7 +29,8 @@ class NumpyModel:
     ``weights``, of its shape and dtype, that the caller may write to. ``batch_size`` None takes all
     examples at once. Batches are drawn again each epoch, by ``seed``, without replacement.
     ``evaluate(weights, x, y)`` returns figures by name or an Evaluation; without it, the loss.
-    ``labels(y)`` raises ConfigError for labels that the loss does not take.
+    ``labels(y)`` raises ConfigError for labels that the loss does not take. ``estimator(weights)``
+    makes a fitted scikit-learn estimator that predicts the same, for files of its own.
 
     The order of the batches goes on from round to round; a restart begins it again.
     """
@@ -41,6 +45,7 @@ class NumpyModel:
         seed: int = 0,
         evaluate: Evaluate | None = None,
         labels: Check | None = None,
+        estimator: AsEstimator | None = None,
     ) -> None:
         if epochs < 1 or (batch_size is not None and batch_size < 1):
             raise ConfigError(f"epochs={epochs}, batch_size={batch_size}: both are 1 or more")
@@ -51,6 +56,7 @@ class NumpyModel:
         self._draw = np.random.default_rng(seed)
         self._evaluate = evaluate
         self._labels = labels
+        self._estimator = estimator
         self._checked: list[tuple[Any, Any, tuple[Array, Array]]] = []  # data found right
 
     def get_weights(self) -> list[Array]:
@@ -108,6 +114,13 @@ class NumpyModel:
         if self._evaluate is not None:
             return self._evaluate(self.weights, x, y)
         return {"loss": self.gradient(self.weights, x, y)[0]}
+
+    @property
+    def write_sklearn(self) -> Callable[[Path], None] | None:
+        """Writes an estimator that predicts the same to a file; None if there is no such one."""
+        if (make := self._estimator) is None:
+            return None
+        return lambda path: sklearn_file.write(make(self.weights), path)
 
     def prepare(self, data: Any) -> tuple[Array, Array]:
         """Return x and y of ``data``, looked at once.

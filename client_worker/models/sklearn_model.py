@@ -3,10 +3,12 @@
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from client_worker.models import sklearn_file
 from client_worker.training.example_count import rows
 from warren_shared.errors import ConfigError
 from warren_shared.tensors.evaluation import Evaluation, of_classes
@@ -109,6 +111,10 @@ class SklearnModel:
             return {"loss": float(np.mean((guess.ravel() - y) ** 2))}
         truth, taken = (np.searchsorted(self.classes, labels) for labels in (y, guess))
         return of_classes(truth, taken, len(self.classes))
+
+    def write_sklearn(self, path: Path) -> None:
+        """Write the estimator with its weights to ``path``, as joblib loads it."""
+        sklearn_file.write(self.estimator, path)
 
     def _parts(self, data: Any) -> tuple[Array, Array]:
         """x, and y of shape (n,) or (n, outputs); every label is one of ``classes``."""

@@ -51,6 +51,7 @@ from warren_shared.tensors.update import Update
 log = Log(__name__)
 
 MAX_TORN: Final = 3
+CODE_SINCE: Final = 5  # the protocol of an update that tells of its task's code
 ASK_AGAIN_S: Final = 5.0  # after the whole model was asked for and has not come
 
 
@@ -603,6 +604,7 @@ class Participant:
             local_steps=update.local_steps,
             evaluation=_entry(update.evaluation),
             encoding=encoding,
+            code=self._code(),
             **transfer_fields(buffer, transfer),  # type: ignore[arg-type]
         )
         bodies = Outgoing(manifest, buffer)
@@ -641,6 +643,7 @@ class Participant:
             layout=delta.layout.digest,
             encoding=encoding_of(model.secure.ring if model.secure is not None else 32),
             figures=masked.figures,
+            code=self._code(),
             **transfer_fields(masked.buffer, transfer),  # type: ignore[arg-type]
         )
         bodies = Outgoing(manifest, masked.buffer)
@@ -648,6 +651,10 @@ class Participant:
             self._update_store.put(bodies, self.id, masked.seed)
         self._context.publish_seed(self._masker.sealed(masked.seed))
         self._send(bodies, manifest)
+
+    def _code(self) -> str:
+        """The version of the task's code, for a coordinator that can read of it."""
+        return self._source.code if self.mailbox.coordinator_reads >= CODE_SINCE else ""
 
     def _encoding(self, model: ModelManifest) -> str:
         """The encoding that the federation asks for, if it is known here."""
@@ -729,6 +736,9 @@ class Participant:
             )
             self._update_store.drop(self.id)
             return
+        if manifest.code and not self._code():  # it was kept for a newer coordinator than this
+            manifest = manifest.model_copy(update={"code": ""})
+            bodies = Outgoing(manifest, bodies.buffer)
         log.info("kept_update", "sending the update to version %d again", manifest.base_version)
         if seed is not None:
             self._context.publish_seed(self._masker.sealed(seed))

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from client_worker.runtime import events
 from client_worker.runtime.events import Event, OfClient
-from warren_shared.observability.prometheus import Endpoint, Few, Meters
+from warren_shared.observability.prometheus import Few, Meters, View
 
 Takes = Mapping[type[Event], Callable[[Any], None]]  # each takes events of its class
 
@@ -18,9 +18,9 @@ PUBLISH_S: Final = (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 class Metrics:
     """The metrics of a client worker; ``meters`` has them."""
 
-    def __init__(self, federation: str, endpoint: Endpoint | None = None) -> None:
+    def __init__(self, federation: str, view: View | None = None) -> None:
         self.meters = meters = Meters({"federation": federation})
-        self._endpoint = endpoint
+        self._view = view
         self._few = Few(MAX_CLIENTS)
         gauges, counters, histograms = meters.gauges, meters.counters, meters.histograms
         self._version = gauges(
@@ -78,8 +78,8 @@ class Metrics:
             events.LinkConnected: lambda _: self._connected.set(1),
             events.LinkLost: lambda _: self._is_lost(),
         }
-        if endpoint is not None:
-            endpoint.show(meters.registry)
+        if view is not None:
+            view.show(meters.registry)
 
     def on_event(self, event: Event) -> None:
         """Count, set and observe."""
@@ -87,9 +87,9 @@ class Metrics:
             take(event)
 
     def close(self) -> None:
-        """Answer no more."""
-        if self._endpoint is not None:
-            self._endpoint.close()
+        """Show no more."""
+        if self._view is not None:
+            self._view.close()
 
     def _name(self, event: OfClient) -> str:
         return self._few.label(event.client)

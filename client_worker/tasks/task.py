@@ -11,6 +11,7 @@ from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from client_worker.client import FederatedClient
 from client_worker.models.tensorflow_log import without_greetings
 from client_worker.settings import ClientSettings
+from client_worker.tasks.code import code_of
 from client_worker.tasks.failures import one_line, reason_of, where
 from client_worker.training.update_rules import UpdateRule, replace
 from warren_shared.config.command_line import flag_of, flags, nearest
@@ -82,8 +83,11 @@ class TaskSource:
     The attribute is a Task, or a function that returns one; such a function's parameters are the
     task's own command line flags (``shard: int`` is ``--shard 3``). What the command line leaves
     open, the federation's config may fill in: a coordinator started with ``--config seed=7`` makes
-    every client's task with ``seed=7``.
+    every client's task with ``seed=7``. ``code`` is the version of its code
+    (`client_worker.tasks.code`), as it was imported; empty if that is in no file.
     """
+
+    code: str = ""
 
     def __init__(
         self,
@@ -93,6 +97,10 @@ class TaskSource:
     ) -> None:
         self.path = path
         self._attribute = _find(path) if attribute is None else attribute
+        if attribute is None:
+            self.code = code_of(path.partition(":")[0])
+        elif not isinstance(attribute, Task):
+            self.code = code_of(getattr(attribute, "__module__", "") or "")
         self._parameters = _parameters(self._attribute)
         self._given = self._parse(arguments)
 

@@ -13,7 +13,8 @@ from warren_shared.errors import WarrenError
 ABOUT = (
     "Write a model card in Markdown: what the model is, who trained it on how much data, how, with"
     " which result, and what is known of its provenance. Clients are numbered, not named, unless"
-    " you say --names. The last section is for you to fill in. May run beside the coordinator."
+    " you say --names. It begins with what Hugging Face's hub reads. The last section is for you to"
+    " fill in. May run beside the coordinator."
 )
 
 
@@ -30,10 +31,19 @@ def run(argv: list[str]) -> None:
         "--to", metavar="FILE", type=Path, help="where to write it (default: standard output)"
     )
     own.add_argument("--names", action="store_true", help="call clients by their names")
+    own.add_argument(
+        "--license", metavar="ID", help="for Hugging Face's hub, such as apache-2.0; else none"
+    )
+    own.add_argument(
+        "--library-name", metavar="NAME", help="what loads the model, for the hub, such as keras"
+    )
     given, _ = settings.load(ModelSettings, description=ABOUT, argv=argv, own=own)
     asked = settings.own_words(own, ModelSettings, argv)
     day = time.strftime("%Y-%m-%d", time.gmtime())
-    text = card(ModelRegistry(given.checkpoint_dir), asked.model, names=asked.names, day=day)
+    text = card(
+        ModelRegistry(given.checkpoint_dir), asked.model, names=asked.names, day=day,
+        license_id=asked.license, library=asked.library_name,
+    )  # fmt: skip
     if asked.to is None:
         sys.stdout.write(text)
         return

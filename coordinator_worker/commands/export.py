@@ -9,9 +9,9 @@ from warren_shared.config import settings
 
 ABOUT = (
     "Write a version of the model to a file, in the format that its name ends in: .npz,"
-    " .safetensors, .keras, or none for a folder with TensorFlow's SavedModel. The latter two need"
-    " --task, whose model it is, and client-worker with TensorFlow beside us; flags that are not"
-    " listed below belong to that task. May run beside the coordinator."
+    " .safetensors; .keras, none for a folder with TensorFlow's SavedModel, .pt or .joblib. The"
+    " latter four need --task, whose model it is, and client-worker with its framework beside us;"
+    " flags that are not listed below belong to that task. May run beside the coordinator."
 )
 
 

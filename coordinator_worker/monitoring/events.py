@@ -11,13 +11,13 @@ a field that is missing.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import nan
 from typing import Any, ClassVar, Final, Self
 
 from coordinator_worker.monitoring.waiting import Waiting
-from coordinator_worker.state.round_record import Rollback, RoundRecord
+from coordinator_worker.state.round_record import ClientFigures, Rollback, RoundRecord
 from warren_shared.errors import ConfigError
 from warren_shared.observability.event_bus import Timings
 from warren_shared.observability.log import Log
@@ -335,6 +335,16 @@ class UpdateFlooded(Event):
     TOPIC: ClassVar = "update.flooded"
     client: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundContributions(Event):
+    """What each client said with its updates in the round that made ``version``."""
+
+    TOPIC: ClassVar = "round.contributions"
+    run: str
+    version: int
+    updates: Sequence[ClientFigures]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Who listens to a coordinator, as its settings say; what is not enabled is not imported."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from coordinator_worker.monitoring.events import Event
 from coordinator_worker.settings import CoordinatorSettings
@@ -8,6 +9,9 @@ from warren_shared.config.listeners import from_words
 from warren_shared.errors import ConfigError
 from warren_shared.observability.event_bus import Listener as AnyListener
 from warren_shared.observability.log import Log
+
+if TYPE_CHECKING:
+    from warren_shared.observability.prometheus import Endpoint, View
 
 Listener = AnyListener[Event]
 
@@ -26,20 +30,34 @@ def from_settings(settings: CoordinatorSettings) -> list[Listener]:
 
 
 def _metrics(settings: CoordinatorSettings) -> Listener | None:
-    if not settings.metrics_port:
+    views: list[View] = []
+    if (endpoint := _endpoint(settings)) is not None:
+        views.append(endpoint)
+    if settings.otel_metrics:
+        from warren_shared.observability.otlp_metrics import OtlpMetrics
+
+        views.append(OtlpMetrics("warren-coordinator", settings.federation))
+    if not views:
         return None
     from coordinator_worker.monitoring.prometheus import Metrics
+    from warren_shared.observability.prometheus import Views
+
+    return Metrics.from_settings(settings, Views(views))
+
+
+def _endpoint(settings: CoordinatorSettings) -> "Endpoint | None":
+    if not settings.metrics_port:
+        return None
     from warren_shared.observability.prometheus import Endpoint
 
     try:
-        endpoint = Endpoint(settings.metrics_address, settings.metrics_port)
+        return Endpoint(settings.metrics_address, settings.metrics_port)
     except ConfigError as error:
         if "metrics_port" in settings.model_fields_set:
             raise
         # A second coordinator on one machine is no reason not to coordinate.
         log.info("metrics_off", "no metrics: %s", error)
         return None
-    return Metrics.from_settings(settings, endpoint)
 
 
 def _spans(settings: CoordinatorSettings) -> Listener | None:
@@ -63,4 +81,4 @@ def _curves(settings: CoordinatorSettings) -> Listener | None:
         return None
     from coordinator_worker.monitoring.tensorboard import Curves
 
-    return Curves(settings.tensorboard)
+    return Curves(settings.tensorboard, clients=settings.client_curves)

@@ -8,7 +8,7 @@ from coordinator_worker.monitoring import events
 from coordinator_worker.monitoring.events import Event
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.roster import Status, StatusTotal
-from warren_shared.observability.prometheus import OTHER, Endpoint, Few, Meters
+from warren_shared.observability.prometheus import OTHER, Few, Meters, View
 
 MAX_CLIENTS: Final = 100  # with series of their own
 MAX_METRICS: Final = 64  # names that clients make up
@@ -23,21 +23,21 @@ STATUSES: Final[tuple[Status, ...]] = (
 class Metrics:
     """The metrics of one coordinator; ``meters`` has them."""
 
-    def __init__(self, federation: str, quorum: int, endpoint: Endpoint | None = None) -> None:
+    def __init__(self, federation: str, quorum: int, view: View | None = None) -> None:
         self.meters = Meters({"federation": federation})
-        self._endpoint = endpoint
+        self._view = view
         self._progress = _Progress(self.meters, quorum)
         self._updates = _Updates(self.meters)
         self._members = _Members(self.meters)
         self._learned = _Learned(self.meters)
         self._health = _Health(self.meters)
-        if endpoint is not None:
-            endpoint.show(self.meters.registry)
+        if view is not None:
+            view.show(self.meters.registry)
 
     @classmethod
-    def from_settings(cls, settings: CoordinatorSettings, endpoint: Endpoint) -> "Metrics":
-        """As ``settings`` say, on view at ``endpoint``."""
-        return cls(settings.federation, settings.quorum, endpoint)
+    def from_settings(cls, settings: CoordinatorSettings, view: View) -> "Metrics":
+        """As ``settings`` say, to be seen in ``view``."""
+        return cls(settings.federation, settings.quorum, view)
 
     def on_event(self, event: Event) -> None:
         """Count, set and observe."""
@@ -47,9 +47,9 @@ class Metrics:
                 take(event)
 
     def close(self) -> None:
-        """Answer no more."""
-        if self._endpoint is not None:
-            self._endpoint.close()
+        """Show no more."""
+        if self._view is not None:
+            self._view.close()
 
 
 Takes = Mapping[type[Event], Callable[[Any], None]]  # each takes events of its class

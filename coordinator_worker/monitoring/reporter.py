@@ -10,7 +10,7 @@ from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.monitoring.waiting import MAX_NAMED, TICK_S, in_words, remedy
 from coordinator_worker.rounds.round import evaluation_of, metrics_of
 from coordinator_worker.state.enrolled import Enrolled
-from coordinator_worker.state.round_record import RoundRecord
+from coordinator_worker.state.round_record import ClientFigures, RoundRecord
 from coordinator_worker.state.training_state import Best, State
 from warren_shared.errors import Rejected
 from warren_shared.observability.event_bus import Timings
@@ -168,9 +168,17 @@ class RunReporter:
         )
         self._events.post(events.RoundOverdue(version, (updates, self._quorum)))
 
-    def closed(self, run: str, record: RoundRecord, phases: Timings) -> None:
-        """A round has made a model, which is in the checkpoint."""
+    def closed(
+        self,
+        run: str,
+        record: RoundRecord,
+        phases: Timings,
+        updates: Sequence[ClientFigures] = (),
+    ) -> None:
+        """A round has made a model, which is in the checkpoint, of ``updates``."""
         self._events.post(events.RoundClosed(run, record))
+        if updates:
+            self._events.tell(events.RoundContributions(run, record.version, updates))
         self._events.tell(events.RoundTimed(record.version, phases))
 
     def judged(

@@ -1,13 +1,16 @@
 """Rounds as curves for TensorBoard: all of a history at once, or one by one while they close."""
 
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from coordinator_worker.monitoring.events import Event, RoundClosed
+from coordinator_worker.monitoring.client_figures import ClientCurves
+from coordinator_worker.monitoring.events import Event, RoundClosed, RoundContributions
 from coordinator_worker.state.round_record import RoundRecord
+from coordinator_worker.storage.client_history import ClientRound
 from coordinator_worker.versions.history import aligned
 from warren_shared.errors import ConfigError
 from warren_shared.files import writable
@@ -37,19 +40,23 @@ class EventFile:
 
         What clients evaluated stands at the version that they evaluated.
         """
+        for figures in aligned([record]):
+            version = int(figures.pop("version"))
+            figures.pop("time", None)
+            told = {
+                name if "/" in name else f"round/{name}": value
+                for name, value in figures.items()
+                if isinstance(value, (int, float))
+            }
+            self.write(record.time, version, told)
+
+    def write(self, moment: float, step: int, figures: Mapping[str, float]) -> None:
+        """Write figures of one version; raises OSError if there is no room."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
-        for figures in aligned([record]):
-            version, moment = int(figures.pop("version")), record.time
-            figures.pop("time", None)
-            values = [
-                Summary.Value(tag=name if "/" in name else f"round/{name}", simple_value=value)
-                for name, value in figures.items()
-                if isinstance(value, (int, float))
-            ]
-            event = Event(wall_time=moment, step=version, summary=Summary(value=values))
-            self._file.write_event(event)
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in figures.items()]
+        self._file.write_event(Event(wall_time=moment, step=step, summary=Summary(value=values)))
 
     def flush(self) -> None:
         """Let TensorBoard see what was added."""
@@ -60,8 +67,13 @@ class EventFile:
         self._file.close()
 
 
-def export(history: Iterable[RoundRecord], folder: Path, run: str) -> None:
-    """Write a history to ``folder``/``run``, which must not have curves yet."""
+def export(
+    history: Iterable[RoundRecord], folder: Path, run: str, clients: Iterable[ClientRound] = ()
+) -> None:
+    """Write a history to ``folder``/``run``, which must not have curves yet.
+
+    ``clients``: what each client said, to be written too.
+    """
     place = folder / run
     if place.is_dir() and any(place.glob("events.out.tfevents*")):
         raise ConfigError(
@@ -72,6 +84,10 @@ def export(history: Iterable[RoundRecord], folder: Path, run: str) -> None:
     try:
         for record in history:
             file.add(record)
+        own = ClientCurves()
+        for closed in clients:
+            for step, figures in own.figures(closed.version, closed.updates):
+                file.write(closed.time, step, figures)
         file.close()
     except OSError as error:
         raise ConfigError(f"--tensorboard {place} cannot be written: {error}") from None
@@ -83,7 +99,8 @@ class Curves:
     Raises ConfigError at once if that cannot be.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, clients: bool = False) -> None:
+        self._clients = ClientCurves() if clients else None
         self._folder = writable(folder, "--tensorboard", private=False)
         self._file: EventFile | None = None
         self._over = False
@@ -91,17 +108,27 @@ class Curves:
 
     def on_event(self, event: Event) -> None:
         """Write what closed a round."""
-        if not isinstance(event, RoundClosed) or self._over:
+        if self._over:
             return
         try:
-            if self._file is None:
-                # A run that goes on has a file for each of its processes.
-                self._file = EventFile(self._folder / event.run, f".{os.getpid()}")
-            self._file.add(event.record)
-            self._file.flush()
+            if isinstance(event, RoundClosed):
+                file = self._opened(event.run)
+                file.add(event.record)
+                file.flush()
+            elif isinstance(event, RoundContributions) and self._clients is not None:
+                file = self._opened(event.run)
+                for step, figures in self._clients.figures(event.version, event.updates):
+                    file.write(time.time(), step, figures)
+                file.flush()
         except (OSError, ConfigError) as error:
             self._over = True
             log.warning("curves_off", "no more curves, --tensorboard cannot be written: %s", error)
+
+    def _opened(self, run: str) -> EventFile:
+        if self._file is None:
+            # A run that goes on has a file for each of its processes.
+            self._file = EventFile(self._folder / run, f".{os.getpid()}")
+        return self._file
 
     def close(self) -> None:
         """Nothing more is added."""

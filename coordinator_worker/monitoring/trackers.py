@@ -14,7 +14,14 @@ from pathlib import Path
 from queue import Full, Queue
 from typing import Any, Final, Protocol
 
-from coordinator_worker.monitoring.events import Event, RoundClosed, RunEnds, RunEvaluated
+from coordinator_worker.monitoring.client_figures import ClientCurves
+from coordinator_worker.monitoring.events import (
+    Event,
+    RoundClosed,
+    RoundContributions,
+    RunEnds,
+    RunEvaluated,
+)
 from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.storage.provenance import setup_of
 from coordinator_worker.storage.store import BEST_FILE
@@ -51,12 +58,20 @@ class Tracker(Protocol):
 class Tracking:
     """A listener that tells a tracker, on a thread of its own.
 
-    ``name`` is the flag that asked for it; ``folder`` the checkpoint's.
+    ``name`` is the flag that asked for it; ``folder`` the checkpoint's; with ``clients`` it is told
+    each client's figures, too.
     """
 
     def __init__(
-        self, tracker: Tracker, name: str, settings: Mapping[str, str], folder: Path
+        self,
+        tracker: Tracker,
+        name: str,
+        settings: Mapping[str, str],
+        folder: Path,
+        *,
+        clients: bool = False,
     ) -> None:
+        self._clients = ClientCurves() if clients else None
         self._tracker = tracker
         self._name = name
         self._settings = settings
@@ -74,6 +89,9 @@ class Tracking:
         elif isinstance(event, RunEvaluated):
             figures = {f"metric/{name}": value for name, value in event.metrics.items()}
             self._put(lambda: self._tracker.add(event.version, figures))
+        elif isinstance(event, RoundContributions) and self._clients is not None:
+            for version, told in self._clients.figures(event.version, event.updates):
+                self._put(lambda v=version, f=told: self._tracker.add(v, f))  # type: ignore[misc]
         elif isinstance(event, RoundClosed):
             if event.run != self._run:
                 self._run = event.run
@@ -240,4 +258,5 @@ def from_settings(settings: CoordinatorSettings) -> list[Tracking]:
     if settings.wandb is not None:
         found.append((Wandb(settings.wandb, settings.checkpoint_dir), "--wandb"))
     told = _settings(settings)
-    return [Tracking(tracker, name, told, settings.checkpoint_dir) for tracker, name in found]
+    folder, clients = settings.checkpoint_dir, settings.client_curves
+    return [Tracking(tracker, name, told, folder, clients=clients) for tracker, name in found]

@@ -81,10 +81,6 @@ class EvaluationPool:
         both._rest = [*self._rest, *other._rest]
         return both
 
-    def of_each(self) -> dict[str, dict[str, float]]:
-        """Client -> what it finds; of those whose tables are pooled by now, its means alone."""
-        return {part.client: part.evaluation.metrics() for part in self._parts}
-
     def judgement(self, metric: str, *, leave_out: bool = True) -> Judgement | None:
         """What they say of ``metric``; None if no client reports it.
 

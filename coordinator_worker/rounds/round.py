@@ -18,6 +18,8 @@ from coordinator_worker.rounds.evaluation_pool import EvaluationPool
 from coordinator_worker.rounds.incoming_update import IncomingUpdate
 from coordinator_worker.rounds.site_figures import site_ranges
 from coordinator_worker.state.round_record import (
+    MAX_LISTED,
+    ClientFigures,
     ClientReport,
     Entry,
     EvaluationSummary,
@@ -68,8 +70,10 @@ class Round:
         self._share = share
         self._held: list[list[int]] = []  # of each update, as `Intake` keeps them
         self.entries: list[Entry] = []
+        self.codes: dict[str, str] = {}  # of each client's task, the version that its update names
         self._reports: dict[str, tuple[int, Mapping[str, float]]] = {}
         self._evaluations: dict[int, EvaluationPool] = {}  # by the version that was evaluated
+        self.figures: list[ClientFigures] = []  # of each update
         self._norms: list[float] = []
         self._told: list[Told] = []  # of masked updates, those with the same figures together
         self._bytes_up = self._raw_bytes_up = 0
@@ -128,14 +132,25 @@ class Round:
             )
         )
         self._reports[manifest.client] = (manifest.num_examples, metrics_of(manifest))
+        self.codes[manifest.client] = manifest.code
         self._norms += [] if arrival.hides_norm else [norm]
         self._bytes_up += manifest.size_bytes
         self._raw_bytes_up += arrival.layout.size_bytes
+        metrics = metrics_of(manifest)
         if (found := manifest.evaluation) is not None:
             evaluated = self._evaluations.setdefault(
                 manifest.base_version, EvaluationPool(self._share)
             )
-            evaluated.add(manifest.client, evaluation_of(found))
+            evaluation = evaluation_of(found)
+            evaluated.add(manifest.client, evaluation)
+            if len(self.figures) < MAX_LISTED:
+                metrics |= {f"eval_{name}": value for name, value in evaluation.metrics().items()}
+        shown = 0.0 if arrival.hides_norm else norm
+        self.figures.append(
+            ClientFigures(
+                manifest.client, manifest.base_version, manifest.num_examples, shown, metrics
+            )
+        )
 
     def unmasked(self, figures: Sequence[Told]) -> None:
         """The masks are off: ``figures`` are what clients say together."""
@@ -216,13 +231,15 @@ class Round:
 
     def _of_each(self) -> dict[str, dict[str, float]]:
         """What each client says of its training, and as ``eval_…`` of the newest version."""
-        found = {client: dict(metrics) for client, (_, metrics) in self._reports.items()}
-        if self._evaluations:
-            evaluated = self._evaluations[max(self._evaluations)].of_each()
-            for client, metrics in evaluated.items():
-                named = {f"eval_{name}": value for name, value in metrics.items()}
-                found[client] = found.get(client, {}) | named
-        return found
+        newest = max(self._evaluations, default=None)
+        return {
+            said.client: {
+                name: value
+                for name, value in said.metrics.items()
+                if said.base_version == newest or not name.startswith("eval_")
+            }
+            for said in self.figures
+        }
 
     @property
     def num_examples(self) -> int:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, nan
 from typing import Final, Protocol, Self
 
@@ -10,6 +10,9 @@ from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.round_record import Judgement, RoundRecord
 from coordinator_worker.state.training_state import Best, State
 from warren_shared.errors import ConfigError
+from warren_shared.observability.log import Log
+
+log = Log(__name__)
 
 MATERIAL: Final = 0.01
 
@@ -67,6 +70,10 @@ class Monitor:
         if not name or direction not in ("max", "min"):
             raise ConfigError(f"--monitor {text}: write NAME:max or NAME:min")
         return cls(name, direction == "max")
+
+    def __str__(self) -> str:
+        """As it is written on the command line."""
+        return f"{self.metric}:{'max' if self.more else 'min'}"
 
     def is_better(self, value: float, than: float) -> bool:
         """Whether ``value`` is better."""
@@ -217,6 +224,26 @@ class StoppingCriteria:
             if not self.monitor.is_better(*pair):
                 return None
         return Best(version, value)
+
+    def begin(self, state: State) -> State:
+        """``state`` to go on from: a best version by another metric than ours is none.
+
+        A checkpoint that does not say by which is taken to be of ours.
+        """
+        if self.monitor is None:
+            return state
+        mine = str(self.monitor)
+        if state.best is not None and state.monitored not in ("", mine):
+            log.warning(
+                "best_forgotten",
+                "--monitor %s: version %d was the best by %s, which says nothing of this metric;"
+                " the best is looked for anew",
+                mine,
+                state.best.version,
+                state.monitored,
+            )
+            state = replace(state, best=None)
+        return replace(state, monitored=mine)
 
     def typical(self, state: State) -> float | None:
         """What clients typically said of the best version; None if that is not known any more."""

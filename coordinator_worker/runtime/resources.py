@@ -10,6 +10,7 @@ from typing import Self
 
 from coordinator_worker.aggregation.algorithm import Algorithm
 from coordinator_worker.monitoring import events, listeners
+from coordinator_worker.monitoring.client_figures import ClientHistory
 from coordinator_worker.monitoring.event_publisher import Events
 from coordinator_worker.monitoring.reporter import RunReporter
 from coordinator_worker.rounds.intake import Intake
@@ -96,7 +97,7 @@ class Resources:
         )
         intake = Intake.of(settings, rules.policy, staging, initial_weights.was_asked)
         event_bus = EventBus[events.Event]()
-        event_bus.subscribe(listeners.from_settings(settings))
+        event_bus.subscribe([ClientHistory(store.folder), *listeners.from_settings(settings)])
         publisher = Events(loop.models, event_bus, federation=settings.federation)
         reporter = RunReporter(publisher, settings.quorum)
 

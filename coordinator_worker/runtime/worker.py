@@ -482,6 +482,7 @@ class CoordinatorWorker:
         check_promise(self._privacy, state)
         if self._enrolled != NOBODY:
             state = replace(state, enrolled=self._enrolled)
+        state = self._stopping.begin(state)
         if self._secure is not None:
             self._secure.check_layout(state.weights.layout)
         noise = None
@@ -729,6 +730,7 @@ class CoordinatorWorker:
             done = state.privacy.done + 1
             record = replace(record, privacy=self._privacy.spent(done, run.noise))
         members = roster.contributed(state.roster, version, closed.examples, time.time())
+        members = roster.with_codes(members, closed.codes)
         standings = roster.summary(
             roster.participation(members, version, self._enrolled.unseen(members))
         )
@@ -766,7 +768,7 @@ class CoordinatorWorker:
         self._rejections.counted.clear()
         run.begin_round(spare)
         self._await_deadline(state)
-        self._reporter.closed(state.run, record, closed.phases)
+        self._reporter.closed(state.run, record, closed.phases, closed.figures)
         if self._finished:
             self._reporter.ends(version, self._stopping.reason(state))
 

@@ -14,7 +14,7 @@ class Member:
     """One client. Times are seconds since the epoch, 0 if it never happened.
 
     ``version``: the newest model it is in, -1 if it is in none; ``examples``: the number it last
-    trained on.
+    trained on; ``code``: the version of its task's code that made its newest update, as it says.
     """
 
     joined: float = 0.0
@@ -23,6 +23,7 @@ class Member:
     contributions: int = 0
     examples: int = 0
     rejected: int = 0
+    code: str = ""
 
 
 Roster = Mapping[str, Member]
@@ -66,6 +67,16 @@ def contributed(
             examples=count,
         )
     return members
+
+
+def with_codes(roster: Roster, codes: Mapping[str, str]) -> Roster:
+    """With the version of the task's code that made each client's newest update."""
+    changed = {
+        client: replace(roster[client], code=code)
+        for client, code in codes.items()
+        if client in roster and roster[client].code != code
+    }
+    return {**roster, **changed} if changed else roster
 
 
 @dataclass(frozen=True)

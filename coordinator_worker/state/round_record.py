@@ -27,6 +27,7 @@ OPTIONAL: Final = (
     "diverged", "participation", "rolled_back", "evaluated", "final_evaluation",
     "ended", "sites",
 )  # fmt: skip
+MAX_LISTED: Final = 1000  # updates of a round of which each client's own figures are kept
 UNKNOWN: Final = -1  # version of a record that does not say it
 _KNOWN: Final = frozenset((*ALWAYS, *OPTIONAL, "format"))
 
@@ -48,6 +49,31 @@ class ClientReport:
 
     examples: int
     metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFigures:
+    """One update of a round, and what its client said with it.
+
+    ``metrics`` of its training, and as ``eval_…`` what ``base_version`` is worth on its held-out
+    data; ``norm``: the L2 norm of the update, 0 if that is hidden.
+    """
+
+    client: str
+    base_version: int
+    examples: int
+    norm: float
+    metrics: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "client": self.client,
+            "base_version": self.base_version,
+            "examples": self.examples,
+            "norm": self.norm,
+            "metrics": dict(self.metrics),
+        }
 
 
 @dataclass(frozen=True, slots=True)

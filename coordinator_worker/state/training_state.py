@@ -42,6 +42,7 @@ class State:
     the ids of the keys that the coordinator who wrote it signs with: two federations may have one
     name, and not one key. Empty: of any. ``privacy`` is what a private run has promised and spent.
     ``enrolled`` are who may take part, as far as the broker has told.
+    ``monitored``: by which metric ``best`` is the best, as ``--monitor`` says it.
     """
 
     federation: str
@@ -59,6 +60,7 @@ class State:
     audit_head: str = ""
     signers: tuple[str, ...] = ()
     privacy: PrivacyState | None = None
+    monitored: str = ""
     enrolled: Enrolled = NOBODY
 
     @property

@@ -135,6 +135,7 @@ class Audit:
             transfer=manifest.transfer,
             digest=f"{manifest.digest:016x}",
             size_bytes=manifest.size_bytes,
+            **({"code": manifest.code} if manifest.code else {}),
         )
 
     def rejected(self, user: str | None, client: str, rejected: Rejected) -> None:

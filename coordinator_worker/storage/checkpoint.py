@@ -22,7 +22,7 @@ from xxhash import xxh3_64
 
 from coordinator_worker.state.enrolled import NOBODY, Enrolled
 from coordinator_worker.state.privacy_state import PrivacyState
-from coordinator_worker.state.roster import Member
+from coordinator_worker.state.roster import Member, with_codes
 from coordinator_worker.state.round_record import RoundRecord
 from coordinator_worker.state.training_state import Best, State
 from warren_shared.errors import ConfigError
@@ -143,6 +143,7 @@ def save(folder: Path, state: State) -> None:
 
 
 def _header(state: State) -> dict[str, Any]:
+    codes = {client: member.code for client, member in state.roster.items() if member.code}
     return {
         "federation": state.federation,
         "run": state.run,
@@ -150,7 +151,8 @@ def _header(state: State) -> dict[str, Any]:
         "tensors": [[t.name, list(t.shape), t.dtype, t.role] for t in state.weights.layout.tensors],
         "applied": {client: sorted(bases) for client, bases in state.applied.items()},
         "history": [record.to_dict() for record in state.history],
-        "roster": {client: astuple(member) for client, member in state.roster.items()},
+        # Older versions read the tuple whole; what was added to it since is beside it.
+        "roster": {client: astuple(member)[:-1] for client, member in state.roster.items()},
         "digest": digest(state.weights.buffer),
         "slots": [[name, digest(slot.buffer)] for name, slot in state.slots.items()],
         "best": state.best and astuple(state.best),
@@ -161,6 +163,8 @@ def _header(state: State) -> dict[str, Any]:
         "signers": list(state.signers),
         **({"privacy": state.privacy.to_dict()} if state.privacy is not None else {}),
         **({"enrolled": state.enrolled.to_dict()} if state.enrolled != NOBODY else {}),
+        **({"codes": codes} if codes else {}),
+        **({"monitored": state.monitored} if state.monitored else {}),
     }
 
 
@@ -269,7 +273,10 @@ def _read(path: Path) -> tuple[int, State, int]:
         weights=weights,
         applied={client: frozenset(bases) for client, bases in header["applied"].items()},
         history=tuple(map(RoundRecord.from_dict, header["history"])),
-        roster={client: Member(*facts) for client, facts in header["roster"].items()},
+        roster=with_codes(
+            {client: Member(*facts) for client, facts in header["roster"].items()},
+            header.get("codes", {}),
+        ),
         slots=slots,
         best=Best(*header["best"]) if header["best"] else None,
         oldest_base=header.get("oldest_base", 0),
@@ -279,6 +286,7 @@ def _read(path: Path) -> tuple[int, State, int]:
         signers=tuple(header.get("signers", ())),
         privacy=PrivacyState.from_dict(header["privacy"]) if "privacy" in header else None,
         enrolled=Enrolled.from_dict(header["enrolled"]) if "enrolled" in header else NOBODY,
+        monitored=header.get("monitored", ""),
     )
     return prefix.sequence, state, header["digest"]
 

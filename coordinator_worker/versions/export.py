@@ -19,6 +19,7 @@ from warren_shared import weights_file
 from warren_shared.errors import ConfigError, WarrenError
 
 PROGRAM: Final = "client-worker"
+PICKLED: Final = ".joblib"
 
 
 def export(model: Model, to: Path, task: str | None, arguments: Sequence[str]) -> None:
@@ -39,8 +40,8 @@ def export(model: Model, to: Path, task: str | None, arguments: Sequence[str]) -
     if task is None:
         raise ConfigError(
             f"--to {to}: .npz and .safetensors hold weights; .keras and a SavedModel folder hold"
-            " the architecture, too, and .pt a whole state_dict: give --task TASK, whose model it"
-            " is"
+            " the architecture, too, .pt a whole state_dict and .joblib an estimator: give --task"
+            " TASK, whose model it is"
         )
     with _room() as folder:
         whole = folder / f"{Path(model.name).stem.replace(' ', '-')}.safetensors"
@@ -51,6 +52,11 @@ def export(model: Model, to: Path, task: str | None, arguments: Sequence[str]) -
 @contextmanager
 def weights_of(path: Path, task: str | None, arguments: Sequence[str]) -> Iterator[Path]:
     """A file of weights that we can read with what is in ``path``, which may be a ``.keras``."""
+    if path.suffix == PICKLED:
+        raise ConfigError(
+            f"{path}: a {PICKLED} is a pickle, which is code that would run here: only written,"
+            " never read; give a .npz or .safetensors of the same version"
+        )
     if path.suffix in weights_file.ENDINGS or not path.exists():
         if arguments:
             raise ConfigError(f"unknown option {arguments[0]}: see --help")

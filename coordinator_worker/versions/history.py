@@ -79,15 +79,21 @@ def load(folder: Path) -> State:
 
 def to_csv(history: Sequence[RoundRecord], path: Path) -> None:
     """Write one line for each round to ``path``; ``-`` is standard output."""
+    rows = aligned(history)
+    write_csv(rows, columns(rows), path)
+
+
+def write_csv(rows: Iterable[Row], names: Sequence[str], path: Path) -> None:
+    """Write ``rows`` with the columns ``names`` to ``path``; ``-`` is standard output."""
     if str(path) == "-":
-        _write_csv(history, sys.stdout)
+        _write_csv(rows, names, sys.stdout)
         return
     try:
         with (
             replacing(path) as unfinished,
             unfinished.open("w", newline="", encoding="utf-8") as file,
         ):
-            _write_csv(history, file)
+            _write_csv(rows, names, file)
     except OSError as error:
         raise ConfigError(f"--csv {path} cannot be written: {error}") from None
 
@@ -112,15 +118,15 @@ def show(state: State) -> None:
         *(
             Column(
                 plain(name.removeprefix("metric/")),
-                [_figure(figures.get(name)) for figures in rows],
+                [figure(figures.get(name)) for figures in rows],
                 optional=True,
             )
             for name in metrics
         ),
         Column("rejected", [str(count) for count in refused], optional=True),
-        Column("seconds", [_figure(f.get("seconds")) for f in rows], optional=True),
-        Column("norm", [_figure(f.get("norm") or None) for f in rows], optional=True),
-        Column("when", [_moment(f.get("time")) for f in rows], optional=True),
+        Column("seconds", [figure(f.get("seconds")) for f in rows], optional=True),
+        Column("norm", [figure(f.get("norm") or None) for f in rows], optional=True),
+        Column("when", [moment(f.get("time")) for f in rows], optional=True),
     ]
     out = console()
     out.print(fitted(shown, out.width))
@@ -154,18 +160,19 @@ def aligned(history: Sequence[RoundRecord]) -> list[Row]:
     return [rows[version] for version in sorted(rows)]
 
 
-def _write_csv(history: Sequence[RoundRecord], file: TextIO) -> None:
-    rows = aligned(history)
-    writer = csv.DictWriter(file, columns(rows), restval="", lineterminator="\n")
+def _write_csv(rows: Iterable[Row], names: Sequence[str], file: TextIO) -> None:
+    writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
 
 
-def _figure(value: float | str | None) -> str:
+def figure(value: float | str | None) -> str:
+    """A cell of a table."""
     return f"{value:.4g}" if isinstance(value, (int, float)) else "–"
 
 
-def _moment(value: float | str | None) -> str:
+def moment(value: float | str | None) -> str:
+    """A time of the day, here."""
     if not isinstance(value, (int, float)):
         return "–"  # of a checkpoint from before rounds had a time
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))

@@ -4,6 +4,7 @@ Nothing in it depends on anything but the folder, the version and the day it is 
 person has to say about a model, the last section asks for.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -26,6 +27,15 @@ from warren_shared.tensors.layout import CONTROL
 
 MAX_ROWS: Final = 50
 ALWAYS: Final = ("aggregator", "server_optimizer", "quorum", "participation", "max_staleness")
+# What evaluations call it -> what Hugging Face's hub does.
+HUB_METRICS: Final = {
+    "eval_accuracy": "accuracy",
+    "eval_auc": "roc_auc",
+    "eval_f1": "f1",
+    "eval_macro_f1": "f1",
+    "eval_precision": "precision",
+    "eval_recall": "recall",
+}
 LIMITS: Final = """\
 Only you know these. Replace each line; a card without them is not finished.
 
@@ -37,12 +47,22 @@ Only you know these. Replace each line; a card without them is not finished.
 """
 
 
-def card(past: ModelRegistry, wanted: str, *, names: bool, day: str) -> str:
+def card(
+    past: ModelRegistry,
+    wanted: str,
+    *,
+    names: bool,
+    day: str,
+    license_id: str | None = None,
+    library: str | None = None,
+) -> str:
     """The card of the version that ``wanted`` names, written on ``day``.
 
     With ``names`` clients are called by theirs, else numbered by their share of the data.
+    ``license_id`` and ``library`` are told to Hugging Face's hub, in its words; nothing here knows
+    them.
 
-    Raises ConfigError if there never was such a version.
+    Raises ConfigError if there never was such a version, or a word is none of the hub's form.
     """
     version = past.number(wanted)
     if version is None or not 0 <= version <= past.state.version:
@@ -50,6 +70,7 @@ def card(past: ModelRegistry, wanted: str, *, names: bool, day: str) -> str:
     line = lineage(past, version)
     known = records(past, line)
     sections = (
+        _front_matter(past, line, license_id, library),
         _head(past, line, day),
         _model(past),
         _data(past, line, names=names),
@@ -64,6 +85,44 @@ def card(past: ModelRegistry, wanted: str, *, names: bool, day: str) -> str:
 
 
 # --- sections -------------------------------------------------------------------------------------
+
+
+def _front_matter(
+    past: ModelRegistry, line: Lineage, license_id: str | None, library: str | None
+) -> str:
+    """What Hugging Face's hub reads of a card: YAML between two lines of dashes.
+
+    No ``model-index``: its results are of a data set, by name, and the federation's has none.
+    """
+    told = [
+        f"{key}: {_word(flag, value)}"
+        for key, flag, value in (
+            ("license", "--license", license_id),
+            ("library_name", "--library-name", library),
+        )
+        if value is not None
+    ]
+    setups = [each for each in past.state.setup if each["version"] <= line.version]
+    settings = [each["settings"] for each in setups if "settings" in each]
+    is_masked = bool(settings and settings[-1].get("secure"))
+    tags = ["federated-learning", "warren"]
+    tags += ["differential-privacy"] if past.state.privacy is not None else []
+    tags += ["secure-aggregation"] if is_masked else []
+    told += ["tags:", *(f"- {tag}" for tag in tags)]
+    reported = past.metrics(line.version)
+    metrics = dict.fromkeys(theirs for ours, theirs in HUB_METRICS.items() if ours in reported)
+    told += ["metrics:", *(f"- {name}" for name in metrics)] if metrics else []
+    return "\n".join(("---", *told, "---\n"))
+
+
+def _word(flag: str, value: str) -> str:
+    """A word of the hub's, as YAML reads it: quoted, or ``no`` would be a boolean."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._+-]{0,63}", value):
+        raise ConfigError(
+            f"{flag} {value}: write one of the hub's words, such as"
+            f" {'apache-2.0' if flag == '--license' else 'keras'}"
+        )
+    return f'"{value}"'
 
 
 def _head(past: ModelRegistry, line: Lineage, day: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from keeper_worker.runtime import events
 from keeper_worker.runtime.events import Event
-from warren_shared.observability.prometheus import Endpoint, Meters
+from warren_shared.observability.prometheus import Meters, View
 
 Takes = Mapping[type[Event], Callable[[Any], None]]  # each takes events of its class
 
@@ -15,9 +15,9 @@ SUM_S: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 class Metrics:
     """The metrics of a keeper; ``meters`` has them."""
 
-    def __init__(self, federation: str, endpoint: Endpoint | None = None) -> None:
+    def __init__(self, federation: str, view: View | None = None) -> None:
         self.meters = meters = Meters({"federation": federation})
-        self._endpoint = endpoint
+        self._view = view
         self._sums = meters.counter("warren_keeper_sums", "sums of masks that were given away")
         self._updates = meters.counter("warren_keeper_updates", "updates whose masks are in sums")
         self._bytes = meters.counter("warren_keeper_sum_bytes", "bytes of the sums")
@@ -43,8 +43,8 @@ class Metrics:
             events.LinkConnected: lambda _: self._connected.set(1),
             events.LinkLost: lambda _: self._is_lost(),
         }
-        if endpoint is not None:
-            endpoint.show(meters.registry)
+        if view is not None:
+            view.show(meters.registry)
 
     def on_event(self, event: Event) -> None:
         """Count, set and observe."""
@@ -52,9 +52,9 @@ class Metrics:
             take(event)
 
     def close(self) -> None:
-        """Answer no more."""
-        if self._endpoint is not None:
-            self._endpoint.close()
+        """Show no more."""
+        if self._view is not None:
+            self._view.close()
 
     def _given(self, event: events.SumGiven) -> None:
         self._sums.inc()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -107,6 +107,35 @@ class Meters:
     def _list(self, name: str, kind: str, about: str, labels: tuple[str, ...]) -> tuple[str, ...]:
         self.rows.append(Row(name, kind, labels, about))
         return (*self._names, *labels)
+
+
+class View(Protocol):
+    """Where metrics are seen."""
+
+    def show(self, registry: CollectorRegistry) -> None:
+        """From now on, what ``registry`` has at that moment."""
+        ...
+
+    def close(self) -> None:
+        """No more."""
+        ...
+
+
+class Views:
+    """Several of them; the same metrics are seen in each."""
+
+    def __init__(self, views: Sequence[View]) -> None:
+        self._views = tuple(views)
+
+    def show(self, registry: CollectorRegistry) -> None:
+        """Show ``registry`` everywhere."""
+        for view in self._views:
+            view.show(registry)
+
+    def close(self) -> None:
+        """Show it nowhere."""
+        for view in self._views:
+            view.close()
 
 
 class Few:

@@ -37,6 +37,7 @@ _PRINTABLE: Final = r"^[^\p{C}\p{Zl}\p{Zp}]+$"
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]  # of the coordinator's choice
 ClientsName = Annotated[Name, Field(pattern=_PRINTABLE)]
 ClientId = Annotated[str, Field(pattern=rf"^{USER_PATTERN}(\.[0-9]{{1,6}})?$")]
+Code = Annotated[str, Field(pattern=r"^[0-9a-z.+-]{0,32}$")]  # of a task: client_worker.tasks.code
 Encoding = Annotated[str, Field(pattern=r"^[0-9a-z.]{1,16}$")]
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -292,8 +293,8 @@ class UpdateManifest(Transfer):
     """A weight delta of ``client``, trained from ``base_version`` on ``num_examples`` examples.
 
     ``not_finite`` names the metrics that came out as NaN or infinite; ``encoding`` is what its
-    bytes are in. One that is masked tells in ``figures`` what rides in its bytes behind the
-    weights, and nothing of it here.
+    bytes are in; ``code`` is the version of the task's code that made it. One that is masked tells
+    in ``figures`` what rides in its bytes behind the weights, and nothing of it here.
     """
 
     kind: Literal["update"] = "update"
@@ -309,6 +310,7 @@ class UpdateManifest(Transfer):
     not_finite: Annotated[NotFinite, Since(3)] = []
     encoding: Annotated[Encoding, Since(4)] = RAW
     figures: Annotated[FigureNames | None, Since(5)] = None
+    code: Annotated[Code, Since(5)] = ""
 
 
 class InitialManifest(Transfer):

@@ -322,6 +322,20 @@ def test_clients_refuse_what_they_were_not_enrolled_for(stage: Stage, tmp_path: 
         assert words in client.said
 
 
+def test_a_run_that_began_in_clear_goes_on_masked_and_back(stage: Stage, tmp_path: Path) -> None:
+    """With the bundles of a federation that has a keeper, and of one that has none."""
+    none = {"WARREN_KEEPER_KEY": "", "WARREN_KEEPER_VERIFY_KEY": ""}
+    stage.keeper()
+    for rounds, words, extra in ((2, (), none), (4, ASKED, {}), (6, (), none)):
+        clients = stage.clients(*THREE, **extra)
+        goal = ("--quorum", "3", "--rounds", str(rounds), *words)
+        ended(stage.coordinator(tmp_path / "run", *goal, **extra), *clients)
+    history = last_state(tmp_path / "run").history
+    assert [record.norm > 0 for record in history] == [True, True, False, False, True, True]
+    losses = [record.metrics["loss"] for record in history]
+    assert losses == sorted(losses, reverse=True)
+
+
 def test_a_coordinator_says_what_it_needs(stage: Stage, tmp_path: Path) -> None:
     for words, extra, said in (
         ((), {}, "this federation has a keeper"),

@@ -1,4 +1,4 @@
-"""Spans of real workers at a collector: a round is one trace, whoever worked on it."""
+"""Spans and metrics of real workers at a collector: a round is one trace, whoever worked on it."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Place
-from tests.support.collector import Collector, Span, collector
+from tests.support.collector import Collector, Point, Span, collector
 from tests.support.pace import allow
 from tests.support.ports import free_port
 from tests.support.processes import BIN, ROOT, Worker, workers
@@ -19,6 +19,7 @@ from warren_shared.observability.tracing import round_of
 ROUNDS = 3
 CLIENTS = ("alfa", "bravo")
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "100"}
+METRICS = {"WARREN_OTEL_METRICS": "true"}
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +29,10 @@ def _with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def federation(place: Place, folder: Path, endpoint: str, *extra: str) -> Iterator[Worker]:
-    told = SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "WARREN_TRACES": "true"}
+def federation(
+    place: Place, folder: Path, endpoint: str, *extra: str, **more: str
+) -> Iterator[Worker]:
+    told = SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "WARREN_TRACES": "true"} | more
     for user in CLIENTS:
         task = ("--task", "tests.tasks:line")
         yield Worker("client-worker", place.urls[user], *task, **told)
@@ -83,6 +86,30 @@ def test_a_round_is_one_trace_of_all_who_worked_on_it(place: Place, tmp_path: Pa
     assert len({span.id for span in found}) == len(found)
 
 
+def test_metrics_come_at_the_collector_while_a_run_goes_on_and_at_its_end(
+    place: Place, tmp_path: Path
+) -> None:
+    told = METRICS | {"OTEL_METRIC_EXPORT_INTERVAL": "200"}
+    with collector() as found, workers() as started:
+        started += federation(place, tmp_path, found.endpoint, "--metrics-port", "off", **told)
+        assert [worker.end() for worker in started] == [0, 0, 0]
+
+        def newest(points: list[Point], name: str) -> dict[str, float]:
+            """By who sent it."""
+            return {one.instance: one.value for one in points if one.name == name}
+
+        points = found.wait_for_points(
+            lambda points: (
+                ROUNDS in newest(points, "warren_model_version").values()
+                and list(newest(points, "warren_client_updates_confirmed").values())
+                == [ROUNDS] * len(CLIENTS)
+            )
+        )
+    assert {one.service for one in points} == {"warren-client", "warren-coordinator"}
+    accepted = newest(points, "warren_updates_accepted")
+    assert list(accepted.values()) == [ROUNDS * len(CLIENTS)]
+
+
 def complete(spans: Collector) -> list[Span]:
     return spans.wait_for(lambda found: len(found) >= ROUNDS * (8 + 2 * len(CLIENTS)))
 
@@ -101,7 +128,7 @@ def test_without_a_collector_work_goes_on_and_ends_and_one_line_says_so(
 ) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
     with workers() as started:
-        started += federation(place, tmp_path, endpoint)
+        started += federation(place, tmp_path, endpoint, **METRICS)
         coordinator = started[-1]
         coordinator.wait_for("model_published", version=ROUNDS)
         began = time.monotonic()
@@ -109,21 +136,24 @@ def test_without_a_collector_work_goes_on_and_ends_and_one_line_says_so(
         assert time.monotonic() - began < allow(10)
     for worker in started:
         assert worker.said.count('"traces_lost"') == 1, worker.said
+        assert worker.said.count('"metrics_lost"') == 1, worker.said
+        assert f"no collector takes our metrics at {endpoint}" in worker.said
         assert f"no collector takes our spans at {endpoint}" in worker.said
         assert "Traceback" not in worker.said
         assert all(line.startswith("{") for line in worker.lines)
 
 
+@pytest.mark.parametrize("flag", ["--traces", "--otel-metrics"])
 @pytest.mark.parametrize("command", ["coordinator-worker", "client-worker"])
-def test_a_missing_extra_is_one_line(place: Place, tmp_path: Path, command: str) -> None:
+def test_a_missing_extra_is_one_line(place: Place, tmp_path: Path, command: str, flag: str) -> None:
     package = command.replace("-", "_")
     words = {
         "coordinator-worker": ["--checkpoint-dir", str(tmp_path)],
         "client-worker": ["--task", "tests.tasks:line"],
     }[command]
     program = (
-        "import sys; sys.modules['opentelemetry.sdk.trace'] = None;"
-        f"from {package}.cli import main; sys.exit(main({[*words, '--traces']!r}))"
+        "import sys; sys.modules['opentelemetry.sdk.resources'] = None;"
+        f"from {package}.cli import main; sys.exit(main({[*words, flag]!r}))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -135,6 +165,6 @@ def test_a_missing_extra_is_one_line(place: Place, tmp_path: Path, command: str)
         check=False,
     )
     assert done.returncode == 2
-    told = f"{command}: --traces needs OpenTelemetry: pip install 'warren-fl[traces]'"
+    told = f"{command}: {flag} needs OpenTelemetry: pip install 'warren-fl[traces]'"
     assert done.stderr.splitlines()[-1] == told
     assert "Traceback" not in done.stderr

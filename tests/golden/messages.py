@@ -147,6 +147,10 @@ PROTOCOL_5: Final[dict[str, m.Message]] = {
         figures=m.FigureNames(metrics=["loss"], means=["mae"], classes=2, scores=True),
         **_TRANSFER,
     ),
+    "update, of a code": m.UpdateManifest(
+        federation="f", run="0badcafe", client="alfa", base_version=2, num_examples=5,
+        layout="feedbeef", code="0123456789ab", **_TRANSFER,
+    ),
     "seed": m.Seed(
         federation="f", run="0badcafe", client="alfa", base_version=2, transfer="0123456789abcdef",
         layout="feedbeef", elements=8, figures="ef" * 32, figure_elements=5, model="ab" * 32,

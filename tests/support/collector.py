@@ -1,18 +1,24 @@
-"""An OpenTelemetry collector as small as it can be: it keeps the spans that workers send."""
+"""An OpenTelemetry collector as small as it can be: it keeps what workers send."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 
 from tests.support.processes import DEADLINE_S
+
+T = TypeVar("T")
 
 
 class Span(NamedTuple):
@@ -29,12 +35,25 @@ class Span(NamedTuple):
     attributes: dict[str, Any]
 
 
+class Point(NamedTuple):
+    """A point of a metric as it came; of a histogram ``value`` is its count."""
+
+    service: str
+    instance: str
+    name: str
+    kind: str
+    labels: dict[str, Any]
+    value: float
+    buckets: tuple[int, ...] = ()
+
+
 class Collector:
-    """Spans so far, and where they are sent to."""
+    """Spans and points so far, and where they are sent to."""
 
     def __init__(self, port: int) -> None:
         self.endpoint = f"http://127.0.0.1:{port}"
         self._spans: list[Span] = []
+        self._points: list[Point] = []
         self._came = threading.Condition()
 
     def take(self, request: ExportTraceServiceRequest) -> None:
@@ -42,15 +61,27 @@ class Collector:
             self._spans += _spans(request)
             self._came.notify_all()
 
+    def take_metrics(self, request: ExportMetricsServiceRequest) -> None:
+        with self._came:
+            self._points += _points(request)
+            self._came.notify_all()
+
     def wait_for(self, enough: Callable[[list[Span]], bool]) -> list[Span]:
         """All spans, as soon as they are ``enough``."""
+        return self._wait_for(self._spans, enough)
+
+    def wait_for_points(self, enough: Callable[[list[Point]], bool]) -> list[Point]:
+        """All points of metrics, as soon as they are ``enough``."""
+        return self._wait_for(self._points, enough)
+
+    def _wait_for(self, found: list[T], enough: Callable[[list[T]], bool]) -> list[T]:
         deadline = time.monotonic() + DEADLINE_S
         with self._came:
-            while not enough(self._spans):
+            while not enough(found):
                 left = deadline - time.monotonic()
-                assert left > 0, f"never enough: {self._spans}"
+                assert left > 0, f"never enough: {found}"
                 self._came.wait(left)
-            return list(self._spans)
+            return list(found)
 
 
 def _spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
@@ -71,6 +102,22 @@ def _spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
                 )
 
 
+def _points(request: ExportMetricsServiceRequest) -> Iterator[Point]:
+    for group in request.resource_metrics:
+        about = _values(group.resource.attributes)
+        whose = about["service.name"], about["service.instance.id"]
+        for scope in group.scope_metrics:
+            for metric in scope.metrics:
+                kind = metric.WhichOneof("data")
+                for point in getattr(metric, kind).data_points:
+                    labels = _values(point.attributes)
+                    if kind == "histogram":
+                        buckets = tuple(point.bucket_counts)
+                        yield Point(*whose, metric.name, kind, labels, point.count, buckets)
+                    else:
+                        yield Point(*whose, metric.name, kind, labels, point.as_double)
+
+
 def _values(attributes: Any) -> dict[str, Any]:
     return {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in attributes}
 
@@ -81,10 +128,14 @@ def collector() -> Iterator[Collector]:
 
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            assert self.path == "/v1/traces"
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            found.take(ExportTraceServiceRequest.FromString(body))
-            answer = ExportTraceServiceResponse().SerializeToString()
+            if self.path == "/v1/metrics":
+                found.take_metrics(ExportMetricsServiceRequest.FromString(body))
+                answer = ExportMetricsServiceResponse().SerializeToString()
+            else:
+                assert self.path == "/v1/traces"
+                found.take(ExportTraceServiceRequest.FromString(body))
+                answer = ExportTraceServiceResponse().SerializeToString()
             self.send_response(200)
             self.send_header("Content-Type", "application/x-protobuf")
             self.send_header("Content-Length", str(len(answer)))

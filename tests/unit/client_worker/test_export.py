@@ -137,7 +137,7 @@ def test_without_a_framework_weights_go_from_one_format_to_the_other(
     for name, what in (
         ("m.keras", "none of Keras"),
         ("folder", "none of Keras"),
-        ("m.onnx", "name a .npz, .safetensors, .keras or .pt"),
+        ("m.onnx", "name a .npz, .safetensors, .keras, .pt or .joblib"),
     ):
         assert export(f"{__name__}:plain", tmp_path / "m.npz", tmp_path / name) == 2
         assert what in capsys.readouterr().err

@@ -24,6 +24,7 @@ from warren_shared.observability.event_bus import EventBus
 from warren_shared.protocol.codec import decode, encode, tensor_entries
 from warren_shared.protocol.encryption import SEEDS, UpdateEncryptor
 from warren_shared.protocol.messages import (
+    PROTOCOL,
     Failed,
     Join,
     LocalTraining,
@@ -87,6 +88,7 @@ class Process:
         self.published: list[tuple[str, Any]] = []
         self.spent: list[int] = []  # in the ledger, whenever an update was published
         self.loses = False
+        self.reads = PROTOCOL  # of the coordinator
         trusts = given.keys() & {"privacy_limit", "keeper_key"}
         keys = KEYS["client-worker"]["WARREN_VERIFY_KEYS"] if trusts else None
         settings = ClientSettings(
@@ -121,7 +123,9 @@ class Process:
 
     def deliver(self, *bodies: bytes) -> None:
         for tag, body in enumerate(bodies, start=1):
-            delivery = Delivery(memoryview(body), tag, 1, "coordinator", redelivered=False)
+            delivery = Delivery(
+                memoryview(body), tag, 1, "coordinator", redelivered=False, reads=self.reads
+            )
             self.one.mailbox.deliver(delivery)
         self.one.process_mailbox()
 
@@ -302,3 +306,30 @@ def test_a_run_that_promises_nothing_gets_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="promises its clients no privacy"):
         one.model(0)
     assert one.of(UpdateManifest) == []
+
+
+def test_an_update_says_which_code_made_it_to_a_coordinator_that_can_read_that(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / FILE).write_text('{"format": 1, "claims": []}')
+    plain = Process(tmp_path)
+    plain.model(0)
+    plain.reads = 4
+    plain.model(1)
+    newer, older = plain.of(UpdateManifest)
+    assert newer.code == TaskSource(f"{__name__}:task", []).code != ""
+    assert older.code == ""
+    assert older.header()["protocol"] <= 4
+
+
+def test_an_update_that_was_kept_is_readable_for_an_older_coordinator(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text('{"format": 1, "claims": []}')
+    first = Process(tmp_path)
+    first.loses = True
+    with pytest.raises(KeyboardInterrupt):
+        first.model(0)
+    second = Process(tmp_path)
+    second.reads = 4
+    second.model(0)
+    (sent,) = second.of(UpdateManifest)
+    assert sent.code == ""

@@ -77,6 +77,23 @@ def test_a_round_or_a_run_that_could_never_end_is_refused(given: dict[str, Any],
         settings(**given)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "needs --tensorboard, --mlflow or --wandb"),
+        (
+            {"wandb": "wards", "privacy": "gaussian:epsilon=2,delta=1e-5,clip=1"},
+            "no client's own figures are told: leave it out",
+        ),
+    ],
+)
+def test_curves_of_clients_that_nobody_would_see_are_refused(
+    given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        settings(client_curves=True, **given)
+
+
 def test_after_a_deadline_a_federation_may_be_smaller_than_the_quorum() -> None:
     settings(quorum=4, clients=3, deadline_s=1, min_quorum=2)
 

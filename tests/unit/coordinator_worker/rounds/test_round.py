@@ -282,3 +282,27 @@ def test_an_update_that_must_not_move_a_private_sum_counts_all_the_same(fault: s
     record = now.record(2)
     assert record.norm == 0.0
     assert (record.examples, record.metrics) == (2, {})
+
+
+def test_a_round_knows_which_code_made_each_clients_newest_update() -> None:
+    now = Round(Cohort(DELTA.layout, mean()))
+    for base, code in ((3, "0123456789ab"), (4, "fedcba987654")):
+        one = arrival("alfa", base, 10, 10.0)
+        one.manifest = one.manifest.model_copy(update={"code": code})
+        now.fold(one)
+    now.fold(arrival("bravo", 4, 10, 10.0))
+    assert now.codes == {"alfa": "fedcba987654", "bravo": ""}
+
+
+def test_a_round_knows_what_each_client_said_with_its_update() -> None:
+    now = Round(Cohort(DELTA.layout, mean()))
+    one = arrival("alfa", 4, 10, 10.0, loss=1.0)
+    evaluation = EvaluationEntry(num_examples=4, means={"loss": 2.0}, confusion=[[1, 1], [0, 2]])
+    one.manifest = one.manifest.model_copy(update={"evaluation": evaluation})
+    now.fold(one)
+    (figures,) = now.figures
+    assert (figures.client, figures.base_version, figures.examples) == ("alfa", 4, 10)
+    assert figures.norm == pytest.approx(np.sqrt(14))
+    assert figures.metrics["loss"] == 1.0
+    assert figures.metrics["eval_loss"] == 2.0
+    assert figures.metrics["eval_accuracy"] == 0.75

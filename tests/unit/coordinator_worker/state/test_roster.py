@@ -81,3 +81,15 @@ def test_in_the_long_run_every_client_has_counted_as_much() -> None:
             counted[client] += roster.rarity(members, client)
             members = dict(roster.contributed(members, turn, [(client, 1)], 0.0))
     assert counted["slow"] == pytest.approx(counted["fast"], rel=0.05)
+
+
+def test_the_version_of_the_code_is_that_of_the_newest_update() -> None:
+    members = roster.contributed({}, 1, [("alfa", 9), ("bravo", 9)], now=1.0)
+    members = roster.with_codes(members, {"alfa": "0123456789ab", "stranger": "ba"})
+    assert {client: member.code for client, member in members.items()} == {
+        "alfa": "0123456789ab",
+        "bravo": "",
+    }
+    assert participation(members, 1)[0].fields()["code"] == "0123456789ab"
+    again = roster.with_codes(members, {"alfa": ""})  # an older client has its name now
+    assert again["alfa"].code == ""

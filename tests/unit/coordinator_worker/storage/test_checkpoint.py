@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from coordinator_worker.state.roster import Member
 from coordinator_worker.state.round_record import ALWAYS, RoundRecord
 from coordinator_worker.state.training_state import Best, State
 from coordinator_worker.storage import checkpoint
@@ -323,3 +324,16 @@ def test_a_checkpoint_of_a_newer_warren_is_refused_and_not_passed_over_for_the_o
     path.write_bytes(b"warren checkpoint %d\n" % number + path.read_bytes()[20:])
     with pytest.raises(ConfigError, match=f"a newer Warren .checkpoint format {number}.*upgrade"):
         checkpoint.load(tmp_path)
+
+
+def test_versions_of_code_come_back_and_an_older_warren_reads_the_rest(tmp_path: Path) -> None:
+    """It makes a Member of six facts, and knows nothing of a seventh."""
+    members = {"alfa": Member(1.0, 2.0, 3, 4, 5, 6, "0123456789ab"), "bravo": Member(1.0)}
+    checkpoint.save(tmp_path, replace(state(), roster=members))
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    assert found.roster == members
+    header = checkpoint._header(found)
+    assert header["roster"]["alfa"] == (1.0, 2.0, 3, 4, 5, 6)
+    assert header["codes"] == {"alfa": "0123456789ab"}
+    assert "codes" not in checkpoint._header(state())

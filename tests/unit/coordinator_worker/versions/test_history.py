@@ -15,9 +15,10 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from coordinator_worker.cli import main
-from coordinator_worker.monitoring.events import ClientJoined, RoundClosed
+from coordinator_worker.monitoring.client_figures import MAX_CURVES, ClientHistory
+from coordinator_worker.monitoring.events import ClientJoined, RoundClosed, RoundContributions
 from coordinator_worker.monitoring.tensorboard import Curves
-from coordinator_worker.state.round_record import RoundRecord
+from coordinator_worker.state.round_record import ClientFigures, RoundRecord
 from coordinator_worker.state.training_state import State
 from coordinator_worker.storage import checkpoint
 from warren_shared.errors import ConfigError
@@ -220,3 +221,89 @@ def test_a_table_is_printed_whatever_standard_outputs_encoding(
     assert main([command, "--checkpoint-dir", str(folder)]) == 0
     sys.stdout.flush()
     assert printed.getvalue()
+
+
+# --- clients --------------------------------------------------------------------------------------
+
+
+def said(client: str, base: int, loss: float, auc: float) -> ClientFigures:
+    return ClientFigures(client, base, 10, 1.5, {"loss": loss, "eval_auc": auc})
+
+
+ROUNDS = (
+    RoundContributions(RUN, 1, [said("alfa", 0, 1.0, 0.5), said("bravo", 0, 2.0, 0.6)]),
+    RoundContributions(RUN, 3, [said("alfa", 2, 0.5, 0.7), said("bravo", 1, 1.5, 0.6)]),
+)
+
+
+@pytest.fixture
+def with_clients(folder: Path) -> Path:
+    listener = ClientHistory(folder)
+    for event in ROUNDS:
+        listener.on_event(event)
+    return folder
+
+
+def test_a_csv_file_has_a_row_for_each_client_and_version(
+    with_clients: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "clients.csv"
+    assert history(with_clients, "--clients", "--csv", str(path)) == 0
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert list(rows[0])[:5] == ["version", "client", "base_version", "staleness", "examples"]
+    found = [(r["version"], r["client"], r["staleness"], r["metric/loss"]) for r in rows]
+    assert found == [
+        ("1", "alfa", "0", "1.0"), ("1", "bravo", "0", "2.0"),
+        ("3", "alfa", "0", "0.5"), ("3", "bravo", "1", "1.5"),
+    ]  # fmt: skip
+
+
+def test_of_one_client_there_is_a_table_and_json(
+    with_clients: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert history(with_clients, "--clients", "bravo") == 0
+    shown = capsys.readouterr().out
+    assert "bravo" in shown
+    assert "alfa" not in shown
+    assert "2 updates since version 1" in shown
+    assert history(with_clients, "--clients", "bravo", "--json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["version"], line["metric/eval_auc"]) for line in lines] == [(1, 0.6), (3, 0.6)]
+
+
+def test_a_client_that_is_not_there_is_told_who_is(
+    with_clients: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert history(with_clients, "--clients", "charlie") == 2
+    assert "--clients charlie: it is in none of the rounds" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_an_older_version_has_no_clients(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert history(folder, "--clients") == 2
+    assert "has no figures of clients" in capsys.readouterr().err
+
+
+def test_tensorboard_has_a_curve_for_each_client_if_that_is_asked_for(
+    with_clients: Path, tmp_path: Path
+) -> None:
+    plain, wanted = tmp_path / "plain", tmp_path / "wanted"
+    for listener in (Curves(plain), Curves(wanted, clients=True)):
+        listener.on_event(RoundClosed(RUN, HISTORY[0]))
+        listener.on_event(ROUNDS[0])
+        listener.close()
+    assert not any("alfa" in tag for tag in curves(plain / RUN))
+    assert curves(wanted / RUN)["client_loss/alfa"] == {1: 1.0}
+    assert curves(wanted / RUN)["client_eval_auc/bravo"] == {0: pytest.approx(0.6)}
+    assert history(with_clients, "--clients", "--tensorboard", str(tmp_path / "later")) == 0
+    assert curves(tmp_path / "later" / RUN)["client_loss/alfa"] == {1: 1.0, 3: 0.5}
+
+
+def test_so_many_clients_have_curves_and_no_more(tmp_path: Path) -> None:
+    listener = Curves(tmp_path, clients=True)
+    for version in (1, 2):
+        many = [said(f"phone.{n}", version - 1, 1.0, 0.5) for n in range(MAX_CURVES + 20)]
+        listener.on_event(RoundContributions(RUN, version, many[:: 2 * version - 3]))
+    listener.close()
+    assert sum(tag.startswith("client_loss/") for tag in curves(tmp_path / RUN)) == MAX_CURVES

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator_worker.cli import main
 from coordinator_worker.settings import CoordinatorSettings
+from coordinator_worker.state.privacy_state import PrivacyState
+from coordinator_worker.state.round_record import EvaluationSummary
 from coordinator_worker.storage import checkpoint
 from coordinator_worker.storage.audit_files import NAME
 from coordinator_worker.storage.provenance import setup_of, since
@@ -158,7 +161,7 @@ def test_the_command_writes_the_card(tmp_path: Path, capsys: pytest.CaptureFixtu
     federation(tmp_path)
     folder = ("--checkpoint-dir", str(tmp_path))
     assert main(["card", "--to", str(tmp_path / "CARD.md"), *folder]) == 0
-    assert (tmp_path / "CARD.md").read_text().startswith("# Model card")
+    assert "\n# Model card" in (tmp_path / "CARD.md").read_text()
     capsys.readouterr()
     assert main(["card", "4", *folder]) == 0
     assert "version 4" in capsys.readouterr().out
@@ -192,3 +195,58 @@ def test_the_history_of_setups_is_bounded_and_keeps_the_first() -> None:
     assert len(found) == 50
     assert [found[0]["version"], found[-1]["version"]] == [0, 199]
     assert json.dumps(found)
+
+
+# --- what Hugging Face's hub reads ---------------------------------------------------------------
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    assert text.startswith("---\n")
+    told, dashes, rest = text.removeprefix("---\n").partition("\n---\n")
+    assert dashes
+    assert rest.startswith("\n# Model card")
+    found = yaml.safe_load(told)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_card_begins_with_what_the_hub_reads(tmp_path: Path) -> None:
+    federation(tmp_path)
+    assert front_matter(written(tmp_path)) == {"tags": ["federated-learning", "warren"]}
+
+
+def test_a_licence_and_a_library_are_there_if_they_are_told(tmp_path: Path) -> None:
+    federation(tmp_path)
+    words = ["card", "--checkpoint-dir", str(tmp_path), "--to", str(tmp_path / "CARD.md")]
+    assert main([*words, "--license", "no", "--library-name", "keras"]) == 0
+    found = front_matter((tmp_path / "CARD.md").read_text())
+    assert (found["license"], found["library_name"]) == ("no", "keras")
+
+
+@pytest.mark.parametrize("word", ["MIT", "my licence", "a: b", "x\ny", "", "-"])
+def test_a_word_that_is_none_of_the_hubs_form_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    federation(tmp_path)
+    assert main(["card", "--checkpoint-dir", str(tmp_path), f"--license={word}"]) == 2
+    assert "write one of the hub's words, such as apache-2.0" in capsys.readouterr().err
+
+
+def test_metrics_have_the_hubs_names_and_others_are_left_out(tmp_path: Path) -> None:
+    state = federation(tmp_path)
+    told = {"eval_auc": 0.9, "eval_accuracy": 0.8, "eval_loss": 0.1, "auc": 0.5}
+    newest = replace(
+        state.history[-1], metrics=told, evaluation=EvaluationSummary(state.version, 2, 10)
+    )
+    checkpoint.save(tmp_path, replace(state, history=(*state.history[:-1], newest)))
+    assert front_matter(written(tmp_path))["metrics"] == ["accuracy", "roc_auc"]
+
+
+def test_the_hub_hears_of_masks_and_of_privacy(tmp_path: Path) -> None:
+    federation(tmp_path)
+    with_setup(tmp_path, {"secure": "clip=1"})
+    state = loaded(tmp_path)
+    privacy = PrivacyState("gaussian:epsilon=2,delta=1e-05,clip=1", 6, 2, 4, "ab")
+    checkpoint.save(tmp_path, replace(state, privacy=privacy))
+    tags = front_matter(written(tmp_path))["tags"]
+    assert tags[2:] == ["differential-privacy", "secure-aggregation"]

@@ -255,3 +255,13 @@ def test_a_layout_that_is_let_in_can_be_made(entries: list[TensorEntry]) -> None
         return
     if total < 2**16:
         assert [array.shape for array in Weights.empty(layout)] == [tuple(e.shape) for e in entries]
+
+
+@pytest.mark.parametrize("code", ["x" * 33, "abc\x1b[2J", "über", "A", "a b", "<b>", 7, None])
+def test_a_version_of_code_of_another_form_is_rejected(code: object) -> None:
+    update = UpdateManifest(
+        federation="f", run="0badcafe", client="alfa", base_version=2, num_examples=5,
+        layout="feedbeef", code="ab", transfer="0123456789abcdef", size_bytes=24, digest=7,
+    )  # fmt: skip
+    with pytest.raises(Rejected, match="malformed"):
+        decode(msgpack.packb({**update.header(), "code": code}) + bytes(24))

@@ -141,6 +141,7 @@ FORBIDDEN_MODULES = {
 }  # fmt: skip
 ALLOWED = {
     "weights_file.py": {"zlib"},  # its error, for an operator's own damaged .npz
+    "sklearn_file.py": {"joblib"},  # writes an operator's own .joblib; the test below has no load
     "torch_model.py": {"pickle"},  # its error: PyTorch reads an operator's own .pt, weights only
     "audit_files.py": {"gzip", "zlib"},  # an operator's own log, compressed by logrotate
 }
@@ -169,3 +170,14 @@ def test_nothing_that_comes_from_the_wire_can_become_code() -> None:
                     if any(getattr(value, "value", None) is not False for value in pickles):
                         found.append(f"{where} allow_pickle")
     assert found == []
+
+
+def test_what_may_write_a_pickle_reads_none() -> None:
+    text = (ROOT / "client_worker" / "models" / "sklearn_file.py").read_text()
+    called = {
+        node.func.attr
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    assert "dump" in called
+    assert not any("load" in name for name in called)
