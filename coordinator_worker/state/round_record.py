@@ -347,7 +347,19 @@ def _summary_of(fields: Mapping[str, Any]) -> EvaluationSummary:
 def _ranges(sites: Mapping[str, SiteRange] | None) -> dict[str, Any]:
     if sites is None:
         return {}
-    return {"sites": {name: asdict(found) for name, found in sites.items()}}
+    return {
+        "sites": {
+            # Not by asdict, which takes ten times as long: a checkpoint has a thousand records.
+            name: {
+                "clients": found.clients,
+                "low": found.low,
+                "low_client": found.low_client,
+                "high": found.high,
+                "high_client": found.high_client,
+            }
+            for name, found in sites.items()
+        }
+    }
 
 
 def _region(told: RegionResult) -> dict[str, Any]:
