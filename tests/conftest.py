@@ -70,7 +70,7 @@ def seen(pytestconfig: pytest.Config) -> Callable[[Node], Node]:
     return see
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     """Have what the tests start end by an interrupt, also where this run was started beside others.
 
     A shell has what it starts with ``&`` ignore SIGINT, and so does all that such a process starts.
@@ -78,11 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
     A session whose thread fails ends its process: then, too, it has to be known why.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    capture = config.pluginmanager.get_plugin("capturemanager")
-    capture.suspend_global_capture()
-    real = os.dup(2)
-    capture.resume_global_capture()
-    leave = os._exit
+    real, leave = os.dup(2), os._exit  # nothing is captured yet
 
     def leave_loudly(code: int) -> NoReturn:
         if code:
