@@ -123,7 +123,7 @@ class Management:
         # Each request says what shall be, so it may be repeated at another node.
         for base in tuple(self._urls):
             try:
-                return self._http.request(method, base + path, json=body)
+                return self._request(method, base + path, body)
             except urllib3.exceptions.HTTPError as error:
                 self._urls.append(self._urls.pop(0))  # the one that answers is asked first later
                 failure = error
@@ -131,6 +131,15 @@ class Management:
             f"no management API at {self.address} ({_cause(failure)}): is the broker running, "
             "and its rabbitmq_management plugin enabled?"
         ) from failure
+
+    def _request(
+        self, method: str, url: str, body: dict[str, Any] | None
+    ) -> urllib3.BaseHTTPResponse:
+        try:
+            return self._http.request(method, url, json=body)
+        except urllib3.exceptions.ProtocolError:
+            # RabbitMQ has let go of a connection that was idle, or that it was too busy for.
+            return self._http.request(method, url, json=body)
 
     def _found(self, answer: urllib3.BaseHTTPResponse, path: tuple[str, ...]) -> None:
         if answer.status == HTTPStatus.NOT_FOUND:

@@ -238,7 +238,7 @@ class Round:
                 for name, value in said.metrics.items()
                 if said.base_version == newest or not name.startswith("eval_")
             }
-            for said in self.figures
+            for said in sorted(self.figures, key=lambda one: one.base_version)
         }
 
     @property

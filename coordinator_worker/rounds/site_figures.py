@@ -26,7 +26,10 @@ def site_ranges(said: Mapping[str, Mapping[str, float]]) -> dict[str, SiteRange]
     ]
     reporting = Counter(name for name, _, _ in finite)
     found = {}
-    for name, clients in reporting.most_common(MOST):
+    ranked = sorted(
+        reporting.items(), key=lambda one: (-one[1], one[0])
+    )  # in whatever order they came
+    for name, clients in ranked[:MOST]:
         values = [(value, client) for of, value, client in finite if of == name]
         if clients > 1:
             (low, low_client), (high, high_client) = min(values), max(values)

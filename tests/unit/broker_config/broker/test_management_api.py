@@ -56,6 +56,25 @@ def test_no_broker_is_one_line_with_the_systems_reason() -> None:
     assert "secret" not in said
 
 
+def test_a_connection_that_the_broker_let_go_of_is_made_again() -> None:
+    answer = b'HTTP/1.1 200 OK\r\nContent-Length: 24\r\n\r\n{"rabbitmq_version":"9"}'
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for said in (b"", answer):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(said)
+
+        thread = Thread(target=serve, daemon=True)
+        thread.start()
+        url = f"http://admin:secret@127.0.0.1:{server.getsockname()[1]}"
+        with Management(url, timeout_s=5) as management:
+            assert management.version() == "9"
+        thread.join(10)
+
+
 def test_the_proxy_of_the_environment_is_asked(
     monkeypatch: pytest.MonkeyPatch, proxy: tuple[str, list[bytes]]
 ) -> None:

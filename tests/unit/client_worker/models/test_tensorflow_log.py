@@ -50,3 +50,21 @@ def test_tasks_that_load_on_threads_at_the_same_time_leave_standard_error_where_
         os.write(2, b"still heard\n")
     """
     assert said(program) == "still heard\n"
+
+
+def test_a_program_that_ends_while_a_thread_loads_has_its_last_words() -> None:
+    program = r"""
+        import sys, threading, time
+        from client_worker.models.tensorflow_log import without_greetings
+        loads = threading.Event()
+
+        def load():
+            with without_greetings():
+                loads.set()
+                time.sleep(60)
+
+        threading.Thread(target=load, daemon=True).start()
+        loads.wait()
+        print("last words", file=sys.stderr)
+    """
+    assert said(program) == "last words\n"

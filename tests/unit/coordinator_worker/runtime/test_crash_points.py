@@ -191,6 +191,9 @@ class Life:
     def ask_whether_active(self) -> None:
         self.broker.waiting.append(PROBE)
 
+    def look_who_is_enrolled(self) -> None:
+        pass
+
     def put(self, event: Event) -> None:
         self.told.append(event)
 
