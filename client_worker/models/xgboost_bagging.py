@@ -26,6 +26,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isqrt
 from typing import Any, Final
 
 import numpy as np
@@ -50,10 +51,6 @@ OURS: Final = frozenset({
 LEAST_GROWTH: Final = 0.01  # of a round: what a round's updates count together at the least
 ROUNDING: Final = 0.01  # of a round: what the sum of weights may be too large by
 NO_ROOT: Final = 2**31 - 1  # how xgboost writes that a node has no parent
-ASK: Final = (
-    "start the coordinator with --aggregator mean, uniform or fedbuff and --server-optimizer sgd of"
-    " rate 1, and without --privacy, --secure, --uplink, --downlink and --clip-norm"
-)
 
 
 class XGBoostBagging:
@@ -98,21 +95,21 @@ class XGBoostBagging:
 
         Raises ConfigError if the coordinator makes something else of updates than a weighted mean.
         """
-        shares = np.asarray(weights["weights"], np.float64)
+        shape, shares = self._shape, np.asarray(weights["weights"], np.float64)
         total, before = float(shares.sum()), self._before
         self._version, self._before = version, (version, total)
-        if shares[version * self._shape.places :].any():
+        if shares[version * shape.places :].any():
             raise ConfigError(f"version {version} has trees of later versions: begin with an empty"
                               " table, or resume the run that made it")  # fmt: skip
         if total > version * (1 + ROUNDING) + ROUNDING:
             raise ConfigError(f"the weights of trees add up to {total:.4g} after {version} rounds"
-                              f" of weight 1: {ASK}")  # fmt: skip
+                              f" of weight 1: {shape.ask}")  # fmt: skip
         if before is not None and version > before[0]:
             growth, least = total - before[1], LEAST_GROWTH * (version - before[0])
             if 0 <= growth < least:  # after a rollback it is less than it was
                 raise ConfigError(
                     f"from version {before[0]} to {version} the weights of trees have grown by"
-                    f" {growth:.2g}, so updates count next to nothing: {ASK}"
+                    f" {growth:.2g}, so updates count next to nothing: {shape.ask}"
                 )
 
     # --- training -------------------------------------------------------------------------------
@@ -245,6 +242,15 @@ class Shape:
         """Numbers of 16 bits in a slot: splits, thresholds, leaves, the CRC."""
         return self.trees * (3 * self.inner + 2 * (self.inner + 1)) + 2
 
+    @property
+    def ask(self) -> str:
+        """What the coordinator has to be, in words; no update has a norm above that clip."""
+        return (
+            "start the coordinator with --aggregator mean, uniform or fedbuff and"
+            " --server-optimizer sgd of rate 1, without --privacy, --uplink, --downlink and"
+            f" --clip-norm, and --secure with clip={65_536 * (isqrt(self.words) + 1)}"
+        )
+
     def params(self) -> dict[str, Any]:
         """What xgboost is told."""
         logistic = 1 / (1 + np.exp(-self.base_score))  # xgboost wants it as a probability
@@ -301,7 +307,7 @@ class Trees:
         slots = np.flatnonzero(weights)
         empty = weights == 0
         if (weights < 0).any() or (empty & table.any(axis=1)).any():
-            raise ConfigError(f"the table of trees has numbers that no site wrote: {ASK}")
+            raise ConfigError(f"the table of trees has numbers that no site wrote: {shape.ask}")
         words = np.rint(table[slots].astype(np.float64) / weights[slots, None].astype(np.float64))
         fits: Array = np.asarray(((words >= 0) & (words <= 65535)).all(axis=1))
         raw = np.where(fits[:, None], words, 0).astype("<u2").view(np.uint8)
@@ -458,7 +464,7 @@ def _blended(shape: Shape, slots: Array, wrong: Array) -> str:
                 " told apart; give each site a place of its own")  # fmt: skip
     return (
         "the table has trees that no site wrote: two clients have one place, or the coordinator"
-        f" changes more than weights; {ASK}"
+        f" changes more than weights; {shape.ask}"
     )
 
 
