@@ -17,19 +17,19 @@ A site has a ``place`` of its own, and the trees that it made from version v go 
 update. A mean multiplies both by w_k, and by nothing else; so whoever reads the table divides by
 the weight, rounds, and has the bytes as they were written: splits, thresholds and leaves to the
 last bit. A weight of float32 and the product with it are off by less than 2^-21 together, which is
-0.03 of 65,535. A CRC-32 in the bytes tells what was not written so: the sum of two sites' trees,
-noise, a code of few bits. A late update has its own slot and its own weight.
+0.03 of 65,535. A checksum (XXH32) in the bytes tells what was not written so: the sum of two sites'
+trees, noise, a code of few bits. A late update has its own slot and its own weight.
 """
 
 import hashlib
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isqrt
 from typing import Any, Final
 
 import numpy as np
+from xxhash import xxh32_intdigest
 
 from client_worker.models.boosting import LOSSES, derivatives, evaluation, examples, predictions
 from client_worker.training.plan import LOCAL_STEPS
@@ -163,9 +163,7 @@ class XGBoostBagging:
         model["tree_info"] = [tree % shape.outputs for tree in range(len(trees))]
         model["iteration_indptr"] = list(range(0, len(trees) + 1, shape.outputs))
         model["gbtree_model_param"]["num_trees"] = str(len(trees))
-        found = xgboost.Booster()
-        found.load_model(bytearray(json.dumps(like).encode()))
-        return found
+        return xgboost.Booster(model_file=bytearray(json.dumps(like).encode()))
 
     def _next_slot(self) -> int:
         shape, (version, self._version) = self._shape, (self._version, None)
@@ -239,7 +237,7 @@ class Shape:
 
     @property
     def words(self) -> int:
-        """Numbers of 16 bits in a slot: splits, thresholds, leaves, the CRC."""
+        """Numbers of 16 bits in a slot: splits, thresholds, leaves, the checksum."""
         return self.trees * (3 * self.inner + 2 * (self.inner + 1)) + 2
 
     @property
@@ -283,12 +281,12 @@ class Shape:
                 right = tree["right_children"][node]
                 todo += [(left, 2 * place + 1), (right, 2 * place + 2)]
         body = splits.tobytes() + thresholds.tobytes() + leaves.tobytes()
-        return np.frombuffer(body + zlib.crc32(body).to_bytes(4, "little"), "<u2")
+        return np.frombuffer(body + xxh32_intdigest(body).to_bytes(4, "little"), "<u2")
 
 
 @dataclass(frozen=True)
 class Trees:
-    """What a table has: of each slot the weight and the CRC, of each filled one the trees.
+    """What a table has: of each slot the weight and the checksum, of each filled one the trees.
 
     ``splits``, ``thresholds`` (filled slots, trees, nodes); ``leaves`` has one column more.
     """
@@ -312,7 +310,7 @@ class Trees:
         fits: Array = np.asarray(((words >= 0) & (words <= 65535)).all(axis=1))
         raw = np.where(fits[:, None], words, 0).astype("<u2").view(np.uint8)
         checks = np.zeros(shape.slots, np.int64)
-        checks[slots] = [zlib.crc32(row[:-4]) for row in raw]
+        checks[slots] = [xxh32_intdigest(row[:-4]) for row in raw]
         written = raw[:, -4:].copy().view("<u4").ravel()
         wrong: Array = slots[np.asarray(~fits | (written != checks[slots]))]
         if len(wrong):
@@ -321,7 +319,18 @@ class Trees:
         parts = zip(np.split(raw[:, :-4], each, axis=1), ("<u2", "<f4", "<f4"), strict=True)
         rows = (len(slots), shape.trees, -1) if len(slots) else (0, shape.trees, 1)
         arrays = [part.copy().view(dtype).reshape(rows) for part, dtype in parts]
-        return cls(shape, slots, weights.astype(np.float64), checks, *arrays)
+        found = cls(shape, slots, weights.astype(np.float64), checks, *arrays)
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """A hostile site's trees could ask for memory beyond the features."""
+        beyond = (self.splits >> 1 > self.shape.features).any(axis=(1, 2))
+        wrong = self.slots[np.asarray(beyond | ~np.isfinite(self.leaves).all(axis=(1, 2)))]
+        if len(wrong):
+            place = wrong[0] % self.shape.places
+            raise ConfigError(f"the trees of place {place} ask for features that there are not, or"
+                              " have values that are not finite")  # fmt: skip
 
     def values(self, row: int, tree: int, x: Array) -> Array:
         """The leaf value of each row of ``x``, (n,), as float64."""

@@ -1,5 +1,6 @@
 """XGBoost's own trees in a table: each as it was trained, and together the mean of their steps."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -270,6 +271,22 @@ def test_numbers_in_a_slot_that_no_site_wrote_are_refused() -> None:
     weights = [np.array(each) for each in run(1, clients_of()).get_weights()]
     weights[0][7, 3] = 0.5
     with pytest.raises(ConfigError, match="no site wrote"):
+        model().set_weights(weights)
+
+
+@pytest.mark.parametrize("fault", ["split", "leaf"])
+def test_trees_of_a_hostile_site_are_refused(fault: str) -> None:
+    found = run(1, clients_of())
+    tree = json.loads(bytes(found.booster().save_raw("json")))
+    trees = tree["learner"]["gradient_booster"]["model"]["trees"][:1]
+    if fault == "split":
+        trees[0]["split_indices"][0] = 5
+    else:
+        leaf = trees[0]["left_children"].index(-1)
+        trees[0]["split_conditions"][leaf] = float("nan")
+    weights = [np.array(each) for each in found.get_weights()]
+    weights[0][5], weights[1][5] = 0.5 * found._shape.encode(trees), 0.5
+    with pytest.raises(ConfigError, match="the trees of place 2 ask for features"):
         model().set_weights(weights)
 
 
