@@ -188,13 +188,13 @@ $(VENV)/.examples: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Warren with what draws its benchmarks into $(VENV): a minute or two, once" >&2
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade pip
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[demo]' --group bench
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[demo,xgboost]' --group bench
 	@touch $@ $(VENV)/.examples
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Warren with its tests' tools into $(VENV): a minute or two, once" >&2
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade pip
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[demo,tensorboard,traces,mlflow,wandb]' --group dev
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[demo,tensorboard,traces,mlflow,wandb,xgboost]' --group dev
 	@mkdir -p $(VENV)/mypy && for name in shared examples; do ln -sfn ../../$$name $(VENV)/mypy/warren_$$name; done
 	@touch $@ $(VENV)/.examples $(VENV)/.bench
 
@@ -213,7 +213,7 @@ $(VENV)/.programs: | $(BIN)/python
 
 $(VENV)/.fuzz: pyproject.toml constraints.txt | $(BIN)/python
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade pip
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[demo,tensorboard,traces,mlflow,wandb]' --group dev --group fuzz
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[demo,tensorboard,traces,mlflow,wandb,xgboost]' --group dev --group fuzz
 	@touch $@ $(VENV)/.dev $(VENV)/.examples $(VENV)/.bench
 
 $(BARE)/.installed: pyproject.toml constraints.txt | $(BARE)/bin/python

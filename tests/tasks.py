@@ -10,7 +10,7 @@ import numpy as np
 from xxhash import xxh3_64_hexdigest
 
 from client_worker import NumpyModel, Task, TrainingPlan
-from client_worker.models import linear_regression, random_trees
+from client_worker.models import linear_regression, random_trees, xgboost_bagging
 from warren_shared.tensors.layout import Array, Weights
 
 
@@ -76,12 +76,26 @@ class Liar(Line):
 
 def trees(shard: int = 0) -> Task:
     """Boosted trees of random structure, and a question that no line answers."""
-    draw = np.random.default_rng(50 + shard)
-    x = draw.normal(size=(200 + 100 * shard, 3))
-    y = (x[:, 0] * x[:, 1] > 0).astype(np.int64)
+    x, y = product(shard)
     quantiles = np.tile(np.linspace(-2, 2, 9), (3, 1))
     made = random_trees(quantiles, seed=3, trees=8, depth=4, rate=0.5)
     return Task(made, (x[100:], y[100:]), validation=(x[:100], y[:100]))
+
+
+def bagging(shard: int = 0, place: int = -1, rounds: int = 9) -> Task:
+    """XGBoost at four sites, for the same question."""
+    x, y = product(shard)
+    place = shard if place < 0 else place
+    made = xgboost_bagging(3, place=place, places=4, rounds=rounds, params={"nthread": 1})
+    validation = (x[:100], y[:100])
+    return Task(made, (x[100:], y[100:]), 0.3, validation=validation, on_model=made.on_model)
+
+
+def product(shard: int) -> tuple[Array, Array]:
+    """Is the product of two features above 0?"""
+    draw = np.random.default_rng(50 + shard)
+    x = draw.normal(size=(200 + 100 * shard, 3))
+    return x, (x[:, 0] * x[:, 1] > 0).astype(np.int64)
 
 
 def line_or_lie(shard: int = 0) -> Task:

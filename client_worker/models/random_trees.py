@@ -32,17 +32,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from client_worker.models.numpy_model import classes_from_zero
-from client_worker.training.example_count import rows
+from client_worker.models.boosting import LOSSES, derivatives, evaluation, examples, predictions
 from client_worker.training.plan import LOCAL_STEPS
 from warren_shared.errors import ConfigError
 from warren_shared.observability.log import Log
-from warren_shared.tensors.evaluation import Evaluation, of_classes, of_scores
+from warren_shared.tensors.evaluation import Evaluation
 from warren_shared.tensors.layout import Array
 
 log = Log(__name__)
 
-LOSSES: Final = ("logistic", "squared", "softmax")
 TRAINED: Final = 0.2  # of the weight of a round: what a tree has to have before the next begins
 MAX_DEPTH: Final = 12
 
@@ -126,7 +124,7 @@ class RandomTrees:
         x, y = self._checked(data)
         first = self.trained
         score = self._score(x)
-        loss, g, h = self._derivatives(score, y)
+        loss, g, h = derivatives(self._loss, score, y)
         if first == self.trees and not self._told:
             self._told = True
             log.warning("trees_trained", "all %d trees are trained: an update changes nothing;"
@@ -145,20 +143,11 @@ class RandomTrees:
     def evaluate(self, data: Any) -> Evaluation | Mapping[str, float]:
         """Loss, and counts of a classifier's predictions."""
         x, y = self._checked(data)
-        score = self._score(x)
-        loss, _, _ = self._derivatives(score, y)
-        if self._loss == "logistic":
-            return of_scores(y, _sigmoid(score[:, 0]), loss=loss)
-        if self._loss == "softmax":
-            return of_classes(y, score.argmax(axis=1), score.shape[1], loss=loss)
-        return {"loss": loss}
+        return evaluation(self._loss, self._score(x), y)
 
     def predict(self, x: Array) -> Array:
         """Probabilities of class 1 (n,), of each class (n, classes), or values (n,)."""
-        score = self._score(np.asarray(x, np.float64))
-        if self._loss == "softmax":
-            return _softmax(score)
-        return _sigmoid(score[:, 0]) if self._loss == "logistic" else score[:, 0]
+        return predictions(self._loss, self._score(np.asarray(x, np.float64)))
 
     def _score(self, x: Array) -> Array:
         """F of each row, (n, outputs)."""
@@ -167,21 +156,6 @@ class RandomTrees:
         for tree, each in enumerate(values):
             score += each[:, leaves[:, tree]].T
         return score
-
-    def _derivatives(self, score: Array, y: Array) -> tuple[float, Array, Array]:
-        """Mean loss, and first and second derivatives of each row's by F, (n, outputs)."""
-        if self._loss == "squared":
-            away = score - y[:, None]
-            return float((away**2).mean()), away, np.ones_like(away)
-        if self._loss == "logistic":
-            p = _sigmoid(score)
-            loss = np.logaddexp(0.0, score[:, 0]) - y * score[:, 0]
-            return float(loss.mean()), p - y[:, None], p * (1 - p)
-        p = _softmax(score)
-        truth = np.zeros_like(p)
-        truth[np.arange(len(y)), y.astype(np.int64)] = 1.0
-        loss = -np.log(np.maximum(p[truth > 0], 1e-300))
-        return float(loss.mean()), p - truth, p * (1 - p)
 
     def _leaves_of(self, x: Array) -> Array:
         """Leaf of each row in each tree, (n, trees); found once for a data set."""
@@ -207,20 +181,10 @@ class RandomTrees:
         for brought, arrays in self._known:
             if brought is data:
                 return arrays
-        if not isinstance(data, tuple | list) or len(data) != 2:
-            raise ConfigError("this model takes data of two arrays, (x, y)")
-        rows((data[0], data[1]))
-        x, y = np.asarray(data[0], np.float64), np.asarray(data[1])
-        most = int(self._features.max(initial=-1))
+        found = examples(data, self._loss, self._weights[0].shape[1], np.float64)
+        x, most = found[0], int(self._features.max(initial=-1))
         if x.ndim != 2 or x.shape[1] <= most:
             raise ConfigError(f"x has shape {x.shape}: the trees ask for columns 0 to {most}")
-        if self._loss == "squared":
-            if y.size != len(y) or not np.isfinite(y.astype(np.float64)).all():
-                raise ConfigError(f"labels have shape {y.shape}: give one finite number for each"
-                                  " example")  # fmt: skip
-        else:
-            classes_from_zero(max(2, self._weights[0].shape[1]))(y)
-        found = x, y.reshape(len(y)).astype(np.float64)
         self._known = [*self._known[-3:], (data, found)]
         return found
 
@@ -290,14 +254,3 @@ def _draw(draw: np.random.Generator, features: Array, places: Array, count: int)
         left_high, right_low = high.copy(), low.copy()
         left_high[feature] = right_low[feature] = place
         room[2 * node + 1], room[2 * node + 2] = (low, left_high), (right_low, high)
-
-
-def _sigmoid(score: Array) -> Array:
-    found: Array = 0.5 * (1 + np.tanh(0.5 * score))
-    return found
-
-
-def _softmax(score: Array) -> Array:
-    found: Array = np.exp(score - score.max(axis=1, keepdims=True))
-    found /= found.sum(axis=1, keepdims=True)
-    return found

@@ -24,9 +24,9 @@ PUBLIC = {
         "ConfigError", "Federation", "FederationFailed", "Listener", "Result", "Run", "WarrenError",
     },
     "client_worker.models": {
-        "KMeans", "RandomFeatures", "RandomTrees", "SklearnModel", "k_means", "linear_regression",
-        "linear_svm", "logistic_regression", "mlp", "random_features", "random_trees",
-        "softmax_regression",
+        "KMeans", "RandomFeatures", "RandomTrees", "SklearnModel", "XGBoostBagging", "k_means",
+        "linear_regression", "linear_svm", "logistic_regression", "mlp", "random_features",
+        "random_trees", "softmax_regression", "xgboost_bagging",
     },
     "client_worker.partition": {"by_column", "dirichlet", "iid", "shards"},
 }  # fmt: skip
