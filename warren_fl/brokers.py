@@ -13,6 +13,7 @@ from broker_config.declaration.federation import Fleet
 from broker_config.node import lifecycle
 from broker_config.secrets.bundles import bundle_path
 from warren_fl.settings import FLEET, Site
+from warren_shared.amqp.broker_url import BrokerUrl
 from warren_shared.errors import ConfigError
 from warren_shared.naming import COORDINATOR_USER
 
@@ -110,10 +111,11 @@ class BundleFolder:
         )
 
     def fleet(self, clients: int) -> str:
-        """The name of a fleet whose bundle is here."""
+        """The name of a fleet of the coordinator's federation whose bundle is here."""
+        ours = _vhost(self.folder / f"{COORDINATOR_USER}.env")
         for path in sorted(self.folder.glob("*.env")):
-            if (name := dotenv_values(path).get("WARREN_FLEET")) == path.stem and name:
-                return name
+            if dotenv_values(path).get("WARREN_FLEET") == path.stem and _vhost(path) == ours:
+                return path.stem
         raise ConfigError(
             f"clients={clients}: {self.folder} holds the bundle of no fleet; name clients,"
             " as clients={name: arguments}"
@@ -139,11 +141,22 @@ class BundleFolder:
         return [f"--env-file={self.bundle(user)}"]
 
     def bundle(self, user: str) -> Path:
-        """In the folder; raises ConfigError if it is not there."""
+        """In the folder; raises ConfigError if it is not there, or of another federation."""
         path = self.folder / f"{user}.env"
         if not path.is_file():
             raise ConfigError(f"{path} is not there: `broker-config` writes the bundle of {user}")
+        ours, theirs = _vhost(self.folder / f"{COORDINATOR_USER}.env"), _vhost(path)
+        if theirs != ours:
+            raise ConfigError(
+                f"{path} is of federation {theirs}, and the coordinator's bundle of {ours}:"
+                f" `broker-config apply` writes that of {user} anew"
+            )
         return path
+
+
+def _vhost(bundle: Path) -> str:
+    url = dotenv_values(bundle).get("WARREN_BROKER_URL") or ""
+    return BrokerUrl.parse(url, ("amqp", "amqps")).vhost
 
 
 class CoordinatorUrl:

@@ -148,21 +148,22 @@ class Run(Iterator[Posted]):
                 self._failing[event.client] = event.reason
 
     def _look_at_clients(self) -> None:
-        """Raise FederationFailed if so many fail that no round can close."""
-        needs = self._needs
-        if self._reason or needs is None:  # it ends, and clients may, too
+        """Raise FederationFailed if so many fail that no round can close, or all that are ours."""
+        if self._reason:  # it ends, and clients may, too
             return
-        failing = dict(self._failing)
-        for client in self._clients:
-            if (why := client.failure()) is not None:
-                failing.setdefault(client.name, why)
-        if failing and needs.total - len(failing) < needs.least:
+        needs = self._needs
+        ended = {c.name: why for c in self._clients if (why := c.failure()) is not None}
+        failing = ended | self._failing
+        why = ""
+        if failing and needs is not None and needs.total - len(failing) < needs.least:
+            why = f"{len(failing)} of {needs.total} clients failed, and a round needs {needs.least}"
+        elif ended and len(ended) == len(self._clients):
+            # Others may take part on a broker that is there; whether they ever will is not known.
+            why = f"all {len(ended)} clients that were started here have ended"
+        if why:
             self.close()
-            told = "; ".join(f"{name}: {why}" for name, why in sorted(failing.items()))
-            raise FederationFailed(
-                f"{len(failing)} of {needs.total} clients failed, and a round needs {needs.least}:"
-                f" {told}"
-            )
+            told = "; ".join(f"{name}: {words}" for name, words in sorted(failing.items()))
+            raise FederationFailed(f"{why}: {told}")
 
     def _has_ended(self) -> None:
         if self._ended is None:

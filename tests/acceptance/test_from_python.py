@@ -1,6 +1,8 @@
 """`Federation`: the workers of the command line from Python, which leaves nothing behind."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import pytest
 from client_worker import Task
 from coordinator_worker.monitoring import events
 from coordinator_worker.storage import checkpoint
-from tests.conftest import CLIENTS, Place
+from tests.conftest import CLIENTS, FLEET, Place
 from tests.support.leftovers import assert_nothing_left, nothing_changed, ports_of, processes_of
 from tests.support.pace import DEADLINE_S
 from tests.support.processes import ROOT, Worker
@@ -322,14 +324,43 @@ def test_logs_and_checkpoints_stay_in_a_folder_that_is_given(tmp_path: Path) -> 
 
 
 def test_a_broker_that_is_there_is_used_by_its_bundles(place: Place, tmp_path: Path) -> None:
-    home = place.node.home
+    home = tmp_path / "home"
+    shutil.copytree(place.node.home / "bundles", home / "bundles")
+    # Which is what other federations on this broker leave, and comes first.
+    elsewhere = (home / "bundles" / f"{FLEET.name}.env").read_text()
+    elsewhere = elsewhere.replace(f"/{place.name}", "/elsewhere").replace(FLEET.name, "a-fleet")
+    (home / "bundles" / "a-fleet.env").write_text(elsewhere)
     result = Federation(
-        LINE, clients=3, broker=home, progress=False, folder=tmp_path
+        LINE, clients=3, broker=home, progress=False, folder=tmp_path / "run"
     ).run(rounds=2)  # fmt: skip
     assert set(result.state.roster) == {"fleet.0", "fleet.1", "fleet.2"}
     named = Federation(LINE, clients={"alfa": {"shard": 0}}, broker=home / "bundles", quorum=1,
                        progress=False)  # fmt: skip
     assert set(named.run(rounds=1).state.roster) == {"alfa"}
+
+
+def test_a_bundle_of_another_federation_is_refused(place: Place, tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    shutil.copytree(place.node.home / "bundles", bundles)
+    stale = (bundles / "alfa.env").read_text().replace(f"/{place.name}", "/elsewhere")
+    (bundles / "alfa.env").write_text(stale)
+    clients = {"alfa": {"shard": 0}}
+    with pytest.raises(ConfigError, match=f"is of federation elsewhere, .* of {place.name}"):
+        Federation(LINE, clients=clients, broker=bundles, quorum=1, progress=False).run(rounds=1)
+
+
+def test_when_all_clients_of_ours_have_ended_nobody_waits_for_those_of_others(
+    place: Place, tmp_path: Path
+) -> None:
+    bundles = tmp_path / "bundles"
+    shutil.copytree(place.node.home / "bundles", bundles)
+    changed = re.sub(r"alfa:[^@]*@", "alfa:wrong@", (bundles / "alfa.env").read_text())
+    (bundles / "alfa.env").write_text(changed)
+    federation = Federation(
+        LINE, clients={"alfa": {"shard": 0}}, broker=bundles, quorum=2, progress=False
+    )
+    with pytest.raises(FederationFailed, match=r"all 1 clients that were started here have ended"):
+        federation.run(rounds=1)
 
 
 def test_clients_elsewhere_are_coordinated_over_a_url(place: Place) -> None:
