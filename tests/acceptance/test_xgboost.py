@@ -28,6 +28,8 @@ def federated(place: Place, folder: Path, *words: str, users: tuple[str, ...] = 
         for user in users:
             own = ("--shard", SHARDS[user])
             started.append(Worker("client-worker", place.urls[user], *TASK, *own))
+        for client in started:  # a run of a second could be over before the last of them is there
+            client.wait_for("connected")
         told = ("--checkpoint-dir", str(folder), *words)
         started.append(Worker("coordinator-worker", place.urls["coordinator"], *told))
         ended(*started)
