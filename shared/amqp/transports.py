@@ -265,7 +265,19 @@ class _StreamConnector(_AsyncStreamConnector):  # type: ignore[misc]
 
 
 class _IoServices(SelectorIOServicesAdapter):  # type: ignore[misc]
-    """pika's, with our stream connector."""
+    """pika's, with our stream connector; it knows the socket that was connected last."""
+
+    _sock: Any = None
+
+    def connect_socket(self, sock: Any, resolved_addr: Any, on_done: Any) -> Any:
+        """Connect, and call ``on_done`` with None or an error."""
+        self._sock = sock
+        return super().connect_socket(sock, resolved_addr, on_done)
+
+    def close_socket(self) -> None:
+        """Close the socket, however far its connection has come."""
+        if self._sock is not None:
+            self._sock.close()
 
     def create_streaming_connection(
         self,

@@ -109,6 +109,8 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]
         """
         if self._transport is not None:
             self._transport._close_and_finalize()
+        else:
+            self._nbio.close_socket()
 
     # --- out ------------------------------------------------------------------------------------
 

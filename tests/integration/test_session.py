@@ -1,13 +1,16 @@
 """The AMQP session against a real broker: confirms, leases, reconnection, order."""
 
+import gc
 import queue
 import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 import pika
+import psutil
 import pytest
 from pika.adapters.utils import io_services_utils
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
@@ -268,6 +271,31 @@ def test_nobody_at_the_address_is_said_after_the_patience(node: object) -> None:
     session = Session.for_broker("amqp://a:b@127.0.0.1:1/f", "test")
     with pytest.raises(BrokerUnavailable, match="Connection refused"):
         session.start(0.3)
+
+
+def test_a_session_that_ends_while_it_connects_lets_go_of_its_socket() -> None:
+    """Not when the garbage is collected: a worker that tries for a day would collect sockets."""
+    with ExitStack() as held:
+        full = held.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        port = full.getsockname()[1]
+        for _ in range(4):  # more than the queue of those that were not accepted takes
+            waiting = held.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        held.callback(gc.enable)
+        gc.disable()
+        before = connecting(port)
+        session = Session.for_broker(f"amqp://a:b@127.0.0.1:{port}/f", "test")
+        with pytest.raises(BrokerUnavailable):
+            session.start(patience_s=0.5)
+        session.close()
+        assert connecting(port) == before
+
+
+def connecting(port: int) -> int:
+    """How many of this process's sockets wait for an answer from ``port``."""
+    found = psutil.Process().net_connections("tcp")
+    return sum(1 for each in found if each.status == "SYN_SENT" and each.raddr.port == port)
 
 
 def test_a_session_that_gives_up_on_a_silent_broker_lets_go_of_its_socket() -> None:
