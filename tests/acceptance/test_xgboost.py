@@ -93,7 +93,8 @@ def test_a_quorum_of_two_of_four_goes_on_without_waiting(
     federated(place, tmp_path, *words, "--rounds", "30", "--config", "rounds=30")
     found = read(tmp_path, 30)
     weights = found.get_weights()[1].reshape(30, 4)
-    assert weights.any(axis=0).all(), "each site has trees in it"
+    # On a busy machine two sites may be ahead of the others for the whole second that this takes.
+    assert weights.any(axis=0).sum() >= 2, "trees of several sites"
     assert weights.sum() == pytest.approx(30, rel=1e-4 if aggregator == "mean" else 0.5)
     x, y = tasks.product(7)
     assert roc_auc_score(y, found.predict(x)) > 0.85
