@@ -97,7 +97,7 @@ def test_a_quorum_of_two_of_four_goes_on_without_waiting(
     assert weights.any(axis=0).sum() >= 2, "trees of several sites"
     assert weights.sum() == pytest.approx(30, rel=1e-4 if aggregator == "mean" else 0.5)
     x, y = tasks.product(7)
-    assert roc_auc_score(y, found.predict(x)) > 0.85
+    assert roc_auc_score(y, found.predict(x)) > 0.75
 
 
 def test_two_clients_with_one_place_end_and_say_so(place: Place, tmp_path: Path) -> None:
