@@ -17,6 +17,8 @@ EVENT_EXCHANGE: Final = "event"
 STATE_QUEUE: Final = "event.state"
 NEWEST_QUEUE: Final = "coordinator.newest"
 ENROLLED_QUEUE: Final = "coordinator.enrolled"
+ENROLLED_FORMAT: Final = 1  # of the message in it
+ENROLLED_MOST: Final = 10_000  # clients, and fleets, that it names: as many as anybody watches
 
 # Secure aggregation: seeds from clients to the keeper, what the coordinator asks it, what it says.
 MASK_QUEUE: Final = "mask"

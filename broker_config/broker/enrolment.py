@@ -8,23 +8,24 @@ what people see depends on it: a broker that was set up from definitions alone h
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from broker_config.broker.apply import let_ourselves_in
-from warren_shared.naming import ENROLLED_QUEUE
+from warren_shared.naming import ENROLLED_FORMAT, ENROLLED_MOST, ENROLLED_QUEUE
 
 if TYPE_CHECKING:
     from broker_config.broker.management_api import Management
     from broker_config.declaration.federation import Federation
 
-FORMAT: Final = 1
-MOST: Final = 10_000  # as many as anybody watches
-
 
 def message(federation: Federation) -> dict[str, Any]:
-    """Clients and fleets of ``federation``, the first MOST of each."""
-    fleets = {fleet.name: fleet.size for fleet in federation.fleets[:MOST]}
-    return {"format": FORMAT, "clients": list(federation.clients[:MOST]), "fleets": fleets}
+    """Clients and fleets of ``federation``, the first ENROLLED_MOST of each."""
+    fleets = {fleet.name: fleet.size for fleet in federation.fleets[:ENROLLED_MOST]}
+    return {
+        "format": ENROLLED_FORMAT,
+        "clients": list(federation.clients[:ENROLLED_MOST]),
+        "fleets": fleets,
+    }
 
 
 def tell(federation: Federation, management: Management) -> None:
@@ -49,9 +50,8 @@ def tell(federation: Federation, management: Management) -> None:
 
 
 def _found(vhost: str, management: Management) -> Any:
-    for found in management.messages(vhost, ENROLLED_QUEUE):
-        try:
-            return json.loads(found["payload"])
-        except ValueError:
-            return None
-    return None
+    found = management.first_message(vhost, ENROLLED_QUEUE)
+    try:
+        return json.loads(found["payload"]) if found else None
+    except ValueError:
+        return None

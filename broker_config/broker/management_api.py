@@ -85,11 +85,12 @@ class Management:
         """Add ``body`` to the collection at ``path``."""
         self._found(self._ask("POST", path, body), path)
 
-    def messages(self, vhost: str, queue: str) -> list[Any]:
-        """The first message in ``queue``, which stays there; none if there is no such queue."""
+    def first_message(self, vhost: str, queue: str) -> dict[str, Any] | None:
+        """The first message in ``queue``, which stays there; None if there is none."""
         body = {"count": 1, "ackmode": "ack_requeue_true", "encoding": "auto"}
         answer = self._ask("POST", ("queues", vhost, queue, "get"), body)
-        return [] if answer.status == HTTPStatus.NOT_FOUND else list(answer.json())
+        found = [] if answer.status == HTTPStatus.NOT_FOUND else answer.json()
+        return dict(found[0]) if found else None
 
     def delete(self, *path: str) -> None:
         """Delete the thing at ``path``."""

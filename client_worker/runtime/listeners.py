@@ -1,14 +1,10 @@
 """Who listens to a client, as its settings say; what is not enabled is not imported."""
 
-from typing import TYPE_CHECKING
-
 from client_worker.runtime.events import Event
 from client_worker.settings import ClientSettings
 from warren_shared.config.listeners import from_words
 from warren_shared.observability.event_bus import Listener as AnyListener
-
-if TYPE_CHECKING:
-    from warren_shared.observability.prometheus import View
+from warren_shared.observability.views import views
 
 Listener = AnyListener[Event]
 
@@ -24,18 +20,8 @@ def from_settings(settings: ClientSettings) -> list[Listener]:
         from client_worker.runtime.traces import Spans
 
         found.append(Spans(settings.federation))
-    views: list[View] = []
-    if settings.metrics_port:
-        from warren_shared.observability.prometheus import Endpoint
-
-        views.append(Endpoint(settings.metrics_address, settings.metrics_port))
-    if settings.otel_metrics:
-        from warren_shared.observability.otlp_metrics import OtlpMetrics
-
-        views.append(OtlpMetrics("warren-client", settings.federation))
-    if views:
+    if (seen := views(settings, "warren-client")) is not None:
         from client_worker.runtime.prometheus import Metrics
-        from warren_shared.observability.prometheus import Views
 
-        found.append(Metrics(settings.federation, Views(views)))
+        found.append(Metrics(settings.federation, seen))
     return [*found, *from_words(settings.listen)]

@@ -14,6 +14,7 @@ from coordinator_worker.monitoring import client_view, events
 from coordinator_worker.monitoring.client_view import Client
 from coordinator_worker.monitoring.events import Stamped
 from coordinator_worker.monitoring.waiting import Waiting, shortened, waited_for
+from coordinator_worker.state.enrolled import unseen
 from coordinator_worker.state.round_record import RoundRecord, SiteRange
 from coordinator_worker.state.training_state import HISTORY_ROUNDS, State
 
@@ -78,7 +79,7 @@ class FederationView:
         self.best = (state.best.version, state.best.value) if state.best else None
         for name, member in state.roster.items():
             self.clients[name] = Client.of(member, since=state.version)
-        self._enrolled(events.ClientsEnrolled((*state.enrolled.clients, *state.enrolled.fleets)), 0)
+        self._enrolled(events.ClientsEnrolled(state.enrolled.names), 0)
 
     # --- events ---------------------------------------------------------------------------------
 
@@ -270,9 +271,7 @@ class FederationView:
 
     def unseen(self) -> list[str]:
         """Clients that are enrolled, and fleets, of which nothing has ever come."""
-        users = {name.partition(".")[0] for name in self.clients}
-        room = MAX_CLIENTS - len(self.clients)
-        return [name for name in self.enrolled if name not in users][:room]
+        return unseen(self.enrolled, self.clients)[: MAX_CLIENTS - len(self.clients)]
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it: for the page, and to begin with."""

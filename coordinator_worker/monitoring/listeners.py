@@ -9,9 +9,10 @@ from warren_shared.config.listeners import from_words
 from warren_shared.errors import ConfigError
 from warren_shared.observability.event_bus import Listener as AnyListener
 from warren_shared.observability.log import Log
+from warren_shared.observability.views import endpoint, views
 
 if TYPE_CHECKING:
-    from warren_shared.observability.prometheus import Endpoint, View
+    from warren_shared.observability.prometheus import Endpoint
 
 Listener = AnyListener[Event]
 
@@ -30,28 +31,17 @@ def from_settings(settings: CoordinatorSettings) -> list[Listener]:
 
 
 def _metrics(settings: CoordinatorSettings) -> Listener | None:
-    views: list[View] = []
-    if (endpoint := _endpoint(settings)) is not None:
-        views.append(endpoint)
-    if settings.otel_metrics:
-        from warren_shared.observability.otlp_metrics import OtlpMetrics
-
-        views.append(OtlpMetrics("warren-coordinator", settings.federation))
-    if not views:
+    seen = views(settings, "warren-coordinator", lambda: _endpoint(settings))
+    if seen is None:
         return None
     from coordinator_worker.monitoring.prometheus import Metrics
-    from warren_shared.observability.prometheus import Views
 
-    return Metrics.from_settings(settings, Views(views))
+    return Metrics.from_settings(settings, seen)
 
 
 def _endpoint(settings: CoordinatorSettings) -> "Endpoint | None":
-    if not settings.metrics_port:
-        return None
-    from warren_shared.observability.prometheus import Endpoint
-
     try:
-        return Endpoint(settings.metrics_address, settings.metrics_port)
+        return endpoint(settings)
     except ConfigError as error:
         if "metrics_port" in settings.model_fields_set:
             raise

@@ -43,7 +43,7 @@ class RunReporter:
 
     def enrolled(self, enrolled: Enrolled) -> None:
         """Those may take part."""
-        self._events.post(events.ClientsEnrolled((*enrolled.clients, *enrolled.fleets)))
+        self._events.post(events.ClientsEnrolled(enrolled.names))
 
     def failed(self, message: Failed) -> None:
         """A client says what keeps it from its work."""

@@ -131,12 +131,12 @@ class Round:
                 f"{manifest.digest:016x}",
             )
         )
-        self._reports[manifest.client] = (manifest.num_examples, metrics_of(manifest))
+        metrics = metrics_of(manifest)
+        self._reports[manifest.client] = (manifest.num_examples, metrics)
         self.codes[manifest.client] = manifest.code
         self._norms += [] if arrival.hides_norm else [norm]
         self._bytes_up += manifest.size_bytes
         self._raw_bytes_up += arrival.layout.size_bytes
-        metrics = metrics_of(manifest)
         if (found := manifest.evaluation) is not None:
             evaluated = self._evaluations.setdefault(
                 manifest.base_version, EvaluationPool(self._share)
@@ -144,7 +144,7 @@ class Round:
             evaluation = evaluation_of(found)
             evaluated.add(manifest.client, evaluation)
             if len(self.figures) < MAX_LISTED:
-                metrics |= {f"eval_{name}": value for name, value in evaluation.metrics().items()}
+                metrics = metrics | {f"eval_{n}": v for n, v in evaluation.metrics().items()}
         shown = 0.0 if arrival.hides_norm else norm
         self.figures.append(
             ClientFigures(

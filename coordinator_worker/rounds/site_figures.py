@@ -26,9 +26,8 @@ def site_ranges(said: Mapping[str, Mapping[str, float]]) -> dict[str, SiteRange]
     ]
     reporting = Counter(name for name, _, _ in finite)
     found = {}
-    ranked = sorted(
-        reporting.items(), key=lambda one: (-one[1], one[0])
-    )  # in whatever order they came
+    # By name where as many report it: updates come in any order.
+    ranked = sorted(reporting.items(), key=lambda one: (-one[1], one[0]))
     for name, clients in ranked[:MOST]:
         values = [(value, client) for of, value, client in finite if of == name]
         if clients > 1:

@@ -732,7 +732,7 @@ class CoordinatorWorker:
         members = roster.contributed(state.roster, version, closed.examples, time.time())
         members = roster.with_codes(members, closed.codes)
         standings = roster.summary(
-            roster.participation(members, version, self._enrolled.unseen(members))
+            roster.participation(members, version, state.enrolled.unseen(members))
         )
         record = replace(record, participation=standings)
         staleness = self._policy.max_staleness

@@ -5,10 +5,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from warren_shared.naming import is_user_name
+from warren_shared.naming import ENROLLED_FORMAT, ENROLLED_MOST, is_user_name
 
-FORMAT: Final = 1
-MOST: Final = 10_000  # of clients, and of fleets
+
+def unseen(names: Iterable[str], seen: Iterable[str]) -> list[str]:
+    """Those ``names`` of clients and fleets of which nobody is among the client ids ``seen``."""
+    users = {client.partition(".")[0] for client in seen}
+    return [name for name in names if name not in users]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +21,14 @@ class Enrolled:
     clients: tuple[str, ...] = ()
     fleets: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of clients, then of fleets."""
+        return (*self.clients, *self.fleets)
+
     def unseen(self, seen: Iterable[str]) -> list[str]:
         """Clients and fleets of which nobody is among ``seen``, which are client ids."""
-        users = {client.partition(".")[0] for client in seen}
-        return [name for name in (*self.clients, *self.fleets) if name not in users]
+        return unseen(self.names, seen)
 
     def has(self, client: str) -> bool:
         """Whether ``client`` is one of them, or of a fleet."""
@@ -33,10 +40,13 @@ class Enrolled:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Self:
-        """From what ``to_dict`` gave, MOST of each; raises ValueError if it is something else."""
+        """From what ``to_dict`` gave, ENROLLED_MOST of each.
+
+        Raises ValueError if it is something else.
+        """
         try:
-            clients = tuple(given["clients"][:MOST])
-            fleets = {name: int(size) for name, size in [*given["fleets"].items()][:MOST]}
+            clients = tuple(given["clients"][:ENROLLED_MOST])
+            fleets = {name: int(size) for name, size in [*given["fleets"].items()][:ENROLLED_MOST]}
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no list of clients ({error!r})") from None
         for name in (*clients, *fleets):
@@ -52,8 +62,10 @@ class Enrolled:
             written = given["format"]
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"no list of clients ({error!r})") from None
-        if written != FORMAT:
-            raise ValueError(f"of format {written!r:.20}, not {FORMAT}: written by another version")
+        if written != ENROLLED_FORMAT:
+            raise ValueError(
+                f"of format {written!r:.20}, not {ENROLLED_FORMAT}: written by another version"
+            )
         return cls.from_dict(given)
 
 

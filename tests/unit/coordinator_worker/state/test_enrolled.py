@@ -7,7 +7,8 @@ import pytest
 
 from broker_config.broker import enrolment
 from broker_config.declaration.federation import Federation, Fleet
-from coordinator_worker.state.enrolled import MOST, Enrolled
+from coordinator_worker.state.enrolled import Enrolled
+from warren_shared.naming import ENROLLED_MOST
 
 ENROLLED = Enrolled(("hospital-a", "hospital-b"), {"phone": 100, "till": 3})
 
@@ -53,6 +54,6 @@ def test_what_it_cannot_read_is_said(body: bytes) -> None:
 
 
 def test_it_is_bounded() -> None:
-    names: list[Any] = [f"site-{number}" for number in range(MOST + 5)]
+    names: list[Any] = [f"site-{number}" for number in range(ENROLLED_MOST + 5)]
     read = Enrolled.from_dict({"clients": names, "fleets": dict.fromkeys(names, 1)})
-    assert (len(read.clients), len(read.fleets)) == (MOST, MOST)
+    assert (len(read.clients), len(read.fleets)) == (ENROLLED_MOST, ENROLLED_MOST)
