@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ WANTED_VERSION = os.environ.get("WARREN_TEST_RABBITMQ_VERSION", "")
 _NOTHING_DEPRECATED = """
 [{rabbit, [{permit_deprecated_features, #{transient_nonexcl_queues => false}}]}].
 """
+
+END_S = 5.0  # for a connection that has been told to end
 
 _numbers = itertools.count()
 _brokers: set[str] = set()
@@ -154,3 +157,33 @@ def place(node: Node) -> Iterator[Place]:
     """A fresh federation; its vhost goes with the test."""
     with new_place(node) as found:
         yield found
+
+
+@contextmanager
+def _nothing_connects_on() -> Iterator[None]:
+    """Fail if a session is left behind: it would connect on in the tests that follow.
+
+    After the last of them its thread fails, and ends the process before its results are told.
+    """
+    before = set(threading.enumerate())
+    yield
+    after = set(threading.enumerate()) - before
+    sessions = [each for each in after if each.name.startswith("amqp ")]
+    for each in sessions:
+        each.join(END_S)  # it may be about to end
+    left = [each.name for each in sessions if each.is_alive()]
+    assert not left, f"left behind: {', '.join(left)}"
+
+
+@pytest.fixture(autouse=True)
+def no_session_of_a_test_is_left() -> Iterator[None]:
+    """A test ends the sessions that it began."""
+    with _nothing_connects_on():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_session_of_a_module_is_left() -> Iterator[None]:
+    """So does a fixture of a class or a module."""
+    with _nothing_connects_on():
+        yield
