@@ -7,9 +7,10 @@ import shutil
 import socket
 import subprocess
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from broker_config.node import config_files, processes
+from broker_config.node import config_files, processes, record
 from broker_config.node.ports import LOOPBACK
 from warren_shared.errors import BrokerConfigError
 from warren_shared.observability.progress import spinner
@@ -25,6 +26,9 @@ _ERROR: Final = re.compile(r"\b[Ee]rror(?!_)")  # and no feature of "mirrored" q
 _VERSION: Final = re.compile(r"Starting RabbitMQ (\S+)")
 # What 4.0 says over data of 3.10, and the other way round.
 _FOREIGN_DATA: Final = re.compile("initialize_feature_flags_registry|schema_integrity_check_failed")
+# It boots while another node registers its feature flags, and finds them half there.
+_DISTURBED: Final = re.compile(r"Error during startup: \{error,\s*\{?incompatible_feature_flags")
+_STARTS: Final = 3
 
 
 def start_epmd(node: Node, epmd: str) -> Node:
@@ -56,14 +60,23 @@ def start_server(node: Node) -> Node:
     return replace(node, pid=started)
 
 
-def wait_until_ready(node: Node, deadline_s: float) -> None:
-    """Return when AMQP and management answer.
+def wait_until_ready(node: Node, deadline_s: float) -> Node:
+    """Return ``node``, with the process that it has then, when AMQP and management answer.
+
+    A node that another one of its cluster disturbed is started again: of RabbitMQ 3.10 one in four
+    restarts of three nodes ends so on a busy machine. A node of a service is by systemd.
 
     Raises:
-        BrokerConfigError: the node died (with the line of its log that says why), or is late.
+        BrokerConfigError: the node died (with what its log says of why), or is late.
     """
-    with spinner("RabbitMQ is starting"):
-        ready = processes.wait_for(lambda: not node.running or _is_ready(node), deadline_s)
+    for attempt in range(_STARTS):
+        if attempt:
+            with processes.undisturbed():
+                node = record.save(start_server(node))
+        with spinner("RabbitMQ is starting"):
+            ready = processes.wait_for(partial(_is_decided, node), deadline_s)
+        if node.running or not _DISTURBED.search(_output(node).read_text(errors="replace")):
+            break
     if not node.running:
         why = _decisive(node) + _on_foreign_data(node)
         raise BrokerConfigError(f"RabbitMQ did not start: {why} (log: {node.log})")
@@ -71,6 +84,7 @@ def wait_until_ready(node: Node, deadline_s: float) -> None:
         raise BrokerConfigError(
             f"RabbitMQ does not answer after {deadline_s:.0f} s, see {node.log}: {_decisive(node)}"
         )
+    return node
 
 
 def ask_to_stop(node: Node) -> None:
@@ -104,6 +118,10 @@ def ask_to_stop(node: Node) -> None:
     processes.wait_for(lambda: not node.running, _STOP_CALL_S)
 
 
+def _is_decided(node: Node) -> bool:
+    return not node.running or _is_ready(node)
+
+
 def _is_ready(node: Node) -> bool:
     hello = b"" if node.tls else _AMQP_HELLO
     if not _answers(node.ports.amqp, hello) or not _answers(node.ports.management, b""):
@@ -133,14 +151,18 @@ def _output(node: Node) -> Path:
 
 
 def _decisive(node: Node) -> str:
-    """The line that tells what went wrong: the first error of this start, else the last line."""
+    """What tells what went wrong: the first error of this start, else the last line."""
     lines: list[str] = []
     for path in (_output(node), node.log):
         if path.exists():
             lines += path.read_text(errors="replace")[-20_000:].splitlines()
     told = [line.strip() for line in lines if line.strip(" =-*\t")]
-    errors = [line for line in told if _ERROR.search(line)]
-    return (errors or told[-1:] or ["it printed nothing"])[0][:300]
+    for number, line in enumerate(told):
+        if _ERROR.search(line):
+            # An Erlang term goes on in the lines below.
+            whole = told[number : number + 4] if line.endswith((",", "{", "[")) else [line]
+            return " ".join(whole)[:300]
+    return (told[-1:] or ["it printed nothing"])[0][:300]
 
 
 def _on_foreign_data(node: Node) -> str:

@@ -252,8 +252,7 @@ def _running(
                 f"`broker-config down` first to move it to {max(0, port) or 'none'}"
             )
     node.management_url()  # Says at once if credentials.json was lost.
-    boot.wait_until_ready(node, deadline_s)
-    return node
+    return boot.wait_until_ready(node, deadline_s)
 
 
 def _start(
@@ -267,12 +266,15 @@ def _start(
     deadline_s: float,
 ) -> Node:
     # The others of a cluster go on, and with them the name server by which they know each other.
-    living = [other for other in members.load(before) if other.running] if before else []
+    others = members.load(before) if before else []
+    living = [other for other in others if other.running]
     kept = before.epmd_pid if before and living and _is_up(before) else 0
     if before is not None and not kept:
         _stop(before)  # An epmd that outlived its node holds a port we are about to ask for.
     amqp_on = "" if reach.host else LOOPBACK
-    ports = settle(requested, before.ports if before else Ports(), amqp_on=amqp_on)
+    apart = [replace(other.ports, epmd=0) for other in others]  # which they share
+    known = before.ports if before else Ports()
+    ports = settle(requested, known, amqp_on=amqp_on, others=apart)
     if before is not None and living:
         ports = replace(ports, epmd=before.ports.epmd)
     # Remembered, since the node's data belong to its name.
@@ -324,14 +326,14 @@ def _boot(node: Node, others: list[Node], epmd: str, deadline_s: float) -> Node:
             node = boot.start_server(node)
             record.save(node)
         begun = {other.name: other for other in members.start(node, had)}
-        boot.wait_until_ready(node, deadline_s)
+        node = boot.wait_until_ready(node, deadline_s)
         others = [begun.get(other.name, other) for other in others]
         _wait_for(members.start(node, others), deadline_s)
     except BaseException:
         for other in members.load(node):
             if other.name not in living:
                 _stop(other)
-        _stop(node)
+        _stop(record.load(node.home) or node)  # it may have been started again
         raise
     return node
 

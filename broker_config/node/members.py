@@ -96,7 +96,9 @@ def prepare(first: Node, nodes: int, *, recreate: bool = False) -> tuple[Node, l
             found.append(replace(before, owner=first.home))
         else:
             on = "" if first.host else LOOPBACK
-            ports = settle(Ports(), before.ports if before else Ports(), amqp_on=on)
+            others = [each.ports for each in (first, *load(first), *found) if each.home != home]
+            known = before.ports if before else Ports()
+            ports = settle(Ports(), known, amqp_on=on, others=others)
             node = replace(
                 first, home=home, owner=first.home, name=_name(first.name, number), pid=0,
                 epmd_pid=0, peers=(), ports=replace(ports, epmd=first.ports.epmd, prometheus=0),

@@ -6,10 +6,13 @@ import secrets
 import socket
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from broker_config.node.processes import wait_for
 from warren_shared.errors import BrokerConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 LOOPBACK: Final = "127.0.0.1"
 # Below the range that Linux takes the near ends of outgoing connections from (32768 and up): a
@@ -30,10 +33,13 @@ class Ports:
     prometheus: int = 0
 
 
-def settle(requested: Ports, remembered: Ports, *, amqp_on: str = LOOPBACK) -> Ports:
+def settle(
+    requested: Ports, remembered: Ports, *, amqp_on: str = LOOPBACK, others: Iterable[Ports] = ()
+) -> Ports:
     """Fill in what is not ``requested``: as ``remembered``, else free ones.
 
-    ``amqp_on`` is the address that AMQP is to be served on; "" is all of this machine's.
+    ``amqp_on`` is the address that AMQP is to be served on; "" is all of this machine's. Of
+    ``others``, nodes that need not run now, none is picked.
 
     Raises:
         BrokerConfigError: a port that somebody counts on (requested, or the AMQP and management
@@ -54,7 +60,7 @@ def settle(requested: Ports, remembered: Ports, *, amqp_on: str = LOOPBACK) -> P
                 f"{use} port {port} is in use by another program: stop that one, or give "
                 "another port (broker-config up --port N --management-port N --prometheus-port N)"
             )
-    taken = set(fixed)
+    taken = {port for ports in others for port in asdict(ports).values()}.union(fixed)
     for use, port in wanted.items():
         if not port and use != "prometheus":
             before = getattr(remembered, use)

@@ -22,6 +22,7 @@ from broker_config.broker.upgrade_hazards import hazards
 from broker_config.cli import main
 from broker_config.declaration.topology import Federation, Fleet
 from broker_config.node import lifecycle as private
+from broker_config.node.install import ensure_server
 from broker_config.node.ports import is_free
 from broker_config.node.processes import is_ours, wait_for
 from broker_config.node.record import Node
@@ -504,6 +505,39 @@ def test_a_node_whose_data_another_version_made_says_so(tmp_path: Path) -> None:
     told = str(refused.value)
     assert told.startswith("RabbitMQ did not start: Error during startup")
     assert f"are of RabbitMQ 3.10.8: end the training with that, then move {tmp_path}" in told
+
+
+# What the RabbitMQ 3.10.8 of a cluster says when two of its nodes boot at the same moment.
+_DISTURBED = """BOOT FAILED
+===========
+Error during startup: {error,
+                       {incompatible_feature_flags,
+                        {badrpc,
+                         {'EXIT',
+                          {{badmap,undefined},
+"""
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_node_that_another_one_disturbed_is_started_again(tmp_path: Path, failures: int) -> None:
+    script, starts = tmp_path / "rabbitmq-server", tmp_path / "starts"
+    real = ensure_server(tmp_path / "install.log", None)
+    script.write_text(
+        f"#!/bin/sh\necho >> {starts}\n[ $(wc -l < {starts}) -gt {failures} ] && exec {real}\n"
+        f"cat <<'END'\n{_DISTURBED}END\nexit 1\n"
+    )
+    script.chmod(0o755)
+    home = tmp_path / "home"
+    try:
+        if failures == 2:
+            assert private.up(home, FEDERATION, server=script).pid == private.pid(home)
+        else:
+            with pytest.raises(BrokerConfigError, match=r"\{error, \{incompatible_feature_flags"):
+                private.up(home, FEDERATION, server=script)
+        assert len(starts.read_text().splitlines()) == 3
+    finally:
+        private.down(home)
+    assert not private.status(home).running
 
 
 def test_commands_without_a_node_say_what_to_do(
