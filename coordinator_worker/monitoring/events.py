@@ -126,11 +126,15 @@ class UpdateAccepted(OfClient):
 
 @dataclass(frozen=True, slots=True)
 class UpdateRejected(OfClient):
-    """Something of ``client`` must not count; ``reason`` is a word, ``detail`` the sentence."""
+    """Something of ``client`` must not count; ``reason`` is a word, ``detail`` the sentence.
+
+    ``enrolled``: it may take part, also where it has never joined; None of a stranger.
+    """
 
     TOPIC: ClassVar = "update.rejected"
     reason: str
     detail: str = ""
+    enrolled: bool | None = None
 
 
 # --- rounds ---------------------------------------------------------------------------------------
@@ -475,7 +479,8 @@ def _waiting(given: list[tuple[str, str]]) -> tuple[Waiting, ...]:
 
 
 _READERS: Final[Mapping[Any, Callable[[Any], Any]]] = {
-    str: str, int: int, bool: bool, float: _number, int | None: _optional, Quorum: _quorum,
+    str: str, int: int, bool: bool, bool | None: bool, float: _number, int | None: _optional,
+    Quorum: _quorum,
     Mapping[str, float]: _figures, tuple[str, ...]: tuple, tuple[str, ...] | None: tuple,
     tuple[Waiting, ...]: _waiting,
     Rollback: Rollback.from_dict, RoundRecord: RoundRecord.from_dict,

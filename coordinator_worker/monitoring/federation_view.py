@@ -152,7 +152,7 @@ class FederationView:
         told = {"time": moment, "client": name[:LONGEST_NAME]}
         self.rejected.append(told | {"reason": reason[:LONGEST_NAME], "detail": detail[:DETAIL]})
         self.reasons[reason[:LONGEST_NAME]] += 1
-        client = self._client(name) if name in self.enrolled else self.clients.get(name)
+        client = self._client(name) if event.enrolled else self.clients.get(name)
         if client is not None:
             client.record_rejection(self.version + 1)
             if reason != "stale":

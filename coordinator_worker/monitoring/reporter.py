@@ -82,8 +82,8 @@ class RunReporter:
             )
         )
 
-    def rejected(self, client: str, rejected: Rejected) -> None:
-        """Something of ``client`` must not count."""
+    def rejected(self, client: str, rejected: Rejected, *, enrolled: bool) -> None:
+        """Something of ``client``, which may take part if it is ``enrolled``, must not count."""
         reason = rejected.reason
         say = log.info if reason == "stale" else log.warning  # being late is no fault
         say(
@@ -94,7 +94,7 @@ class RunReporter:
             client=client,
             reason=reason,
         )
-        self._events.post(events.UpdateRejected(client, reason, rejected.detail))
+        self._events.post(events.UpdateRejected(client, reason, rejected.detail, enrolled or None))
         if self._events.ask(FederationView.all_rejected):
             self._say_all_rejected(reason)
 

@@ -598,8 +598,8 @@ class CoordinatorWorker:
         if handling is Handling.DEAD_LETTERED:
             named = client or "unknown"
             self._audit.rejected(delivery.user, named, refused.rejected)
-            self._reporter.rejected(named, refused.rejected)
             known = self._enrolled.has(client)
+            self._reporter.rejected(named, refused.rejected, enrolled=known)
             self._remember(partial(roster.rejected, client=client, known=known))
         else:
             first = handling is Handling.COUNTED_FIRST

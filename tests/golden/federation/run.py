@@ -160,7 +160,7 @@ class Run:
 
     def _rejected(self, client: str, rejected: Rejected, user: str) -> None:
         self.audit.rejected(user, client, rejected)
-        self.reporter.rejected(client, rejected)
+        self.reporter.rejected(client, rejected, enrolled=False)
 
     def _flooded(self, user: str | None, rejected: Rejected, *, first: bool) -> None:
         self.audit.flooded(user)

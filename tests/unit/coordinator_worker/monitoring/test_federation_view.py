@@ -125,11 +125,12 @@ def test_who_is_enrolled_and_never_came_has_a_line_until_it_comes() -> None:
 
 
 def test_an_enrolled_client_of_which_all_is_rejected_comes_first() -> None:
-    view = picture_of(published(0), enrolled("alfa", "mallory"), accepted("alfa", 1), closed(1))
+    view = picture_of(published(0), enrolled("alfa", "phone"), accepted("alfa", 1), closed(1))
     for _ in range(20):
-        apply(view, rejected("mallory", "norm"))
+        apply(view, rejected("phone.7", "norm") | {"enrolled": True})
     first = view.rows()[0]
-    assert (first.name, first.status, first.client.rejected) == ("mallory", "rejected", 20)
+    assert (first.name, first.status, first.client.rejected) == ("phone.7", "rejected", 20)
+    assert {row.name for row in view.rows()} == {"alfa", "phone.7"}, "of the fleet one was here"
     assert [one.why for one in view.waiting()] == ["rejected: norm: …", ""]
 
 
