@@ -127,11 +127,17 @@ def _fold_the_rest(stage: Stage, stuck: list[str], quorum: int) -> tuple[int, Ar
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """A disk of 64 MiB at ``folder``, if we may mount one; whether there is one."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "chaos", str(folder)]
-    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    try:
-        yield mounted
-    finally:
-        if mounted:
-            subprocess.run(["umount", str(folder)], check=True)
+    """A disk of 64 MiB at ``folder``, if we may mount one; whether there is one.
+
+    It goes when we do, however that is: one that stays is in the way of who removes the folder.
+    """
+    script = 'mount -t tmpfs -o size=64m chaos "$1" || exit; echo mounted; cat >/dev/null; umount -l "$1"'
+    with subprocess.Popen(
+        ["sh", "-c", script, "sh", str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as mounting:
+        assert mounting.stdout is not None
+        yield bool(mounting.stdout.readline())
