@@ -131,7 +131,8 @@ def small_disk(folder: Path) -> Iterator[bool]:
 
     It goes when we do, however that is: one that stays is in the way of who removes the folder.
     """
-    script = 'mount -t tmpfs -o size=64m chaos "$1" || exit; echo mounted; cat >/dev/null; umount -l "$1"'
+    mount = 'mount -t tmpfs -o size=64m chaos "$1"'
+    script = f'{mount} || exit; echo mounted; cat >/dev/null; umount -l "$1"'
     with subprocess.Popen(
         ["sh", "-c", script, "sh", str(folder)],
         stdin=subprocess.PIPE,
