@@ -173,6 +173,8 @@ class Connector:
         self.connection = connection
         with self._lock:
             self._loop = connection.ioloop
+        if self.closing.is_set():  # since we began this attempt: it found no loop to call
+            self.call(self.disconnect)
         connection.ioloop.start()
         with self._lock:
             self._loop = None

@@ -6,7 +6,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import pika
@@ -31,9 +33,11 @@ from warren_shared.amqp import (
     zero_copy,
 )
 from warren_shared.amqp.confirm_window import PublishBatch, Unconfirmed
+from warren_shared.amqp.connector import END_S
 from warren_shared.amqp.delivery import Delivery, Subscription
 from warren_shared.amqp.publisher import Publication
 from warren_shared.amqp.session import Session, SessionState
+from warren_shared.amqp.zero_copy import Connection
 from warren_shared.errors import BrokerRefused, BrokerUnavailable, Stopped
 from warren_shared.protocol.codec import decode, encode, tensor_entries
 from warren_shared.protocol.messages import Join, ModelManifest, UpdateManifest
@@ -290,6 +294,31 @@ def test_a_session_that_ends_while_it_connects_lets_go_of_its_socket() -> None:
             session.start(patience_s=0.5)
         session.close()
         assert connecting(port) == before
+
+
+def test_a_session_that_is_closed_while_an_attempt_begins_ends_at_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There was no connection yet to be told, and the one that came was waited for in vain."""
+    begins, goes_on = threading.Event(), threading.Event()
+    connect = Connection.connect
+
+    def slow(*given: Any, **named: Any) -> Connection:
+        begins.set()
+        assert goes_on.wait(PATIENCE_S)
+        return connect(*given, **named)
+
+    monkeypatch.setattr(Connection, "connect", slow)
+    session = Session.for_broker(place.urls["alfa"], "test")
+    with ThreadPoolExecutor() as threads:
+        starting = threads.submit(session.start, PATIENCE_S)
+        assert begins.wait(PATIENCE_S)
+        closing = threads.submit(session.close)
+        assert session._connector.closing.wait(PATIENCE_S)
+        goes_on.set()
+        closing.result(END_S / 2)
+        with pytest.raises(Stopped):
+            starting.result()
 
 
 def connecting(port: int) -> int:
