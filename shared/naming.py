@@ -83,6 +83,11 @@ def owner_of_mailbox(queue: str) -> str | None:
     return matched[1] if matched else None
 
 
+def user_of(client: str) -> str:
+    """The user that ``client`` logs in as: a fleet's replicas are one."""
+    return client.partition(".")[0]
+
+
 def fleet_member(fleet: str, number: int) -> str:
     """Client id of replica ``number`` (from 0) of ``fleet``."""
     return f"{fleet}.{number}"

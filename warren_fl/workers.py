@@ -19,6 +19,7 @@ from warren_fl.settings import Site, task_words
 from warren_shared.config.settings import made
 from warren_shared.config.settings_model import in_bundle
 from warren_shared.errors import WarrenError
+from warren_shared.naming import user_of
 from warren_shared.service.watchdog import Supervisor
 
 STOP_S: Final = 4.0  # for what is under way; then a process is killed
@@ -144,7 +145,7 @@ class ProcessClient:
 
     def begin(self, broker: Broker) -> None:
         """Connect."""
-        user = self.name.partition(".")[0]
+        user = user_of(self.name)
         place = [f"--fleet={user}"] if self._site.place is not None else []
         self._process.begin(
             [
@@ -178,7 +179,7 @@ class ThreadClient:
 
     def begin(self, broker: Broker) -> None:
         """Connect."""
-        user = self.name.partition(".")[0]
+        user = user_of(self.name)
         fleet = {"fleet": user} if self._site.place is not None else {}
         task = self._site.task
         named = task if isinstance(task, str) else "here:task"

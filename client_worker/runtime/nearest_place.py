@@ -4,7 +4,7 @@ from contextlib import closing
 
 from client_worker.settings import ClientSettings
 from warren_shared.errors import BrokerRefused
-from warren_shared.naming import fleet_member, mailbox
+from warren_shared.naming import fleet_member, mailbox, user_of
 from warren_shared.service.broker_check import Inspection
 
 
@@ -15,7 +15,7 @@ def free_place(settings: ClientSettings) -> str | None:
     """
     if settings.place is None:
         return None
-    fleet = (settings.client or "").partition(".")[0]
+    fleet = user_of(settings.client or "")
     with closing(Inspection(settings.broker, f"client {settings.client}")) as inspection:
         list(inspection.reach())
         below, above = settings.place - 1, settings.place + 1

@@ -62,7 +62,7 @@ class Handover:
         self._up: SimpleQueue[Result | None] = SimpleQueue()
 
     def close(self) -> None:
-        """End all waiting; safe in a signal handler."""
+        """End all waiting; for any thread."""
         self.closed = True
         self._down.put(None)
         self._up.put(None)

@@ -113,7 +113,6 @@ class ClientWorker:
         self._stopping = self._publishing = False
         self._failure: WarrenError | None = None  # the first that ended a participant
         self._timers: list[threading.Timer] = []
-        self._stop_requests: SimpleQueue[bool] = SimpleQueue()
         source.check_place(settings)
         if settings.fleet is None:  # it needs no lease, so its faults show before the broker's
             self._prepare(self._participants[0])
@@ -126,7 +125,6 @@ class ClientWorker:
         Raises what ended a client (TaskFailed, ConfigError) once the others are through.
         """
         stop_signal = on_stop_signal(self.stop) if heed_signals else StopSignal()
-        threading.Thread(target=self._say_stopping, name="stop", daemon=True).start()
         try:
             self._connect()
             self._pulse.start()
@@ -145,7 +143,6 @@ class ClientWorker:
                 "trained again" if self.keep is None else "sent again",
             )
         finally:
-            self._stop_requests.put(False)
             for timer in self._timers:
                 timer.cancel()
             self._pulse.stop()
@@ -174,15 +171,6 @@ class ClientWorker:
             if len(self._participants) > 1:
                 log.error("client_ended", "%s ends: %s", participant.id, error)
 
-    def _say_stopping(self) -> None:
-        """On a new thread, because a signal handler may not log."""
-        if self._stop_requests.get():
-            log.info(
-                "stopping",
-                "asked to stop: ending after the training that is under way; a second time ends"
-                " at once",
-            )
-
     def _connect(self) -> None:
         try:
             self._session.start(self._settings.wait_broker_s)
@@ -195,7 +183,7 @@ class ClientWorker:
                 f"{refused}; {free} is free, and without --client any free place is taken"
             ) from None
 
-    # --- on the connection's thread, or in a signal handler ------------------------------------
+    # --- on the connection's thread, or that of signals ----------------------------------------
 
     def _connected(self) -> None:
         """Give each participant its place, and if it can be the one that it had before."""
@@ -226,10 +214,14 @@ class ClientWorker:
             participant.mailbox.deliver(delivery)
 
     def stop(self) -> None:
-        """End ``run``; safe in a signal handler."""
+        """End ``run``; for any thread."""
         self._stopping = True
         if self._busy.seconds() is not None:
-            self._stop_requests.put(True)
+            log.info(
+                "stopping",
+                "asked to stop: ending after the training that is under way; a second time ends"
+                " at once",
+            )
         self._events.put(None)
         if self._publishing or self._session.is_starting:
             self._session.close_within(LAST_CHANCE_S)

@@ -18,6 +18,7 @@ from warren_shared.config.command_line import flag_of, flags, nearest
 from warren_shared.config.import_path import is_own, load
 from warren_shared.config.validation_messages import complaint
 from warren_shared.errors import ConfigError, WarrenError
+from warren_shared.naming import user_of
 from warren_shared.tensors.layout import Array
 from warren_shared.tensors.update import Update
 
@@ -121,7 +122,7 @@ class TaskSource:
         """
         shard = self._given.get("shard")
         if shard is not None and shard != settings.place and (settings.fleet or settings.place):
-            fleet = settings.fleet or (settings.client or "").partition(".")[0]
+            fleet = settings.fleet or user_of(settings.client or "")
             raise ConfigError(
                 f"--shard {shard}: in a fleet the place is the shard: leave --shard out, or ask"
                 f" for the place with --client {fleet}.{shard}"

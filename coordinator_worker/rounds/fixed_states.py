@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
+from warren_shared.naming import user_of
 from warren_shared.observability.log import Log
 
 log = Log(__name__)
@@ -25,7 +26,7 @@ class FixedStates:
     def compare(self, client: str, told: Mapping[str, str]) -> None:
         """Warn of each state of ``client`` that is another than the first one of its name."""
         user, _, _ = client.partition(".")
-        brought = sum(1 for _, who in self._first.values() if who.partition(".")[0] == user)
+        brought = sum(1 for _, who in self._first.values() if user_of(who) == user)
         warned = 0
         for name, digest in told.items():
             if name not in self._first:

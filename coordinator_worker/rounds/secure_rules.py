@@ -13,6 +13,7 @@ from coordinator_worker.settings import CoordinatorSettings
 from coordinator_worker.state.training_state import State
 from warren_shared.config import parameters
 from warren_shared.errors import ConfigError, Rejected
+from warren_shared.naming import user_of
 from warren_shared.protocol.masking import weight_elements
 from warren_shared.protocol.messages import FigureNames, MaskTerms
 from warren_shared.tensors import ring as rings
@@ -195,11 +196,6 @@ class SecureRules:
     def is_enough(self, clients: Iterable[str]) -> bool:
         """Whether ``clients`` are of as many users as a sum has to be of."""
         return len({user_of(client) for client in clients}) >= self.asked.least
-
-
-def user_of(client: str) -> str:
-    """Who sends as ``client``: a fleet's replicas are one."""
-    return client.partition(".")[0]
 
 
 def weights_of(settings: CoordinatorSettings) -> tuple[int, ...]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Final, Self
 
 from coordinator_worker.rounds import newest_version
@@ -82,7 +81,7 @@ class CoordinatorLoop:
         self.supervisor = supervisor
         self._enrolment = EnrolmentReader(settings.broker, f"{self._name} · who is enrolled")
         self._pulse = Pulse(supervisor, self._ask_whether_alive)
-        self._stop_asked: SimpleQueue[None] = SimpleQueue()
+        self._stop_asked = threading.Event()
         self._timers: dict[type[Event], threading.Timer] = {}
         self._asking = threading.Lock()  # one question at a time
         self._inbox = inbox
@@ -157,11 +156,11 @@ class CoordinatorLoop:
     @property
     def is_stopping(self) -> bool:
         """Whether we were asked to stop."""
-        return not self._stop_asked.empty()
+        return self._stop_asked.is_set()
 
     def ask_to_stop(self) -> None:
-        """End all waiting; safe in a signal handler."""
-        self._stop_asked.put(None)
+        """End all waiting; for any thread."""
+        self._stop_asked.set()
         self._inbox.put(Stop())
         self.models.close_within(LAST_CHANCE_S)
         if self.updates.is_starting:
@@ -169,12 +168,7 @@ class CoordinatorLoop:
 
     def stopped_within(self, seconds: float) -> bool:
         """Wait; True as soon as we are asked to stop."""
-        try:
-            self._stop_asked.get(timeout=seconds)
-        except Empty:
-            return False
-        self._stop_asked.put(None)  # for the next one that waits: it was asked of all
-        return True
+        return self._stop_asked.wait(seconds)
 
     def ask_whether_active(self) -> None:
         """Something is delivered if we are the active one; ``StandbyTimeout`` comes in any case."""

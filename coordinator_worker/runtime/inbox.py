@@ -1,15 +1,11 @@
-"""What waits for the coordinator's main thread, bounded in bytes."""
+"""What waits for the coordinator's main thread."""
 
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from typing import Final
 
 from coordinator_worker.state.enrolled import Enrolled
 from warren_shared.amqp.delivery import Delivery
-
-LIMIT_BYTES: Final = 2 << 20
+from warren_shared.service.inbox import BoundedInbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,55 +99,9 @@ Event = (
 )  # fmt: skip
 
 
-class Inbox:
-    """Deliveries and events in order.
-
-    Once ``LIMIT_BYTES`` wait, ``pause`` is called (on the connection's thread), which stops the
-    reading: the socket fills and the broker holds the rest, so a burst of updates costs the
-    broker's disk, not our memory. ``resume`` is called when half of it is gone. The connection's
-    thread itself never waits: its heartbeats go out, however long the main thread takes.
-    """
-
-    def __init__(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
-        self._queue: SimpleQueue[Delivery | Event] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._waiting_bytes = 0
-        self._paused = False
-        self._pause, self._resume = pause, resume
+class Inbox(BoundedInbox[Delivery | Event]):
+    """Deliveries and events in order."""
 
     def deliver(self, delivery: Delivery) -> None:
         """Put a delivery in; for the connection's thread."""
-        self._queue.put(delivery)
-        with self._lock:
-            self._waiting_bytes += len(delivery.body)
-            if self._waiting_bytes >= LIMIT_BYTES:
-                self._paused = True
-                self._pause()
-
-    def put(self, event: Event) -> None:
-        """Put an event in; never waits, and safe in a signal handler."""
-        self._queue.put(event)
-
-    def poll(self) -> Delivery | Event | None:
-        """Take the next one out, if there is one."""
-        return None if self._queue.empty() else self.get()
-
-    def get(self) -> Delivery | Event:
-        """Take the next one out, waiting for it without using the processor."""
-        return self._taken(self._queue.get())
-
-    def get_within(self, seconds: float) -> Delivery | Event | None:
-        """Take the next one out, if there is one within ``seconds``."""
-        try:
-            return self._taken(self._queue.get(timeout=seconds))
-        except Empty:
-            return None
-
-    def _taken(self, item: Delivery | Event) -> Delivery | Event:
-        if isinstance(item, Delivery):
-            with self._lock:
-                self._waiting_bytes -= len(item.body)
-                if self._paused and self._waiting_bytes <= LIMIT_BYTES // 2:
-                    self._paused = False
-                    self._resume()
-        return item
+        self.put(delivery, len(delivery.body))

@@ -52,7 +52,7 @@ class ModelSource(Protocol):
         ...
 
     def stop(self) -> None:
-        """The coordinator was asked to stop; safe in a signal handler."""
+        """The coordinator was asked to stop; for any thread."""
         ...
 
     def abandon(self, publisher: ModelPublisher | None) -> None:

@@ -168,7 +168,7 @@ class UpstreamFederation:
             )
 
     def stop(self) -> None:
-        """End the exchange of models, and the client above; safe in a signal handler."""
+        """End the exchange of models, and the client above; for any thread."""
         self._handover.close()
         if self._client is not None:
             self._client.stop()

@@ -211,7 +211,7 @@ class CoordinatorWorker:
         return 0 if self._finished else stop_signal.exit_code
 
     def stop(self) -> None:
-        """End ``run``; safe in a signal handler."""
+        """End ``run``; for any thread."""
         self._loop.ask_to_stop()
         self._source.stop()
 

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from warren_shared.naming import ENROLLED_FORMAT, ENROLLED_MOST, is_user_name
+from warren_shared.naming import ENROLLED_FORMAT, ENROLLED_MOST, is_user_name, user_of
 
 
 def unseen(names: Iterable[str], seen: Iterable[str]) -> list[str]:
     """Those ``names`` of clients and fleets of which nobody is among the client ids ``seen``."""
-    users = {client.partition(".")[0] for client in seen}
+    users = {user_of(client) for client in seen}
     return [name for name in names if name not in users]
 
 
@@ -32,7 +32,7 @@ class Enrolled:
 
     def has(self, client: str) -> bool:
         """Whether ``client`` is one of them, or of a fleet."""
-        return client in self.clients or client.partition(".")[0] in self.fleets
+        return client in self.clients or user_of(client) in self.fleets
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON and msgpack can hold it."""

@@ -29,6 +29,7 @@ from coordinator_worker.storage.audit_files import CONTINUED, NAME
 from warren_shared import strict_json
 from warren_shared.errors import ConfigError, Rejected
 from warren_shared.files import PRIVATE, flush, flush_folder
+from warren_shared.naming import user_of
 from warren_shared.observability.log import Log
 from warren_shared.protocol.messages import UpdateManifest
 
@@ -128,7 +129,7 @@ class Audit:
             "accepted",
             version=version,
             client=manifest.client,
-            user=manifest.client.partition(".")[0],  # whom the broker vouched for
+            user=user_of(manifest.client),  # whom the broker vouched for
             base_version=manifest.base_version,
             staleness=version - 1 - manifest.base_version,
             num_examples=manifest.num_examples,

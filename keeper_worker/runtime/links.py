@@ -2,7 +2,6 @@
 
 import threading
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Final, Self
 
 from keeper_worker.runtime.inbox import Inbox, Item, Link, LookAgain, Stop, WatchdogTick
@@ -30,7 +29,7 @@ class KeeperLinks:
     ) -> None:  # fmt: skip
         self._patience_s = patience_s
         self._inbox = inbox
-        self._stop_asked: SimpleQueue[None] = SimpleQueue()
+        self._stop_asked = threading.Event()
         self._timer: threading.Timer | None = None
         self.supervisor = supervisor
         self.masks, self.answers = masks, answers
@@ -101,8 +100,8 @@ class KeeperLinks:
         self._timer.start()
 
     def ask_to_stop(self) -> None:
-        """End all waiting; safe in a signal handler."""
-        self._stop_asked.put(None)
+        """End all waiting; for any thread."""
+        self._stop_asked.set()
         self._inbox.put(Stop())
         self.answers.close_within(LAST_CHANCE_S)
         if self.masks.is_starting:
@@ -110,12 +109,7 @@ class KeeperLinks:
 
     def stopped_within(self, seconds: float) -> bool:
         """Wait; True as soon as we are asked to stop."""
-        try:
-            self._stop_asked.get(timeout=seconds)
-        except Empty:
-            return False
-        self._stop_asked.put(None)
-        return True
+        return self._stop_asked.wait(seconds)
 
 
 def _say_waiting(supervisor: Supervisor) -> None:

@@ -1,7 +1,8 @@
 """The inbox: in order, and bounded by pausing whoever fills it."""
 
-from coordinator_worker.runtime.inbox import LIMIT_BYTES, Inbox, ModelPublished, Stop
+from coordinator_worker.runtime.inbox import Inbox, ModelPublished, Stop
 from warren_shared.amqp.delivery import Delivery
+from warren_shared.service.inbox import LIMIT_BYTES
 
 
 def delivery(tag: int, size: int) -> Delivery:
