@@ -42,7 +42,8 @@ class Crew:
     def __post_init__(self) -> None:
         self._posts: dict[str, Post] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._copies: list[threading.Thread] = []
+        self._copies: list[threading.Thread] = []  # of all lives
+        self._copying: dict[str, threading.Thread] = {}  # of those of now
         self._lock = threading.Lock()
         self._over = threading.Event()
         threading.Thread(target=self._tend, daemon=True).start()
@@ -121,6 +122,7 @@ class Crew:
         copy = threading.Thread(target=self._copy, args=(process, self._log(post.name)))
         copy.start()
         self._copies.append(copy)
+        self._copying[post.name] = copy
 
     def _copy(self, process: subprocess.Popen[bytes], log: Path) -> None:
         assert process.stderr is not None
@@ -139,6 +141,12 @@ class Crew:
                     code = self._processes[name].poll()
                     if code is not None:
                         self.ends[f"{name}: {code}"] += 1
-                        if code not in EXPECTED:
+                        if code not in EXPECTED and not self._had_no_mailbox(name):
                             self.unexpected.append(f"{name} ended with {code}")
                         self._start(post)
+
+    def _had_no_mailbox(self, name: str) -> bool:
+        """Whether ``name`` was refused since it began just when the mailbox was deleted."""
+        self._copying[name].join()  # its process has ended
+        told = self._log(name).read_bytes().splitlines()
+        return bool(told) and f"NOT_FOUND - no queue 'model.{name}'".encode() in told[-1]
