@@ -60,7 +60,7 @@ function clientTable(lines, metrics, now) {
     line.examples ? line.examples.toLocaleString("en") : "–",
     String(line.updates),
     line.bytes ? size(line.bytes) : "–",
-    line.norm ? short(Number(line.norm.toPrecision(3))) : "–",
+    line.norm == null ? "–" : short(Number(line.norm.toPrecision(3))),
     String(line.rejected),
     line.seen ? `${duration(Math.max(0, now - line.seen))} ago` : "–",
     ...metrics.map((name) => figure(Object.hasOwn(line.metrics, name) ? line.metrics[name] ?? NaN : null)),

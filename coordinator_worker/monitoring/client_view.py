@@ -35,7 +35,7 @@ class Client:
     updates: int = 0
     rejected: int = 0
     bytes: int = 0
-    norm: float = 0.0
+    norm: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     trouble: str = ""
     away: bool = False
@@ -143,7 +143,8 @@ class Row:
     def as_dict(self, version: int) -> dict[str, Any]:
         """As JSON can hold it."""
         told = {name: getattr(self.client, name) for name in _KEPT}
-        told["norm"] = float(f"{self.client.norm:.6g}")
+        norm = self.client.norm
+        told["norm"] = None if norm is None else float(f"{norm:.6g}")
         return told | {
             "client": self.name,
             "status": self.status,

@@ -109,8 +109,8 @@ class UpdateAccepted(OfClient):
     """An update is in the sum that will make ``version`` + 1.
 
     ``staleness``: how many versions older its ``base_version`` is than ``version``; ``examples`` it
-    was trained on; ``size_bytes`` and L2 ``norm`` of the delta. Older coordinators left out
-    ``version`` and ``staleness``.
+    was trained on; ``size_bytes`` and L2 ``norm`` of the delta, which masks and privacy hide. Older
+    coordinators left out ``version`` and ``staleness``.
     """
 
     TOPIC: ClassVar = "update.accepted"
@@ -119,7 +119,7 @@ class UpdateAccepted(OfClient):
     staleness: int | None = None
     examples: int
     size_bytes: int = 0
-    norm: float = 0.0
+    norm: float | None = None
     metrics: Mapping[str, float]
     quorum: Quorum
 
@@ -480,6 +480,7 @@ def _waiting(given: list[tuple[str, str]]) -> tuple[Waiting, ...]:
 
 _READERS: Final[Mapping[Any, Callable[[Any], Any]]] = {
     str: str, int: int, bool: bool, bool | None: bool, float: _number, int | None: _optional,
+    float | None: _number,
     Quorum: _quorum,
     Mapping[str, float]: _figures, tuple[str, ...]: tuple, tuple[str, ...] | None: tuple,
     tuple[Waiting, ...]: _waiting,

@@ -1,6 +1,7 @@
 """What Prometheus is shown of a federation: a listener to what the coordinator says happens."""
 
 from collections.abc import Callable, Mapping
+from math import nan
 from time import time
 from typing import Any, Final
 
@@ -136,7 +137,8 @@ class _Updates:
             STALENESS,
         )
         self._norm = meters.gauge(
-            "warren_update_norm", "median of the L2 norms of the last round's updates"
+            "warren_update_norm",
+            "median of the L2 norms of the last round's updates, NaN if hidden",
         )
         self._fold = counter("warren_fold_seconds", "time spent adding updates to the sum")
         self._aggregate = histogram(
@@ -173,7 +175,7 @@ class _Updates:
     def _closed(self, event: events.RoundClosed) -> None:
         self._incomplete.inc(event.record.incomplete)
         self._raw_bytes.inc(event.record.raw_bytes_up or event.record.bytes_up)
-        self._norm.set(event.record.norm)
+        self._norm.set(event.record.norm if event.record.knows("norm") else nan)
 
     def _timed(self, event: events.RoundTimed) -> None:
         phases = event.phases

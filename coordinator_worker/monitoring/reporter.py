@@ -54,7 +54,9 @@ class RunReporter:
         )
         self._events.post(events.ClientFailed(client, message.reason, ends))
 
-    def accepted(self, manifest: UpdateManifest, version: int, updates: int, norm: float) -> None:
+    def accepted(
+        self, manifest: UpdateManifest, version: int, updates: int, norm: float | None
+    ) -> None:
         """An update is in the sum that will make ``version`` + 1, as the ``updates``-th."""
         client = manifest.client
         self._look_at_figures(manifest)

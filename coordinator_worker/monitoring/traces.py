@@ -37,7 +37,7 @@ class Spans:
         folds = [phase for phase in phases.done if phase.name == "fold"]
         others = [phase for phase in phases.done if phase.name != "fold"]
         whole = Phase("round", phases.began, max(phase.ended for phase in phases.done), {})
-        told = {name: getattr(record, name) for name in TOLD}
+        told = {name: getattr(record, name) for name in TOLD if record.knows(name)}
         hidden = max(0, len(folds) - MAX_FOLDS)
         self._tracer.span(whole, top, run=run, version=version, folds_not_shown=hidden, **told)
         quorum = min(phase.began for phase in others)

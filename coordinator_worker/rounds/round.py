@@ -145,7 +145,7 @@ class Round:
             evaluated.add(manifest.client, evaluation)
             if len(self.figures) < MAX_LISTED:
                 metrics = metrics | {f"eval_{n}": v for n, v in evaluation.metrics().items()}
-        shown = 0.0 if arrival.hides_norm else norm
+        shown = None if arrival.hides_norm else norm
         self.figures.append(
             ClientFigures(
                 manifest.client, manifest.base_version, manifest.num_examples, shown, metrics
@@ -227,6 +227,7 @@ class Round:
             time=time.time(),
             judged=judged,
             sites=site_ranges(self._of_each()) or None,
+            absent=frozenset(() if self._norms else ("norm",)),  # masks and privacy hide them
         )
 
     def _of_each(self) -> dict[str, dict[str, float]]:

@@ -651,7 +651,7 @@ class CoordinatorWorker:
         run.round.fold(arrival, rarity)
         updates = run.round.updates
         self._audit.accepted(arrival.manifest, run.state.version + 1)
-        norm = 0.0 if arrival.hides_norm else arrival.norm
+        norm = None if arrival.hides_norm else arrival.norm
         self._reporter.accepted(arrival.manifest, run.state.version, updates, norm)
         if self._may_close(run):
             self._close_round(run)

@@ -56,13 +56,13 @@ class ClientFigures:
     """One update of a round, and what its client said with it.
 
     ``metrics`` of its training, and as ``eval_…`` what ``base_version`` is worth on its held-out
-    data; ``norm``: the L2 norm of the update, 0 if that is hidden.
+    data; ``norm``: the L2 norm of the update, None if that is hidden.
     """
 
     client: str
     base_version: int
     examples: int
-    norm: float
+    norm: float | None
     metrics: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
@@ -182,8 +182,8 @@ class RoundRecord:
     ``ended``: why the run ended with it, in words; ``sites``: how far single clients are apart in
     a metric.
 
-    ``absent`` are names of ALWAYS that the writer did not know, ``extra`` fields that this version
-    does not know. A record that is written again keeps both.
+    ``absent`` are names of ALWAYS that the writer did not know, ``norm`` where that is hidden;
+    ``extra`` fields that this version does not know. A record that is written again keeps both.
     """
 
     version: int

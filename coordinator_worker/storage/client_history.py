@@ -60,7 +60,7 @@ class ClientRound:
                 client=str(one["client"]),
                 base_version=int(one["base_version"]),
                 examples=int(one["examples"]),
-                norm=float(one["norm"]),
+                norm=None if one["norm"] is None else float(one["norm"]),
                 metrics={k: nan if v is None else float(v) for k, v in one["metrics"].items()},
             )
             for one in fields["updates"]

@@ -233,7 +233,7 @@ def _columns(view: FederationView, rows: list[Row]) -> list[Column]:
             optional=True,
         ),
         Column("size", [_or_not(c.bytes, size(c.bytes)) for c in clients], optional=True),
-        Column("norm", [_or_not(c.norm, f"{c.norm:.3g}") for c in clients], optional=True),
+        Column("norm", [Text(figure(c.norm)) for c in clients], optional=True),
         Column("seen", [_or_not(c.seen, _ago(c.seen)) for c in clients]),
         Column("updates", [Text(str(c.updates)) for c in clients], optional=True),
         Column("examples", [_or_not(c.examples, str(c.examples)) for c in clients], optional=True),

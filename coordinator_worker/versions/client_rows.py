@@ -57,8 +57,8 @@ def rows(rounds: Sequence[ClientRound]) -> Iterator[Row]:
                 "client": one.client,
                 "base_version": one.base_version,
                 "staleness": closed.version - 1 - one.base_version,
-                "examples": one.examples,
-                "norm": one.norm,
+                **({"examples": one.examples} if one.examples else {}),  # masks hide them
+                **({} if one.norm is None else {"norm": one.norm}),
                 "time": closed.time,
                 **{f"metric/{name}": value for name, value in one.metrics.items()},
             }
@@ -89,7 +89,7 @@ def show(state: State, rounds: Sequence[ClientRound]) -> None:
         Column("version", [str(row["version"]) for row in found]),
         Column("client", [str(row["client"]) for row in found], numbers=False),
         Column("stale", [str(row["staleness"]) for row in found]),
-        Column("examples", [str(row["examples"] or "–") for row in found]),
+        Column("examples", [str(row.get("examples", "–")) for row in found]),
         *(
             Column(
                 plain(name.removeprefix("metric/")),
@@ -98,7 +98,7 @@ def show(state: State, rounds: Sequence[ClientRound]) -> None:
             )
             for name in metrics
         ),
-        Column("norm", [history.figure(row.get("norm") or None) for row in found], optional=True),
+        Column("norm", [history.figure(row.get("norm")) for row in found], optional=True),
         Column("when", [history.moment(row.get("time")) for row in found], optional=True),
     ]
     out = console()

@@ -125,7 +125,7 @@ def show(state: State) -> None:
         ),
         Column("rejected", [str(count) for count in refused], optional=True),
         Column("seconds", [figure(f.get("seconds")) for f in rows], optional=True),
-        Column("norm", [figure(f.get("norm") or None) for f in rows], optional=True),
+        Column("norm", [figure(f.get("norm")) for f in rows], optional=True),
         Column("when", [moment(f.get("time")) for f in rows], optional=True),
     ]
     out = console()

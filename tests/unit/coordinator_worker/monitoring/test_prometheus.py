@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from dataclasses import replace
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,14 @@ def metrics() -> Metrics:
 
 def value(metrics: Metrics | ClientMetrics, name: str, /, **labels: str) -> float | None:
     return metrics.meters.registry.get_sample_value(name, {"federation": "clinics", **labels})
+
+
+def test_a_norm_that_is_hidden_is_no_zero(metrics: Metrics) -> None:
+    metrics.on_event(closed())
+    assert value(metrics, "warren_update_norm") == 0.5
+    hidden = replace(closed().record, absent=frozenset({"norm"}))
+    metrics.on_event(events.RoundClosed("ab" * 4, hidden))
+    assert isnan(value(metrics, "warren_update_norm") or 0.0)
 
 
 def test_updates_are_counted_and_their_staleness_is_spread(metrics: Metrics) -> None:
