@@ -63,6 +63,7 @@ class Run(Iterator[Posted]):
         self._ended: float | None = None
         self._reason = ""
         self._failing: dict[str, str] = {}
+        self._all_rejected = ""  # why nothing counts that the clients sent for the open round
         self._result: Result | None = None
         self._queue: SimpleQueue[Stamped | None] = SimpleQueue()
         # It never waits for us: a coordinator whose events nobody reads would stand still.
@@ -142,19 +143,29 @@ class Run(Iterator[Posted]):
                 self.records.append(event.record)
             case events.RunEnds():
                 self._reason = event.reason
+            case events.RoundRejected():
+                # One that is late is trained again, from the newer model; no other is.
+                self._all_rejected = "" if event.reason == "stale" else event.words
             case events.UpdateAccepted():
                 self._failing.pop(event.client, None)
+                self._all_rejected = ""
             case events.ClientFailed():
                 self._failing[event.client] = event.reason
 
     def _look_at_clients(self) -> None:
-        """Raise FederationFailed if so many fail that no round can close, or all that are ours."""
+        """Raise FederationFailed if no round can close any more, or all have ended that are ours.
+
+        None can if too many clients fail, or if all updates were rejected and nobody else sends.
+        """
         if self._reason:  # it ends, and clients may, too
             return
         needs = self._needs
         ended = {c.name: why for c in self._clients if (why := c.failure()) is not None}
         failing = ended | self._failing
         why = ""
+        if self._all_rejected and needs is not None:
+            self.close()
+            raise FederationFailed(self._all_rejected)
         if failing and needs is not None and needs.total - len(failing) < needs.least:
             why = f"{len(failing)} of {needs.total} clients failed, and a round needs {needs.least}"
         elif ended and len(ended) == len(self._clients):

@@ -216,7 +216,9 @@ class ClientWorker:
     def stop(self) -> None:
         """End ``run``; for any thread."""
         self._stopping = True
-        if self._busy.seconds() is not None:
+        if self._busy.seconds() is None:
+            log.info("stopping", "asked to stop")
+        else:
             log.info(
                 "stopping",
                 "asked to stop: ending after the training that is under way; a second time ends"

@@ -6,16 +6,19 @@ import shlex
 import subprocess
 import threading
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Final
 from urllib.parse import urlsplit
 
 from coordinator_worker.monitoring.alarms import Alarm, Alarms
 from coordinator_worker.monitoring.events import FederationFinished, Stamped
+from coordinator_worker.monitoring.federation_view import FederationView
 from coordinator_worker.monitoring.follower import Follower
 from warren_shared import strict_json
 from warren_shared.config import settings
-from warren_shared.errors import ConfigError
+from warren_shared.errors import BrokerUnavailable, ConfigError, Stopped
 from warren_shared.observability import log
 from warren_shared.observability.log import Log
 from warren_shared.service import lifecycle
@@ -45,22 +48,49 @@ def run(argv: list[str]) -> None:
         raise ConfigError("say what to do: --run 'PROGRAM …' or --url ADDRESS")
     log.configure(given.log_format, given.log_level)
     stopped = threading.Event()
-    lifecycle.on_stop_signal(stopped.set)
+    followers: list[Follower] = []  # the one of now
+
+    def stop() -> None:
+        stopped.set()
+        for each in followers:
+            each.leave()
+
+    lifecycle.on_stop_signal(stop)
+    _follow(given, asked, stopped, followers)
+
+
+def _follow(
+    given: settings.WatcherSettings,
+    asked: argparse.Namespace,
+    stopped: threading.Event,
+    followers: list[Follower],
+) -> None:
+    """Look each second; a broker that does not answer is told, and tried again."""
 
     def changed(event: Stamped | None) -> None:
         finished = event is not None and isinstance(event.event, FederationFinished)
         if finished and asked.until_finished:
             stopped.set()
 
-    follower = Follower(given.broker, f"alarm · {given.federation}", changed)
+    def tell_all(found: Iterable[Alarm]) -> None:
+        for alarm in found:
+            tell(alarm, given.federation, asked.run, asked.url)
+
     alarms = Alarms(asked.after_s)
-    with follower:
-        while not stopped.wait(LOOK_S):
-            with follower.lock:
-                seconds, notice = follower.silence_s, follower.notice
-                found = list(alarms.look(follower.view, seconds, notice, time.monotonic()))
-            for alarm in found:
-                tell(alarm, given.federation, asked.run, asked.url)
+    while not stopped.is_set():
+        follower = Follower(given.broker, f"alarm · {given.federation}", changed)
+        followers[:] = [follower]
+        if stopped.is_set():  # before it could be told to leave
+            break
+        try:
+            with suppress(Stopped), follower:
+                while not stopped.wait(LOOK_S):
+                    with follower.lock:
+                        seconds, notice = follower.silence_s, follower.notice
+                        found = list(alarms.look(follower.view, seconds, notice, time.monotonic()))
+                    tell_all(found)
+        except BrokerUnavailable as away:
+            tell_all(alarms.look(FederationView(), 0.0, str(away), time.monotonic()))
 
 
 def tell(alarm: Alarm, federation: str, program: str | None, url: str | None) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import threading
+from contextlib import suppress
 from typing import Final
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from coordinator_worker.monitoring.follower import Follower, fetch_snapshot
 from coordinator_worker.terminal import event_lines
 from coordinator_worker.terminal.view import Still, TerminalView
 from warren_shared.config import settings
-from warren_shared.errors import ConfigError
+from warren_shared.errors import ConfigError, Stopped
 from warren_shared.service import lifecycle
 
 ABOUT = (
@@ -55,7 +56,6 @@ def show(given: settings.WatcherSettings) -> None:
 def follow(given: settings.WatcherSettings) -> None:
     """Show it live: a table on a terminal, lines elsewhere."""
     stopped = threading.Event()
-    lifecycle.on_stop_signal(stopped.set)
     console = Console()
 
     def changed(event: Stamped | None) -> None:
@@ -68,7 +68,13 @@ def follow(given: settings.WatcherSettings) -> None:
 
     follower = Follower(given.broker, f"watch · {given.federation}", changed)
     board = TerminalView(given.federation, follower)
-    with follower:
+
+    def stop() -> None:
+        stopped.set()
+        follower.leave()
+
+    lifecycle.on_stop_signal(stop)
+    with suppress(Stopped), follower:
         if not console.is_terminal:
             stopped.wait()
             return

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from coordinator_worker.dashboard.page import page
@@ -9,7 +10,7 @@ from coordinator_worker.dashboard.server import DashboardServer
 from coordinator_worker.dashboard.sse import Frames
 from coordinator_worker.monitoring.follower import Follower, fetch_snapshot
 from warren_shared.config.settings import WorkerSettings
-from warren_shared.errors import ConfigError
+from warren_shared.errors import ConfigError, Stopped
 
 
 def serve(
@@ -32,7 +33,13 @@ def serve(
         raise ConfigError(
             f"--address {host} --port {port} cannot be had ({error}): choose another port"
         ) from None
-    with server, follower:
+
+    def leave() -> None:
+        stopped.wait()
+        follower.leave()
+
+    threading.Thread(target=leave, daemon=True).start()
+    with suppress(Stopped), server, follower:
         for work in (frames.make, server.serve_forever):
             threading.Thread(target=work, daemon=True).start()
         news.set()

@@ -3,13 +3,18 @@
 Pure: ``look`` is told how a federation is now, and says what began and what is over.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from coordinator_worker.monitoring.federation_view import LEFT, FederationView, silence
 
 Kind = Literal["broker", "coordinator", "waits", "site"]
+# Where one of these is gone it is not known what becomes of the others.
+_HIDES: Final[Mapping[Kind, tuple[Kind, ...]]] = {
+    "broker": ("coordinator", "waits", "site"),
+    "coordinator": ("waits", "site"),
+}
 WAITS: Final = ("disk", "diverged", "rejected", "overdue")  # what a view calls its troubles
 
 
@@ -39,7 +44,9 @@ class Alarms:
         ``silence_s``: since the coordinator was heard of; ``notice``: what keeps us from hearing.
         """
         there = {(one.kind, one.about): one for one in _troubles(view, silence_s, notice)}
-        for key in [key for key in self._since if key not in there]:
+        unknown = {kind for gone, _ in there for kind in _HIDES.get(gone, ())}
+        ended = [key for key in self._since if key not in there and key[0] not in unknown]
+        for key in ended:
             del self._since[key]
             if (told := self._told.pop(key, None)) is not None:
                 yield Alarm(told.kind, told.about, f"over: {told.words}", is_over=True)
@@ -53,7 +60,7 @@ class Alarms:
 def _troubles(view: FederationView, silence_s: float, notice: str) -> Iterator[Alarm]:
     name = view.federation
     if notice:
-        yield Alarm("broker", "", notice)
+        yield Alarm("broker", "", f"{name}: {notice}" if name else notice)
         return  # nothing else is known now
     if words := silence(view, silence_s):
         yield Alarm("coordinator", "", f"{name}: {words}")

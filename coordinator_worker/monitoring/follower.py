@@ -137,7 +137,12 @@ class Follower(AbstractContextManager["Follower"]):
 
     def __exit__(self, *_: object) -> None:
         """Follow no longer."""
+        self.leave()
+
+    def leave(self) -> None:
+        """Follow no longer, or do not begin to: who waits for that gets Stopped. For any thread."""
         self._left.set()
+        self._looked.set()
         self._watch.__exit__()
 
     def _ready(self) -> None:

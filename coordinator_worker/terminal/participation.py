@@ -43,6 +43,12 @@ def report(folder: Path, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(strict_json.lines(standing.fields() for standing in standings))
         return
+    if not standings:
+        console().print(
+            f"{state.federation}, run {state.run}, version {state.version}: nothing is known of any"
+            " client before a round closes; `coordinator-worker watch` shows who is there"
+        )
+        return
     console().print(_table(state, standings))
     if (differing := _differing(standings)) is not None:
         console().print(differing)

@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,8 @@ from warren_shared.protocol.messages import OLDEST, PROTOCOL
 log = Log(__name__)
 
 LAST_CHANCE_S: Final = 5.0  # how long what is being published may take once we were asked to stop
+# `timeout` sends its signal to the process and to its group, so it comes twice.
+TWICE_S: Final = 0.1
 
 
 def run(program: str, main: Callable[[], int | None]) -> int:
@@ -78,10 +81,13 @@ def on_stop_signal(stop: Callable[[], None]) -> StopSignal:
 def _heed(
     hears: socket.socket, _tells: socket.socket, asked: StopSignal, stop: Callable[[], None]
 ) -> None:
+    came = 0.0
     while number := hears.recv(1):
         if number[0] not in (signal.SIGINT, signal.SIGTERM):
             continue
-        if asked.number is not None:
+        if asked.number is None:
+            asked.number, came = number[0], time.monotonic()
+            # Not on this one: it may take a while, and the second signal is to be heeded then.
+            threading.Thread(target=stop, name="stop", daemon=True).start()
+        elif time.monotonic() - came > TWICE_S:
             os._exit(128 + number[0])
-        asked.number = number[0]
-        stop()

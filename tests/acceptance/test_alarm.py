@@ -4,6 +4,7 @@ import json
 import queue
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Place
-from tests.support.pace import DEADLINE_S
+from tests.support.pace import DEADLINE_S, allow
 from tests.support.processes import BIN, Worker, workers
 
 
@@ -88,3 +89,38 @@ def test_bad_words_are_one_line(words: list[str], said: str) -> None:
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [("alarm", "--after-s", "1", "--run", "cat"), ("watch",)])
+def test_who_looks_for_a_broker_that_is_away_ends_when_asked_to(command: tuple[str, ...]) -> None:
+    words = [*command, "--broker-url", "amqp://a:b@127.0.0.1:1/f"]
+    with subprocess.Popen(
+        [BIN / "coordinator-worker", *words], stderr=subprocess.PIPE, text=True
+    ) as looks:
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                looks.wait(3.0)
+            began = time.monotonic()
+            looks.terminate()
+            _, said = looks.communicate(timeout=DEADLINE_S)
+            assert time.monotonic() - began < allow(3.0)
+        finally:
+            looks.kill()
+    assert "Traceback" not in said
+    assert looks.returncode == 0
+
+
+def test_a_broker_that_is_away_from_the_first_is_told(tmp_path: Path) -> None:
+    program, heard = tmp_path / "hear", tmp_path / "heard.txt"
+    program.write_text(f'#!/bin/sh\necho "$WARREN_ALARM_KIND $WARREN_ALARM" >> {heard}\n')
+    program.chmod(0o755)
+    words = ["--broker-url", "amqp://a:b@127.0.0.1:1/f", "--after-s", "0", "--run", str(program)]
+    with subprocess.Popen([BIN / "coordinator-worker", "alarm", *words]) as alarm:
+        try:
+            until = time.monotonic() + DEADLINE_S
+            while not heard.exists() and time.monotonic() < until:
+                assert alarm.poll() is None
+                time.sleep(0.1)
+        finally:
+            alarm.terminate()
+    assert heard.read_text().startswith("broker cannot reach the broker at 127.0.0.1:1")

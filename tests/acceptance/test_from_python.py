@@ -288,6 +288,31 @@ def test_one_failing_client_of_three_does_not_end_a_run_that_needs_two(
     assert failed == ["2"] * 4
 
 
+def test_a_run_of_which_everything_is_rejected_ends_with_the_reason(
+    module: Callable[[str], str],
+) -> None:
+    """It waited for ever, and said nothing outside a terminal."""
+    name = module(
+        """
+        import numpy as np
+        from client_worker import Task
+        def site():
+            class Diverges:
+                weights = [np.zeros(2)]
+                def get_weights(self): return self.weights
+                def set_weights(self, weights): self.weights = weights
+                def fit(self, data, rate): self.weights = [np.full(2, 1e30)]
+            return Task(Diverges(), (np.zeros(3), np.zeros(3)))
+        """
+    )
+    federation = Federation(
+        f"{name}:site", clients=2, max_update_norm="1", deadline_s=None, progress=False
+    )
+    with nothing_changed(), pytest.raises(FederationFailed, match="what every client sent") as why:
+        federation.run(rounds=3)
+    assert "--max-update-norm" in str(why.value)
+
+
 def test_a_coordinator_that_is_killed_is_told_of() -> None:
     with Federation(LINE, clients=2, progress=False) as federation:
         run = federation.start(rounds=100_000)

@@ -53,10 +53,25 @@ def test_without_the_coordinator_or_the_broker_nothing_else_is_told() -> None:
     found = view(alfa=away)
     alarms = Alarms(0.0)
     assert told(alarms, 0.0, found, silence_s=50.0) == [("coordinator", "", False)]
-    assert told(alarms, 1.0, found, notice="the broker is away") == [
-        ("coordinator", "", True),
-        ("broker", "", False),
-    ]
+    assert told(alarms, 1.0, found, notice="the broker is away") == [("broker", "", False)]
+    assert told(alarms, 2.0, found, silence_s=50.0) == [("broker", "", True)]
+
+
+def test_what_nobody_knows_any_more_is_not_over() -> None:
+    away = there()
+    away.away = True
+    found = view(alfa=away)
+    found.trouble["rejected"] = "what every client sent was rejected"
+    alarms = Alarms(3.0)
+    assert told(alarms, 0.0, found) == []
+    assert told(alarms, 3.0, found) == [("waits", "rejected", False), ("site", "alfa", False)]
+    found.stopped = True
+    assert told(alarms, 4.0, found) == []
+    assert told(alarms, 7.0, found) == [("coordinator", "", False)]
+    found.stopped, away.away = False, False
+    assert told(alarms, 8.0, found) == [("site", "alfa", True), ("coordinator", "", True)]
+    found.trouble.clear()
+    assert told(alarms, 9.0, found) == [("waits", "rejected", True)]
 
 
 def test_one_that_has_left_or_was_in_no_round_for_long() -> None:

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.support.pace import DEADLINE_S
 from tests.support.processes import ROOT
+from warren_shared.service.lifecycle import TWICE_S
 
 # The main thread takes no signal, so that the kernel gives it to another one: what happens to every
 # process now and then is what happens to this one always.
@@ -55,7 +57,28 @@ def test_the_second_signal_ends_a_process_that_does_not_stop() -> None:
         process.send_signal(signal.SIGTERM)
         assert process.stdout is not None
         assert process.stdout.readline() == "asked\n"
+        time.sleep(2 * TWICE_S)
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=DEADLINE_S)
     assert said == ""
     assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_signal_that_comes_twice_at_once_is_one() -> None:
+    """As of `timeout`, which tells a process and then its group."""
+    with started("lambda: (print('asked', flush=True), time.sleep(0.5), stopped.set())") as process:
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=DEADLINE_S)
+    assert said == "asked\nstopped\n"
+    assert process.returncode in {128 + signal.SIGTERM, 128 + signal.SIGINT}
+
+
+def test_the_second_signal_is_heeded_while_the_first_is_still_being_seen_to() -> None:
+    with started("lambda: (print('asked', flush=True), time.sleep(60))") as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asked\n"
+        time.sleep(2 * TWICE_S)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == 128 + signal.SIGTERM
