@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from broker_config.declaration.topology import Queue, Topology
 
 MEMBERS: Final = 3  # of a quorum queue, as RabbitMQ makes it by default; any one may be lost
+_UNDER_WAY: Final = "cluster_change_not_permitted"
+_CHANGE_S: Final = 30.0
+_LOOK_S: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -143,9 +147,23 @@ def grow(topology: Topology, management: Management) -> list[Difference]:
         lacking = min(MEMBERS, len(running)) - len(members)
         for node in [node for node in running if node not in members][: max(0, lacking)]:
             path = ("queues", "quorum", topology.vhost, queue.name, "replicas", "add")
-            management.post(*path, body={"node": node})
+            _add_member(management, path, node)
             done.append(Difference("queue", queue.name, f"had no member on {node}"))
     return done
+
+
+def _add_member(management: Management, path: Sequence[str], node: str) -> None:
+    """RabbitMQ refuses a change of a queue's members until all of them know of the last one."""
+    until = time.monotonic() + _CHANGE_S
+    while True:
+        try:
+            management.post(*path, body={"node": node})
+        except BrokerConfigError as refused:
+            if _UNDER_WAY not in str(refused) or time.monotonic() > until:
+                raise
+            time.sleep(_LOOK_S)
+        else:
+            return
 
 
 def _can_grow(management: Management) -> bool:

@@ -303,9 +303,10 @@ def _start(
         # cluster not before all nodes are there, among which queues are spread.
         told |= {"queues": [], "bindings": []}
     node, others = members.prepare(node, size)  # its data belong to its name
+    begins = not any(config_files.has_data(other.folder) for other in others)
     config_files.write_files(
         node.folder, ports, told, node.tls, node.host, authority=home,
-        cluster=members.configuration(name, size),
+        cluster=members.configuration(name, size, begins=begins),
     )  # fmt: skip
     return _boot(node, others, epmd, deadline_s)
 

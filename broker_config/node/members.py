@@ -52,14 +52,17 @@ def home_of(home: Path, number: int) -> Path:
     return home / "nodes" / str(number)
 
 
-def configuration(first: str, nodes: int) -> str:
-    """What every node's configuration says of a cluster of ``nodes``; nothing of a single one."""
+def configuration(first: str, nodes: int, *, begins: bool = False) -> str:
+    """What every node's configuration says of a cluster of ``nodes``; nothing of a single one.
+
+    The one that ``begins`` it looks for no others: RabbitMQ 4 would wait for a second one to join.
+    """
     if nodes == 1:
         return ""
-    lines = [
-        "cluster_partition_handling = pause_minority",
-        "cluster_formation.peer_discovery_backend = classic_config",
-    ]
+    lines = ["cluster_partition_handling = pause_minority"]
+    if begins:
+        return lines[0] + "\n"
+    lines.append("cluster_formation.peer_discovery_backend = classic_config")
     for number in range(1, nodes + 1):
         name = _name(first, number)
         lines.append(f"cluster_formation.classic_config.nodes.{number} = {name}")
