@@ -37,10 +37,19 @@ def hazards(vhost: str, management: Management) -> list[Difference]:
     for name in _QUEUES:
         queue = management.get("queues", vhost, name)
         if queue is not None:
-            status = management.get("queues", "quorum", vhost, name, "status")
-            rows = status if isinstance(status, list) else ()
+            rows = _status(vhost, queue, management)
             found += of_queue(queue, rows, running=running, is_on=is_on)
     return found
+
+
+def _status(
+    vhost: str, queue: Mapping[str, Any], management: Management
+) -> Iterable[Mapping[str, Any]]:
+    """A row for each member; none if one is away, which 4.0 answers with 500."""
+    if not set(queue.get("members", ())) <= set(queue.get("online", ())):
+        return ()
+    status = management.get("queues", "quorum", vhost, queue["name"], "status")
+    return status if isinstance(status, list) else ()
 
 
 def disabled(flags: Iterable[Mapping[str, Any]]) -> Iterator[Difference]:
