@@ -63,8 +63,8 @@ def start_server(node: Node) -> Node:
 def wait_until_ready(node: Node, deadline_s: float) -> Node:
     """Return ``node``, with the process that it has then, when AMQP and management answer.
 
-    A node that another one of its cluster disturbed is started again: of RabbitMQ 3.10 one in four
-    restarts of three nodes ends so on a busy machine. A node of a service is by systemd.
+    A node that another one of its cluster disturbed is started again, as systemd does with one that
+    is a service (docs/decisions.md, 206).
 
     Raises:
         BrokerConfigError: the node died (with what its log says of why), or is late.

@@ -88,6 +88,7 @@ def prepare(first: Node, nodes: int, *, recreate: bool = False) -> tuple[Node, l
     recreated (``recreate``): the cluster may still count on it, and then refuses an empty one.
     """
     found, peers = [], []
+    there = [first, *load(first)]
     bare = () if recreate else _bare(first)
     for number in range(2, nodes + 1):
         if number in bare:
@@ -99,7 +100,7 @@ def prepare(first: Node, nodes: int, *, recreate: bool = False) -> tuple[Node, l
             found.append(replace(before, owner=first.home))
         else:
             on = "" if first.host else LOOPBACK
-            others = [each.ports for each in (first, *load(first), *found) if each.home != home]
+            others = [each.ports for each in (*there, *found) if each.home != home]
             known = before.ports if before else Ports()
             ports = settle(Ports(), known, amqp_on=on, others=others)
             node = replace(

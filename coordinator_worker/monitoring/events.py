@@ -480,8 +480,7 @@ def _waiting(given: list[tuple[str, str]]) -> tuple[Waiting, ...]:
 
 _READERS: Final[Mapping[Any, Callable[[Any], Any]]] = {
     str: str, int: int, bool: bool, bool | None: bool, float: _number, int | None: _optional,
-    float | None: _number,
-    Quorum: _quorum,
+    float | None: _number, Quorum: _quorum,
     Mapping[str, float]: _figures, tuple[str, ...]: tuple, tuple[str, ...] | None: tuple,
     tuple[Waiting, ...]: _waiting,
     Rollback: Rollback.from_dict, RoundRecord: RoundRecord.from_dict,

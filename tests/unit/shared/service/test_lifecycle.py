@@ -52,8 +52,10 @@ def test_a_signal_is_heeded_while_the_main_thread_waits_for_a_lock(number: signa
     assert process.returncode == 128 + number
 
 
-def test_the_second_signal_ends_a_process_that_does_not_stop() -> None:
-    with started("lambda: print('asked', flush=True)") as process:
+@pytest.mark.parametrize("then", ["None", "time.sleep(60)"])
+def test_the_second_signal_ends_a_process_that_does_not_stop(then: str) -> None:
+    """Also one that is still busy with the first."""
+    with started(f"lambda: (print('asked', flush=True), {then})") as process:
         process.send_signal(signal.SIGTERM)
         assert process.stdout is not None
         assert process.stdout.readline() == "asked\n"
@@ -72,13 +74,3 @@ def test_a_signal_that_comes_twice_at_once_is_one() -> None:
         said, _ = process.communicate(timeout=DEADLINE_S)
     assert said == "asked\nstopped\n"
     assert process.returncode in {128 + signal.SIGTERM, 128 + signal.SIGINT}
-
-
-def test_the_second_signal_is_heeded_while_the_first_is_still_being_seen_to() -> None:
-    with started("lambda: (print('asked', flush=True), time.sleep(60))") as process:
-        process.send_signal(signal.SIGTERM)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "asked\n"
-        time.sleep(2 * TWICE_S)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(DEADLINE_S) == 128 + signal.SIGTERM
